@@ -1,1 +1,7 @@
 //! The core of JobKit.
+
+pub mod clock;
+pub mod error;
+
+pub use clock::{Clock, SystemClock, TestClock, Timestamp};
+pub use error::{Applied, Error, ErrorKind, Result};
