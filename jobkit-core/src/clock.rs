@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 /// An instant in UTC, in whole microseconds since 1970-01-01T00:00:00Z.
 ///
 /// Microseconds are what every supported database keeps.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// The default is the epoch itself.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 

@@ -85,6 +85,7 @@ struct Inner {
     applied: Applied,
     operation: &'static str,
     message: Cow<'static, str>,
+    field: Option<&'static str>,
     context: Vec<(&'static str, String)>,
     source: Option<Source>,
 }
@@ -97,6 +98,7 @@ impl Error {
             applied: Applied::NotApplied,
             operation: "",
             message: message.into(),
+            field: None,
             context: Vec::new(),
             source: None,
         }))
@@ -104,7 +106,9 @@ impl Error {
 
     /// [`ErrorKind::InvalidInput`], with the field that is wrong.
     pub fn invalid(field: &'static str, reason: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::InvalidInput, format!("{field}: {reason}"))
+        let mut error = Self::new(ErrorKind::InvalidInput, format!("{field}: {reason}"));
+        error.0.field = Some(field);
+        error
     }
 
     /// [`ErrorKind::Unsupported`]: `what` is not offered by this storage.
@@ -165,6 +169,11 @@ impl Error {
         self.0.operation
     }
 
+    /// The field that is wrong, for invalid input.
+    pub fn field(&self) -> Option<&'static str> {
+        self.0.field
+    }
+
     /// The message alone, without operation and context.
     pub fn message(&self) -> &str {
         &self.0.message
@@ -176,10 +185,7 @@ impl Error {
     /// [`NotWritable`](ErrorKind::NotWritable): by the storage contract a repeated call applies no
     /// effect twice.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self.0.kind,
-            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::NotWritable
-        )
+        matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::NotWritable)
     }
 
     /// Whether what was asked contradicts what is stored.

@@ -1,0 +1,76 @@
+//! Every bound of the storage contract, as named constants.
+//!
+//! What a caller sends beyond a bound is refused before it reaches a storage, with the bound in the
+//! message; storages may rely on them.
+
+use std::time::Duration;
+
+/// Jobs in one submission.
+pub const SUBMISSION_JOBS: usize = 1_000;
+/// Bytes of arguments, metadata and context in one submission: 4 MiB.
+pub const SUBMISSION_BYTES: usize = 4 << 20;
+/// Items the engine puts in one claim, settle or renew.
+pub const STEP_ITEMS: usize = 300;
+/// Items a storage must accept in one claim, settle or renew.
+pub const MAX_STEP_ITEMS: usize = 500;
+/// Parents of one child.
+pub const PARENTS: usize = 100;
+/// Children decided in the step that finishes their parent; the rest is left to a sweep.
+pub const CHILDREN_IN_SETTLE: usize = 100;
+/// Depth of nested batches.
+pub const BATCH_NESTING: usize = 5;
+/// Bytes of a job's arguments: 1 MiB.
+pub const ARGS_BYTES: usize = 1 << 20;
+/// Bytes of a result or a checkpoint: 64 KiB.
+pub const RESULT_BYTES: usize = 64 << 10;
+/// Bytes of one log line.
+pub const LOG_LINE_BYTES: usize = 4 << 10;
+/// Log lines kept of one attempt; older ones go and are counted.
+pub const LOG_LINES: usize = 1_000;
+/// Bytes of a job's metadata, and of its captured context: 4 KiB each.
+pub const METADATA_BYTES: usize = 4 << 10;
+/// History entries kept at the beginning of a job's life.
+pub const HISTORY_FIRST: usize = 4;
+/// History entries kept at the end of a job's life.
+pub const HISTORY_LAST: usize = 28;
+/// Bytes of error detail kept of one attempt: 16 KiB.
+pub const ERROR_DETAIL_BYTES: usize = 16 << 10;
+/// Bytes of the name of a queue or kind.
+pub const NAME_BYTES: usize = 64;
+/// Bytes of the name of a limit, lock, recurring job or server, and of a unique key.
+pub const LABEL_BYTES: usize = 200;
+/// Bytes of a unique key's text.
+pub const UNIQUE_KEY_BYTES: usize = 1_000;
+/// Tags of one job.
+pub const TAGS: usize = 8;
+/// Bytes of one tag.
+pub const TAG_BYTES: usize = 64;
+/// Limits of one job.
+pub const LIMITS: usize = 4;
+/// The highest number of holders a limit may name.
+pub const LIMIT_HOLDERS: u32 = 100_000;
+/// The highest priority; it goes first.
+pub const MAX_PRIORITY: u8 = 9;
+/// The priority of a job that names none.
+pub const DEFAULT_PRIORITY: u8 = 5;
+/// Kinds one server may serve.
+pub const SERVER_KINDS: usize = 500;
+/// Queues one server may serve.
+pub const SERVER_QUEUES: usize = 50;
+/// Rows of one page of a list.
+pub const PAGE: usize = 200;
+/// Kinds, and queues, that have statistics of their own; the rest is counted as [`OTHER`].
+pub const STATISTICS_SCOPES: usize = 200;
+/// The name under which statistics beyond [`STATISTICS_SCOPES`] are counted.
+pub const OTHER: &str = "other";
+/// How long ids of finished jobs are remembered at least, and how old a new id may be.
+pub const ID_MEMORY: Duration = Duration::from_secs(3600);
+/// How far a new id may lie ahead of the storage's clock.
+pub const ID_AHEAD: Duration = Duration::from_secs(600);
+/// How long after its last attach a batch that was never started is discarded.
+pub const BATCH_FILLING: Duration = Duration::from_secs(3600);
+/// Recorded occurrences kept of one recurring job.
+pub const RECURRING_RUNS: usize = 100;
+/// The smallest and largest lease or lock time.
+pub const LEASE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * 3600);

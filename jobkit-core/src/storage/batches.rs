@@ -1,0 +1,66 @@
+//! `BatchStore`: batches as wholes. Opening and attaching are part of
+//! [`submit`](crate::storage::JobStore::submit).
+
+use async_trait::async_trait;
+
+use crate::batch::{BatchRecord, BatchState};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::ids::BatchId;
+use crate::refusal::Refusal;
+
+/// Batches (G9).
+///
+/// **Contract**
+/// - **BAT-1** `start` releases every member: those beyond a bounded step by sweeps; repeated it answers
+///   [`BatchOutcome::AlreadyApplied`].
+/// - **BAT-2** An empty batch completes and succeeds when it is started.
+/// - **BAT-3** The counts equal the members' states at every commit, as `batch` reads them.
+/// - **BAT-4** A batch completes once, within 2 s of its last member, and decides its edges then; it
+///   succeeds at most once.
+/// - **BAT-5** `cancel` deletes what waits and requests the cancellation of what runs, in bounded steps;
+///   afterwards attach, retry and requeue of members are refused.
+/// - **BAT-6** A failed member that is requeued and succeeds makes the batch succeed, and its on-success
+///   children are released.
+#[async_trait]
+pub trait BatchStore {
+    /// Marks a batch as filled: its members may run.
+    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        let _ = (id, now);
+        Err(Error::unsupported("batches"))
+    }
+
+    /// Cancels a batch.
+    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        let _ = (id, now);
+        Err(Error::unsupported("batches"))
+    }
+
+    /// One batch.
+    async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
+        let _ = id;
+        Err(Error::unsupported("batches"))
+    }
+
+    /// Batches, newest first, older than the one named, at most `limit`.
+    async fn batches(
+        &self,
+        state: Option<BatchState>,
+        before: Option<BatchId>,
+        limit: usize,
+    ) -> Result<Vec<BatchRecord>> {
+        let _ = (state, before, limit);
+        Err(Error::unsupported("batches"))
+    }
+}
+
+/// What became of a change of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchOutcome {
+    /// Applied.
+    Changed,
+    /// It was so already.
+    AlreadyApplied,
+    /// Nothing changed.
+    Refused(Refusal),
+}

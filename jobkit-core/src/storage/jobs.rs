@@ -1,0 +1,414 @@
+//! `JobStore`: what clients need.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::batch::NewBatch;
+use crate::bounds;
+use crate::clock::Timestamp;
+use crate::edge::Parent;
+use crate::error::{Error, Result};
+use crate::ids::{JobId, OperationId};
+use crate::name::Name;
+use crate::record::{JobDetails, JobRecord, NewRecord};
+use crate::refusal::Refusal;
+use crate::state::{Keep, StateName};
+
+/// Storing, reading and changing jobs.
+///
+/// **Contract: `submit`**
+/// - **SUB-1** When it returns [`Submitted::Created`], every job of the submission is stored, in one
+///   state, and visible to every connection (G1).
+/// - **SUB-2** An id that is stored already changes nothing and answers
+///   [`JobSubmitted::Already`]; with other content the submission is refused with
+///   [`IdConflict`](Refusal::IdConflict) (G2).
+/// - **SUB-3** A new id whose time is over an hour old or ten minutes ahead of the storage's clock is
+///   refused, naming both clocks (G2).
+/// - **SUB-4** A submission becomes visible wholly or not at all, and has one outcome; several in one
+///   call do not disturb each other (G3).
+/// - **SUB-5** Jobs of one submission may name each other as parents in any order; a parent that is
+///   neither stored nor in the submission is refused with
+///   [`ParentGone`](Refusal::ParentGone); a circle is refused with field `parents` (G8, G20).
+/// - **SUB-6** A child of a parent that has finished already is decided in the submit: claimable,
+///   scheduled, or stored as Deleted where its condition can no longer be met (G8).
+/// - **SUB-7** A job with a later [`Start`](crate::state::Start) is Scheduled; `After` counts from the
+///   storage's clock.
+/// - **SUB-8** A unique key is taken in the same step. Held keys answer as
+///   [`OnConflict`](crate::unique::OnConflict) says: the existing job stands in the new one's place,
+///   edges included; or the submission is refused; or the holder is deleted, unless it runs (G11).
+/// - **SUB-9** A batch is opened in the same step as its first members; with
+///   [`Starts::AtOnce`](crate::batch::Starts) they may run at once, otherwise they await
+///   [`start`](crate::storage::BatchStore::start) (G9).
+/// - **SUB-10** A job that names an open or started batch is attached to it and counted in the same
+///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
+///   [`BatchCancelled`](Refusal::BatchCancelled), a missing one
+///   [`BatchGone`](Refusal::BatchGone) (G9).
+/// - **SUB-11** The first submit that names a limit defines it; later ones do not change it (G13).
+/// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
+///   submission and between submissions that did not overlap (G14).
+/// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).
+///
+/// **Contract: `job`, `jobs`**
+/// - **GET-1** They answer what was last committed, in the order asked; `None` for what does not
+///   exist or was removed.
+/// - **GET-2** `job` gives the arguments byte for byte, the result, the history as transitions were
+///   applied, errors and edges (G17).
+///
+/// **Contract: `change_state`**
+/// - **CHG-1** A change is applied as the state machine allows, or refused, and nothing changes.
+/// - **CHG-2** A change whose guard does not fit is refused with [`Changed`](Refusal::Changed).
+/// - **CHG-3** Repeating an operation id that was the job's last change answers
+///   [`ChangeOutcome::AlreadyApplied`].
+/// - **CHG-4** Deleting a running job marks it and answers [`ChangeOutcome::Cancelling`]; lease, slot,
+///   key and batch membership stay until settle or rescue; success wins, anything else becomes
+///   Deleted.
+/// - **CHG-5** Deleting a waiting or finished job makes it Deleted, frees its key, and decides edges to
+///   its children in the same step (G7, G8).
+/// - **CHG-6** Requeue makes a finished job Enqueued, or Scheduled, with run + 1, failures and crashes
+///   zero, the fence kept, the expiry cleared; it takes the unique key or answers
+///   [`UniqueConflict`](Refusal::UniqueConflict); it reopens no edge (G8, G11).
+/// - **CHG-7** Requeue of a member changes its batch's counts; of a cancelled batch it is refused (G9).
+/// - **CHG-8** Run now makes Awaiting and Scheduled jobs claimable; later decisions of its edges have
+///   no effect.
+/// - **CHG-9** Reschedule moves Scheduled and Enqueued jobs to another instant.
+/// - **CHG-10** Move changes queue or priority of a waiting job, which keeps its sequence.
+/// - **CHG-11** A change of a missing job answers [`JobGone`](Refusal::JobGone).
+///
+/// **Contract: `purge_expired`**
+/// - **PUR-1** It removes finished jobs whose expiry has passed, with all that belongs to them, and
+///   nothing else, at most `max` at a time (G19).
+/// - **PUR-2** A removed parent's open edges are decided as unmeetable, in the same step (G8).
+/// - **PUR-3** Members are kept until the continuations of their batch have finished; the batch goes
+///   after its last member (G9).
+///
+/// **Contract: `sweep`**
+/// - **SWP-1** It completes durable marks in bounded steps, exactly once, also when two sweep at the
+///   same time or one dies between two steps (G7).
+/// - **SWP-2** It finds what slipped through: an open edge of a parent that has finished, a waiting job
+///   at a limit that has room (G8, G13, G21).
+/// - **SWP-3** It discards a batch that was not started within an hour of its last attach, with its
+///   members (G9).
+/// - **SWP-4** Without work it costs no scan, and says that nothing is left.
+#[async_trait]
+pub trait JobStore {
+    /// Stores submissions; one outcome each, in order.
+    ///
+    /// Core keeps one call within [`MAX_STEP_ITEMS`](bounds::MAX_STEP_ITEMS) submissions and never
+    /// splits one; submissions with unique keys come in calls of their own, so that a key held by a
+    /// stranger's transaction delays nobody else.
+    ///
+    /// # Errors
+    /// The whole call failed; see [`Error::applied`]. Repeating it makes no second job.
+    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>>;
+
+    /// Everything known of one job.
+    async fn job(&self, id: JobId) -> Result<Option<JobDetails>>;
+
+    /// The records of several jobs, in the order asked.
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>>;
+
+    /// Changes jobs by the hand of a client or person; one outcome each, in order.
+    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>>;
+
+    /// Removes what has expired, in a bounded step.
+    async fn purge_expired(&self, request: StepRequest) -> Result<Step>;
+
+    /// Completes marks, in a bounded step.
+    async fn sweep(&self, request: StepRequest) -> Result<Step>;
+}
+
+/// Submissions that share a round trip.
+#[derive(Clone, Copy, Debug)]
+pub struct SubmitRequest<'a> {
+    /// Each is atomic by itself.
+    pub submissions: &'a [Submission],
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+/// What becomes visible wholly or not at all: one job, a flow, a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Submission {
+    /// The batch it opens.
+    pub batch: Option<NewBatch>,
+    /// The jobs. Members name the batch; continuations of the batch have an edge from it.
+    pub jobs: Vec<NewRecord>,
+}
+
+impl Submission {
+    /// One job.
+    pub fn one(job: NewRecord) -> Self {
+        Self { batch: None, jobs: vec![job] }
+    }
+
+    /// Several jobs, atomically.
+    pub fn flow(jobs: Vec<NewRecord>) -> Self {
+        Self { batch: None, jobs }
+    }
+
+    /// Whether it takes unique keys, so that it needs a call of its own kind.
+    pub fn has_keys(&self) -> bool {
+        self.jobs.iter().any(|job| job.unique.is_some())
+    }
+
+    /// Checks every bound, and that the jobs inside name each other without circles (G20).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the reason.
+    pub fn check(&self) -> Result<()> {
+        if self.jobs.len() > bounds::SUBMISSION_JOBS {
+            return Err(Error::invalid(
+                "jobs",
+                format_args!(
+                    "has {} entries, where at most {} can be submitted atomically; use enqueue_many, or a batch",
+                    self.jobs.len(),
+                    bounds::SUBMISSION_JOBS
+                ),
+            ));
+        }
+        let size: usize = self.jobs.iter().map(NewRecord::size).sum();
+        if size > bounds::SUBMISSION_BYTES {
+            return Err(Error::invalid(
+                "jobs",
+                format_args!(
+                    "hold {size} bytes, where at most {} can be submitted atomically; use enqueue_many, or a batch",
+                    bounds::SUBMISSION_BYTES
+                ),
+            ));
+        }
+        if self.jobs.is_empty() && self.batch.is_none() {
+            return Err(Error::invalid("jobs", "is empty"));
+        }
+        if let Some(batch) = &self.batch {
+            batch.check()?;
+        }
+        for job in &self.jobs {
+            job.check()?;
+        }
+        self.check_edges()
+    }
+
+    /// Refuses an id used twice, a job that waits for itself, and circles. Linear.
+    fn check_edges(&self) -> Result<()> {
+        if self.jobs.len() == 1 {
+            let job = &self.jobs[0];
+            return match job.edges.iter().any(|edge| edge.parent == Parent::Job(job.id)) {
+                true => Err(Error::invalid("parents", "contain the job itself")),
+                false => Ok(()),
+            };
+        }
+        let mut places = std::collections::HashMap::with_capacity(self.jobs.len());
+        for (place, job) in self.jobs.iter().enumerate() {
+            if places.insert(job.id, place).is_some() {
+                return Err(Error::invalid(
+                    "jobs",
+                    format_args!("contain the id {} twice", job.id),
+                ));
+            }
+        }
+        let mut open = vec![0_usize; self.jobs.len()];
+        let mut children = vec![Vec::new(); self.jobs.len()];
+        for (child, job) in self.jobs.iter().enumerate() {
+            for edge in &job.edges {
+                if let Parent::Job(parent) = edge.parent
+                    && let Some(parent) = places.get(&parent)
+                {
+                    open[child] += 1;
+                    children[*parent].push(child);
+                }
+            }
+        }
+        let mut free: Vec<usize> = (0..open.len()).filter(|job| open[*job] == 0).collect();
+        let mut reached = 0;
+        while let Some(job) = free.pop() {
+            reached += 1;
+            for child in &children[job] {
+                open[*child] -= 1;
+                if open[*child] == 0 {
+                    free.push(*child);
+                }
+            }
+        }
+        if reached < self.jobs.len() {
+            return Err(Error::invalid(
+                "parents",
+                "form a circle, so that none of its jobs could ever run",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What became of a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// It holds; one entry per job, in order.
+    Created(Vec<JobSubmitted>),
+    /// Nothing of it was stored.
+    Refused(Refusal),
+    /// Blocked by a stranger's lock; nothing of it was stored. Try it again alone.
+    Busy,
+}
+
+/// What became of one job of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobSubmitted {
+    /// Stored now, in this state.
+    Created(StateName),
+    /// Stored before, with the same content.
+    Already(StateName),
+    /// Its unique key is held; that job stands in its place.
+    Existing(JobId),
+}
+
+/// Changes that share a round trip.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeRequest<'a> {
+    /// The changes.
+    pub changes: &'a [Change],
+    /// Who wants them, for the history and the audit; `None` for the application itself.
+    pub actor: Option<&'a str>,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+/// One change of one job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// By which its repetition is recognised.
+    pub operation: OperationId,
+    /// The job.
+    pub job: JobId,
+    /// Only if the job is as it was seen.
+    pub guard: Guard,
+    /// What is wanted.
+    pub action: Action,
+}
+
+/// How a job must be for a change to apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// However it is.
+    #[default]
+    None,
+    /// In this state.
+    State(StateName),
+    /// In this version.
+    Version(u64),
+}
+
+/// What a client or person wants of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Run it again, not before an instant.
+    Requeue {
+        /// At once if `None`.
+        run_at: Option<Timestamp>,
+    },
+    /// Give it up; a running one is cancelled.
+    Delete {
+        /// How long it is kept, unless the job itself says otherwise.
+        keep: Option<Keep>,
+    },
+    /// Run it at another instant.
+    Reschedule {
+        /// The instant.
+        run_at: Timestamp,
+    },
+    /// Run it now.
+    RunNow,
+    /// Another queue or priority.
+    Move {
+        /// The queue, if it changes.
+        queue: Option<Name>,
+        /// The priority, if it changes.
+        priority: Option<u8>,
+    },
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeOutcome {
+    /// Applied: the state and version now.
+    Changed {
+        /// The state.
+        state: StateName,
+        /// The version.
+        version: u64,
+    },
+    /// The job runs; its cancellation was requested.
+    Cancelling,
+    /// This operation was the job's last change.
+    AlreadyApplied,
+    /// Nothing changed.
+    Refused(Refusal),
+    /// Blocked by a stranger's lock; nothing changed. Try it again alone.
+    Busy,
+}
+
+/// A bounded step of work that runs by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRequest {
+    /// At most so many items; storages may do fewer.
+    pub max: usize,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+impl Default for StepRequest {
+    /// 500 items.
+    fn default() -> Self {
+        Self { max: bounds::MAX_STEP_ITEMS, now: None }
+    }
+}
+
+/// What a bounded step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// How many items it completed.
+    pub done: usize,
+    /// Whether more is waiting, so that the next step should follow at once.
+    pub more: bool,
+    /// When there is more to do at the earliest, where the storage knows.
+    pub next_in: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::{Edge, On};
+
+    fn job() -> NewRecord {
+        NewRecord::new(JobId::new(), Name::from_stored("k"), *b"{}")
+    }
+
+    fn after(parent: &NewRecord) -> Edge {
+        Edge { parent: Parent::Job(parent.id), on: On::Success }
+    }
+
+    #[test]
+    fn circles_are_refused_and_long_chains_are_not() {
+        let mut jobs: Vec<_> = (0..bounds::SUBMISSION_JOBS).map(|_| job()).collect();
+        for i in 1..jobs.len() {
+            jobs[i].edges = vec![after(&jobs[i - 1])];
+        }
+        let mut flow = Submission::flow(jobs);
+        flow.check().expect("a chain is fine");
+        let last = after(&flow.jobs[999]);
+        flow.jobs[0].edges.push(last);
+        assert!(
+            flow.check().expect_err("a circle").to_string().starts_with("parents: form a circle")
+        );
+    }
+
+    #[test]
+    fn a_job_cannot_wait_for_itself_and_an_id_appears_once() {
+        let mut one = job();
+        one.edges = vec![after(&one)];
+        assert!(Submission::one(one).check().is_err());
+        let one = job();
+        assert!(Submission::flow(vec![one.clone(), one]).check().is_err());
+        assert!(Submission::default().check().is_err());
+    }
+}

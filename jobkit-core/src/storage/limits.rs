@@ -1,0 +1,78 @@
+//! `LimitStore`: limits as operators see them. Taking and freeing slots belongs to claim, settle and
+//! rescue.
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::ids::JobId;
+use crate::limit::Limit;
+
+/// Limits (G13).
+///
+/// **Contract**
+/// - **LIM-1** `define_limit` sets an operator's number, which later submits do not change; more room
+///   makes waiters claimable at once.
+/// - **LIM-2** `limits` and `limit_holders` tell what is committed: used slots are exactly the running
+///   jobs that hold them, waiting ones exactly the parked jobs.
+/// - **LIM-3** Never more than the number hold a limit, however many claim, and also after crashes.
+/// - **LIM-4** Waiters of a limit become claimable in the order of priority and sequence.
+#[async_trait]
+pub trait LimitStore {
+    /// Sets a limit's number by an operator's hand.
+    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+        let _ = limit;
+        Err(Error::unsupported("limits"))
+    }
+
+    /// Limits by name, after the one named, at most `limit`.
+    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
+        let _ = (after, limit);
+        Err(Error::unsupported("limits"))
+    }
+
+    /// One limit.
+    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
+        let _ = name;
+        Err(Error::unsupported("limits"))
+    }
+
+    /// The jobs that hold a limit, in the order of their claims, at most `limit`.
+    async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
+        let _ = (name, limit);
+        Err(Error::unsupported("limits"))
+    }
+
+    /// Frees the slot of a job that no longer runs; `false` if it holds none, or runs. The operators'
+    /// issue fills this in.
+    async fn release_stuck(&self, name: &str, job: JobId) -> Result<bool> {
+        let _ = (name, job);
+        Err(Error::unsupported("releasing a stuck slot"))
+    }
+}
+
+/// A limit as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitUsage {
+    /// Its name and number.
+    pub limit: Limit,
+    /// Slots taken.
+    pub used: u32,
+    /// Jobs parked at it.
+    pub waiting: u64,
+    /// Whether an operator set the number.
+    pub defined_by_operator: bool,
+}
+
+/// A job that holds a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitHolder {
+    /// The job.
+    pub job: JobId,
+    /// The number of its claim.
+    pub fence: u64,
+    /// When it was claimed.
+    pub claimed_at: Timestamp,
+    /// When its lease ends.
+    pub expires_at: Timestamp,
+}

@@ -1,0 +1,305 @@
+//! `Monitoring`: what a dashboard reads. None of it counts the jobs.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::edge::{On, Parent};
+use crate::error::{Error, Result};
+use crate::failure::Fingerprint;
+use crate::ids::{BatchId, JobId};
+use crate::name::Name;
+use crate::record::JobRecord;
+use crate::recurring::Pause;
+use crate::state::StateName;
+use crate::stats::{Histogram, Scope, Step, Tally};
+
+/// Counts, lists and details.
+///
+/// **Contract**
+/// - **MON-1** `snapshot` equals the jobs' states as of its commit: by state, by queue and state, and
+///   costs no scan of the jobs (G18).
+/// - **MON-2** `counters` never decrease; each transition is counted once, at the latest when its claim
+///   ends (G18).
+/// - **MON-3** `series` and `histogram` add up to the counters over their range (G18).
+/// - **MON-4** `list` pages by key: finished jobs by the time they finished, newest first; Enqueued by
+///   queue, priority and sequence; Scheduled by instant; Awaiting and Processing by sequence or claim;
+///   every job that stays in the list while it is paged is seen exactly once.
+/// - **MON-5** Filters combine by "and"; one that the storage cannot serve is
+///   [`Unsupported`](crate::ErrorKind::Unsupported).
+/// - **MON-6** `relations` tells parents and children with their state, in pages.
+#[async_trait]
+pub trait Monitoring {
+    /// Counts, queues, servers: one page's worth.
+    async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
+        let _ = now;
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// All transitions since the beginning.
+    async fn counters(&self, scope: &Scope) -> Result<Tally> {
+        let _ = scope;
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// Transitions by time.
+    async fn series(&self, query: &SeriesQuery) -> Result<Vec<SeriesPoint>> {
+        let _ = query;
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// Durations by hour, added up over a range.
+    async fn histogram(&self, query: &HistogramQuery) -> Result<Histogram> {
+        let _ = query;
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// A page of jobs.
+    async fn list(&self, query: &JobQuery) -> Result<JobPage> {
+        let _ = query;
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// A page of parents and children of a job.
+    async fn relations(
+        &self,
+        id: JobId,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<RelationPage> {
+        let _ = (id, after, limit);
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// Failures by fingerprint. The operators' issue fills this in; what it needs is written along
+    /// already.
+    async fn error_groups(
+        &self,
+        since: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Vec<ErrorGroup>> {
+        let _ = (since, limit);
+        Err(Error::unsupported("error groups"))
+    }
+}
+
+/// What there is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The storage's clock.
+    pub now: Timestamp,
+    /// Jobs in each state of [`StateName::ALL`].
+    pub by_state: [u64; 7],
+    /// Every queue with waiting or running jobs, a pause, or a server, by name.
+    pub queues: Vec<QueueSnapshot>,
+    /// Servers that are announced.
+    pub servers: u32,
+    /// Schedules that are not paused.
+    pub recurring: u32,
+    /// Jobs parked at a limit; they are among the Enqueued.
+    pub parked: u64,
+}
+
+impl Snapshot {
+    /// Jobs in a state.
+    pub fn count(&self, state: StateName) -> u64 {
+        self.by_state[state.index()]
+    }
+}
+
+/// A queue now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSnapshot {
+    /// Its name.
+    pub name: Name,
+    /// Jobs that wait for a worker.
+    pub enqueued: u64,
+    /// Jobs that run.
+    pub processing: u64,
+    /// Jobs that wait for an instant.
+    pub scheduled: u64,
+    /// Since when the first job in line has been claimable.
+    pub oldest_at: Option<Timestamp>,
+    /// Its pause.
+    pub pause: Option<Pause>,
+}
+
+/// A range of buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeriesQuery {
+    /// Of what.
+    pub scope: Scope,
+    /// By which span; minutes for the total and queues alone.
+    pub step: Step,
+    /// The first instant.
+    pub from: Timestamp,
+    /// The instant after the last.
+    pub to: Timestamp,
+}
+
+/// One bucket; empty ones are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeriesPoint {
+    /// Its start.
+    pub at: Timestamp,
+    /// What was counted.
+    pub tally: Tally,
+}
+
+/// A range of a histogram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistogramQuery {
+    /// Of what.
+    pub scope: Scope,
+    /// Which durations.
+    pub measure: Measure,
+    /// The first instant; rounded down to the hour.
+    pub from: Timestamp,
+    /// The instant after the last; rounded up to the hour.
+    pub to: Timestamp,
+}
+
+/// What a histogram measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// From claimable to claimed.
+    Wait,
+    /// The handler's run.
+    Run,
+}
+
+/// A place in a list, in the storage's own terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub String);
+
+/// Which jobs, and which page of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobQuery {
+    /// In this state. Lists are by state, since each state has its own order.
+    pub state: StateName,
+    /// In this queue.
+    pub queue: Option<Name>,
+    /// Of this kind.
+    pub kind: Option<Name>,
+    /// With this tag.
+    pub tag: Option<String>,
+    /// Of this batch.
+    pub batch: Option<BatchId>,
+    /// Finished, or due, or submitted at or after.
+    pub from: Option<Timestamp>,
+    /// And before.
+    pub to: Option<Timestamp>,
+    /// Whose arguments or display name contain this; searched in a window, see
+    /// [`JobPage::searched`].
+    pub text: Option<String>,
+    /// Whose last failure is of this group.
+    pub error_group: Option<Fingerprint>,
+    /// After this place.
+    pub after: Option<Cursor>,
+    /// At most so many, 1 to 200.
+    pub limit: usize,
+}
+
+impl JobQuery {
+    /// The first 50 in a state.
+    pub fn new(state: StateName) -> Self {
+        Self {
+            state,
+            queue: None,
+            kind: None,
+            tag: None,
+            batch: None,
+            from: None,
+            to: None,
+            text: None,
+            error_group: None,
+            after: None,
+            limit: 50,
+        }
+    }
+}
+
+/// A page of jobs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<JobRecord>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<Cursor>,
+    /// How many match in all.
+    pub count: Count,
+    /// How many rows were looked at, where the search was bounded before the end.
+    pub searched: Option<u64>,
+}
+
+/// A number, and how sure it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Count {
+    /// Not counted.
+    #[default]
+    Unknown,
+    /// Exactly.
+    Exact(u64),
+    /// So many and perhaps more.
+    AtLeast(u64),
+    /// About.
+    About(u64),
+}
+
+/// A page of a job's relations.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RelationPage {
+    /// Parents first, then children.
+    pub relations: Vec<Relation>,
+    /// Where the next page begins.
+    pub next: Option<Cursor>,
+}
+
+/// An edge of a job, seen from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// What it waits or waited for.
+    Parent {
+        /// The parent.
+        parent: Parent,
+        /// On what.
+        on: On,
+        /// Whether the edge is decided.
+        decided: bool,
+        /// The parent's state, where it is a job that still exists.
+        state: Option<StateName>,
+    },
+    /// What waits or waited for it.
+    Child {
+        /// The child.
+        child: JobId,
+        /// On what.
+        on: On,
+        /// Whether the edge is decided.
+        decided: bool,
+        /// The child's state, where it still exists.
+        state: Option<StateName>,
+    },
+}
+
+/// Failures with one fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorGroup {
+    /// Its identity.
+    pub fingerprint: Fingerprint,
+    /// The kind of its jobs.
+    pub kind: Name,
+    /// The error's type.
+    pub error_type: String,
+    /// The message of the latest one.
+    pub message: String,
+    /// How many attempts failed so.
+    pub count: u64,
+    /// The first, as far as it is kept.
+    pub first_seen_at: Timestamp,
+    /// The latest.
+    pub last_seen_at: Timestamp,
+    /// Until when it is muted.
+    pub muted_for: Option<Duration>,
+}

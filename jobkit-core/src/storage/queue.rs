@@ -1,0 +1,408 @@
+//! `JobQueue`: what servers need.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::failure::ErrorDetail;
+use crate::ids::{BatchId, Incarnation, JobId};
+use crate::name::Name;
+use crate::record::{Extras, Lease, Locator, Payload, Progress};
+use crate::refusal::Refusal;
+use crate::state::{Reason, Retention, StateName};
+use crate::state_machine::Ending;
+use crate::storage::jobs::StepRequest;
+use crate::storage::log::LogLine;
+
+/// Claiming, holding and settling jobs.
+///
+/// **Contract: `claim`**
+/// - **CLM-1** No two unexpired leases exist for one job, whatever the number of claimers (G4).
+/// - **CLM-2** It takes, queue by queue in the order named and within each quota, by priority (9
+///   first) and then by sequence (G14).
+/// - **CLM-3** It never takes a kind that was not named, nor walks again what it cannot take.
+/// - **CLM-4** Each claim of a job raises its fence by one; the fence never decreases (G5).
+/// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held,
+///   and takes nothing more.
+/// - **CLM-6** A paused queue or kind yields nothing (G15).
+/// - **CLM-7** A job whose limit is full stays Enqueued and is parked, without attempt or history; never
+///   more than the limit's number hold it (G13).
+/// - **CLM-8** A job that had to be started by an instant that has passed becomes Deleted instead.
+/// - **CLM-9** A record that cannot be decoded becomes Failed with reason `unreadable`, and its
+///   neighbours are claimed.
+/// - **CLM-10** A server that is not announced gets [`NotAnnounced`](crate::ErrorKind::NotAnnounced).
+/// - **CLM-11** The first `started` jobs count as started from the claim on; the others when a renew
+///   says so.
+///
+/// **Contract: `settle`**
+/// - **SET-1** Only the holder (job, fence, incarnation) settles; anyone else learns
+///   [`SettleAnswer::LeaseLost`], and nothing changes (G5).
+/// - **SET-2** Repeating a settle that was applied answers [`SettleAnswer::AlreadyApplied`] until the
+///   job is claimed again, then `LeaseLost` (G6).
+/// - **SET-3** State, history, counters, batch counts, unique key, limit slot and the decision about
+///   children change in one step (G7).
+/// - **SET-4** A holder whose lease expired but who was not rescued still settles (G4).
+/// - **SET-5** Success wins over a cancellation; any other ending of a cancelled job makes it Deleted.
+/// - **SET-6** A retry with a delay makes it Scheduled, without one Enqueued, in its old place, with
+///   failures + 1; a snooze and a give-back consume no attempt, and keep the fence.
+/// - **SET-7** A freed slot makes the next waiters of that limit claimable in their old order (G13).
+/// - **SET-8** The settle that finishes the last member completes its batch, or leaves a mark that does
+///   so within 2 s (G9).
+/// - **SET-9** More than 100 children of one parent are all decided: the first in the step, the rest by
+///   sweeps (G7, G8).
+/// - **SET-10** Result, error detail, log lines and progress that come with the settle are readable
+///   when it returns.
+///
+/// **Contract: `renew`**
+/// - **REN-1** Listed leases that are held get the new expiry; others answer [`RenewAnswer::Lost`] (G5).
+/// - **REN-2** Leases of the incarnation whose claim sequence lies in the range and that are not listed
+///   are given back; those outside the range are not touched (G21).
+/// - **REN-3** A cancellation that was requested is told.
+/// - **REN-4** It records which attempts have started.
+///
+/// **Contract: `promote_due`**
+/// - **PRO-1** Scheduled jobs whose instant has come become Enqueued, at most `max` of them; nothing
+///   else changes state.
+/// - **PRO-2** It answers the next due instant of what is left.
+///
+/// **Contract: `rescue_expired`**
+/// - **RES-1** It takes away only leases that were listed as seen expired, with the same fence and the
+///   same expiry, and that are expired now; everything else it merely reports (G4).
+/// - **RES-2** A rescued job is Enqueued in its old place; a started attempt counts a crash; at the crash
+///   limit it is Failed with reason `crash_limit`; a cancelled one is Deleted (G6).
+/// - **RES-3** Slots and locks of the attempt are free in the same step (G13).
+/// - **RES-4** After rescue the former holder's settle and renew answer `LeaseLost` (G5).
+///
+/// **Contract: `wake_ups`**
+/// - **WAK-1** Where pushes are claimed, an idle claimer is told within 100 ms that work became
+///   claimable by submit, release, requeue, run-now, resume, retry or a freed slot (G16, G21).
+/// - **WAK-2** It may tell too often; after a lost push polling finds the work.
+#[async_trait]
+pub trait JobQueue {
+    /// Takes jobs under a lease.
+    ///
+    /// # Errors
+    /// [`NotAnnounced`](crate::ErrorKind::NotAnnounced), or the call failed; repeat it with the same
+    /// sequence.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed>;
+
+    /// Ends attempts; one answer each, in order.
+    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>>;
+
+    /// Ends attempts and takes new jobs; one commit where
+    /// [`Capabilities::settle_and_claim`](crate::storage::Capabilities::settle_and_claim) says so.
+    async fn settle_and_claim(
+        &self,
+        settle: &SettleRequest,
+        claim: &ClaimRequest,
+    ) -> Result<(Vec<SettleAnswer>, Claimed)> {
+        let answers = self.settle(settle).await?;
+        let claimed = self.claim(claim).await.map_err(crate::error::Error::maybe_applied)?;
+        Ok((answers, claimed))
+    }
+
+    /// Extends leases; one answer each, in order.
+    async fn renew(&self, request: &RenewRequest) -> Result<Renewed>;
+
+    /// Moves due jobs into their queues.
+    async fn promote_due(&self, request: StepRequest) -> Result<Promoted>;
+
+    /// Takes leases away from servers that vanished.
+    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue>;
+
+    /// A source of pushes, or `None` where there are none.
+    async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>>;
+}
+
+/// A claim.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// The server's name.
+    pub server: Name,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The number of this claim in that life, from 1; a repetition has the same.
+    pub sequence: u64,
+    /// The queues, in order of preference, with the most to take from each.
+    pub queues: Vec<QueueQuota>,
+    /// The kinds it serves.
+    pub kinds: std::sync::Arc<[Name]>,
+    /// The most to take in all.
+    pub max: usize,
+    /// How many of them go to free workers at once, and so count as started.
+    pub started: usize,
+    /// How long the lease is.
+    pub lease: Duration,
+    /// The server sleeps if it gets nothing: a storage that pushes remembers to wake it, in the same
+    /// step.
+    pub sleeps_if_empty: bool,
+    /// What the last claim answered, to skip what is known to be taken.
+    pub hint: Option<ClaimHint>,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+/// A queue, and the most to take from it in one claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueQuota {
+    /// The queue.
+    pub queue: Name,
+    /// The most to take.
+    pub max: usize,
+}
+
+/// A storage's own note from one claim to the next, dropped after a short claim, a wake-up and a
+/// second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimHint(pub Vec<u8>);
+
+/// What a claim took.
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    /// The jobs, in the order in which they are to be started.
+    pub jobs: Vec<ClaimedJob>,
+    /// For the next claim.
+    pub hint: Option<ClaimHint>,
+}
+
+/// A claimed job: what a worker needs.
+#[derive(Clone, Debug)]
+pub struct ClaimedJob {
+    /// The right to it.
+    pub lease: Lease,
+    /// Its kind.
+    pub kind: Name,
+    /// Its queue.
+    pub queue: Name,
+    /// Its priority.
+    pub priority: u8,
+    /// Its arguments.
+    pub args: Payload,
+    /// Failures before this attempt.
+    pub failures: u32,
+    /// Crashes before this attempt.
+    pub crashes: u32,
+    /// Requeues before this attempt.
+    pub run: u32,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it became claimable.
+    pub enqueued_at: Timestamp,
+    /// When it was claimed.
+    pub claimed_at: Timestamp,
+    /// Its batch.
+    pub batch: Option<BatchId>,
+    /// The limits whose slots it holds.
+    pub limited: bool,
+    /// The rest.
+    pub extras: Option<Box<Extras>>,
+}
+
+/// Ends of attempts that share a round trip.
+#[derive(Clone, Debug)]
+pub struct SettleRequest {
+    /// The server's name, for the history.
+    pub server: Name,
+    /// The ends.
+    pub settles: Vec<Settle>,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+/// The end of one attempt.
+#[derive(Clone, Debug)]
+pub struct Settle {
+    /// The right to say so.
+    pub lease: Lease,
+    /// How it ended.
+    pub ending: Ending,
+    /// What the handler returned; kept when it succeeded.
+    pub result: Option<Payload>,
+    /// What went wrong.
+    pub error: Option<ErrorDetail>,
+    /// How long the handler ran.
+    pub duration: Option<Duration>,
+    /// How long the job is kept once finished: the job's own, the kind's or the server's.
+    pub retention: Retention,
+    /// The last log lines.
+    pub log: Vec<LogLine>,
+    /// How many log lines were dropped before they were sent.
+    pub log_dropped: u64,
+    /// The last progress.
+    pub progress: Vec<Progress>,
+}
+
+impl Settle {
+    /// An end without anything beside it.
+    pub fn new(lease: Lease, ending: Ending) -> Self {
+        Self {
+            lease,
+            ending,
+            result: None,
+            error: None,
+            duration: None,
+            retention: Retention::default(),
+            log: Vec::new(),
+            log_dropped: 0,
+            progress: Vec::new(),
+        }
+    }
+}
+
+/// What became of a settle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettleAnswer {
+    /// Applied; the job is now in this state.
+    Settled(StateName),
+    /// It was applied before.
+    AlreadyApplied,
+    /// The attempt was taken away; nothing changed.
+    LeaseLost,
+    /// The storage cannot keep what came with it; nothing changed. Core settles it as a failure.
+    Refused(Refusal),
+    /// Blocked by a stranger's lock; nothing changed. Try it again alone.
+    Busy,
+}
+
+/// Renewals that share a round trip.
+#[derive(Clone, Debug)]
+pub struct RenewRequest {
+    /// The server's life.
+    pub incarnation: Incarnation,
+    /// The claims, by sequence, whose answers the server has seen and whose jobs it lists completely.
+    pub sequences: std::ops::RangeInclusive<u64>,
+    /// What it holds.
+    pub held: Vec<Renewal>,
+    /// How long the lease is from now.
+    pub lease: Duration,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+/// One lease to extend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The lease.
+    pub lease: Lease,
+    /// Whether its handler was started.
+    pub started: bool,
+}
+
+/// What a renew did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// One answer per lease, in order.
+    pub answers: Vec<RenewAnswer>,
+    /// Jobs of the range that were not listed and are given back.
+    pub given_back: Vec<JobId>,
+}
+
+/// What became of one renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewAnswer {
+    /// Extended.
+    Renewed {
+        /// The new expiry.
+        expires_at: Timestamp,
+        /// Whether cancellation was requested, and why.
+        cancel: Option<Reason>,
+    },
+    /// The lease is not held any more.
+    Lost,
+    /// Blocked by a stranger's lock; the lease is as before.
+    Busy,
+}
+
+/// What a promotion did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promoted {
+    /// How many jobs became claimable.
+    pub count: usize,
+    /// The earliest instant that is still waited for.
+    pub next_due_at: Option<Timestamp>,
+    /// The storage's clock.
+    pub now: Timestamp,
+}
+
+/// A look for expired leases.
+#[derive(Clone, Debug)]
+pub struct RescueRequest {
+    /// What the last look, one interval earlier, answered.
+    pub seen: Vec<ExpiredLease>,
+    /// How many crashes a job may have.
+    pub crash_limit: u32,
+    /// At most so many are rescued, and so many reported.
+    pub max: usize,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+/// A lease that has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpiredLease {
+    /// The job.
+    pub job: JobId,
+    /// Where it is.
+    pub locator: Locator,
+    /// The number of its claim.
+    pub fence: u64,
+    /// When the lease expired.
+    pub expires_at: Timestamp,
+}
+
+/// What a look for expired leases did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rescue {
+    /// Jobs whose lease was taken away, and their state now.
+    pub rescued: Vec<(JobId, StateName)>,
+    /// Leases that are expired now, for the next look.
+    pub expired: Vec<ExpiredLease>,
+}
+
+/// Which pushes a listener wants. A storage may send others too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WakeUpFilter {
+    /// New work in these queues.
+    pub queues: Vec<Name>,
+    /// Ends of jobs, and new due instants.
+    pub others: OtherPushes,
+}
+
+/// Pushes beside new work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OtherPushes {
+    /// Jobs that finished.
+    pub finished: bool,
+    /// Instants that are due earlier than what was known.
+    pub due: bool,
+    /// Cancellations of jobs this life holds.
+    pub cancels_of: Option<Incarnation>,
+}
+
+/// A push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WakeUp {
+    /// Work became claimable.
+    Work,
+    /// Something is due at this instant.
+    Due(Timestamp),
+    /// The job finished.
+    Finished(JobId),
+    /// Cancellation of this running job was requested.
+    Cancel(JobId),
+    /// Pushes were lost: look at everything.
+    Lost,
+}
+
+/// A stream of pushes.
+#[async_trait]
+pub trait WakeUps: Send {
+    /// The next push; `None` when the storage was closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no push.
+    async fn next(&mut self) -> Option<WakeUp>;
+}

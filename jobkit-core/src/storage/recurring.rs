@@ -1,0 +1,223 @@
+//! `RecurringStore`: schedules and their occurrences.
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::ids::JobId;
+use crate::record::NewRecord;
+use crate::recurring::{NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RecurringSpec};
+use crate::refusal::Refusal;
+
+/// Recurring jobs. Core computes instants; the storage decides who fires (G10).
+///
+/// **Contract**
+/// - **REC-1** Saving a new definition stores it with the next occurrence given; saving an unchanged
+///   one changes nothing, keeping next occurrence and etag; a changed one replaces definition and next
+///   occurrence; a pause stays in all cases.
+/// - **REC-2** A save guarded by an etag that does not fit answers [`SaveOutcome::Changed`].
+/// - **REC-3** `due` answers unpaused schedules whose due instant has come, earliest first, and the next
+///   due instant of the rest.
+/// - **REC-4** `fire` compares the next occurrence and replaces it, creates the job and records the
+///   occurrence, in one step: of any number of callers one gets [`FireOutcome::Fired`], the others
+///   [`FireOutcome::Stale`] (G10).
+/// - **REC-5** With [`Overlap::Skip`], while the last fired job has not finished, the occurrence is
+///   recorded as overlapping and no job is created.
+/// - **REC-6** A unique key that is held records the occurrence as skipped, and the schedule goes on.
+/// - **REC-7** Skipped occurrences that the call names are recorded with their reason.
+/// - **REC-8** `trigger` creates a job beside the schedule and records it; the next occurrence stays.
+/// - **REC-9** A paused schedule is not due and cannot be fired; resuming sets the next occurrence
+///   given.
+/// - **REC-10** `remove` forgets the schedule but not its last nominal instant: saved again, it never
+///   fires an instant that was fired before.
+/// - **REC-11** The job carries the occurrence: the schedule's id and the nominal instant.
+#[async_trait]
+pub trait RecurringStore {
+    /// Saves definitions; one outcome each, in order.
+    async fn save_recurring(
+        &self,
+        saves: &[SaveRecurring],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<SaveOutcome>> {
+        let _ = (saves, now);
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// Removes a schedule; `false` if there was none.
+    async fn remove_recurring(&self, id: &str) -> Result<bool> {
+        let _ = id;
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// Pauses a schedule, or resumes it with its next occurrence; `false` if there is none.
+    async fn pause_recurring(
+        &self,
+        id: &str,
+        change: PauseChange,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        let _ = (id, change, now);
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// What is due.
+    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+        let _ = (max, now);
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// Fires or skips occurrences; one outcome each, in order.
+    async fn fire_recurring(
+        &self,
+        fires: &[Fire],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<FireOutcome>> {
+        let _ = (fires, now);
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// Creates a job of a schedule beside its occurrences.
+    async fn trigger_recurring(
+        &self,
+        id: &str,
+        job: &NewRecord,
+        now: Option<Timestamp>,
+    ) -> Result<TriggerOutcome> {
+        let _ = (id, job, now);
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// Schedules by id, after the one named, at most `limit`.
+    async fn list_recurring(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RecurringRecord>> {
+        let _ = (after, limit);
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// One schedule.
+    async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
+        let _ = id;
+        Err(Error::unsupported("recurring jobs"))
+    }
+
+    /// The latest recorded occurrences of a schedule, newest first; at most 100 are kept.
+    async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
+        let _ = (id, limit);
+        Err(Error::unsupported("recurring jobs"))
+    }
+}
+
+/// A definition to save.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveRecurring {
+    /// The definition.
+    pub spec: RecurringSpec,
+    /// Its next occurrence, computed by core.
+    pub next: Option<NextRun>,
+    /// Only if the stored etag is this one; zero: only if there is none.
+    pub if_etag: Option<u64>,
+}
+
+/// What became of a save.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SaveOutcome {
+    /// There was none before.
+    Created {
+        /// The new etag.
+        etag: u64,
+    },
+    /// It was the same.
+    Unchanged {
+        /// The etag.
+        etag: u64,
+    },
+    /// Another definition was replaced.
+    Replaced {
+        /// The new etag.
+        etag: u64,
+    },
+    /// The guard did not fit.
+    Changed {
+        /// The stored etag; zero if there is none.
+        etag: u64,
+    },
+    /// Nothing was stored.
+    Refused(Refusal),
+}
+
+/// A pause to be set or lifted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PauseChange {
+    /// Set it.
+    Pause(Pause),
+    /// Lift it.
+    Resume {
+        /// The next occurrence from now.
+        next: Option<NextRun>,
+    },
+}
+
+/// What is due.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DueRecurring {
+    /// Schedules whose next occurrence is due.
+    pub due: Vec<RecurringRecord>,
+    /// The earliest due instant of the others.
+    pub next_due_at: Option<Timestamp>,
+    /// The storage's clock.
+    pub now: Timestamp,
+}
+
+/// An occurrence to fire, or several to skip.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fire {
+    /// The schedule.
+    pub id: String,
+    /// The next occurrence as it was seen: applied only if it still is.
+    pub expected: Timestamp,
+    /// Occurrences that are skipped, from `expected` on.
+    pub skipped: Vec<RecurringRun>,
+    /// The occurrence that is fired: its nominal instant and its job.
+    pub job: Option<FireJob>,
+    /// The next occurrence from now on.
+    pub next: Option<NextRun>,
+}
+
+/// The job of an occurrence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FireJob {
+    /// The instant that the schedule names.
+    pub nominal_at: Timestamp,
+    /// The job; its extras name the occurrence.
+    pub job: NewRecord,
+    /// What happens while an earlier one has not finished.
+    pub overlap: Overlap,
+}
+
+/// What became of a fire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FireOutcome {
+    /// The job was created; the schedule moved on.
+    Fired(JobId),
+    /// Recorded as skipped, for the reason named or because a job or key stood in the way; the schedule
+    /// moved on.
+    Skipped,
+    /// Another was faster, or the schedule was changed, paused or removed: nothing changed.
+    Stale,
+}
+
+/// What became of a trigger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TriggerOutcome {
+    /// The job was created.
+    Created(JobId),
+    /// Its unique key is held by this job.
+    Existing(JobId),
+    /// There is no such schedule.
+    NotFound,
+    /// The job was refused.
+    Refused(Refusal),
+}

@@ -1,0 +1,130 @@
+//! `ServerRegistry`: who serves what.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::ids::Incarnation;
+use crate::name::Name;
+use crate::record::Lease;
+use crate::recurring::Pause;
+
+/// Servers, their proof of life, and what they are told.
+///
+/// **Contract**
+/// - **SRV-1** After `announce` the server may claim, and `servers` lists it with its queues and kinds.
+/// - **SRV-2** A heartbeat proves life at the storage's clock and answers commands and pauses; for an
+///   unknown life it answers [`known`](HeartbeatAnswer::known) `false`, and changes nothing.
+/// - **SRV-3** `remove_server` forgets the life; attempts it names still run and will count no crash
+///   when they are rescued.
+/// - **SRV-4** `remove_dead` forgets lives silent for longer than told, and no others; it takes no lease
+///   away.
+/// - **SRV-5** An announce of another life under the same name replaces the former one; leases of the
+///   former stay what they are.
+#[async_trait]
+pub trait ServerRegistry {
+    /// Makes a server known, or changes what is known of it.
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()>;
+
+    /// Proves life.
+    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer>;
+
+    /// Says goodbye, naming the attempts that still run.
+    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()>;
+
+    /// Forgets servers that have been silent for longer than `silent_for`; answers their names.
+    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>>;
+
+    /// All servers, by name.
+    async fn servers(&self) -> Result<Vec<ServerStatus>>;
+}
+
+/// What a server tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// Its name, unique among those that live.
+    pub name: Name,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The process id.
+    pub pid: u32,
+    /// The machine's name.
+    pub host: String,
+    /// The release of JobKit.
+    pub version: String,
+    /// How many jobs it runs at once.
+    pub workers: u32,
+    /// The queues it serves.
+    pub queues: Vec<Name>,
+    /// The kinds it serves.
+    pub kinds: Vec<Name>,
+    /// When it was started, by its own clock.
+    pub started_at: Timestamp,
+}
+
+/// A proof of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The life.
+    pub incarnation: Incarnation,
+    /// How many jobs run.
+    pub busy: u32,
+}
+
+/// What a heartbeat answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeartbeatAnswer {
+    /// Whether the life is known; if not, announce again.
+    pub known: bool,
+    /// What the server is told to do, until it is gone.
+    pub command: Option<ServerCommand>,
+    /// The pauses that hold now.
+    pub paused: Vec<PauseTarget>,
+    /// The storage's clock.
+    pub now: Timestamp,
+}
+
+/// What an operator tells a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerCommand {
+    /// Claim nothing more, go on running what is held.
+    Quiet,
+    /// Shut down gracefully.
+    Stop,
+}
+
+/// What can be paused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseTarget {
+    /// A queue.
+    Queue(Name),
+    /// A kind.
+    Kind(Name),
+}
+
+/// A pause that was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseRecord {
+    /// What is paused.
+    pub target: PauseTarget,
+    /// By whom, why, and until when.
+    pub pause: Pause,
+}
+
+/// A server as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// What it told of itself.
+    pub info: ServerInfo,
+    /// Its last proof of life, by the storage's clock.
+    pub heartbeat_at: Timestamp,
+    /// How many jobs ran then.
+    pub busy: u32,
+    /// What it was told to do.
+    pub command: Option<ServerCommand>,
+}

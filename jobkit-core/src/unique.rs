@@ -1,0 +1,84 @@
+//! Unique jobs: at most one job holds a key (G11).
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::bounds::UNIQUE_KEY_BYTES;
+use crate::error::Result;
+use crate::name::check_text;
+
+/// How long a job holds its unique key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Until {
+    /// Until it is claimed for the first time.
+    Started,
+    /// Until it has finished, retries included.
+    #[default]
+    Finished,
+}
+
+/// What happens to a new job whose key is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// The existing job stands in its place, edges included.
+    #[default]
+    ReturnExisting,
+    /// The submission is refused as a whole.
+    Reject,
+    /// The existing job is deleted and the new one takes its place, unless the existing one runs:
+    /// then the submission is refused.
+    Replace,
+}
+
+/// A unique key as storages keep it: 16 bytes of SHA-256 of its text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyHash(pub [u8; 16]);
+
+impl KeyHash {
+    /// The hash of a key's text.
+    pub fn of(text: &str) -> Self {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&Sha256::digest(text.as_bytes())[..16]);
+        Self(bytes)
+    }
+}
+
+impl std::fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A job's claim to a unique key. Keys are shared by all kinds of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unique {
+    /// The text, for people.
+    pub key: String,
+    /// How long it is held.
+    pub until: Until,
+    /// What happens when it is held already.
+    pub on_conflict: OnConflict,
+}
+
+impl Unique {
+    /// Until the job has finished, returning the existing job.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self { key: key.into(), until: Until::default(), on_conflict: OnConflict::default() }
+    }
+
+    /// What storages keep.
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(&self.key)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        check_text("unique", &self.key, UNIQUE_KEY_BYTES)
+    }
+}
