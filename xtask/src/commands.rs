@@ -1,0 +1,5 @@
+//! The commands, one file each.
+
+pub(crate) mod fix;
+pub(crate) mod test;
+pub(crate) mod verify;

@@ -1,0 +1,93 @@
+//! Running other programs, in the open.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::{Failure, Outcome};
+
+/// The root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
+    let xtask = PathBuf::from(xtask);
+    xtask.parent().map(PathBuf::from).unwrap_or(xtask)
+}
+
+/// `cargo` with these arguments, at the root.
+///
+/// What the cargo that started us says about this package is not passed on, so that builds are the
+/// same as without us, and share one target directory.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        });
+        if ours {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Prints the command, runs it to its end, and fails if it does.
+pub(crate) fn run(mut command: Command) -> Outcome {
+    announce(&command);
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::Because(format!("`{}` failed: {status}", shown(&command)))),
+        Err(error) => Err(Failure::Because(format!("cannot run `{}`: {error}", shown(&command)))),
+    }
+}
+
+/// What the program prints, if it can be run and succeeds.
+pub(crate) fn output_of(mut command: Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+pub(crate) fn announce(command: &Command) {
+    println!("$ {}", shown(command));
+}
+
+/// The command as one would type it.
+fn shown(command: &Command) -> String {
+    let mut words: Vec<String> = command
+        .get_envs()
+        .filter_map(|(name, value)| {
+            let value = value?.to_string_lossy();
+            Some(format!("{}={}", name.to_string_lossy(), quoted(&value)))
+        })
+        .collect();
+    let program = PathBuf::from(command.get_program());
+    words.push(program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned());
+    words.extend(command.get_args().map(|argument| quoted(&argument.to_string_lossy())));
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = !word.is_empty()
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=.,:/+".contains(c));
+    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_one_would_type_them() {
+        let mut command = Command::new("/usr/bin/cargo");
+        command.args(["nextest", "run", "-E", "test(it's)"]).env("FLAGS", "-D warnings");
+        command.env_remove("OTHER");
+        assert_eq!(shown(&command), r"FLAGS='-D warnings' cargo nextest run -E 'test(it'\''s)'");
+    }
+
+    #[test]
+    fn the_root_is_where_the_workspace_is() {
+        assert!(root().join("xtask/Cargo.toml").is_file());
+    }
+}
