@@ -66,6 +66,9 @@ pub struct Overrides {
     /// The retry policy, instead of the kind's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
+    /// How many failures it may have, the first run included; over the policy's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
     /// How long one attempt may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,

@@ -161,6 +161,9 @@ impl From<Error> for Refusal {
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
+        if let Refusal::Invalid { field, reason } = &refusal {
+            return Self::invalid(field, reason);
+        }
         Self::new(refusal.kind(), refusal.to_string()).caused_by(refusal)
     }
 }

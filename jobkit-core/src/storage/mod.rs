@@ -142,13 +142,17 @@ pub enum Severity {
     Error,
 }
 
-/// Something that can be taken as a storage: a storage itself, or one in an `Arc`.
+/// Something that can be taken as a storage: a storage itself, one in an `Arc`, or an
+/// `Arc<dyn Storage>`.
 pub trait IntoStorage {
     /// The storage's type; `dyn Storage` where it was forgotten.
     type Storage: Storage + ?Sized;
 
     /// The storage, shared.
     fn into_storage(self) -> Arc<Self::Storage>;
+
+    /// The same storage, its type forgotten.
+    fn erase(storage: &Arc<Self::Storage>) -> Arc<dyn Storage>;
 }
 
 impl<S: Storage> IntoStorage for S {
@@ -157,21 +161,33 @@ impl<S: Storage> IntoStorage for S {
     fn into_storage(self) -> Arc<S> {
         Arc::new(self)
     }
+
+    fn erase(storage: &Arc<S>) -> Arc<dyn Storage> {
+        Arc::clone(storage) as Arc<dyn Storage>
+    }
 }
 
-impl<S: Storage + ?Sized> IntoStorage for Arc<S> {
+impl<S: Storage> IntoStorage for Arc<S> {
     type Storage = S;
 
     fn into_storage(self) -> Arc<S> {
         self
     }
+
+    fn erase(storage: &Arc<S>) -> Arc<dyn Storage> {
+        Arc::clone(storage) as Arc<dyn Storage>
+    }
 }
 
-impl<S: Storage + ?Sized> IntoStorage for &Arc<S> {
-    type Storage = S;
+impl IntoStorage for Arc<dyn Storage> {
+    type Storage = dyn Storage;
 
-    fn into_storage(self) -> Arc<S> {
-        Arc::clone(self)
+    fn into_storage(self) -> Arc<dyn Storage> {
+        self
+    }
+
+    fn erase(storage: &Arc<dyn Storage>) -> Arc<dyn Storage> {
+        Arc::clone(storage)
     }
 }
 

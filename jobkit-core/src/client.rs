@@ -1,0 +1,151 @@
+//! [`Client`]: enqueues jobs, changes them, waits for them.
+
+mod changes;
+mod enqueue;
+mod recurring;
+mod submitter;
+mod waiting;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::error::Result;
+use crate::storage::{IntoStorage, Storage};
+
+pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany};
+pub use recurring::Recurring;
+pub use waiting::{JobHandle, WaitError};
+
+use submitter::Submitter;
+use waiting::WaitingRoom;
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    submit_timeout: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { submit_timeout: Duration::from_secs(15), clock: Arc::new(SystemClock) }
+    }
+}
+
+impl ClientOptions {
+    /// How long `enqueue` repeats a submit that the storage did not answer; 15 s by default. Zero gives
+    /// up at the first error.
+    #[must_use]
+    pub fn submit_timeout(mut self, timeout: Duration) -> Self {
+        self.submit_timeout = timeout;
+        self
+    }
+
+    /// The clock for log lines; the system's by default.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+}
+
+/// Enqueues jobs into a storage. Cheap to clone; clones share round trips.
+///
+/// `Client` alone has forgotten which storage it is; `Client<SqliteStorage>` knows.
+///
+/// # Example: enqueue and wait
+/// ```
+/// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Add { a: u32, b: u32 }
+/// # impl Job for Add { const KIND: &'static str = "add"; type Output = u32; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// let client = Client::new(MemoryStorage::new());
+/// let sum = client.enqueue(NewJob::new(Add { a: 1, b: 2 })).await?;
+/// println!("job {}", sum.id());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Client<S: ?Sized = dyn Storage> {
+    typed: Arc<S>,
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a client have in common.
+pub(crate) struct Shared {
+    storage: Arc<dyn Storage>,
+    options: ClientOptions,
+    submitter: Submitter,
+    waiting: WaitingRoom,
+}
+
+impl<S: ?Sized> Clone for Client<S> {
+    fn clone(&self) -> Self {
+        Self { typed: Arc::clone(&self.typed), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S: ?Sized> fmt::Debug for Client<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("storage", &self.shared.storage).finish_non_exhaustive()
+    }
+}
+
+impl<S: Storage + ?Sized> Client<S> {
+    /// A client of a storage, an `Arc` of one, or an `Arc<dyn Storage>`.
+    pub fn new<I: IntoStorage<Storage = S>>(storage: I) -> Self {
+        Self::with_options(storage, ClientOptions::default())
+    }
+
+    /// A client with options of its own.
+    pub fn with_options<I: IntoStorage<Storage = S>>(storage: I, options: ClientOptions) -> Self {
+        let typed = storage.into_storage();
+        let storage = I::erase(&typed);
+        let shared = Arc::new(Shared {
+            submitter: Submitter::new(&storage),
+            waiting: WaitingRoom::new(&storage),
+            storage,
+            options,
+        });
+        Self { typed, shared }
+    }
+
+    /// The storage.
+    pub fn storage(&self) -> &Arc<S> {
+        &self.typed
+    }
+
+    /// The same client, the storage's type forgotten.
+    pub fn erase(&self) -> Client {
+        Client { typed: Arc::clone(&self.shared.storage), shared: Arc::clone(&self.shared) }
+    }
+
+    /// Enqueues a job, a tuple or `Vec` of jobs (a flow, atomic), or a [`Batch`].
+    ///
+    /// Returns when it is stored. A submit whose answer is lost is repeated with the same ids for
+    /// `submit_timeout` (15 s), so that it makes no second job.
+    ///
+    /// # Errors
+    /// Invalid input names the field; a conflict says with what; otherwise the storage could not be
+    /// reached in time. After an error that [may have been applied](crate::Applied::Unknown), enqueue
+    /// the same (cloned) job value again.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it open whether the job was stored.
+    pub async fn enqueue<E: Enqueue>(&self, jobs: E) -> Result<E::Handle> {
+        jobs.enqueue(&self.erase()).await
+    }
+
+    /// The wall clock of this process, for what it tells people.
+    pub(crate) fn clock_now(&self) -> Timestamp {
+        self.shared.options.clock.now()
+    }
+
+    fn dyn_storage(&self) -> &Arc<dyn Storage> {
+        &self.shared.storage
+    }
+}

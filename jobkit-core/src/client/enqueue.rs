@@ -1,0 +1,392 @@
+//! What can be enqueued: one job, a flow, a batch, and any number of independent jobs.
+
+use std::future::Future;
+
+use crate::batch::{NewBatch, Starts};
+use crate::bounds;
+use crate::client::{Client, JobHandle, Shared};
+use crate::edge::{Edge, On, Parent};
+use crate::error::Result;
+use crate::ids::{BatchId, JobId};
+use crate::job::Job;
+use crate::new_job::{AsParent, NewJob};
+use crate::record::NewRecord;
+use crate::storage::{BatchOutcome, JobSubmitted, Storage, Submission};
+
+/// Something that [`Client::enqueue`] takes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be enqueued",
+    note = "enqueue a job value, a tuple or `Vec` of them, or a `Batch`; hand values to the function under `#[jobkit::job]` to make a job value"
+)]
+pub trait Enqueue: Send {
+    /// What the caller gets.
+    type Handle;
+
+    /// Enqueues it.
+    fn enqueue(self, client: &Client) -> impl Future<Output = Result<Self::Handle>> + Send;
+}
+
+impl Shared {
+    pub(super) async fn submit(&self, submission: Submission) -> Result<Vec<JobSubmitted>> {
+        self.submitter.submit(submission, self.options.submit_timeout).await
+    }
+}
+
+/// The id that a caller may wait for: the job's own, or that of the one that stands in its place.
+fn handle<T>(client: &Client, id: JobId, submitted: JobSubmitted) -> JobHandle<T> {
+    JobHandle::new(client.clone(), id, submitted)
+}
+
+impl<J: Job> Enqueue for NewJob<J> {
+    type Handle = JobHandle<J::Output>;
+
+    async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
+        let id = self.id();
+        let record = self.into_record().map_err(|error| error.during("enqueue"))?;
+        let jobs = client.shared.submit(Submission::one(record)).await?;
+        Ok(handle(client, id, jobs[0]))
+    }
+}
+
+impl Enqueue for NewJob<crate::new_job::Untyped> {
+    type Handle = JobHandle<serde_json::Value>;
+
+    async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
+        let id = self.id();
+        let record = self.into_record().map_err(|error| error.during("enqueue"))?;
+        let jobs = client.shared.submit(Submission::one(record)).await?;
+        Ok(handle(client, id, jobs[0]))
+    }
+}
+
+impl<J: Job> Enqueue for Vec<NewJob<J>> {
+    type Handle = Vec<JobHandle<J::Output>>;
+
+    async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = self.iter().map(NewJob::id).collect();
+        let records = self.into_iter().map(NewJob::into_record).collect::<Result<_>>();
+        let records = records.map_err(|error| error.during("enqueue"))?;
+        let jobs = client.shared.submit(Submission::flow(records)).await?;
+        Ok(ids.into_iter().zip(jobs).map(|(id, job)| handle(client, id, job)).collect())
+    }
+}
+
+macro_rules! enqueue_tuple {
+    ($($job:ident $index:tt),+) => {
+        impl<$($job: Job),+> Enqueue for ($(NewJob<$job>,)+) {
+            type Handle = ($(JobHandle<$job::Output>,)+);
+
+            async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
+                let ids = ($(self.$index.id(),)+);
+                let records = [$(self.$index.into_record()),+].into_iter().collect::<Result<_>>();
+                let records = records.map_err(|error| error.during("enqueue"))?;
+                let jobs = client.shared.submit(Submission::flow(records)).await?;
+                Ok(($(handle(client, ids.$index, jobs[$index]),)+))
+            }
+        }
+    };
+}
+
+enqueue_tuple!(A 0);
+enqueue_tuple!(A 0, B 1);
+enqueue_tuple!(A 0, B 1, C 2);
+enqueue_tuple!(A 0, B 1, C 2, D 3);
+enqueue_tuple!(A 0, B 1, C 2, D 3, E 4);
+enqueue_tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+enqueue_tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+enqueue_tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
+
+/// Many jobs with one end: any number of members, and continuations when all of them have finished.
+///
+/// Up to 1,000 jobs and 4 MiB are stored atomically; a larger batch is opened, filled and started by one
+/// mark, so that nothing of it runs before all of it is stored.
+///
+/// # Example: a batch with a continuation
+/// ```
+/// # use jobkit_core::{Batch, Client, Job, MemoryStorage, NewJob};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Row { n: u32 }
+/// # impl Job for Row { const KIND: &'static str = "row"; type Output = (); }
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Report {}
+/// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # let client = Client::new(MemoryStorage::new());
+/// let rows = (0..2_000).map(|n| NewJob::new(Row { n }));
+/// let batch = Batch::new("import").jobs(rows).then(NewJob::new(Report {}));
+/// let batch = client.enqueue(batch).await?;
+/// println!("batch {}", batch.id());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a batch does nothing until it is enqueued"]
+pub struct Batch {
+    id: BatchId,
+    name: String,
+    members: Vec<NewRecord>,
+    continuations: Vec<NewRecord>,
+    mistake: Option<crate::error::Error>,
+}
+
+impl Batch {
+    /// An empty batch; the name is for people.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            id: BatchId::new(),
+            name: name.into(),
+            members: Vec::new(),
+            continuations: Vec::new(),
+            mistake: None,
+        }
+    }
+
+    /// The id it has from birth.
+    pub fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// Adds a member.
+    pub fn job<J>(mut self, job: NewJob<J>) -> Self {
+        match job.in_batch(self.id).into_record() {
+            Ok(record) => self.members.push(record),
+            Err(error) => {
+                self.mistake.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Adds members.
+    pub fn jobs<J>(self, jobs: impl IntoIterator<Item = NewJob<J>>) -> Self {
+        jobs.into_iter().fold(self, Self::job)
+    }
+
+    /// Runs a job when every member has succeeded.
+    pub fn then<J>(self, job: NewJob<J>) -> Self {
+        self.then_on(On::Success, job)
+    }
+
+    /// Runs a job when all members have finished: on [`On::Any`] in any case, on [`On::Failed`] if one
+    /// of them failed.
+    pub fn then_on<J>(mut self, on: On, job: NewJob<J>) -> Self {
+        match job.into_record() {
+            Ok(mut record) => {
+                record.edges.push(Edge { parent: Parent::Batch(self.id), on });
+                self.continuations.push(record);
+            }
+            Err(error) => {
+                self.mistake.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// The submissions that make it: one where it fits; otherwise the first opens the batch with its
+    /// continuations, and the others fill it.
+    fn into_submissions(self) -> (BatchId, Vec<Submission>) {
+        let size: usize = self.members.iter().chain(&self.continuations).map(NewRecord::size).sum();
+        let fits = self.members.len() + self.continuations.len() <= bounds::SUBMISSION_JOBS
+            && size <= bounds::SUBMISSION_BYTES;
+        let mut batch = NewBatch::new(self.id, self.name);
+        if fits {
+            let jobs = self.members.into_iter().chain(self.continuations).collect();
+            return (self.id, vec![Submission { batch: Some(batch), jobs }]);
+        }
+        batch.starts = Starts::WhenStarted;
+        let opening = Submission { batch: Some(batch), jobs: self.continuations };
+        (self.id, std::iter::once(opening).chain(chunks(self.members)).collect())
+    }
+}
+
+/// Splits independent jobs into submissions within the bounds.
+fn chunks(jobs: impl IntoIterator<Item = NewRecord>) -> impl Iterator<Item = Submission> {
+    let mut jobs = jobs.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut chunk = vec![jobs.next()?];
+        let mut size = chunk[0].size();
+        while let Some(next) = jobs.peek() {
+            size += next.size();
+            if chunk.len() == bounds::SUBMISSION_JOBS || size > bounds::SUBMISSION_BYTES {
+                break;
+            }
+            chunk.extend(jobs.next());
+        }
+        Some(Submission::flow(chunk))
+    })
+}
+
+impl Enqueue for Batch {
+    type Handle = BatchHandle;
+
+    async fn enqueue(mut self, client: &Client) -> Result<BatchHandle> {
+        if let Some(mistake) = self.mistake.take() {
+            return Err(mistake.during("enqueue"));
+        }
+        let (id, submissions) = self.into_submissions();
+        let whole = submissions.len() == 1;
+        for submission in submissions {
+            client.shared.submit(submission).await?;
+        }
+        let handle = BatchHandle { id, client: client.clone() };
+        if !whole {
+            handle.start().await?;
+        }
+        Ok(handle)
+    }
+}
+
+/// A batch that was enqueued.
+#[derive(Clone, Debug)]
+pub struct BatchHandle {
+    id: BatchId,
+    client: Client,
+}
+
+impl BatchHandle {
+    pub(super) fn new(id: BatchId, client: Client) -> Self {
+        Self { id, client }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> BatchId {
+        self.id
+    }
+
+    /// The batch as it is stored; `None` once it was removed.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn status(&self) -> Result<Option<crate::batch::BatchRecord>> {
+        self.client.dyn_storage().batch(self.id).await
+    }
+
+    /// Attaches more members; also from inside one of its handlers.
+    ///
+    /// # Errors
+    /// A conflict when the batch has completed or was cancelled.
+    pub async fn attach<J: Job>(&self, jobs: Vec<NewJob<J>>) -> Result<Vec<JobHandle<J::Output>>> {
+        let jobs = jobs.into_iter().map(|job| job.in_batch(self.id)).collect::<Vec<_>>();
+        jobs.enqueue(&self.client).await
+    }
+
+    /// Starts a batch that was opened without members running; done by `enqueue` for its own.
+    ///
+    /// # Errors
+    /// A conflict when it was cancelled, or does not exist.
+    pub async fn start(&self) -> Result<()> {
+        self.client
+            .change_batch(|storage| async move { storage.start_batch(self.id, None).await })
+            .await
+    }
+
+    /// Deletes what waits and requests the cancellation of what runs.
+    ///
+    /// # Errors
+    /// A conflict when it has completed; not found when it does not exist.
+    pub async fn cancel(&self) -> Result<()> {
+        self.client
+            .change_batch(|storage| async move { storage.cancel_batch(self.id, None).await })
+            .await
+    }
+}
+
+impl AsParent for BatchHandle {
+    fn as_parent(&self) -> Parent {
+        Parent::Batch(self.id)
+    }
+}
+
+impl AsParent for Batch {
+    fn as_parent(&self) -> Parent {
+        Parent::Batch(self.id)
+    }
+}
+
+impl Client {
+    async fn change_batch<F, Fut>(&self, change: F) -> Result<()>
+    where
+        F: Fn(std::sync::Arc<dyn Storage>) -> Fut,
+        Fut: Future<Output = Result<BatchOutcome>>,
+    {
+        let storage = std::sync::Arc::clone(self.dyn_storage());
+        match super::changes::repeated(|| change(std::sync::Arc::clone(&storage))).await? {
+            BatchOutcome::Changed | BatchOutcome::AlreadyApplied => Ok(()),
+            BatchOutcome::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+}
+
+/// What became of the jobs of [`Client::enqueue_many`].
+#[derive(Debug, Default)]
+pub struct EnqueueMany {
+    /// How many were stored, or had been before.
+    pub stored: usize,
+    /// Those that were not: the job's place in the iterator, and why.
+    pub refused: Vec<(usize, crate::error::Error)>,
+}
+
+impl<S: Storage + ?Sized> Client<S> {
+    /// Enqueues any number of independent jobs, in chunks, and reports each; the iterator is read as
+    /// chunks are sent, so that a million rows need no memory.
+    ///
+    /// # Errors
+    /// The storage could not be reached for `submit_timeout`; what was stored before stays. Enqueueing
+    /// the same job values again makes no second jobs.
+    pub async fn enqueue_many<J>(
+        &self,
+        jobs: impl IntoIterator<Item = NewJob<J>>,
+    ) -> Result<EnqueueMany> {
+        let mut report = EnqueueMany::default();
+        let mut jobs = jobs.into_iter().enumerate().peekable();
+        while jobs.peek().is_some() {
+            let mut places = Vec::new();
+            let mut chunk = Submission::default();
+            let mut size = 0;
+            while chunk.jobs.len() < bounds::SUBMISSION_JOBS && size < bounds::SUBMISSION_BYTES / 2
+            {
+                let Some((place, job)) = jobs.next() else { break };
+                match job.into_record() {
+                    Ok(record) => {
+                        size += record.size();
+                        places.push(place);
+                        chunk.jobs.push(record);
+                    }
+                    Err(error) => report.refused.push((place, error)),
+                }
+            }
+            if !chunk.jobs.is_empty() {
+                self.submit_chunk(chunk, &places, &mut report).await?;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn submit_chunk(
+        &self,
+        chunk: Submission,
+        places: &[usize],
+        report: &mut EnqueueMany,
+    ) -> Result<()> {
+        let alone = chunk.jobs.clone();
+        match self.shared.submit(chunk).await {
+            Ok(jobs) => report.stored += jobs.len(),
+            Err(error) if error.is_retryable() => return Err(error),
+            // One of them is refused: the jobs are independent, so each goes alone.
+            Err(_) => {
+                for (record, place) in alone.into_iter().zip(places) {
+                    match self.shared.submit(Submission::one(record)).await {
+                        Ok(_) => report.stored += 1,
+                        Err(error) if error.is_retryable() => return Err(error),
+                        Err(error) => report.refused.push((*place, error)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

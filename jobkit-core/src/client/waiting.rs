@@ -1,0 +1,278 @@
+//! Waiting for jobs to finish: pushes where there are any, else one shared poll for all waiters.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, watch};
+
+use crate::bounds::MAX_STEP_ITEMS;
+use crate::client::Client;
+use crate::edge::Parent;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::JobId;
+use crate::new_job::AsParent;
+use crate::record::AttemptError;
+use crate::state::{Reason, StateName};
+use crate::storage::{JobSubmitted, OtherPushes, Storage, WakeUp, WakeUpFilter};
+
+/// A job that was enqueued, and the way to its result.
+pub struct JobHandle<T = ()> {
+    client: Client,
+    id: JobId,
+    submitted: JobSubmitted,
+    _output: PhantomData<fn() -> T>,
+}
+
+impl<T> JobHandle<T> {
+    pub(super) fn new(client: Client, id: JobId, submitted: JobSubmitted) -> Self {
+        let id = match submitted {
+            JobSubmitted::Existing(existing) => existing,
+            _ => id,
+        };
+        Self { client, id, submitted, _output: PhantomData }
+    }
+
+    /// The id of the job; of the existing one where that stands in its place.
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// What the storage said: stored now, stored before, or another job stands in its place.
+    pub fn submitted(&self) -> JobSubmitted {
+        self.submitted
+    }
+}
+
+impl<T: DeserializeOwned> JobHandle<T> {
+    /// Waits until the job has finished, and gives its result.
+    ///
+    /// # Errors
+    /// [`WaitError`]: it failed, was deleted, has not finished in time, or the result does not decode.
+    ///
+    /// # Cancel safety
+    /// A dropped future changes nothing; wait again at any time.
+    pub async fn wait(&self, timeout: Duration) -> Result<T, WaitError> {
+        let finished = tokio::time::timeout(timeout, self.client.shared.waiting.finished(self.id));
+        match finished.await {
+            Err(_) => return Err(WaitError::TimedOut),
+            Ok(false) => return Err(WaitError::Gone),
+            Ok(true) => {}
+        }
+        let details = self.client.dyn_storage().job(self.id).await.map_err(WaitError::Storage)?;
+        let Some(mut details) = details else { return Err(WaitError::Gone) };
+        match details.record.state() {
+            StateName::Succeeded => {
+                let result = details.result.as_deref().unwrap_or(b"null");
+                serde_json::from_slice(result).map_err(|error| {
+                    WaitError::Storage(Error::corrupt(format!(
+                        "the result does not decode: {error}"
+                    )))
+                })
+            }
+            StateName::Failed => Err(WaitError::Failed(details.errors.pop().map(Box::new))),
+            StateName::Deleted => Err(WaitError::Deleted(details.record.head.reason)),
+            // Requeued between the two looks.
+            _ => Err(WaitError::TimedOut),
+        }
+    }
+}
+
+impl<T> Clone for JobHandle<T> {
+    fn clone(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            id: self.id,
+            submitted: self.submitted,
+            _output: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for JobHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobHandle")
+            .field("id", &self.id)
+            .field("submitted", &self.submitted)
+            .finish()
+    }
+}
+
+impl<T> AsParent for JobHandle<T> {
+    fn as_parent(&self) -> Parent {
+        Parent::Job(self.id)
+    }
+}
+
+/// Why waiting gave no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// It has not finished in time; it may still.
+    TimedOut,
+    /// It failed for good; the last error, where it is kept.
+    Failed(Option<Box<AttemptError>>),
+    /// It was given up.
+    Deleted(Reason),
+    /// It does not exist, or was removed after its retention.
+    Gone,
+    /// The storage could not answer.
+    Storage(Error),
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut => f.write_str("the job has not finished in time"),
+            Self::Failed(Some(error)) => write!(f, "the job failed: {}", error.detail.message),
+            Self::Failed(None) => f.write_str("the job failed"),
+            Self::Deleted(reason) => write!(f, "the job was deleted: {}", reason.as_str()),
+            Self::Gone => f.write_str("the job does not exist, or was removed"),
+            Self::Storage(error) => write!(f, "waiting for the job failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for WaitError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Storage(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// `None` while it runs; whether the job still exists once it has finished.
+type Fate = Option<bool>;
+
+/// All who wait, and the one task that looks for them.
+pub(super) struct WaitingRoom {
+    storage: Weak<dyn Storage>,
+    state: Arc<Mutex<Room>>,
+    // A new waiter, so that the task looks at once.
+    came: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Room {
+    waiters: HashMap<JobId, watch::Sender<Fate>>,
+    task_runs: bool,
+}
+
+impl WaitingRoom {
+    pub(super) fn new(storage: &Arc<dyn Storage>) -> Self {
+        Self { storage: Arc::downgrade(storage), state: Arc::default(), came: Arc::default() }
+    }
+
+    /// Waits until the job has finished; `false` if it does not exist.
+    async fn finished(&self, id: JobId) -> bool {
+        let mut fate = {
+            let mut room = lock(&self.state);
+            let fate =
+                room.waiters.entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
+            if !std::mem::replace(&mut room.task_runs, true) {
+                let task =
+                    look(self.storage.clone(), Arc::clone(&self.state), Arc::clone(&self.came));
+                tokio::spawn(task);
+            }
+            fate
+        };
+        self.came.notify_one();
+        match fate.wait_for(Option::is_some).await {
+            Ok(fate) => fate.unwrap_or(false),
+            Err(_) => false,
+        }
+    }
+}
+
+fn lock(room: &Mutex<Room>) -> std::sync::MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks for finished jobs until nobody waits any more.
+async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Notify>) {
+    const SHORTEST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(2);
+    let filter = WakeUpFilter {
+        queues: Vec::new(),
+        others: OtherPushes { finished: true, ..OtherPushes::default() },
+    };
+    let mut pushes = match storage.upgrade() {
+        Some(storage) => storage.wake_ups(filter).await.ok().flatten(),
+        None => None,
+    };
+    let mut pause = SHORTEST;
+    let mut asked: Option<Vec<JobId>> = None;
+    loop {
+        let ids: Vec<JobId> = {
+            let mut room = lock(&room);
+            room.waiters.retain(|_, waiter| waiter.receiver_count() > 0);
+            if room.waiters.is_empty() {
+                room.task_runs = false;
+                return;
+            }
+            match asked.take() {
+                Some(ids) => ids.into_iter().filter(|id| room.waiters.contains_key(id)).collect(),
+                None => room.waiters.keys().copied().collect(),
+            }
+        };
+        let Some(storage) = storage.upgrade() else { return };
+        for ids in ids.chunks(MAX_STEP_ITEMS) {
+            match storage.jobs(ids).await {
+                Ok(records) => {
+                    let mut room = lock(&room);
+                    for (id, record) in ids.iter().zip(records) {
+                        let fate = match record {
+                            None => Some(false),
+                            Some(record) if record.state().is_finished() => Some(true),
+                            Some(_) => continue,
+                        };
+                        if let Some(waiter) = room.waiters.remove(id) {
+                            waiter.send_replace(fate);
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(error = %error, "looking for finished jobs failed"),
+            }
+        }
+        drop(storage);
+        let slept = tokio::time::sleep(if pushes.is_some() { LONGEST } else { pause });
+        tokio::select! {
+            () = slept => pause = (pause * 2).min(LONGEST),
+            () = came.notified() => pause = SHORTEST,
+            push = next_finished(&mut pushes, &room) => asked = push,
+        }
+    }
+}
+
+/// The next push that someone waits for; `None` to look at everything.
+async fn next_finished(
+    pushes: &mut Option<Box<dyn crate::storage::WakeUps>>,
+    room: &Mutex<Room>,
+) -> Option<Vec<JobId>> {
+    loop {
+        let Some(source) = pushes else { std::future::pending().await };
+        match source.next().await {
+            Some(WakeUp::Finished(id)) if lock(room).waiters.contains_key(&id) => {
+                return Some(vec![id]);
+            }
+            Some(WakeUp::Lost) => return None,
+            Some(_) => {}
+            None => *pushes = None,
+        }
+    }
+}
+
+impl From<WaitError> for Error {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Storage(error) => error,
+            WaitError::TimedOut => Self::new(ErrorKind::Timeout, error.to_string()),
+            WaitError::Gone => Self::new(ErrorKind::NotFound, error.to_string()),
+            other => Self::new(ErrorKind::Conflict, other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Natural batching: one round trip for everything that waits.
+//!
+//! When nothing is in flight a request goes out at once; requests that arrive meanwhile leave together
+//! with the next flight. No timers: an idle system adds no latency, a busy one needs one round trip for
+//! hundreds of requests.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use crate::error::{Applied, Error, ErrorKind, Result};
+
+/// How requests of one sort are sent.
+#[async_trait]
+pub(crate) trait Flight: Send + Sync + 'static {
+    /// What one caller wants.
+    type Request: Send + Sync + 'static;
+    /// What one caller gets.
+    type Answer: Send + 'static;
+
+    /// Sends requests in one round trip; one answer each, in order.
+    async fn fly(&self, requests: &[Self::Request]) -> Result<Vec<Self::Answer>>;
+
+    /// Whether `request` still fits beside those that are chosen.
+    fn fits(&self, chosen: &[Self::Request], request: &Self::Request) -> bool;
+}
+
+struct Waiting<F: Flight> {
+    request: F::Request,
+    answer: oneshot::Sender<Result<F::Answer>>,
+}
+
+struct Queue<F: Flight> {
+    waiting: VecDeque<Waiting<F>>,
+    in_flight: bool,
+}
+
+/// Lets concurrent callers share round trips.
+pub(crate) struct Coalescer<F: Flight> {
+    flight: Arc<F>,
+    queue: Arc<Mutex<Queue<F>>>,
+}
+
+impl<F: Flight> Coalescer<F> {
+    pub(crate) fn new(flight: F) -> Self {
+        let queue = Queue { waiting: VecDeque::new(), in_flight: false };
+        Self { flight: Arc::new(flight), queue: Arc::new(Mutex::new(queue)) }
+    }
+
+    /// Sends a request and waits for its own answer.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it open whether the request was sent; those that share its flight are
+    /// not disturbed, since flights run in a task of their own.
+    pub(crate) async fn request(&self, request: F::Request) -> Result<F::Answer> {
+        let (answer, answered) = oneshot::channel();
+        let lead = {
+            let mut queue = lock(&self.queue);
+            queue.waiting.push_back(Waiting { request, answer });
+            !std::mem::replace(&mut queue.in_flight, true)
+        };
+        if lead {
+            tokio::spawn(lead_flights(Arc::clone(&self.flight), Arc::clone(&self.queue)));
+        }
+        answered.await.unwrap_or_else(|_| {
+            // The task of the flight was dropped with its runtime.
+            Err(Error::new(ErrorKind::Closed, "the runtime was shut down").maybe_applied())
+        })
+    }
+}
+
+fn lock<F: Flight>(queue: &Mutex<Queue<F>>) -> std::sync::MutexGuard<'_, Queue<F>> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn lead_flights<F: Flight>(flight: Arc<F>, queue: Arc<Mutex<Queue<F>>>) {
+    loop {
+        let mut requests = Vec::new();
+        let mut answers = Vec::new();
+        {
+            let mut queue = lock(&queue);
+            while let Some(next) = queue.waiting.front() {
+                if !requests.is_empty() && !flight.fits(&requests, &next.request) {
+                    break;
+                }
+                if let Some(next) = queue.waiting.pop_front() {
+                    // Nobody waits for it any more; it was not sent, so it need not be.
+                    if next.answer.is_closed() {
+                        continue;
+                    }
+                    requests.push(next.request);
+                    answers.push(next.answer);
+                }
+            }
+            if requests.is_empty() {
+                queue.in_flight = false;
+                return;
+            }
+        }
+        send(&*flight, &requests, answers).await;
+    }
+}
+
+async fn send<F: Flight>(
+    flight: &F,
+    requests: &[F::Request],
+    answers: Vec<oneshot::Sender<Result<F::Answer>>>,
+) {
+    match flight.fly(requests).await {
+        Ok(results) => {
+            for (answer, result) in answers.into_iter().zip(results) {
+                let _ = answer.send(Ok(result));
+            }
+        }
+        // One poisoned request must not fail its neighbours: each goes again alone, which by the
+        // storage contract applies nothing twice.
+        Err(error) if requests.len() > 1 && !error.is_retryable() => {
+            for (request, answer) in requests.iter().zip(answers) {
+                let result = flight.fly(std::slice::from_ref(request)).await;
+                let _ = answer.send(result.and_then(one));
+            }
+        }
+        Err(error) => {
+            // Everyone learns the same; the native error goes to the first.
+            let copies: Vec<_> = answers.iter().skip(1).map(|_| copy(&error)).collect();
+            for (answer, error) in answers.into_iter().zip(std::iter::once(error).chain(copies)) {
+                let _ = answer.send(Err(error));
+            }
+        }
+    }
+}
+
+fn one<T>(answers: Vec<T>) -> Result<T> {
+    answers
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "the storage answered nothing for an item"))
+}
+
+fn copy(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.to_string());
+    match error.applied() {
+        Applied::Unknown => copy.maybe_applied(),
+        Applied::NotApplied => copy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Semaphore;
+
+    struct Doubling {
+        gate: Semaphore,
+        flights: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Flight for Doubling {
+        type Request = u32;
+        type Answer = u32;
+
+        async fn fly(&self, requests: &[u32]) -> Result<Vec<u32>> {
+            self.gate.acquire().await.expect("open").forget();
+            self.flights.fetch_add(1, Ordering::SeqCst);
+            if requests.contains(&13) {
+                return Err(Error::invalid("number", "is unlucky"));
+            }
+            Ok(requests.iter().map(|n| n * 2).collect())
+        }
+
+        fn fits(&self, chosen: &[u32], _: &u32) -> bool {
+            chosen.len() < 100
+        }
+    }
+
+    fn doubling(permits: usize) -> Arc<Coalescer<Doubling>> {
+        Arc::new(Coalescer::new(Doubling {
+            gate: Semaphore::new(permits),
+            flights: AtomicUsize::new(0),
+        }))
+    }
+
+    #[tokio::test]
+    async fn what_arrives_during_a_flight_leaves_together() {
+        let coalescer = doubling(0);
+        let callers: Vec<_> = (0..50)
+            .map(|n| {
+                let coalescer = Arc::clone(&coalescer);
+                tokio::spawn(async move { coalescer.request(n).await })
+            })
+            .collect();
+        while lock(&coalescer.queue).waiting.len() < 49 {
+            tokio::task::yield_now().await;
+        }
+        coalescer.flight.gate.add_permits(2);
+        for (n, caller) in callers.into_iter().enumerate() {
+            let answer = caller.await.expect("joins").expect("answers");
+            assert_eq!(answer as usize, n * 2);
+        }
+        assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_poisoned_request_fails_alone() {
+        let coalescer = doubling(100);
+        let all = futures_util::future::join_all((12..15).map(|n| coalescer.request(n))).await;
+        let told: Vec<_> = all.into_iter().map(|answer| answer.ok()).collect();
+        assert_eq!(told, [Some(24), None, Some(28)]);
+    }
+}

@@ -1,0 +1,279 @@
+//! [`Jobs`]: which kinds a server serves, and with what code.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use serde::Serialize;
+
+use crate::context::{JobContext, Requirements};
+use crate::job::{Job, JobOptions, Run};
+use crate::new_job::NewJob;
+use crate::outcome::Failure;
+use crate::record::Payload;
+
+/// How one run of a handler ended.
+#[derive(Debug)]
+pub(crate) enum RunEnd {
+    /// It returned; the encoded output, `None` for `()`.
+    Done(Option<Payload>),
+    /// It failed.
+    Failed(Failure),
+    /// The stored arguments do not fit.
+    BadArguments(Failure),
+    /// It panicked.
+    Panicked(Failure),
+    /// Its output does not serialise.
+    BadOutput(Failure),
+}
+
+type BoxRun = Pin<Box<dyn Future<Output = RunEnd> + Send>>;
+type Handler = Arc<dyn Fn(Payload, JobContext) -> BoxRun + Send + Sync>;
+
+/// A kind that can be served.
+#[derive(Clone)]
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) aliases: &'static [&'static str],
+    pub(crate) options: JobOptions,
+    pub(crate) requires: fn(&mut Requirements),
+    pub(crate) run: Handler,
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kind")
+            .field("name", &self.name)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The kinds a server serves: a plain value that merges like routers.
+///
+/// Registration is explicit; [`jobs!`](crate::jobs) is the short form.
+#[derive(Clone, Debug, Default)]
+pub struct Jobs {
+    kinds: Vec<Kind>,
+}
+
+impl Jobs {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the job that a function under `#[job]` makes.
+    #[must_use]
+    pub fn job<Args, F: JobFn<Args>>(self, _: F) -> Self {
+        self.add::<F::Job>()
+    }
+
+    /// Adds a job that was implemented by hand.
+    #[must_use]
+    pub fn add<J: Run>(self) -> Self {
+        self.with::<J, _, _, _>(J::requires, |job: J, context| job.run(context))
+    }
+
+    /// Serves a [`Job`] declared elsewhere, such as in a crate that the web process shares.
+    ///
+    /// # Example: a closure as handler
+    /// ```
+    /// # use jobkit_core::{Job, Jobs};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Add { a: u32, b: u32 }
+    /// # impl Job for Add { const KIND: &'static str = "add"; type Output = u32; }
+    /// let jobs = Jobs::new().handle(|job: Add, _| async move {
+    ///     Ok::<_, std::convert::Infallible>(job.a + job.b)
+    /// });
+    /// ```
+    #[must_use]
+    pub fn handle<J, F, Fut, E>(self, handler: F) -> Self
+    where
+        J: Job,
+        F: Fn(J, JobContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<J::Output, E>> + Send + 'static,
+        E: Into<Failure> + Send + 'static,
+    {
+        self.with::<J, F, Fut, E>(|_| {}, handler)
+    }
+
+    fn with<J, F, Fut, E>(mut self, requires: fn(&mut Requirements), handler: F) -> Self
+    where
+        J: Job,
+        F: Fn(J, JobContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<J::Output, E>> + Send + 'static,
+        E: Into<Failure> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let run: Handler = Arc::new(move |args, context| {
+            let handler = Arc::clone(&handler);
+            Box::pin(run_one::<J, F, Fut, E>(handler, args, context))
+        });
+        self.kinds.push(Kind {
+            name: J::KIND,
+            aliases: J::ALIASES,
+            options: J::options(),
+            requires,
+            run,
+        });
+        self
+    }
+
+    /// Adds the kinds of another value.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.kinds.extend(other.kinds);
+        self
+    }
+
+    /// The names of the kinds, aliases included, in the order added.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.kinds
+            .iter()
+            .flat_map(|kind| std::iter::once(kind.name).chain(kind.aliases.iter().copied()))
+    }
+
+    pub(crate) fn kinds(&self) -> &[Kind] {
+        &self.kinds
+    }
+
+    /// By every name, aliases included; and the names used twice.
+    pub(crate) fn by_name(&self) -> (BTreeMap<&'static str, Arc<Kind>>, Vec<&'static str>) {
+        let mut by_name = BTreeMap::new();
+        let mut twice = Vec::new();
+        for kind in &self.kinds {
+            let kind = Arc::new(kind.clone());
+            for name in std::iter::once(kind.name).chain(kind.aliases.iter().copied()) {
+                if by_name.insert(name, Arc::clone(&kind)).is_some() {
+                    twice.push(name);
+                }
+            }
+        }
+        (by_name, twice)
+    }
+}
+
+/// Adds functions under `#[job]` by their paths: `jobs![send_mail, billing::charge]`.
+#[macro_export]
+macro_rules! jobs {
+    ($($job:path),* $(,)?) => {
+        $crate::Jobs::new()$(.job($job))*
+    };
+}
+
+async fn run_one<J, F, Fut, E>(handler: Arc<F>, args: Payload, context: JobContext) -> RunEnd
+where
+    J: Job,
+    F: Fn(J, JobContext) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<J::Output, E>> + Send,
+    E: Into<Failure>,
+{
+    let job: J = match decode(&args) {
+        Ok(job) => job,
+        Err(failure) => return RunEnd::BadArguments(failure),
+    };
+    drop(args);
+    // The call itself may panic too, before it gives its future.
+    let run = AssertUnwindSafe(async { handler(job, context).await }).catch_unwind();
+    match run.await {
+        Ok(Ok(output)) => encode(&output),
+        Ok(Err(error)) => RunEnd::Failed(error.into()),
+        Err(panic) => RunEnd::Panicked(Failure::from_panic(&*panic, panics::last_location())),
+    }
+}
+
+fn decode<J: Job>(args: &[u8]) -> Result<J, Failure> {
+    let mut json = serde_json::Deserializer::from_slice(args);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner();
+        let text = match path.as_str() {
+            // Missing fields are named in the reason.
+            "." => format!("the stored arguments do not fit: {reason}"),
+            path => format!("the stored argument `{path}` does not fit: {reason}"),
+        };
+        Failure::message("BadArguments", text)
+    })
+}
+
+fn encode<T: Serialize>(output: &T) -> RunEnd {
+    match serde_json::to_vec(output) {
+        // What `()` encodes to; most jobs return nothing, and nothing need be stored.
+        Ok(bytes) if bytes == b"null" => RunEnd::Done(None),
+        Ok(bytes) => RunEnd::Done(Some(bytes.into())),
+        Err(error) => {
+            let text = format!("the result does not serialise: {error}");
+            RunEnd::BadOutput(Failure::message("BadResult", text))
+        }
+    }
+}
+
+/// Where the last panic of this thread happened.
+pub(crate) mod panics {
+    use std::cell::RefCell;
+    use std::sync::Once;
+
+    thread_local! {
+        static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+    }
+
+    /// Remembers locations, and calls the hook that was there before.
+    pub(crate) fn install_hook() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                let location = info.location().map(ToString::to_string);
+                // Not while the thread is being torn down.
+                let _ = LAST.try_with(|last| *last.borrow_mut() = location);
+                before(info);
+            }));
+        });
+    }
+
+    /// Takes the location; a panic is caught on the thread where it happened.
+    pub(crate) fn last_location() -> Option<String> {
+        LAST.with_borrow_mut(Option::take)
+    }
+}
+
+/// A function that makes job values: what `#[job]` leaves.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a job",
+    note = "put `#[jobkit::job]` on the function"
+)]
+pub trait JobFn<Args> {
+    /// The job it makes.
+    type Job: Run;
+}
+
+macro_rules! job_fn {
+    ($($arg:ident)*) => {
+        impl<F, J: Run, $($arg),*> JobFn<($($arg,)*)> for F
+        where
+            F: Fn($($arg),*) -> NewJob<J>,
+        {
+            type Job = J;
+        }
+    };
+}
+
+job_fn!();
+job_fn!(A);
+job_fn!(A B);
+job_fn!(A B C);
+job_fn!(A B C D);
+job_fn!(A B C D E);
+job_fn!(A B C D E G);
+job_fn!(A B C D E G H);
+job_fn!(A B C D E G H I);
+job_fn!(A B C D E G H I K);
+job_fn!(A B C D E G H I K L);
+job_fn!(A B C D E G H I K L M);
+job_fn!(A B C D E G H I K L M N);

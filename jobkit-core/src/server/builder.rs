@@ -1,0 +1,421 @@
+//! Building a server: everything is checked at once, and all mistakes are told together.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bounds;
+use crate::client::{Client, Recurring};
+use crate::clock::{Clock, SystemClock};
+use crate::context::{DataMap, Requirements};
+use crate::error::{Error, Result};
+use crate::ids::{Incarnation, random_fraction};
+use crate::jobs::{Jobs, panics};
+use crate::name::Name;
+use crate::recurring::RecurringSpec;
+use crate::server::engine::Engine;
+use crate::server::options::ServerOptions;
+use crate::server::shutdown::{self, ServerHandle};
+use crate::storage::{IntoStorage, QueueQuota, ServerInfo, Storage};
+
+/// The queues a server serves, and in which order it asks them.
+#[derive(Debug)]
+pub(super) struct Queues {
+    names: Vec<Name>,
+    /// Empty: strictly in order.
+    weights: Vec<f64>,
+}
+
+impl Queues {
+    pub(super) fn names(&self) -> &[Name] {
+        &self.names
+    }
+
+    /// The queues of one claim. Weighted ones are drawn anew each time, a heavier one first more often;
+    /// every queue may give everything, so that no worker idles.
+    pub(super) fn quotas(&self, max: usize) -> Vec<QueueQuota> {
+        let quota = |queue: &Name| QueueQuota { queue: queue.clone(), max };
+        if self.weights.is_empty() || self.names.len() == 1 {
+            return self.names.iter().map(quota).collect();
+        }
+        // Exponential keys draw without replacement, by weight (Efraimidis and Spirakis,
+        // https://doi.org/10.1016/j.ipl.2005.11.003).
+        let key = |weight: &f64| -random_fraction().max(f64::MIN_POSITIVE).ln() / weight;
+        let mut drawn: Vec<_> = self.names.iter().zip(self.weights.iter().map(key)).collect();
+        drawn.sort_by(|a, b| a.1.total_cmp(&b.1));
+        drawn.into_iter().map(|(queue, _)| quota(queue)).collect()
+    }
+}
+
+/// What a server is made of; see [`Server::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct ServerBuilder {
+    storage: Arc<dyn Storage>,
+    client: Client,
+    jobs: Jobs,
+    data: DataMap,
+    data_twice: Vec<&'static str>,
+    recurring: Vec<Recurring>,
+    name: Option<String>,
+    queues: Option<Vec<(String, f64)>>,
+    weighted: bool,
+    only_queues: bool,
+    options: ServerOptions,
+}
+
+impl ServerBuilder {
+    /// The kinds it serves; several calls add up.
+    pub fn jobs(mut self, jobs: Jobs) -> Self {
+        self.jobs = self.jobs.merge(jobs);
+        self
+    }
+
+    /// A value that handlers ask for as `Data<T>`.
+    pub fn data<T: Send + Sync + 'static>(self, value: T) -> Self {
+        self.data_arc(Arc::new(value))
+    }
+
+    /// A shared value, or a trait object: `data_arc::<dyn Gateway>(gateway)`.
+    pub fn data_arc<T: ?Sized + Send + Sync + 'static>(mut self, value: Arc<T>) -> Self {
+        if !self.data.insert(value) {
+            self.data_twice.push(std::any::type_name::<T>());
+        }
+        self
+    }
+
+    /// Declares a recurring job; saved when the server starts. An unchanged definition keeps its next
+    /// occurrence and an operator's pause.
+    pub fn recurring(mut self, recurring: Recurring) -> Self {
+        self.recurring.push(recurring);
+        self
+    }
+
+    /// The server's name: `[A-Za-z0-9._@-]`, unique among those that live; made of host and process id
+    /// by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How many jobs run at once; 20 by default.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.options = self.options.workers(workers);
+        self
+    }
+
+    /// The queues it serves, strictly in this order. By default it serves every queue its jobs name,
+    /// and `default`, without preference.
+    pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Self {
+        self.queues = Some(queues.into_iter().map(|queue| (queue.into(), 1.0)).collect());
+        self.weighted = false;
+        self
+    }
+
+    /// The queues it serves, each first in line as often as its weight says; weights are over zero.
+    pub fn weighted_queues<Q: Into<String>>(
+        mut self,
+        queues: impl IntoIterator<Item = (Q, u32)>,
+    ) -> Self {
+        let queues = queues.into_iter().map(|(queue, weight)| (queue.into(), f64::from(weight)));
+        self.queues = Some(queues.collect());
+        self.weighted = true;
+        self
+    }
+
+    /// Accepts that some registered kinds name queues this server does not serve.
+    pub fn only_queues(mut self) -> Self {
+        self.only_queues = true;
+        self
+    }
+
+    /// The other options.
+    pub fn options(mut self, options: ServerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All mistakes together: missing `Data`, two kinds of one name, a queue that nobody here serves, a
+    /// bad schedule, options out of range.
+    pub fn build(self) -> Result<Server, BuildError> {
+        let mut mistakes: Vec<Error> = self.options.mistakes();
+        let (kinds, twice) = self.jobs.by_name();
+        for name in twice {
+            mistakes.push(Error::invalid("jobs", format_args!("two jobs are named `{name}`")));
+        }
+        if kinds.is_empty() {
+            mistakes.push(Error::invalid("jobs", "is empty: register jobs with `.jobs(jobs![…])`"));
+        }
+        if kinds.len() > bounds::SERVER_KINDS {
+            let text = format!(
+                "has {} kinds, where at most {} are allowed",
+                kinds.len(),
+                bounds::SERVER_KINDS
+            );
+            mistakes.push(Error::invalid("jobs", text));
+        }
+        let kind_names = collect(kinds.keys().map(|name| Name::new("kind", *name)), &mut mistakes);
+        self.check_data(&mut mistakes);
+        self.check_kinds(&mut mistakes);
+        let queues = self.build_queues(&mut mistakes);
+        let host = hostname();
+        let name = match &self.name {
+            Some(name) => Name::new("server name", name.as_str()),
+            None => Ok(default_name(&host)),
+        };
+        let name =
+            name.map_err(|error| mistakes.push(error)).unwrap_or_else(|()| default_name(&host));
+        let recurring =
+            collect(self.recurring.into_iter().map(Recurring::into_spec), &mut mistakes);
+        let mut seen = BTreeSet::new();
+        for spec in &recurring {
+            if !seen.insert(spec.id.clone()) {
+                mistakes.push(Error::invalid(
+                    "recurring",
+                    format_args!("{:?} is declared twice", spec.id),
+                ));
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(BuildError { mistakes });
+        }
+        let info = ServerInfo {
+            name,
+            incarnation: Incarnation::new(),
+            pid: std::process::id(),
+            host,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            workers: u32::try_from(self.options.workers).unwrap_or(u32::MAX),
+            queues: queues.names.clone(),
+            kinds: kind_names,
+            started_at: SystemClock.now(),
+        };
+        let engine =
+            Engine::new(self.storage, self.client, info, self.options, queues, kinds, self.data);
+        Ok(Server { engine: Arc::new(engine), recurring })
+    }
+
+    fn check_data(&self, mistakes: &mut Vec<Error>) {
+        for name in &self.data_twice {
+            mistakes
+                .push(Error::invalid("data", format_args!("two values of type {name} are given")));
+        }
+        for kind in self.jobs.kinds() {
+            let mut requirements = Requirements::default();
+            (kind.requires)(&mut requirements);
+            for missing in requirements.missing_in(&self.data) {
+                let text =
+                    format!("job `{}` needs Data<{missing}>: give it with `.data(…)`", kind.name);
+                mistakes.push(Error::invalid("data", text));
+            }
+        }
+    }
+
+    fn check_kinds(&self, mistakes: &mut Vec<Error>) {
+        for kind in self.jobs.kinds() {
+            let options = &kind.options;
+            let mut checks = vec![];
+            checks.extend(options.retry.as_ref().map(|policy| policy.validate()));
+            checks.extend(
+                options
+                    .max_attempts
+                    .map(|n| crate::retry::RetryPolicy::none().max_attempts(n).validate()),
+            );
+            checks.extend(options.queue.map(|queue| Name::new("queue", queue).map(drop)));
+            if options.priority.is_some_and(|priority| priority > bounds::MAX_PRIORITY) {
+                checks.push(Err(Error::invalid("priority", "must be 0 to 9")));
+            }
+            if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
+                checks.push(Err(Error::invalid("timeout", "must be longer than zero")));
+            }
+            mistakes.extend(
+                checks
+                    .into_iter()
+                    .filter_map(Result::err)
+                    .map(|error| error.with("job", kind.name)),
+            );
+        }
+    }
+
+    fn build_queues(&self, mistakes: &mut Vec<Error>) -> Queues {
+        let wanted: BTreeSet<&str> =
+            self.jobs.kinds().iter().map(|kind| kind.options.queue.unwrap_or("default")).collect();
+        let Some(listed) = &self.queues else {
+            let names: BTreeSet<&str> = wanted.into_iter().chain(["default"]).collect();
+            let names = names
+                .into_iter()
+                .filter_map(|name| Name::new("queue", name).ok())
+                .collect::<Vec<_>>();
+            let weights = vec![1.0; names.len()];
+            return Queues { names, weights };
+        };
+        if listed.is_empty() || listed.len() > bounds::SERVER_QUEUES {
+            let text =
+                format!("lists {}, where 1 to {} are allowed", listed.len(), bounds::SERVER_QUEUES);
+            mistakes.push(Error::invalid("queues", text));
+        }
+        if listed.iter().any(|(_, weight)| *weight <= 0.0) {
+            mistakes.push(Error::invalid("queues", "have a weight of zero"));
+        }
+        let mut seen = BTreeSet::new();
+        for (queue, _) in listed {
+            if !seen.insert(queue.as_str()) {
+                mistakes.push(Error::invalid("queues", format_args!("name `{queue}` twice")));
+            }
+        }
+        if !self.only_queues {
+            for kind in self.jobs.kinds() {
+                let queue = kind.options.queue.unwrap_or("default");
+                if !seen.contains(queue) {
+                    let text = format!(
+                        "do not contain `{queue}`, where job `{}` waits; add it, or say `.only_queues()` if another server serves it",
+                        kind.name
+                    );
+                    mistakes.push(Error::invalid("queues", text));
+                }
+            }
+        }
+        let names =
+            collect(listed.iter().map(|(queue, _)| Name::new("queue", queue.as_str())), mistakes);
+        let weights = match self.weighted {
+            true => listed.iter().map(|(_, weight)| *weight).collect(),
+            false => Vec::new(),
+        };
+        Queues { names, weights }
+    }
+}
+
+fn collect<T>(items: impl IntoIterator<Item = Result<T>>, mistakes: &mut Vec<Error>) -> Vec<T> {
+    items.into_iter().filter_map(|item| item.map_err(|error| mistakes.push(error)).ok()).collect()
+}
+
+fn default_name(host: &str) -> Name {
+    let host: String = host
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' })
+        .take(32)
+        .collect();
+    let random = crate::ids::random() & 0xffff;
+    Name::from_stored(format!("{host}-{}-{random:04x}", std::process::id()))
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|name| name.trim().to_owned())
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .or_else(|| std::env::var("COMPUTERNAME").ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "server".to_owned())
+}
+
+/// Why a server could not be built: every mistake.
+#[derive(Debug)]
+pub struct BuildError {
+    mistakes: Vec<Error>,
+}
+
+impl BuildError {
+    /// The mistakes; at least one.
+    pub fn mistakes(&self) -> &[Error] {
+        &self.mistakes
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server cannot be built")?;
+        for mistake in &self.mistakes {
+            write!(f, "\n- {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl From<BuildError> for Error {
+    fn from(error: BuildError) -> Self {
+        Self::new(crate::error::ErrorKind::Configuration, error.to_string())
+    }
+}
+
+/// A server that was checked and not started yet.
+#[derive(Debug)]
+#[must_use = "a server does nothing until it is started"]
+pub struct Server {
+    engine: Arc<Engine>,
+    recurring: Vec<RecurringSpec>,
+}
+
+impl Server {
+    /// Begins to build a server on a storage.
+    pub fn builder<I: IntoStorage>(storage: I) -> ServerBuilder {
+        let typed = storage.into_storage();
+        let storage = I::erase(&typed);
+        ServerBuilder {
+            client: Client::new(Arc::clone(&storage)),
+            storage,
+            jobs: Jobs::new(),
+            data: DataMap::default(),
+            data_twice: Vec::new(),
+            recurring: Vec::new(),
+            name: None,
+            queues: None,
+            weighted: false,
+            only_queues: false,
+            options: ServerOptions::default(),
+        }
+    }
+
+    /// Starts it: announces it, saves its recurring jobs, and begins to claim.
+    ///
+    /// # Errors
+    /// The storage could not be reached, or refused.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves at most an announced server, which is forgotten as silent.
+    pub async fn start(self) -> Result<ServerHandle> {
+        panics::install_hook();
+        let engine = self.engine;
+        engine.announce().await?;
+        if !self.recurring.is_empty() {
+            engine.client.save_specs(self.recurring).await?;
+        }
+        tracing::info!(
+            server = %engine.info.name,
+            workers = engine.options.workers,
+            queues = ?engine.queues.names(),
+            storage = engine.storage.backend(),
+            "started"
+        );
+        let task = tokio::spawn(shutdown::run(Arc::clone(&engine)));
+        Ok(ServerHandle { engine, task: Some(task) })
+    }
+
+    /// Starts it, and stops it gracefully at SIGTERM or SIGINT; a second signal ends it at once.
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub async fn run_until_signal(self) -> Result<()> {
+        let mut handle = self.start().await?;
+        tokio::select! {
+            () = shutdown::signal() => {}
+            ended = handle.join() => return ended,
+        }
+        handle.stop();
+        tokio::select! {
+            () = shutdown::signal() => {
+                handle.abort();
+                // Its tasks end by themselves; there is nothing to wait for.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok(())
+            }
+            ended = handle.join() => ended,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the background processes of a server share.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Client;
+use crate::clock::Timestamp;
+use crate::context::DataMap;
+use crate::error::Result;
+use crate::ids::Incarnation;
+use crate::jobs::Kind;
+use crate::name::Name;
+use crate::server::builder::Queues;
+use crate::server::health::HealthBoard;
+use crate::server::held::Held;
+use crate::server::options::ServerOptions;
+use crate::storage::{PauseTarget, ServerInfo, Storage};
+
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) client: Client,
+    pub(super) info: ServerInfo,
+    pub(super) options: ServerOptions,
+    pub(super) queues: Queues,
+    pub(super) kinds: BTreeMap<&'static str, Arc<Kind>>,
+    pub(super) kind_names: Arc<[Name]>,
+    pub(super) data: Arc<DataMap>,
+    pub(super) health: HealthBoard,
+    pub(super) held: Held,
+    pub(super) clock: ClockGuard,
+    paused: RwLock<HashSet<PauseTarget>>,
+    /// Nothing more is claimed.
+    pub(super) quiet: CancellationToken,
+    /// A graceful stop was asked for.
+    pub(super) stopping: CancellationToken,
+    /// Everything ends now.
+    pub(super) ended: CancellationToken,
+    pub(super) signals: Signals,
+}
+
+/// What the processes tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// The dispatcher should look again: a pause, a replaced worker.
+    pub(super) dispatcher: Notify,
+    /// Leases should be renewed now.
+    pub(super) leases: Notify,
+    /// A running job has something to tell.
+    pub(super) reporter: Arc<Notify>,
+    /// Something was written that may leave marks.
+    pub(super) activity: Notify,
+    /// Something may be due earlier than was known.
+    pub(super) scheduler: Notify,
+    /// Schedules may have changed.
+    pub(super) recurring: Notify,
+}
+
+impl Engine {
+    #[allow(clippy::too_many_arguments, reason = "called once, by the builder")]
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        client: Client,
+        info: ServerInfo,
+        options: ServerOptions,
+        queues: Queues,
+        kinds: BTreeMap<&'static str, Arc<Kind>>,
+        data: DataMap,
+    ) -> Self {
+        Self {
+            kind_names: info.kinds.clone().into(),
+            storage,
+            client,
+            info,
+            options,
+            queues,
+            kinds,
+            data: Arc::new(data),
+            health: HealthBoard::default(),
+            held: Held::default(),
+            clock: ClockGuard::default(),
+            paused: RwLock::default(),
+            quiet: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            signals: Signals::default(),
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.info.incarnation
+    }
+
+    /// Makes the server known, also after it was forgotten.
+    pub(super) async fn announce(&self) -> Result<()> {
+        self.storage.announce(&self.info, None).await
+    }
+
+    /// Whether a job of this queue and kind must not be started now.
+    pub(super) fn is_paused(&self, queue: &Name, kind: &Name) -> bool {
+        let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
+        !paused.is_empty()
+            && (paused.contains(&PauseTarget::Queue(queue.clone()))
+                || paused.contains(&PauseTarget::Kind(kind.clone())))
+    }
+
+    pub(super) fn set_paused(&self, now: Vec<PauseTarget>) {
+        let now: HashSet<_> = now.into_iter().collect();
+        let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
+        if *paused != now {
+            *paused = now;
+            self.signals.dispatcher.notify_one();
+        }
+    }
+
+    /// Waits so long, or until the server ends; `false` then.
+    pub(super) async fn sleep(&self, length: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(length) => true,
+            () = self.ended.cancelled() => false,
+        }
+    }
+}
+
+/// Suspends what the storage's clock decides while that clock jumps.
+///
+/// A clock that moves more than a minute against the monotonic one suspends purge, promotion and firing
+/// until two reads agree again.
+#[derive(Debug, Default)]
+pub(super) struct ClockGuard(Mutex<Guarded>);
+
+#[derive(Debug, Default)]
+struct Guarded {
+    last: Option<(Instant, Timestamp)>,
+    jumped: bool,
+}
+
+impl ClockGuard {
+    const TOLERANCE: Duration = Duration::from_secs(60);
+
+    /// Takes a reading of the storage's clock; whether it can be trusted.
+    pub(super) fn read(&self, storage_now: Timestamp) -> bool {
+        let mut guarded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((at, reading)) = guarded.last {
+            let expected = reading.plus(now.duration_since(at));
+            let off = expected.since(storage_now).max(storage_now.since(expected));
+            // Two readings that agree with each other end the suspension.
+            guarded.jumped = off > Self::TOLERANCE;
+        }
+        guarded.last = Some((now, storage_now));
+        !guarded.jumped
+    }
+
+    /// Whether the last reading could be trusted.
+    pub(super) fn is_trusted(&self) -> bool {
+        !self.0.lock().unwrap_or_else(PoisonError::into_inner).jumped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_is_not_trusted_until_two_reads_agree() {
+        let guard = ClockGuard::default();
+        let start = Timestamp::from_micros(1_000_000_000_000);
+        assert!(guard.read(start));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(guard.read(start.plus(Duration::from_secs(12))));
+        assert!(!guard.read(start.plus(Duration::from_secs(3600))));
+        assert!(!guard.is_trusted());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(guard.read(start.plus(Duration::from_secs(3605))));
+    }
+}

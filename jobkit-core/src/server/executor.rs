@@ -1,0 +1,134 @@
+//! Runs one job: its deadline, its cancellation, its panics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::context::JobContext;
+use crate::jobs::{Kind, RunEnd};
+use crate::server::engine::Engine;
+use crate::server::held::{Phase, Running, StopCause, Stopper};
+use crate::storage::ClaimedJob;
+
+/// How an attempt ended, before it is decided what to do.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) job: ClaimedJob,
+    pub(super) how: How,
+    pub(super) cause: Option<StopCause>,
+    pub(super) duration: Duration,
+    pub(super) context: Option<JobContext>,
+    /// The worker it ran on had been replaced.
+    pub(super) was_stuck: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum How {
+    /// The handler ended.
+    Ran(RunEnd),
+    /// It ignored its cancellation and was dropped at its await point.
+    Dropped,
+    /// It was never started.
+    NotStarted,
+}
+
+/// Starts a job in a task of its own; its end goes to `ends`.
+pub(super) fn start(
+    engine: &Arc<Engine>,
+    kind: &Arc<Kind>,
+    job: ClaimedJob,
+    ends: mpsc::UnboundedSender<End>,
+) {
+    let stopper = Stopper::default();
+    let overrides = job.extras.as_deref().map(|extras| &extras.overrides);
+    let timeout = overrides
+        .and_then(|overrides| overrides.timeout)
+        .or(kind.options.timeout)
+        .or(engine.options.timeout);
+    let begun = Instant::now();
+    let deadline = timeout.map(|timeout| begun + timeout);
+    let context = JobContext::new(
+        &job,
+        stopper.token.clone(),
+        deadline,
+        engine.client.clone(),
+        Arc::clone(&engine.data),
+        Arc::clone(&engine.signals.reporter),
+    );
+    if let Some(held) = engine.held.lock().jobs.get_mut(&job.lease.job) {
+        held.phase = Phase::Running(Running {
+            stopper: stopper.clone(),
+            context: context.clone(),
+            stuck: false,
+            stop_asked_at: None,
+        });
+    }
+    let span = tracing::info_span!(
+        "job",
+        id = %job.lease.job,
+        kind = %job.kind,
+        queue = %job.queue,
+        attempt = job.failures + 1,
+        fence = job.lease.fence,
+    );
+    let run = (kind.run)(job.args.clone(), context.clone());
+    let grace = engine.options.cancel_grace;
+    let engine = Arc::clone(engine);
+    let task = async move {
+        let run = context.clone().scope(run);
+        let how = run_to_end(run, &stopper, deadline, grace).await;
+        let was_stuck = end_of(&engine, &job);
+        let end = End {
+            how,
+            cause: stopper.cause(),
+            duration: begun.elapsed(),
+            context: Some(context),
+            was_stuck,
+            job,
+        };
+        // The dispatcher is gone only when the whole server is.
+        let _ = ends.send(end);
+    };
+    tokio::spawn(task.instrument(span));
+}
+
+/// The held job is now on its way to be settled; whether its worker had been replaced.
+fn end_of(engine: &Engine, job: &ClaimedJob) -> bool {
+    let mut held = engine.held.lock();
+    match held.jobs.get_mut(&job.lease.job) {
+        Some(held) => match std::mem::replace(&mut held.phase, Phase::Settling) {
+            Phase::Running(running) => running.stuck,
+            _ => false,
+        },
+        None => false,
+    }
+}
+
+async fn run_to_end(
+    run: impl Future<Output = RunEnd>,
+    stopper: &Stopper,
+    deadline: Option<Instant>,
+    grace: Duration,
+) -> How {
+    tokio::pin!(run);
+    let time_up = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        end = &mut run => return How::Ran(end),
+        () = stopper.token.cancelled() => {}
+        () = time_up => stopper.stop(StopCause::TimedOut),
+    }
+    tokio::select! {
+        biased;
+        end = &mut run => How::Ran(end),
+        () = tokio::time::sleep(grace) => How::Dropped,
+    }
+}

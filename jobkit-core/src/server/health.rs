@@ -1,0 +1,61 @@
+//! What goes wrong with a server, told once per change.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+
+/// How a server is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What does not work now; empty when all is well.
+    pub problems: Vec<Problem>,
+}
+
+impl Health {
+    /// Whether nothing is wrong.
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Something that does not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The part of the server: `dispatcher`, `leases`, `scheduler`, `recurring`, `janitor`,
+    /// `reporter`, `handlers`, `clock`.
+    pub part: &'static str,
+    /// What is wrong, and why.
+    pub message: String,
+}
+
+/// Where the parts of a server report.
+#[derive(Debug, Default)]
+pub(crate) struct HealthBoard(Mutex<BTreeMap<&'static str, String>>);
+
+impl HealthBoard {
+    /// Reports a problem; logged when the part was well before.
+    pub(crate) fn failed(&self, part: &'static str, problem: &dyn Display) {
+        let message = problem.to_string();
+        if self.lock().insert(part, message.clone()).is_none() {
+            tracing::warn!(part, problem = %message, "a part of the server does not work, trying again");
+        }
+    }
+
+    /// Reports that a part works; logged when it did not before.
+    pub(crate) fn works(&self, part: &'static str) {
+        if self.lock().remove(part).is_some() {
+            tracing::info!(part, "a part of the server works again");
+        }
+    }
+
+    pub(crate) fn read(&self) -> Health {
+        let board = self.lock();
+        let problem =
+            |(part, message): (&&'static str, &String)| Problem { part, message: message.clone() };
+        Health { problems: board.iter().map(problem).collect() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,131 @@
+//! The leases a server holds, shared between the dispatcher and the renewal.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::JobContext;
+use crate::ids::JobId;
+use crate::record::Lease;
+
+/// Why a running job is asked to stop; the first cause stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopCause {
+    /// A client or person deleted it, or its batch was cancelled.
+    Requested,
+    /// The lease was taken away, or may have been.
+    LeaseLost,
+    /// Its time is up.
+    TimedOut,
+    /// The server shuts down.
+    Shutdown,
+}
+
+/// The way to stop one running job.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopper {
+    pub(super) token: CancellationToken,
+    cause: std::sync::Arc<OnceLock<StopCause>>,
+}
+
+impl Stopper {
+    pub(super) fn stop(&self, cause: StopCause) {
+        let _ = self.cause.set(cause);
+        self.token.cancel();
+    }
+
+    pub(super) fn cause(&self) -> Option<StopCause> {
+        self.cause.get().copied()
+    }
+}
+
+/// What a held job does.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Claimed, waits for a worker.
+    Prefetched,
+    /// Runs.
+    Running(Running),
+    /// Ended; its outcome is on its way.
+    Settling,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) stopper: Stopper,
+    pub(super) context: JobContext,
+    /// Ignored its cancellation for so long that its worker was replaced.
+    pub(super) stuck: bool,
+    pub(super) stop_asked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct HeldJob {
+    pub(super) lease: Lease,
+    pub(super) claim: u64,
+    pub(super) phase: Phase,
+    /// Whether it holds limit slots, so that it must not go on once the lease may be gone.
+    pub(super) limited: bool,
+    /// Until when the lease surely holds, on the monotonic clock.
+    pub(super) sure_until: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    inner: Mutex<HeldJobs>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct HeldJobs {
+    pub(super) jobs: HashMap<JobId, HeldJob>,
+    /// The last claim whose answer was seen; what it took is in `jobs`.
+    pub(super) seen_claim: u64,
+}
+
+impl Held {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HeldJobs> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops every running job.
+    pub(super) fn stop_all(&self, cause: StopCause) {
+        for job in self.lock().jobs.values_mut() {
+            job.stop(cause);
+        }
+    }
+}
+
+impl HeldJob {
+    pub(super) fn stop(&mut self, cause: StopCause) {
+        if let Phase::Running(running) = &mut self.phase {
+            running.stopper.stop(cause);
+            running.stop_asked_at.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+impl HeldJobs {
+    /// Marks handlers that have ignored their cancellation for too long; answers how many are newly
+    /// so, and how many there are in all.
+    pub(super) fn find_stuck(&mut self, after: Duration) -> (usize, usize) {
+        let (mut newly, mut all) = (0, 0);
+        for job in self.jobs.values_mut() {
+            if let Phase::Running(running) = &mut job.phase {
+                // The executor notes time-outs in the token alone.
+                if running.stopper.token.is_cancelled() {
+                    running.stop_asked_at.get_or_insert_with(Instant::now);
+                }
+                let late = running.stop_asked_at.is_some_and(|at| at.elapsed() > after);
+                if late && !running.stuck {
+                    running.stuck = true;
+                    newly += 1;
+                }
+                all += usize::from(running.stuck);
+            }
+        }
+        (newly, all)
+    }
+}

@@ -1,0 +1,148 @@
+//! Rescues, sweeps, purges, and forgets silent servers. Idempotent, on every server, jittered, in
+//! bounded steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::Result;
+use crate::ids::jittered;
+use crate::server::engine::Engine;
+use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest, WakeUpFilter};
+
+/// How soon marks are swept after something was written.
+const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
+/// Steps of purge in one go; the rest waits for the next, so that it never crowds out other work.
+const PURGE_STEPS: usize = 20;
+/// How soon a failed task is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(engine: Arc<Engine>) {
+    tokio::join!(rescue(&engine), sweep(&engine), purge(&engine));
+}
+
+fn report(engine: &Engine, result: &Result<()>) {
+    match result {
+        Ok(()) => engine.health.works("janitor"),
+        Err(error) => engine.health.failed("janitor", error),
+    }
+}
+
+/// Looks for expired leases, and takes them away on the second look, one renewal interval later: so an
+/// outage of the database that is longer than a lease reruns nothing.
+async fn rescue(engine: &Engine) {
+    let interval = engine.options.rescue_interval();
+    let between_looks = engine.options.renew_interval();
+    let mut seen: Vec<ExpiredLease> = Vec::new();
+    let mut seen_at = Instant::now();
+    let mut pause = jittered(interval);
+    while engine.sleep(pause).await {
+        let second_look = seen_at.elapsed() >= between_looks;
+        let request = RescueRequest {
+            seen: if second_look { std::mem::take(&mut seen) } else { Vec::new() },
+            crash_limit: engine.options.crash_limit,
+            max: crate::bounds::STEP_ITEMS,
+            now: None,
+        };
+        match engine.storage.rescue_expired(&request).await {
+            Ok(rescue) => {
+                report(engine, &Ok(()));
+                for (job, state) in &rescue.rescued {
+                    tracing::warn!(job = %job, state = %state, "the lease had expired, the job was taken back");
+                }
+                if !rescue.rescued.is_empty() {
+                    engine.signals.dispatcher.notify_one();
+                    engine.signals.activity.notify_one();
+                }
+                if second_look || seen.is_empty() {
+                    seen = rescue.expired;
+                    seen_at = Instant::now();
+                }
+                // With leases to take, the second look follows as soon as it may.
+                pause = match seen.is_empty() {
+                    true => jittered(interval),
+                    false => {
+                        between_looks.saturating_sub(seen_at.elapsed()) + Duration::from_millis(10)
+                    }
+                };
+            }
+            Err(error) => {
+                report(engine, &Err(error));
+                // What was seen before an outage proves nothing about renewals during it.
+                seen = Vec::new();
+                pause = RETRY.min(interval);
+            }
+        }
+    }
+}
+
+/// Completes marks soon after anything was written, else now and then.
+async fn sweep(engine: &Engine) {
+    let filter = WakeUpFilter {
+        queues: engine.queues.names().to_vec(),
+        others: OtherPushes { finished: false, due: false, cancels_of: Some(engine.incarnation()) },
+    };
+    let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
+    loop {
+        let step = engine.storage.sweep(StepRequest::default()).await;
+        let pause = match &step {
+            Ok(Step { more: true, .. }) => Duration::ZERO,
+            Ok(Step { next_in: Some(next), .. }) => (*next).min(engine.options.janitor_interval),
+            Ok(_) => jittered(engine.options.janitor_interval),
+            Err(_) => RETRY,
+        };
+        if step.as_ref().is_ok_and(|step| step.done > 0) {
+            engine.signals.dispatcher.notify_one();
+        }
+        report(engine, &step.map(drop));
+        let push = async {
+            match &mut pushes {
+                Some(pushes) => pushes.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = engine.ended.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            () = engine.signals.activity.notified() => {
+                if !engine.sleep(SWEEP_AFTER_ACTIVITY).await {
+                    return;
+                }
+            }
+            push = push => {
+                if push.is_none() {
+                    pushes = None;
+                }
+                if !engine.sleep(SWEEP_AFTER_ACTIVITY).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Retention, and servers that have been silent.
+async fn purge(engine: &Engine) {
+    while engine.sleep(jittered(engine.options.janitor_interval)).await {
+        if !engine.clock.is_trusted() {
+            continue;
+        }
+        let done = purge_once(engine).await;
+        report(engine, &done);
+    }
+}
+
+async fn purge_once(engine: &Engine) -> Result<()> {
+    for _ in 0..PURGE_STEPS {
+        if !engine.storage.purge_expired(StepRequest::default()).await?.more {
+            break;
+        }
+        // Others write between two steps.
+        tokio::task::yield_now().await;
+    }
+    for server in engine.storage.remove_dead(engine.options.dead_after, None).await? {
+        tracing::warn!(server = %server, "the server was silent for too long and is forgotten; its jobs are taken back when their leases expire");
+    }
+    Ok(())
+}

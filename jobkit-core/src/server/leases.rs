@@ -1,0 +1,221 @@
+//! Renews what is held, in bulk, and proves the server's life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::bounds::STEP_ITEMS;
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::engine::Engine;
+use crate::server::held::{Phase, StopCause};
+use crate::storage::{
+    Heartbeat, OtherPushes, RenewAnswer, RenewRequest, Renewal, Renewed, ServerCommand,
+    WakeUpFilter,
+};
+
+/// How soon a failed renewal is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(engine: Arc<Engine>) {
+    let interval = engine.options.renew_interval();
+    let filter = WakeUpFilter {
+        queues: Vec::new(),
+        others: OtherPushes { cancels_of: Some(engine.incarnation()), ..OtherPushes::default() },
+    };
+    let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
+    let mut renew_at = Instant::now() + interval;
+    let mut beat_at = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now >= renew_at {
+            let renewed = renew(&engine).await;
+            renew_at = now + next_try(&engine, renewed, interval);
+            stop_unsure(&engine);
+        }
+        if now >= beat_at {
+            let beat = heartbeat(&engine).await;
+            beat_at = now + next_try(&engine, beat, interval.min(HEARTBEAT));
+        }
+        let push = async {
+            match &mut pushes {
+                Some(pushes) => pushes.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = engine.ended.cancelled() => return,
+            () = tokio::time::sleep_until(renew_at.min(beat_at)) => {}
+            () = engine.signals.leases.notified() => {
+                beat_at = Instant::now();
+                renew_at = beat_at;
+            }
+            push = push => match push {
+                // The renewal says whether it is true, and for which of ours.
+                Some(_) => renew_at = Instant::now(),
+                None => pushes = None,
+            },
+        }
+    }
+}
+
+fn next_try(engine: &Engine, result: Result<()>, interval: Duration) -> Duration {
+    match result {
+        Ok(()) => {
+            engine.health.works("leases");
+            interval
+        }
+        Err(error) => {
+            engine.health.failed("leases", &error);
+            RETRY.min(interval)
+        }
+    }
+}
+
+/// Renews everything held, in chunks of whole claims, so that each range is listed completely.
+async fn renew(engine: &Engine) -> Result<()> {
+    let (mut held, seen) = {
+        let held = engine.held.lock();
+        let renewals: Vec<(u64, Renewal)> = held
+            .jobs
+            .values()
+            .map(|job| {
+                let started = !matches!(job.phase, Phase::Prefetched);
+                (job.claim, Renewal { lease: job.lease, started })
+            })
+            .collect();
+        (renewals, held.seen_claim)
+    };
+    if held.is_empty() && seen == 0 {
+        return Ok(());
+    }
+    held.sort_unstable_by_key(|(claim, _)| *claim);
+    let mut from = 1;
+    let mut rest = held.as_slice();
+    loop {
+        let (chunk, through) = whole_claims(rest, seen);
+        let sent_at = Instant::now();
+        let request = RenewRequest {
+            incarnation: engine.incarnation(),
+            sequences: from..=through,
+            held: chunk.iter().map(|(_, renewal)| *renewal).collect(),
+            lease: engine.options.lease,
+            now: None,
+        };
+        let renewed = engine.storage.renew(&request).await?;
+        if renewed.answers.len() != request.held.len() {
+            let text = "the storage answered another number of renewals";
+            return Err(Error::new(ErrorKind::Internal, text));
+        }
+        apply(engine, &request, &renewed, sent_at);
+        rest = &rest[chunk.len()..];
+        from = through + 1;
+        if through >= seen {
+            return Ok(());
+        }
+    }
+}
+
+/// The longest prefix that holds whole claims and fits a step, and the last claim it covers.
+fn whole_claims(held: &[(u64, Renewal)], seen: u64) -> (&[(u64, Renewal)], u64) {
+    if held.len() <= STEP_ITEMS {
+        return (held, seen);
+    }
+    let cut = held[STEP_ITEMS].0;
+    match held.partition_point(|(claim, _)| *claim < cut) {
+        // One claim is never larger than a step, so this is the first one, whole.
+        0 => (&held[..held.partition_point(|(claim, _)| *claim <= cut)], cut),
+        whole => (&held[..whole], cut - 1),
+    }
+}
+
+fn apply(engine: &Engine, request: &RenewRequest, renewed: &Renewed, sent_at: Instant) {
+    let mut held = engine.held.lock();
+    for (renewal, answer) in request.held.iter().zip(&renewed.answers) {
+        let Some(job) = held.jobs.get_mut(&renewal.lease.job) else { continue };
+        if job.lease != renewal.lease {
+            continue;
+        }
+        match answer {
+            RenewAnswer::Renewed { cancel, .. } => {
+                job.sure_until = sent_at + request.lease;
+                if cancel.is_some() {
+                    job.stop(StopCause::Requested);
+                }
+            }
+            RenewAnswer::Lost => {
+                // Where it is being settled, its own answer tells.
+                if matches!(job.phase, Phase::Running(_)) {
+                    tracing::warn!(job = %renewal.lease.job, "the lease was lost, the handler is cancelled");
+                }
+                job.stop(StopCause::LeaseLost);
+            }
+            RenewAnswer::Busy => {}
+        }
+    }
+}
+
+/// Past its local deadline a lease may be gone: holders of limits must not go on.
+fn stop_unsure(engine: &Engine) {
+    let now = Instant::now();
+    for job in engine.held.lock().jobs.values_mut() {
+        if job.limited && job.sure_until <= now {
+            job.stop(StopCause::LeaseLost);
+        }
+    }
+}
+
+async fn heartbeat(engine: &Engine) -> Result<()> {
+    let busy = {
+        let held = engine.held.lock();
+        held.jobs.values().filter(|job| matches!(job.phase, Phase::Running(_))).count()
+    };
+    let beat = Heartbeat {
+        incarnation: engine.incarnation(),
+        busy: u32::try_from(busy).unwrap_or(u32::MAX),
+    };
+    let answer = engine.storage.heartbeat(&beat, None).await?;
+    if !answer.known {
+        engine.announce().await?;
+        engine.signals.dispatcher.notify_one();
+        return Ok(());
+    }
+    if engine.clock.read(answer.now) {
+        engine.health.works("clock");
+    } else {
+        engine
+            .health
+            .failed("clock", &"the storage's clock jumps, so nothing is promoted, fired or purged");
+    }
+    engine.set_paused(answer.paused);
+    match answer.command {
+        Some(ServerCommand::Quiet) => engine.quiet.cancel(),
+        Some(ServerCommand::Stop) => engine.stopping.cancel(),
+        None => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Incarnation, JobId};
+    use crate::record::{Lease, Locator};
+
+    #[test]
+    fn chunks_hold_whole_claims() {
+        let incarnation = Incarnation::from_i64(1);
+        let renewal = |claim| {
+            let lease = Lease { job: JobId::new(), locator: Locator(0), fence: 1, incarnation };
+            (claim, Renewal { lease, started: true })
+        };
+        let held: Vec<_> = (0..500).map(|i| renewal(i / 200 + 1)).collect();
+        let (chunk, through) = whole_claims(&held, 9);
+        assert_eq!((chunk.len(), through), (200, 1));
+        let (chunk, through) = whole_claims(&held[200..], 9);
+        assert_eq!((chunk.len(), through), (300, 9));
+        assert_eq!(whole_claims(&[], 9).1, 9);
+    }
+}

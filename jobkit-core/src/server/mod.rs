@@ -1,0 +1,27 @@
+//! [`Server`]: claims jobs and runs them.
+//!
+//! A server is a handful of background processes round one [`Engine`](engine::Engine): the dispatcher
+//! claims, starts and settles; leases are renewed; the scheduler promotes what is due; the recurring
+//! scheduler fires; the janitor rescues, sweeps and purges; the reporter sends what handlers tell. Every
+//! one of them may run on every server at once.
+
+mod builder;
+mod dispatcher;
+mod engine;
+mod executor;
+mod health;
+mod held;
+mod janitor;
+mod leases;
+mod options;
+mod recurring_scheduler;
+mod reporter;
+mod scheduler;
+mod settler;
+mod shutdown;
+mod supervisor;
+
+pub use builder::{BuildError, Server, ServerBuilder};
+pub use health::{Health, Problem};
+pub use options::{Prefetch, ServerOptions};
+pub use shutdown::ServerHandle;

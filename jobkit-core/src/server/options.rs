@@ -1,0 +1,199 @@
+//! How a server behaves.
+
+use std::time::Duration;
+
+use crate::bounds;
+use crate::error::{Error, Result};
+use crate::retry::RetryPolicy;
+use crate::state::Retention;
+
+/// The options of a server; what a job or its kind names goes before them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    pub(crate) workers: usize,
+    pub(crate) lease: Duration,
+    pub(crate) poll_interval: Duration,
+    pub(crate) max_poll_interval: Duration,
+    pub(crate) janitor_interval: Duration,
+    pub(crate) dead_after: Duration,
+    pub(crate) prefetch: Prefetch,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) retention: Retention,
+    pub(crate) crash_limit: u32,
+    pub(crate) cancel_grace: Duration,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) max_result_bytes: usize,
+}
+
+/// How many jobs are claimed before a worker is free for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefetch {
+    /// About 50 ms of work by the measured durations; none where jobs take over a second.
+    Adaptive,
+    /// Always so many.
+    Fixed(usize),
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            workers: 20,
+            lease: Duration::from_secs(30),
+            poll_interval: Duration::from_secs(1),
+            max_poll_interval: Duration::from_secs(5),
+            janitor_interval: Duration::from_secs(15),
+            dead_after: Duration::from_secs(60),
+            prefetch: Prefetch::Adaptive,
+            timeout: None,
+            retry: RetryPolicy::default(),
+            retention: Retention::default(),
+            crash_limit: 3,
+            cancel_grace: Duration::from_secs(5),
+            shutdown_grace: Duration::from_secs(25),
+            max_result_bytes: bounds::RESULT_BYTES,
+        }
+    }
+}
+
+impl ServerOptions {
+    /// How many jobs run at once, 1 to 10,000; 20 by default. Handlers that wait cost little; those that
+    /// compute want about one worker a core.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// How long a claim holds unless renewed, 100 ms to a day; 30 s by default. Renewed at a third of
+    /// it, so long jobs need no configuration. Shorter finds vanished servers sooner and asks the
+    /// storage more often.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How often an idle server looks for work where the storage does not push: from `first`, backing
+    /// off to `longest`; 1 s and 5 s by default.
+    #[must_use]
+    pub fn poll_interval(mut self, first: Duration, longest: Duration) -> Self {
+        self.poll_interval = first;
+        self.max_poll_interval = longest;
+        self
+    }
+
+    /// How often expired leases are looked for, retention is applied and silent servers are forgotten;
+    /// 15 s by default, and never less often than half a lease.
+    #[must_use]
+    pub fn janitor_interval(mut self, interval: Duration) -> Self {
+        self.janitor_interval = interval;
+        self
+    }
+
+    /// After how long a silent server is forgotten; 60 s by default.
+    #[must_use]
+    pub fn dead_after(mut self, silence: Duration) -> Self {
+        self.dead_after = silence;
+        self
+    }
+
+    /// How many jobs are claimed ahead; adaptive by default.
+    #[must_use]
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.prefetch = prefetch;
+        self
+    }
+
+    /// How long one attempt may take; without limit by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// When failed jobs run again; [`RetryPolicy::hangfire`] by default.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// How long finished jobs are kept; a day, and 30 days for Failed ones, by default.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How often the server of a started job may vanish before the job is Failed, 1 to 100; 3 by
+    /// default.
+    #[must_use]
+    pub fn crash_limit(mut self, crashes: u32) -> Self {
+        self.crash_limit = crashes;
+        self
+    }
+
+    /// How long a handler may ignore its cancellation before it is dropped; 5 s by default.
+    #[must_use]
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.cancel_grace = grace;
+        self
+    }
+
+    /// How long running jobs may go on after a stop was asked for, before they are cancelled; 25 s by
+    /// default.
+    #[must_use]
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = grace;
+        self
+    }
+
+    /// The largest result that is kept; 64 KiB by default. A larger one is a permanent failure.
+    #[must_use]
+    pub fn max_result_bytes(mut self, bytes: usize) -> Self {
+        self.max_result_bytes = bytes;
+        self
+    }
+
+    /// How often leases are renewed.
+    pub(crate) fn renew_interval(&self) -> Duration {
+        self.lease / 3
+    }
+
+    /// How often expired leases are looked for.
+    pub(crate) fn rescue_interval(&self) -> Duration {
+        self.janitor_interval.min(self.renew_interval())
+    }
+
+    /// All mistakes.
+    pub(crate) fn mistakes(&self) -> Vec<Error> {
+        let checks: [Result<()>; 6] = [
+            check("workers", (1..=10_000).contains(&self.workers), "must be 1 to 10,000"),
+            check(
+                "lease",
+                self.lease >= Duration::from_millis(100) && self.lease <= *bounds::LEASE.end(),
+                "must be 100 ms to a day",
+            ),
+            check(
+                "poll_interval",
+                self.poll_interval >= Duration::from_millis(10)
+                    && self.max_poll_interval >= self.poll_interval,
+                "must be at least 10 ms, and the longest at least the first",
+            ),
+            check(
+                "janitor_interval",
+                self.janitor_interval >= Duration::from_millis(10),
+                "must be at least 10 ms",
+            ),
+            check("crash_limit", (1..=100).contains(&self.crash_limit), "must be 1 to 100"),
+            self.retry.validate(),
+        ];
+        checks.into_iter().filter_map(Result::err).collect()
+    }
+}
+
+fn check(field: &'static str, holds: bool, reason: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::invalid(field, reason)) }
+}

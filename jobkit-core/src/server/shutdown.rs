@@ -1,0 +1,163 @@
+//! The three stages of a stop, and the handle by which it is asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::dispatcher::Dispatcher;
+use crate::server::engine::Engine;
+use crate::server::health::Health;
+use crate::server::held::{Phase, StopCause};
+use crate::server::supervisor::supervise;
+use crate::server::{janitor, leases, recurring_scheduler, reporter, scheduler};
+
+/// How long outcomes may take to land after all handlers have ended.
+const LAST_SETTLES: Duration = Duration::from_secs(10);
+/// How long the goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Runs the engine until it has stopped.
+pub(super) async fn run(engine: Arc<Engine>) {
+    let mut processes = tokio::task::JoinSet::new();
+    processes.spawn(supervise(Arc::clone(&engine), "leases", leases::run));
+    processes.spawn(supervise(Arc::clone(&engine), "scheduler", scheduler::run));
+    processes.spawn(supervise(Arc::clone(&engine), "recurring", recurring_scheduler::run));
+    processes.spawn(supervise(Arc::clone(&engine), "janitor", janitor::run));
+    processes.spawn(supervise(Arc::clone(&engine), "reporter", reporter::run));
+    let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine)).run());
+    tokio::pin!(dispatcher);
+    let options = &engine.options;
+    // Stage one, in the dispatcher: claim nothing, give back what has not started. Stage two: let what
+    // runs go on for a while, then cancel it. Stage three: give back what has ended.
+    let stages = async {
+        engine.stopping.cancelled().await;
+        tracing::info!(server = %engine.info.name, "stopping");
+        tokio::time::sleep(options.shutdown_grace).await;
+        engine.held.stop_all(StopCause::Shutdown);
+        tokio::time::sleep(options.cancel_grace + LAST_SETTLES).await;
+    };
+    tokio::select! {
+        ended = &mut dispatcher => {
+            if ended.is_err() {
+                tracing::error!("the dispatcher panicked, which is a bug in jobkit or the storage");
+                engine.health.failed("dispatcher", &"panicked; the server has stopped");
+            }
+        }
+        () = stages => tracing::warn!("some jobs did not end in time; they are taken back when their leases expire"),
+        () = engine.ended.cancelled() => {}
+    }
+    let hard_stop = engine.ended.is_cancelled();
+    engine.stopping.cancel();
+    engine.ended.cancel();
+    dispatcher.abort();
+    processes.shutdown().await;
+    if !hard_stop {
+        say_goodbye(&engine).await;
+    }
+}
+
+/// Names what still runs, so that its rescue counts no crash.
+async fn say_goodbye(engine: &Engine) {
+    let still_running: Vec<_> = {
+        let held = engine.held.lock();
+        held.jobs
+            .values()
+            .filter(|job| !matches!(job.phase, Phase::Prefetched))
+            .map(|job| job.lease)
+            .collect()
+    };
+    let goodbye = engine.storage.remove_server(engine.incarnation(), &still_running);
+    match tokio::time::timeout(GOODBYE, goodbye).await {
+        Ok(Ok(())) => {
+            tracing::info!(server = %engine.info.name, still_running = still_running.len(), "stopped")
+        }
+        Ok(Err(error)) => tracing::warn!(error = %error, "stopped without a goodbye"),
+        Err(_) => tracing::warn!("stopped without a goodbye: the storage did not answer in time"),
+    }
+}
+
+/// A running server. Dropping it starts the graceful stop.
+#[derive(Debug)]
+pub struct ServerHandle {
+    pub(super) engine: Arc<Engine>,
+    pub(super) task: Option<JoinHandle<()>>,
+}
+
+impl ServerHandle {
+    /// The server's name.
+    pub fn name(&self) -> &str {
+        &self.engine.info.name
+    }
+
+    /// What does not work now.
+    pub fn health(&self) -> Health {
+        self.engine.health.read()
+    }
+
+    /// Asks for the graceful stop, and returns at once.
+    pub fn stop(&self) {
+        self.engine.stopping.cancel();
+    }
+
+    /// Claims nothing more, and goes on running what is held.
+    pub fn quiet(&self) {
+        self.engine.quiet.cancel();
+    }
+
+    /// Ends at once: handlers are left where they are, and their jobs are taken back when their leases
+    /// expire.
+    pub fn abort(&self) {
+        self.engine.ended.cancel();
+    }
+
+    /// Stops gracefully, and waits until it is done: nothing more is claimed, what has not started is
+    /// given back, what runs has the grace period to end and is cancelled then.
+    ///
+    /// # Errors
+    /// The server's task panicked.
+    pub async fn shutdown(mut self) -> Result<()> {
+        self.stop();
+        self.join().await
+    }
+
+    /// Waits until the server has stopped, by whatever cause.
+    ///
+    /// # Errors
+    /// The server's task panicked.
+    pub async fn join(&mut self) -> Result<()> {
+        let Some(task) = &mut self.task else { return Ok(()) };
+        let ended = task.await;
+        self.task = None;
+        ended.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the server's task panicked").caused_by(error)
+        })
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.engine.stopping.cancel();
+    }
+}
+
+/// Waits for SIGTERM or SIGINT, or Ctrl-C where there are no signals.
+pub(super) async fn signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            return;
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
