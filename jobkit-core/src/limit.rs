@@ -24,7 +24,11 @@ impl Limit {
         Self { name: name.into(), max }
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks name and number (G20).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
+    pub fn check(&self) -> Result<()> {
         check_label("limit", &self.name)?;
         check_holders(self.max)
     }

@@ -76,8 +76,11 @@ pub(crate) fn check_text(field: &'static str, text: &str, max: usize) -> Result<
     Ok(())
 }
 
-/// [`check_text`] for names of limits, locks, recurring jobs and servers.
-pub(crate) fn check_label(field: &'static str, text: &str) -> Result<()> {
+/// Whether `text` may name a limit, a lock, a recurring job or a batch: 1 to 200 bytes without NUL.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput), with `field` and the reason.
+pub fn check_label(field: &'static str, text: &str) -> Result<()> {
     check_text(field, text, LABEL_BYTES)
 }
 

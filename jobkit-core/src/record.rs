@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::bounds;
 use crate::clock::Timestamp;
-use crate::edge::Edge;
+use crate::edge::{Edge, Parent};
 use crate::error::{Error, Result};
 use crate::failure::ErrorDetail;
 use crate::ids::{BatchId, Incarnation, JobId};
@@ -246,6 +246,9 @@ impl NewRecord {
             if self.edges[..i].iter().any(|other| other.parent == edge.parent) {
                 return Err(Error::invalid("parents", "name the same parent twice"));
             }
+            if self.batch.is_some_and(|batch| edge.parent == Parent::Batch(batch)) {
+                return Err(Error::invalid("parents", "contain the job's own batch"));
+            }
         }
         if let Some(extras) = self.extras.as_deref() {
             if let Some(name) = &extras.display_name {
@@ -270,7 +273,10 @@ fn text_size(values: &BTreeMap<String, String>) -> usize {
 }
 
 /// Whether an instant that a caller named is in range.
-pub(crate) fn check_instant(field: &'static str, at: Option<Timestamp>) -> Result<()> {
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput), with `field` and the range.
+pub fn check_instant(field: &'static str, at: Option<Timestamp>) -> Result<()> {
     match at {
         Some(at) if !at.is_in_range() => Err(Error::invalid(
             field,

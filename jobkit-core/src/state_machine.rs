@@ -17,6 +17,7 @@
 //! | Enqueued | [`Claim`](Event::Claim) | Processing |
 //! | Enqueued | [`Unreadable`](Event::Unreadable), [`StartExpired`](Event::StartExpired) | Failed, Deleted |
 //! | Processing | [`Settle`](Event::Settle) | Succeeded, Failed, Deleted, Scheduled, Enqueued |
+//! | Processing | [`GiveBack`](Event::GiveBack) | Enqueued, Deleted |
 //! | Processing | [`Rescue`](Event::Rescue) | Enqueued, Failed, Deleted |
 //! | Processing | [`Delete`](Event::Delete) | Processing, marked |
 //! | Awaiting, Scheduled, Enqueued, Succeeded, Failed | [`Delete`](Event::Delete) | Deleted |
@@ -96,6 +97,9 @@ pub enum Event {
     StartExpired,
     /// Its holder tells how the attempt ended.
     Settle(Ending),
+    /// Its holder does not list it in a renew: the claim's answer was lost. Unlike a settle that gives
+    /// back it leaves no trace by which a later settle of this attempt could pass for a repetition.
+    GiveBack,
     /// Its lease expired, was seen so twice, and is taken away.
     Rescue {
         /// How many crashes a job may have; the next one makes it Failed.
@@ -232,6 +236,10 @@ pub fn apply(head: &JobHead, event: &Event, at: &Situation) -> Result<Transition
             step.effects.frees_slots = true;
             step.head.settled = Some((head.fence, hold.incarnation));
             step.settle(*ending, hold.cancel);
+        }
+        (Event::GiveBack, State::Processing(hold)) => {
+            step.effects.frees_slots = true;
+            step.settle(Ending::GivenBack, hold.cancel);
         }
         (Event::Rescue { crash_limit }, State::Processing(hold)) => {
             step.effects.frees_slots = true;

@@ -58,7 +58,8 @@ use crate::storage::log::LogLine;
 /// **Contract: `renew`**
 /// - **REN-1** Listed leases that are held get the new expiry; others answer [`RenewAnswer::Lost`] (G5).
 /// - **REN-2** Leases of the incarnation whose claim sequence lies in the range and that are not listed
-///   are given back; those outside the range are not touched (G21).
+///   are given back; those outside the range are not touched (G21). Nobody settles what was given back
+///   so: the former holder learns `LeaseLost` (G5).
 /// - **REN-3** A cancellation that was requested is told.
 /// - **REN-4** It records which attempts have started.
 ///

@@ -1,0 +1,74 @@
+//! `impl BatchStore`.
+
+use async_trait::async_trait;
+
+use crate::batch::{BatchRecord, BatchState};
+use crate::bounds;
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::ids::BatchId;
+use crate::memory::MemoryStorage;
+use crate::refusal::Refusal;
+use crate::state::Reason;
+use crate::storage::{BatchOutcome, BatchStore};
+
+#[async_trait]
+impl BatchStore for MemoryStorage {
+    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        Ok(self.write(now, |tables, work| {
+            let Some(batch) = tables.batches.get_mut(&id) else {
+                return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
+            };
+            if batch.record.cancelled_at.is_some() {
+                return BatchOutcome::Refused(Refusal::BatchCancelled { batch: id });
+            }
+            if batch.record.started_at.is_some() {
+                return BatchOutcome::AlreadyApplied;
+            }
+            batch.record.started_at = Some(work.now);
+            let open = (batch.record.attached_at, id);
+            tables.open_batches.remove(&open);
+            work.batches.insert(id);
+            tables.release_members(work, id, bounds::MAX_STEP_ITEMS);
+            BatchOutcome::Changed
+        }))
+    }
+
+    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        Ok(self.write(now, |tables, work| {
+            let Some(batch) = tables.batches.get(&id) else {
+                return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
+            };
+            if batch.record.cancelled_at.is_some() {
+                return BatchOutcome::AlreadyApplied;
+            }
+            if batch.record.completed_at.is_some() {
+                return BatchOutcome::Refused(Refusal::BatchFinished { batch: id });
+            }
+            let max = bounds::MAX_STEP_ITEMS;
+            tables.cancel_batch(work, id, Reason::BatchCancelled, max);
+            BatchOutcome::Changed
+        }))
+    }
+
+    async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
+        Ok(self.read(None, |tables, _| tables.batches.get(&id).map(|it| it.record.clone())))
+    }
+
+    async fn batches(
+        &self,
+        state: Option<BatchState>,
+        before: Option<BatchId>,
+        limit: usize,
+    ) -> Result<Vec<BatchRecord>> {
+        Ok(self.read(None, |tables, _| {
+            let records = match before {
+                Some(before) => tables.batches.range(..before),
+                None => tables.batches.range(..),
+            };
+            let records = records.rev().map(|(_, batch)| &batch.record);
+            let wanted = records.filter(|it| state.is_none_or(|state| it.state() == state));
+            wanted.take(limit).cloned().collect()
+        }))
+    }
+}

@@ -1,0 +1,174 @@
+//! `impl JobStore`.
+
+use async_trait::async_trait;
+
+use crate::bounds;
+use crate::error::Result;
+use crate::ids::JobId;
+use crate::memory::MemoryStorage;
+use crate::record::{JobDetails, JobRecord, check_instant, retention_of};
+use crate::refusal::Refusal;
+use crate::state::{Keep, Reason, Retention, StateName};
+use crate::state_machine::{Event, Forbidden};
+use crate::storage::{
+    Action, Change, ChangeOutcome, ChangeRequest, Guard, JobStore, Step, StepRequest,
+    SubmitRequest, Submitted, check_items,
+};
+
+use super::state::{Job, Place, Tables, Work};
+use super::transitions::With;
+
+#[async_trait]
+impl JobStore for MemoryStorage {
+    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+        check_items("submissions", request.submissions.len())?;
+        let submit = |tables: &mut Tables, work: &mut Work| {
+            let submissions = request.submissions.iter();
+            submissions.map(|one| tables.submit_one(work, one, Reason::Submitted)).collect()
+        };
+        Ok(self.write(request.now, submit))
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
+        Ok(self.read(None, |tables, _| tables.find(id).map(|place| details(tables.job(place)))))
+    }
+
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
+        let record = |tables: &Tables, id: JobId| {
+            tables.find(id).map(|place| tables.job(place).record.clone())
+        };
+        Ok(self.read(None, |tables, _| ids.iter().map(|id| record(tables, *id)).collect()))
+    }
+
+    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+        check_items("changes", request.changes.len())?;
+        let change = |tables: &mut Tables, work: &mut Work| {
+            let changes = request.changes.iter();
+            changes
+                .map(|change| {
+                    work.budget = bounds::CHILDREN_IN_SETTLE;
+                    let outcome = tables.change(work, change, request.actor);
+                    tables.settle_down(work);
+                    outcome.unwrap_or_else(ChangeOutcome::Refused)
+                })
+                .collect()
+        };
+        Ok(self.write(request.now, change))
+    }
+
+    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
+        Ok(self.write(request.now, |tables, work| tables.purge(work, request.max)))
+    }
+
+    async fn sweep(&self, request: StepRequest) -> Result<Step> {
+        Ok(self.write(request.now, |tables, work| tables.sweep(work, request.max)))
+    }
+}
+
+fn details(job: &Job) -> JobDetails {
+    JobDetails {
+        record: job.record.clone(),
+        args: job.args.clone(),
+        result: job.result.clone(),
+        history: job.history.clone(),
+        errors: job.errors.iter().cloned().collect(),
+        parents: job.edges.clone(),
+        progress: job.progress.clone(),
+    }
+}
+
+impl Tables {
+    fn change(
+        &mut self,
+        work: &mut Work,
+        change: &Change,
+        actor: Option<&str>,
+    ) -> std::result::Result<ChangeOutcome, Refusal> {
+        let gone = Refusal::JobGone { job: change.job };
+        let place = self.find(change.job).ok_or(gone)?;
+        let job = self.job(place);
+        if job.operation == Some(change.operation) {
+            return Ok(ChangeOutcome::AlreadyApplied);
+        }
+        let record = &job.record;
+        let (state, version) = (record.state(), record.head.version);
+        let fits = match change.guard {
+            Guard::None => true,
+            Guard::State(expected) => expected == state,
+            Guard::Version(expected) => expected == version,
+        };
+        if !fits {
+            return Err(Refusal::Changed { state, version });
+        }
+        let (id, batch) = (record.id, record.batch);
+        let mut with = With { actor, ..With::default() };
+        let changed = match &change.action {
+            Action::Requeue { run_at } => {
+                check_instant("run_at", *run_at)?;
+                if state.is_finished() {
+                    self.check_key(place)?;
+                }
+                self.transition(work, place, &Event::Requeue { run_at: *run_at }, with)
+            }
+            Action::Delete { keep } => {
+                with.retention = Some(deleted_retention(job, *keep));
+                let running = state == StateName::Processing;
+                let reason = if running { Reason::Cancelled } else { Reason::Deleted };
+                self.transition(work, place, &Event::Delete(reason), with)
+            }
+            Action::Reschedule { run_at } => {
+                check_instant("run_at", Some(*run_at))?;
+                self.transition(work, place, &Event::Reschedule { run_at: *run_at }, with)
+            }
+            Action::RunNow => self.transition(work, place, &Event::RunNow, with),
+            Action::Move { queue, priority } => {
+                if let Some(priority) = priority.filter(|it| *it > bounds::MAX_PRIORITY) {
+                    return Err(Refusal::Invalid {
+                        field: "priority",
+                        reason: format!(
+                            "is {priority}, where 0 to {} are allowed",
+                            bounds::MAX_PRIORITY
+                        ),
+                    });
+                }
+                self.move_job(work, place, queue.as_ref(), *priority)
+            }
+        };
+        let state = changed.map_err(|forbidden| match (forbidden, batch) {
+            (Forbidden::State(state), _) => Refusal::State { state },
+            (Forbidden::BatchCancelled, Some(batch)) => Refusal::BatchCancelled { batch },
+            (Forbidden::BatchCancelled, None) => Refusal::State { state },
+            (Forbidden::AlreadyCancelling, _) => Refusal::AlreadyCancelling,
+        })?;
+        let job = self.job_mut(place);
+        job.operation = Some(change.operation);
+        if state == StateName::Processing {
+            work.cancelled.push(id);
+            return Ok(ChangeOutcome::Cancelling);
+        }
+        Ok(ChangeOutcome::Changed { state, version: job.record.head.version })
+    }
+
+    /// Whether the job may take its unique key again.
+    fn check_key(&self, place: Place) -> std::result::Result<(), Refusal> {
+        let record = &self.job(place).record;
+        let holder = record.unique.as_ref().and_then(|unique| self.keys.get(&unique.hash()));
+        match holder {
+            Some(holder) if *holder != record.id => {
+                Err(Refusal::UniqueConflict { holder: *holder })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The job's own retention, else what the caller says of deleted jobs, else the default.
+fn deleted_retention(job: &Job, keep: Option<Keep>) -> Retention {
+    let extras = job.record.extras.as_deref();
+    let own = extras.is_some_and(|extras| extras.overrides.retention.is_some());
+    let retention = retention_of(extras);
+    match keep {
+        Some(deleted) if !own => Retention { deleted, ..retention },
+        _ => retention,
+    }
+}

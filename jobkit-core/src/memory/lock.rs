@@ -1,0 +1,64 @@
+//! `impl LockStore`.
+
+use async_trait::async_trait;
+
+use crate::bounds;
+use crate::error::{Error, Result};
+use crate::memory::MemoryStorage;
+use crate::name::check_label;
+use crate::storage::{LockLease, LockRequest, LockStore};
+
+#[async_trait]
+impl LockStore for MemoryStorage {
+    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+        check(request)?;
+        Ok(self.write(request.now, |tables, work| {
+            let row = tables.locks.entry(request.name.clone()).or_default();
+            let expires_at = work.now.plus(request.ttl);
+            match row.holder {
+                Some((owner, until)) if until > work.now && owner != request.owner => return None,
+                Some((owner, until)) if until > work.now && owner == request.owner => {}
+                _ => row.generation += 1,
+            }
+            row.holder = Some((request.owner, expires_at));
+            Some(LockLease { generation: row.generation, expires_at })
+        }))
+    }
+
+    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        check(request)?;
+        Ok(self.write(request.now, |tables, work| {
+            let Some(row) = tables.locks.get_mut(&request.name) else { return false };
+            let held = row.generation == generation
+                && row.holder.is_some_and(|(owner, _)| owner == request.owner);
+            if held {
+                // Also after its expiry, as long as nobody else has taken it.
+                row.holder = Some((request.owner, work.now.plus(request.ttl)));
+            }
+            held
+        }))
+    }
+
+    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        check(request)?;
+        Ok(self.write(request.now, |tables, work| {
+            let Some(row) = tables.locks.get_mut(&request.name) else { return false };
+            let mine = row.generation == generation
+                && row.holder.is_some_and(|(owner, _)| owner == request.owner);
+            if !mine {
+                return false;
+            }
+            // The row stays, since its generation must never repeat.
+            row.holder.take().is_some_and(|(_, until)| until > work.now)
+        }))
+    }
+}
+
+fn check(request: &LockRequest) -> Result<()> {
+    check_label("lock", &request.name)?;
+    if bounds::LEASE.contains(&request.ttl) {
+        return Ok(());
+    }
+    let reason = format_args!("is {:?}, where 10 ms to a day are allowed", request.ttl);
+    Err(Error::invalid("ttl", reason))
+}

@@ -1,0 +1,384 @@
+//! `impl JobQueue`.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use async_trait::async_trait;
+
+use crate::bounds;
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Incarnation;
+use crate::memory::MemoryStorage;
+use crate::name::Name;
+use crate::record::{AttemptError, Lease, Locator};
+use crate::refusal::Refusal;
+use crate::state::{Hold, State};
+use crate::state_machine::{Ending, Event};
+use crate::storage::{
+    ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer, RenewRequest,
+    Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUpFilter,
+    WakeUps, check_items,
+};
+
+use super::state::{Place, Rank, Tables, Work};
+use super::transitions::With;
+
+/// Failed attempts kept of one job.
+const ERRORS_KEPT: usize = 32;
+
+#[async_trait]
+impl JobQueue for MemoryStorage {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+        check_claim(request)?;
+        self.write(request.now, |tables, work| tables.claim(work, request))
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        check_items("settles", request.settles.len())?;
+        Ok(self.write(request.now, |tables, work| tables.settle_all(work, request)))
+    }
+
+    async fn settle_and_claim(
+        &self,
+        settle: &SettleRequest,
+        claim: &ClaimRequest,
+    ) -> Result<(Vec<SettleAnswer>, Claimed)> {
+        check_items("settles", settle.settles.len())?;
+        check_claim(claim)?;
+        self.write(settle.now.or(claim.now), |tables, work| {
+            // What may fail fails before anything is applied.
+            tables.check_announced(claim.incarnation)?;
+            let answers = tables.settle_all(work, settle);
+            Ok((answers, tables.claim(work, claim)?))
+        })
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+        check_items("held", request.held.len())?;
+        check_lease(request.lease)?;
+        Ok(self.write(request.now, |tables, work| tables.renew(work, request)))
+    }
+
+    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
+        Ok(self.write(request.now, |tables, work| {
+            let now = work.now;
+            let due = tables.due.range(..=(now, Place::MAX)).take(request.max);
+            let due: Vec<Place> = due.map(|(_, place)| *place).collect();
+            for place in &due {
+                tables.must(work, *place, &Event::Due);
+            }
+            let next_due_at = tables.due.first().map(|(at, _)| *at);
+            Promoted { count: due.len(), next_due_at, now }
+        }))
+    }
+
+    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
+        Ok(self.write(request.now, |tables, work| tables.rescue(work, request)))
+    }
+
+    async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
+        Ok(Some(self.shared.hub.subscribe(&filter)))
+    }
+}
+
+fn check_claim(request: &ClaimRequest) -> Result<()> {
+    check_items("max", request.max)?;
+    let bounded = |field, has: usize, max: usize| {
+        let reason = format_args!("has {has} entries, where at most {max} are allowed");
+        if has > max { Err(Error::invalid(field, reason)) } else { Ok(()) }
+    };
+    bounded("queues", request.queues.len(), bounds::SERVER_QUEUES)?;
+    bounded("kinds", request.kinds.len(), bounds::SERVER_KINDS)?;
+    check_lease(request.lease)
+}
+
+fn check_lease(lease: std::time::Duration) -> Result<()> {
+    if bounds::LEASE.contains(&lease) {
+        return Ok(());
+    }
+    Err(Error::invalid("lease", format_args!("is {lease:?}, where 10 ms to a day are allowed")))
+}
+
+impl Tables {
+    fn check_announced(&self, incarnation: Incarnation) -> Result<()> {
+        if self.lives.contains_key(&incarnation) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotAnnounced, "the server has not announced itself"))
+    }
+
+    fn claim(&mut self, work: &mut Work, request: &ClaimRequest) -> Result<Claimed> {
+        self.check_announced(request.incarnation).map_err(|error| error.during("claim"))?;
+        let name = &self.lives[&request.incarnation];
+        let server = self.servers.get_mut(name).expect("every life is a server's");
+        if request.sequence <= server.last_claim {
+            return Ok(Claimed { jobs: self.claimed_by(request), hint: None });
+        }
+        server.last_claim = request.sequence;
+        let mut jobs = Vec::new();
+        // Jobs that are passed over each leave the ready set, but a claim must end.
+        let mut skips = 4 * request.max + 100;
+        for quota in &request.queues {
+            let most = quota.max.min(request.max - jobs.len());
+            self.claim_from(work, request, &quota.queue, most, &mut skips, &mut jobs);
+        }
+        Ok(Claimed { jobs, hint: None })
+    }
+
+    /// The leases of an earlier claim that are still held.
+    fn claimed_by(&self, request: &ClaimRequest) -> Vec<ClaimedJob> {
+        let Some(leases) = self.leases.get(&request.incarnation) else { return Vec::new() };
+        let of_claim = (request.sequence, 0, 0)..=(request.sequence, u32::MAX, Place::MAX);
+        leases.range(of_claim).map(|(_, _, place)| self.claimed_job(*place)).collect()
+    }
+
+    fn claim_from(
+        &mut self,
+        work: &mut Work,
+        request: &ClaimRequest,
+        queue: &Name,
+        most: usize,
+        skips: &mut usize,
+        jobs: &mut Vec<ClaimedJob>,
+    ) {
+        let Some(lanes) = self.queues.get(queue).map(|queue| &queue.lanes) else { return };
+        // The heads of the lanes, merged by priority and sequence.
+        let mut heads: BinaryHeap<Reverse<(Rank, usize)>> = BinaryHeap::new();
+        for (i, kind) in request.kinds.iter().enumerate() {
+            if let Some(first) = lanes.get(kind).and_then(|lane| lane.first())
+                && !self.is_paused(queue, kind, work.now)
+            {
+                heads.push(Reverse((*first, i)));
+            }
+        }
+        let end = jobs.len() + most;
+        while jobs.len() < end
+            && let Some(Reverse((rank, kind))) = heads.pop()
+        {
+            let place = rank.1;
+            if self.take(work, request, place, jobs.len()) {
+                jobs.push(self.claimed_job(place));
+            } else if *skips == 0 {
+                return;
+            } else {
+                *skips -= 1;
+            }
+            let lane = self.queues.get(queue).and_then(|it| it.lanes.get(&request.kinds[kind]));
+            if let Some(next) = lane.and_then(|lane| lane.first()) {
+                heads.push(Reverse((*next, kind)));
+            }
+        }
+    }
+
+    /// Takes one ready job, or takes it out of the way; `true` if it was claimed.
+    fn take(
+        &mut self,
+        work: &mut Work,
+        request: &ClaimRequest,
+        place: Place,
+        taken: usize,
+    ) -> bool {
+        let job = self.job(place);
+        let record = &job.record;
+        if job.unreadable {
+            self.must(work, place, &Event::Unreadable);
+            return false;
+        }
+        if record.head.fence == 0 && record.start_by.is_some_and(|by| by <= work.now) {
+            self.must(work, place, &Event::StartExpired);
+            return false;
+        }
+        let limits = &record.limits;
+        let full = limits
+            .iter()
+            .find(|limit| self.limits.get(&limit.name).is_some_and(|row| row.room() == 0));
+        if let Some(full) = full.map(|limit| limit.name.clone()) {
+            self.unindex(place);
+            self.job_mut(place).record.parked_at = Some(full);
+            self.index(place);
+            return false;
+        }
+        if !limits.is_empty() {
+            for limit in limits.clone() {
+                if let Some(row) = self.limits.get_mut(&limit.name) {
+                    row.holders.insert((work.now, place));
+                }
+            }
+        }
+        let hold = Hold {
+            server: request.server.clone(),
+            incarnation: request.incarnation,
+            claim_sequence: request.sequence,
+            claimed_at: work.now,
+            expires_at: work.now.plus(request.lease),
+            started: taken < request.started,
+            cancel: None,
+        };
+        self.job_mut(place).ordinal = u32::try_from(taken).unwrap_or(u32::MAX);
+        self.must(work, place, &Event::Claim(hold));
+        true
+    }
+
+    fn claimed_job(&self, place: Place) -> ClaimedJob {
+        let job = self.job(place);
+        let record = &job.record;
+        let incarnation = match &record.head.state {
+            State::Processing(hold) => hold.incarnation,
+            _ => Incarnation::from_i64(0),
+        };
+        ClaimedJob {
+            lease: Lease {
+                job: record.id,
+                locator: Locator(place),
+                fence: record.head.fence,
+                incarnation,
+            },
+            kind: record.kind.clone(),
+            queue: record.queue.clone(),
+            priority: record.priority,
+            args: job.args.clone(),
+            failures: record.head.failures,
+            crashes: record.head.crashes,
+            run: record.head.run,
+            created_at: record.created_at,
+            enqueued_at: record.enqueued_at.unwrap_or(record.created_at),
+            claimed_at: record.claimed_at.unwrap_or(record.created_at),
+            batch: record.batch,
+            limited: !record.limits.is_empty(),
+            extras: record.extras.clone(),
+        }
+    }
+
+    fn settle_all(&mut self, work: &mut Work, request: &SettleRequest) -> Vec<SettleAnswer> {
+        let settles = request.settles.iter();
+        settles
+            .map(|settle| {
+                work.budget = bounds::CHILDREN_IN_SETTLE;
+                let answer = self.settle(work, settle);
+                self.settle_down(work);
+                answer
+            })
+            .collect()
+    }
+
+    fn settle(&mut self, work: &mut Work, settle: &Settle) -> SettleAnswer {
+        let lease = &settle.lease;
+        let Some(place) = self.find_leased(lease) else { return SettleAnswer::LeaseLost };
+        let head = &self.job(place).record.head;
+        if !head.is_held_by(lease.fence, lease.incarnation) {
+            let repeated =
+                head.fence == lease.fence && head.settled == Some((lease.fence, lease.incarnation));
+            return if repeated { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost };
+        }
+        let result = settle.result.as_ref().filter(|_| settle.ending == Ending::Succeeded);
+        if let Some(result) = result.filter(|result| result.len() > bounds::RESULT_BYTES) {
+            return SettleAnswer::Refused(Refusal::Invalid {
+                field: "result",
+                reason: format!(
+                    "has {} bytes, where at most {} are allowed",
+                    result.len(),
+                    bounds::RESULT_BYTES
+                ),
+            });
+        }
+        self.append_log(place, lease.fence, &settle.log, settle.log_dropped, &settle.progress);
+        let with =
+            With { retention: Some(settle.retention), duration: settle.duration, actor: None };
+        let applied = self.transition(work, place, &Event::Settle(settle.ending), with);
+        let Ok(state) = applied else { return SettleAnswer::LeaseLost };
+        let now = work.now;
+        let job = self.job_mut(place);
+        job.record.duration = settle.duration.or(job.record.duration);
+        if let Some(result) = result {
+            job.result = Some(result.clone());
+        }
+        if let Some(detail) = &settle.error {
+            job.errors.push_back(AttemptError {
+                fence: lease.fence,
+                failures: job.record.head.failures,
+                at: now,
+                detail: detail.clone(),
+            });
+            if job.errors.len() > ERRORS_KEPT {
+                job.errors.pop_front();
+            }
+        }
+        SettleAnswer::Settled(state)
+    }
+
+    fn renew(&mut self, work: &mut Work, request: &RenewRequest) -> Renewed {
+        let expires_at = work.now.plus(request.lease);
+        let mut listed = std::collections::HashSet::with_capacity(request.held.len());
+        let mut answers = Vec::with_capacity(request.held.len());
+        for renewal in &request.held {
+            let Some(place) = self.find_held(&renewal.lease) else {
+                answers.push(RenewAnswer::Lost);
+                continue;
+            };
+            listed.insert(place);
+            self.unindex(place);
+            let mut cancel = None;
+            if let State::Processing(hold) = &mut self.job_mut(place).record.head.state {
+                hold.expires_at = expires_at;
+                hold.started |= renewal.started;
+                cancel = hold.cancel;
+            }
+            self.index(place);
+            answers.push(RenewAnswer::Renewed { expires_at, cancel });
+        }
+        let (first, last) = (*request.sequences.start(), *request.sequences.end());
+        let mut lost = Vec::new();
+        if let Some(leases) = self.leases.get(&request.incarnation).filter(|_| first <= last) {
+            let range = leases.range((first, 0, 0)..=(last, u32::MAX, Place::MAX));
+            lost.extend(range.map(|(_, _, place)| *place).filter(|place| !listed.contains(place)));
+        }
+        let mut given_back = Vec::with_capacity(lost.len());
+        for place in lost {
+            self.must(work, place, &Event::GiveBack);
+            given_back.push(self.job(place).record.id);
+        }
+        Renewed { answers, given_back }
+    }
+
+    fn rescue(&mut self, work: &mut Work, request: &RescueRequest) -> Rescue {
+        let mut rescued = Vec::new();
+        for seen in &request.seen {
+            if rescued.len() >= request.max {
+                break;
+            }
+            let lease = Lease {
+                job: seen.job,
+                locator: seen.locator,
+                fence: seen.fence,
+                incarnation: Incarnation::from_i64(0),
+            };
+            let Some(place) = self.find_leased(&lease) else { continue };
+            let head = &self.job(place).record.head;
+            let same = matches!(&head.state, State::Processing(hold)
+                if head.fence == seen.fence
+                    && hold.expires_at == seen.expires_at
+                    && hold.expires_at <= work.now);
+            if same {
+                work.budget = bounds::CHILDREN_IN_SETTLE;
+                let event = Event::Rescue { crash_limit: request.crash_limit };
+                self.must(work, place, &event);
+                self.settle_down(work);
+                rescued.push((seen.job, self.job(place).record.state()));
+            }
+        }
+        let expired = self.held.range(..=(work.now, Place::MAX)).take(request.max);
+        let expired = expired.map(|(at, place)| self.expired(*at, *place)).collect();
+        Rescue { rescued, expired }
+    }
+
+    fn expired(&self, expires_at: Timestamp, place: Place) -> ExpiredLease {
+        let record = &self.job(place).record;
+        ExpiredLease {
+            job: record.id,
+            locator: Locator(place),
+            fence: record.head.fence,
+            expires_at,
+        }
+    }
+}

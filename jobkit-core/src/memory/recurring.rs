@@ -1,0 +1,289 @@
+//! `impl RecurringStore`.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use async_trait::async_trait;
+
+use crate::bounds;
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::ids::JobId;
+use crate::memory::MemoryStorage;
+use crate::record::NewRecord;
+use crate::recurring::{Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome};
+use crate::refusal::Refusal;
+use crate::state::Reason;
+use crate::storage::{
+    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,
+};
+
+use super::state::{ScheduleRow, Tables, Work};
+
+#[async_trait]
+impl RecurringStore for MemoryStorage {
+    async fn save_recurring(
+        &self,
+        saves: &[SaveRecurring],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<SaveOutcome>> {
+        check_items("saves", saves.len())?;
+        Ok(self.write(now, |tables, work| {
+            saves.iter().map(|save| tables.save_schedule(work, save)).collect()
+        }))
+    }
+
+    async fn remove_recurring(&self, id: &str) -> Result<bool> {
+        Ok(self.write(None, |tables, _| match tables.schedules.remove(id) {
+            Some(row) => {
+                if let Some(last) = row.record.last_nominal_at {
+                    tables.tombstones.insert(id.to_owned(), last);
+                }
+                true
+            }
+            None => false,
+        }))
+    }
+
+    async fn pause_recurring(
+        &self,
+        id: &str,
+        change: PauseChange,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let PauseChange::Pause(pause) = &change {
+            pause.check()?;
+        }
+        Ok(self.write(now, |tables, work| {
+            let etag = tables.etag + 1;
+            let Some(row) = tables.schedules.get_mut(id) else { return false };
+            match change {
+                PauseChange::Pause(pause) => {
+                    row.record.pause = Some(Pause { since: work.now, ..pause });
+                }
+                // Repeated it changes nothing: the first one set the next occurrence.
+                PauseChange::Resume { .. } if row.record.pause.is_none() => return true,
+                PauseChange::Resume { next } => {
+                    row.record.pause = None;
+                    row.record.next = next;
+                    if let Some(next) = next {
+                        work.due = Some(next.due_at);
+                    }
+                }
+            }
+            row.record.etag = etag;
+            tables.etag = etag;
+            true
+        }))
+    }
+
+    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+        Ok(self.read(now, |tables, now| {
+            // When each could fire: not before its pause ends, if it ends by itself.
+            let mut waiting: Vec<(Timestamp, &RecurringRecord)> = tables
+                .schedules
+                .values()
+                .filter_map(|row| {
+                    let due_at = row.record.next?.due_at;
+                    let at = match row.record.pause.as_ref().filter(|pause| pause.holds(now)) {
+                        Some(pause) => due_at.max(pause.until?),
+                        None => due_at,
+                    };
+                    Some((at, &row.record))
+                })
+                .collect();
+            waiting.sort_by_key(|(at, _)| *at);
+            let due = waiting.iter().take_while(|(at, _)| *at <= now).take(max).count();
+            DueRecurring {
+                due: waiting[..due].iter().map(|(_, record)| (*record).clone()).collect(),
+                next_due_at: waiting.get(due).map(|(at, _)| *at),
+                now,
+            }
+        }))
+    }
+
+    async fn fire_recurring(
+        &self,
+        fires: &[Fire],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<FireOutcome>> {
+        check_items("fires", fires.len())?;
+        Ok(self
+            .write(now, |tables, work| fires.iter().map(|fire| tables.fire(work, fire)).collect()))
+    }
+
+    async fn trigger_recurring(
+        &self,
+        id: &str,
+        job: &NewRecord,
+        now: Option<Timestamp>,
+    ) -> Result<TriggerOutcome> {
+        Ok(self.write(now, |tables, work| {
+            if !tables.schedules.contains_key(id) {
+                return TriggerOutcome::NotFound;
+            }
+            let submission = Submission::one(job.clone());
+            let outcome = match tables.submit_one(work, &submission, Reason::Recurring) {
+                Submitted::Created(jobs) => match jobs.first() {
+                    Some(JobSubmitted::Existing(holder)) => {
+                        return TriggerOutcome::Existing(*holder);
+                    }
+                    // The answer of the first call was lost.
+                    Some(JobSubmitted::Already(_)) => return TriggerOutcome::Created(job.id),
+                    _ => RunOutcome::Triggered { job: job.id },
+                },
+                Submitted::Refused(refusal) => return TriggerOutcome::Refused(refusal),
+                Submitted::Busy => return TriggerOutcome::NotFound,
+            };
+            tables.record_run(id, single_run(work.now, work.now, outcome));
+            TriggerOutcome::Created(job.id)
+        }))
+    }
+
+    async fn list_recurring(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RecurringRecord>> {
+        Ok(self.read(None, |tables, _| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = tables.schedules.range::<str, _>((from, Bound::Unbounded));
+            rows.take(limit).map(|(_, row)| row.record.clone()).collect()
+        }))
+    }
+
+    async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
+        Ok(self.read(None, |tables, _| tables.schedules.get(id).map(|row| row.record.clone())))
+    }
+
+    async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
+        Ok(self.read(None, |tables, _| {
+            let runs = tables.schedules.get(id).map(|row| &row.runs);
+            runs.map(|runs| runs.iter().take(limit).cloned().collect()).unwrap_or_default()
+        }))
+    }
+}
+
+fn single_run(nominal_at: Timestamp, at: Timestamp, outcome: RunOutcome) -> RecurringRun {
+    RecurringRun { nominal_at, through: nominal_at, count: 1, outcome, at }
+}
+
+impl Tables {
+    fn save_schedule(&mut self, work: &mut Work, save: &SaveRecurring) -> SaveOutcome {
+        if let Err(error) = save.spec.check() {
+            return SaveOutcome::Refused(error.into());
+        }
+        let next_etag = self.etag + 1;
+        let id = &save.spec.id;
+        let stored = self.schedules.get_mut(id);
+        let etag = stored.as_ref().map_or(0, |row| row.record.etag);
+        if save.if_etag.is_some_and(|expected| expected != etag) {
+            return SaveOutcome::Changed { etag };
+        }
+        let outcome = match stored {
+            Some(row) if row.record.spec == save.spec => return SaveOutcome::Unchanged { etag },
+            Some(row) => {
+                row.record.spec = save.spec.clone();
+                row.record.next = save.next;
+                row.record.etag = next_etag;
+                SaveOutcome::Replaced { etag: next_etag }
+            }
+            None => {
+                let record = RecurringRecord {
+                    spec: save.spec.clone(),
+                    etag: next_etag,
+                    next: save.next,
+                    last_nominal_at: self.tombstones.remove(id),
+                    last_job: None,
+                    pause: None,
+                    created_at: work.now,
+                };
+                let row = ScheduleRow { record, runs: VecDeque::new() };
+                self.schedules.insert(id.clone(), row);
+                SaveOutcome::Created { etag: next_etag }
+            }
+        };
+        self.etag = next_etag;
+        if let Some(next) = save.next {
+            work.due = Some(work.due.map_or(next.due_at, |due| due.min(next.due_at)));
+        }
+        outcome
+    }
+
+    fn fire(&mut self, work: &mut Work, fire: &Fire) -> FireOutcome {
+        let now = work.now;
+        let Some(row) = self.schedules.get_mut(&fire.id) else { return FireOutcome::Stale };
+        let record = &mut row.record;
+        if record.pause.as_ref().is_some_and(|pause| pause.holds(now))
+            || record.next.is_none_or(|next| next.nominal_at != fire.expected)
+        {
+            return FireOutcome::Stale;
+        }
+        let fired_before = record.last_nominal_at;
+        record.next = fire.next;
+        for skipped in &fire.skipped {
+            record.last_nominal_at = record.last_nominal_at.max(Some(skipped.through));
+        }
+        for skipped in &fire.skipped {
+            self.record_run(&fire.id, RecurringRun { at: now, ..skipped.clone() });
+        }
+        let Some(job) = &fire.job else { return FireOutcome::Skipped };
+        if fired_before.is_some_and(|last| job.nominal_at <= last) {
+            // The schedule was removed and saved again, and begins with what was fired before.
+            return FireOutcome::Skipped;
+        }
+        let (outcome, run) = self.fire_job(work, &fire.id, job);
+        self.record_run(&fire.id, single_run(job.nominal_at, now, run));
+        if let Some(row) = self.schedules.get_mut(&fire.id) {
+            let record = &mut row.record;
+            record.last_nominal_at = record.last_nominal_at.max(Some(job.nominal_at));
+            if let FireOutcome::Fired(job) = outcome {
+                record.last_job = Some(job);
+            }
+        }
+        outcome
+    }
+
+    fn fire_job(
+        &mut self,
+        work: &mut Work,
+        schedule: &str,
+        fire: &FireJob,
+    ) -> (FireOutcome, RunOutcome) {
+        let last_job = self.schedules.get(schedule).and_then(|row| row.record.last_job);
+        if fire.overlap == Overlap::Skip
+            && let Some(job) = last_job.filter(|job| self.is_unfinished(*job))
+        {
+            return (FireOutcome::Skipped, RunOutcome::Overlapping { job });
+        }
+        let submission = Submission::one(fire.job.clone());
+        let job = fire.job.id;
+        match self.submit_one(work, &submission, Reason::Recurring) {
+            Submitted::Created(jobs) => match jobs.first() {
+                Some(JobSubmitted::Existing(holder)) => {
+                    (FireOutcome::Skipped, RunOutcome::KeyHeld { holder: *holder })
+                }
+                _ => (FireOutcome::Fired(job), RunOutcome::Fired { job }),
+            },
+            Submitted::Refused(Refusal::UniqueConflict { holder }) => {
+                (FireOutcome::Skipped, RunOutcome::KeyHeld { holder })
+            }
+            Submitted::Refused(refusal) => {
+                (FireOutcome::Skipped, RunOutcome::Refused { reason: refusal.to_string() })
+            }
+            Submitted::Busy => (FireOutcome::Skipped, RunOutcome::Misfired),
+        }
+    }
+
+    fn is_unfinished(&self, id: JobId) -> bool {
+        self.find(id).is_some_and(|place| !self.job(place).record.state().is_finished())
+    }
+
+    fn record_run(&mut self, id: &str, run: RecurringRun) {
+        if let Some(row) = self.schedules.get_mut(id) {
+            row.runs.push_front(run);
+            row.runs.truncate(bounds::RECURRING_RUNS);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `impl ServerRegistry`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::ids::Incarnation;
+use crate::memory::MemoryStorage;
+use crate::name::Name;
+use crate::record::Lease;
+use crate::state::State;
+use crate::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
+
+use super::state::{ServerRow, Tables};
+
+#[async_trait]
+impl ServerRegistry for MemoryStorage {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+        self.write(now, |tables, work| {
+            let (name, life) = (&server.name, server.incarnation);
+            if let Some(row) =
+                tables.servers.get_mut(name).filter(|row| row.info.incarnation == life)
+            {
+                row.info = server.clone();
+                row.heartbeat_at = work.now;
+                return;
+            }
+            tables.forget_life(life);
+            if let Some(former) = tables.servers.remove(name) {
+                tables.lives.remove(&former.info.incarnation);
+            }
+            // A life that was forgotten and comes back must not repeat its last claim.
+            let leases = tables.leases.get(&life);
+            let last_claim = leases.and_then(|leases| leases.last()).map_or(0, |lease| lease.0);
+            let row =
+                ServerRow { info: server.clone(), heartbeat_at: work.now, busy: 0, last_claim };
+            tables.servers.insert(name.clone(), row);
+            tables.lives.insert(life, name.clone());
+        });
+        Ok(())
+    }
+
+    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
+        Ok(self.write(now, |tables, work| {
+            let now = work.now;
+            let holding = tables.pauses.iter().filter(|(_, pause)| pause.holds(now));
+            let paused = holding.map(|(target, _)| target.clone()).collect();
+            let name = tables.lives.get(&beat.incarnation);
+            let known = match name.and_then(|name| tables.servers.get_mut(name)) {
+                Some(row) => {
+                    row.heartbeat_at = now;
+                    row.busy = beat.busy;
+                    true
+                }
+                None => false,
+            };
+            HeartbeatAnswer { known, command: None, paused, now }
+        }))
+    }
+
+    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
+        self.write(None, |tables, _| {
+            for lease in still_running.iter().filter(|lease| lease.incarnation == incarnation) {
+                if let Some(place) = tables.find_held(lease)
+                    && let State::Processing(hold) = &mut tables.job_mut(place).record.head.state
+                {
+                    // Its rescue counts no crash: the process went as it should.
+                    hold.started = false;
+                }
+            }
+            tables.forget_life(incarnation);
+        });
+        Ok(())
+    }
+
+    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
+        Ok(self.write(now, |tables, work| {
+            let silent = |row: &ServerRow| work.now.since(row.heartbeat_at) > silent_for;
+            let dead = tables.servers.values().filter(|row| silent(row));
+            let dead: Vec<(Name, Incarnation)> =
+                dead.map(|row| (row.info.name.clone(), row.info.incarnation)).collect();
+            for (_, life) in &dead {
+                tables.forget_life(*life);
+            }
+            dead.into_iter().map(|(name, _)| name).collect()
+        }))
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerStatus>> {
+        Ok(self.read(None, |tables, _| {
+            let status = |row: &ServerRow| ServerStatus {
+                info: row.info.clone(),
+                heartbeat_at: row.heartbeat_at,
+                busy: row.busy,
+                command: None,
+            };
+            tables.servers.values().map(status).collect()
+        }))
+    }
+}
+
+impl Tables {
+    fn forget_life(&mut self, life: Incarnation) {
+        if let Some(name) = self.lives.remove(&life) {
+            self.servers.remove(&name);
+        }
+    }
+}

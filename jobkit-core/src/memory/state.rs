@@ -1,0 +1,403 @@
+//! What the storage keeps: jobs by their place, and an index for each order they are looked for in.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use crate::batch::BatchRecord;
+use crate::bounds;
+use crate::clock::Timestamp;
+use crate::edge::{BatchCounts, Decision, Finish, On, Parent};
+use crate::ids::{BatchId, Incarnation, JobId, OperationId};
+use crate::name::Name;
+use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
+use crate::recurring::{Pause, RecurringRecord, RecurringRun};
+use crate::state::{Reason, State, StateName};
+use crate::storage::{LogLine, PauseTarget, ServerInfo};
+use crate::unique::KeyHash;
+
+use super::statistics::Statistics;
+
+/// The sequence of a job: where its record is, and its locator.
+pub(super) type Place = u64;
+/// The order of claims in a queue: 9 − priority, then the sequence.
+pub(super) type Rank = (u8, Place);
+
+/// Everything, under the mutex.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    /// The last sequence given.
+    pub(super) sequence: u64,
+    pub(super) ids: HashMap<JobId, Place>,
+    pub(super) jobs: HashMap<Place, Box<Job>>,
+    pub(super) queues: BTreeMap<Name, Queue>,
+    pub(super) awaiting: BTreeSet<Place>,
+    /// Scheduled jobs by instant.
+    pub(super) due: BTreeSet<(Timestamp, Place)>,
+    /// Leases by expiry.
+    pub(super) held: BTreeSet<(Timestamp, Place)>,
+    /// Leases by claim, as the list of Processing shows them.
+    pub(super) processing: BTreeSet<(Timestamp, Place)>,
+    /// Leases by life: claim, order within the claim, place.
+    pub(super) leases: HashMap<Incarnation, BTreeSet<(u64, u32, Place)>>,
+    /// Succeeded, Failed and Deleted jobs by the time they finished.
+    pub(super) finished: [BTreeSet<(Timestamp, Place)>; 3],
+    /// Finished jobs by expiry.
+    pub(super) expires: BTreeSet<(Timestamp, Place)>,
+    pub(super) keys: HashMap<KeyHash, JobId>,
+    pub(super) children: HashMap<Parent, Children>,
+    pub(super) batches: BTreeMap<BatchId, Batch>,
+    /// Batches that were not started, by their last attach.
+    pub(super) open_batches: BTreeSet<(Timestamp, BatchId)>,
+    /// Batches without members, by the time they may go.
+    pub(super) empty_batches: BTreeSet<(Timestamp, BatchId)>,
+    /// Batches whose members have expired before its continuations finished.
+    pub(super) keeping_batches: BTreeSet<BatchId>,
+    pub(super) limits: BTreeMap<String, LimitRow>,
+    /// Limits at which jobs are parked.
+    pub(super) full_limits: BTreeSet<String>,
+    pub(super) marks: VecDeque<Mark>,
+    pub(super) locks: HashMap<String, LockRow>,
+    pub(super) servers: BTreeMap<Name, ServerRow>,
+    pub(super) lives: HashMap<Incarnation, Name>,
+    pub(super) pauses: BTreeMap<PauseTarget, Pause>,
+    pub(super) schedules: BTreeMap<String, ScheduleRow>,
+    /// The last nominal instants of schedules that were removed.
+    pub(super) tombstones: HashMap<String, Timestamp>,
+    /// The last etag given.
+    pub(super) etag: u64,
+    pub(super) stats: Statistics,
+}
+
+/// A stored job.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) record: JobRecord,
+    pub(super) args: Payload,
+    pub(super) digest: [u8; 16],
+    pub(super) result: Option<Payload>,
+    pub(super) history: History,
+    pub(super) errors: VecDeque<AttemptError>,
+    pub(super) edges: Vec<EdgeStatus>,
+    pub(super) progress: Vec<Progress>,
+    /// The last change that was applied.
+    pub(super) operation: Option<OperationId>,
+    /// Its order within the claim that holds it.
+    pub(super) ordinal: u32,
+    /// Memos of the present run.
+    pub(super) memos: HashMap<String, Payload>,
+    pub(super) checkpoint: Option<Payload>,
+    pub(super) logs: BTreeMap<u64, AttemptLog>,
+    pub(super) unreadable: bool,
+}
+
+impl Job {
+    pub(super) fn rank(&self) -> Rank {
+        (bounds::MAX_PRIORITY - self.record.priority, self.record.sequence)
+    }
+}
+
+/// The lines of one attempt.
+#[derive(Debug, Default)]
+pub(super) struct AttemptLog {
+    pub(super) lines: VecDeque<LogLine>,
+    /// Lines that were appended and are not kept any more.
+    pub(super) evicted: u64,
+    /// Lines that the server dropped before it sent them.
+    pub(super) dropped: u64,
+}
+
+/// A queue.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// What can be claimed, by kind, so that nothing is walked that a claimer does not serve.
+    pub(super) lanes: HashMap<Name, BTreeSet<Rank>>,
+    /// All Enqueued jobs, those that are parked too.
+    pub(super) enqueued: BTreeSet<Rank>,
+    pub(super) scheduled: u64,
+    pub(super) processing: u64,
+}
+
+/// The children of a job or batch.
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    pub(super) all: BTreeSet<(Place, usize)>,
+    /// Undecided edges, by [`On`].
+    pub(super) open: [BTreeSet<Place>; 3],
+    /// Marks that are to decide some of them.
+    pub(super) marks: usize,
+}
+
+impl Children {
+    pub(super) fn is_open(&self) -> bool {
+        self.open.iter().any(|edges| !edges.is_empty())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.marks == 0
+    }
+}
+
+/// A batch.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) record: BatchRecord,
+    pub(super) members: BTreeSet<Place>,
+    /// Members that wait for the start.
+    pub(super) unreleased: BTreeSet<Place>,
+    /// Members whose expiry has passed, but which the batch still needs.
+    pub(super) kept: BTreeSet<Place>,
+}
+
+/// A limit.
+#[derive(Debug)]
+pub(super) struct LimitRow {
+    pub(super) max: u32,
+    pub(super) by_operator: bool,
+    /// Jobs that hold a slot, by the time of their claim.
+    pub(super) holders: BTreeSet<(Timestamp, Place)>,
+    pub(super) waiting: BTreeSet<Rank>,
+}
+
+impl LimitRow {
+    pub(super) fn used(&self) -> u32 {
+        u32::try_from(self.holders.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn room(&self) -> usize {
+        (self.max as usize).saturating_sub(self.holders.len())
+    }
+}
+
+/// Work that a step left to sweeps.
+#[derive(Debug)]
+pub(super) enum Mark {
+    /// Edges to decide.
+    Decide(Ended),
+    /// Members to release, since their batch was started.
+    Release(BatchId),
+    /// Members to delete or to cancel, after this one.
+    Cancel { batch: BatchId, reason: Reason, after: Place },
+}
+
+/// The end of a parent, as far as its edges were not decided in its step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) parent: Parent,
+    pub(super) verdict: Verdict,
+    /// The last sequence when it ended: children that came later wait for a later end.
+    pub(super) through: Place,
+}
+
+/// How a parent ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Verdict {
+    Finished(Finish),
+    /// A completed batch.
+    Batch(BatchCounts),
+    /// It is removed, or its success is not waited for any longer.
+    Gone,
+}
+
+impl Verdict {
+    pub(super) fn decide(&self, on: On) -> Decision {
+        match self {
+            Self::Finished(finish) => on.decide(*finish),
+            Self::Batch(counts) => on.decide_batch(true, counts),
+            Self::Gone => on.decide_removed(),
+        }
+    }
+}
+
+/// A lock.
+#[derive(Debug, Default)]
+pub(super) struct LockRow {
+    pub(super) generation: u64,
+    pub(super) holder: Option<(Incarnation, Timestamp)>,
+}
+
+/// A server.
+#[derive(Debug)]
+pub(super) struct ServerRow {
+    pub(super) info: ServerInfo,
+    pub(super) heartbeat_at: Timestamp,
+    pub(super) busy: u32,
+    pub(super) last_claim: u64,
+}
+
+/// A schedule.
+#[derive(Debug)]
+pub(super) struct ScheduleRow {
+    pub(super) record: RecurringRecord,
+    /// Newest first.
+    pub(super) runs: VecDeque<RecurringRun>,
+}
+
+/// The conditions, in the order of [`on_index`].
+pub(super) const CONDITIONS: [On; 3] = [On::Any, On::Success, On::Failed];
+
+/// What one call does beside its answer.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) now: Timestamp,
+    /// Children that may still be decided in this step.
+    pub(super) budget: usize,
+    /// Parents whose edges are to be decided.
+    pub(super) ended: VecDeque<Ended>,
+    /// Batches whose counts changed.
+    pub(super) batches: BTreeSet<BatchId>,
+    pub(super) claimable: bool,
+    pub(super) due: Option<Timestamp>,
+    pub(super) finished: Vec<JobId>,
+    pub(super) cancelled: Vec<JobId>,
+}
+
+impl Work {
+    pub(super) fn at(now: Timestamp) -> Self {
+        Self {
+            now,
+            budget: bounds::CHILDREN_IN_SETTLE,
+            ended: VecDeque::new(),
+            batches: BTreeSet::new(),
+            claimable: false,
+            due: None,
+            finished: Vec::new(),
+            cancelled: Vec::new(),
+        }
+    }
+}
+
+impl Tables {
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(super) fn find(&self, id: JobId) -> Option<Place> {
+        self.ids.get(&id).copied()
+    }
+
+    /// The place of a leased job: where the locator points, if that is the job.
+    pub(super) fn find_leased(&self, lease: &Lease) -> Option<Place> {
+        match self.jobs.get(&lease.locator.0) {
+            Some(job) if job.record.id == lease.job => Some(lease.locator.0),
+            _ => self.find(lease.job),
+        }
+    }
+
+    /// The place of a job whose holder this is.
+    pub(super) fn find_held(&self, lease: &Lease) -> Option<Place> {
+        let place = self.find_leased(lease)?;
+        self.job(place).record.head.is_held_by(lease.fence, lease.incarnation).then_some(place)
+    }
+
+    /// The job at a place that an index names.
+    pub(super) fn job(&self, place: Place) -> &Job {
+        &self.jobs[&place]
+    }
+
+    pub(super) fn job_mut(&mut self, place: Place) -> &mut Job {
+        self.jobs.get_mut(&place).expect("an index names a stored job")
+    }
+
+    pub(super) fn batch_mut(&mut self, id: BatchId) -> &mut Batch {
+        self.batches.get_mut(&id).expect("a batch is kept as long as its members")
+    }
+
+    pub(super) fn is_paused(&self, queue: &Name, kind: &Name, now: Timestamp) -> bool {
+        let holds = |target| self.pauses.get(&target).is_some_and(|pause| pause.holds(now));
+        !self.pauses.is_empty()
+            && (holds(PauseTarget::Queue(queue.clone())) || holds(PauseTarget::Kind(kind.clone())))
+    }
+
+    /// Enters a job into the indexes of its state.
+    pub(super) fn index(&mut self, place: Place) {
+        self.reindex(place, true);
+    }
+
+    /// Takes a job out of the indexes of its state.
+    pub(super) fn unindex(&mut self, place: Place) {
+        self.reindex(place, false);
+    }
+
+    fn reindex(&mut self, place: Place, enter: bool) {
+        let Self { jobs, queues, batches, .. } = self;
+        let job = &jobs[&place];
+        let record = &job.record;
+        let state = record.head.state.name();
+        if !queues.contains_key(&record.queue) {
+            queues.insert(record.queue.clone(), Queue::default());
+        }
+        let queue = queues.get_mut(&record.queue).expect("just made");
+        match &record.head.state {
+            State::Awaiting { .. } => set(&mut self.awaiting, place, enter),
+            State::Scheduled { run_at } => {
+                set(&mut self.due, (*run_at, place), enter);
+                step(&mut queue.scheduled, enter);
+            }
+            State::Enqueued => {
+                set(&mut queue.enqueued, job.rank(), enter);
+                match &record.parked_at {
+                    Some(name) => {
+                        let row = self.limits.get_mut(name).expect("jobs are parked at limits");
+                        set(&mut row.waiting, job.rank(), enter);
+                        if row.waiting.is_empty() {
+                            self.full_limits.remove(name);
+                        } else if enter {
+                            self.full_limits.insert(name.clone());
+                        }
+                    }
+                    None => match queue.lanes.get_mut(&record.kind) {
+                        Some(lane) => set(lane, job.rank(), enter),
+                        None => {
+                            queue.lanes.insert(record.kind.clone(), BTreeSet::from([job.rank()]));
+                        }
+                    },
+                }
+            }
+            State::Processing(hold) => {
+                set(&mut self.held, (hold.expires_at, place), enter);
+                set(&mut self.processing, (hold.claimed_at, place), enter);
+                step(&mut queue.processing, enter);
+                let leases = self.leases.entry(hold.incarnation).or_default();
+                set(leases, (hold.claim_sequence, job.ordinal, place), enter);
+                if leases.is_empty() {
+                    self.leases.remove(&hold.incarnation);
+                }
+            }
+            State::Succeeded | State::Failed | State::Deleted => {
+                let list = &mut self.finished[finished_list(state)];
+                set(list, (record.head.entered_at, place), enter);
+                if let Some(at) = record.expires_at {
+                    set(&mut self.expires, (at, place), enter);
+                }
+                if !enter && let Some(batch) = record.batch.and_then(|id| batches.get_mut(&id)) {
+                    batch.kept.remove(&place);
+                }
+            }
+        }
+    }
+}
+
+/// The position of a finished state among the lists of finished jobs.
+pub(super) fn finished_list(state: StateName) -> usize {
+    state.index() - StateName::Succeeded.index()
+}
+
+/// The position of a condition among the open edges.
+pub(super) fn on_index(on: On) -> usize {
+    match on {
+        On::Any => 0,
+        On::Success => 1,
+        On::Failed => 2,
+    }
+}
+
+fn set<T: Ord>(index: &mut BTreeSet<T>, key: T, enter: bool) {
+    if enter {
+        index.insert(key);
+    } else {
+        index.remove(&key);
+    }
+}
+
+fn step(count: &mut u64, enter: bool) {
+    *count = if enter { *count + 1 } else { count.saturating_sub(1) };
+}

@@ -1,0 +1,39 @@
+//! `impl Storage`.
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::memory::MemoryStorage;
+use crate::storage::{Capabilities, Finding, Migrated, Severity, Storage};
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    fn backend(&self) -> &'static str {
+        "memory"
+    }
+
+    fn namespace(&self) -> &str {
+        "memory"
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        Ok(Migrated { from: 1, to: 1 })
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>> {
+        Ok(vec![Finding {
+            severity: Severity::Info,
+            code: "memory",
+            message: "jobs are lost when the process ends; use a database to keep them".into(),
+        }])
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(self.shared.clock.now())
+    }
+}

@@ -1,0 +1,423 @@
+//! Storing submissions: planned without changing anything, so that a refusal leaves no trace, then
+//! stored in one go.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+
+use crate::batch::{BatchRecord, Starts};
+use crate::bounds;
+use crate::clock::Timestamp;
+use crate::edge::{BatchCounts, Decision, Edge, Finish, On, Parent};
+use crate::ids::{BatchId, IdAge, JobId, id_age};
+use crate::record::{EdgeStatus, History, HistoryEntry, JobRecord, NewRecord};
+use crate::refusal::Refusal;
+use crate::state::{Reason, State, StateName};
+use crate::state_machine::{JobHead, new_head, new_unmeetable_head};
+use crate::storage::{JobSubmitted, Submission, Submitted};
+use crate::unique::{KeyHash, OnConflict};
+
+use super::state::{Batch, Job, LimitRow, Tables, Work, on_index};
+
+/// What is to become of each job of a submission.
+struct Plan {
+    jobs: Vec<Planned>,
+    opens_batch: bool,
+    /// Holders of keys that give way.
+    replaced: Vec<JobId>,
+}
+
+enum Planned {
+    Already,
+    Existing(JobId),
+    New(Box<New>),
+}
+
+struct New {
+    head: JobHead,
+    edges: Vec<EdgeStatus>,
+    digest: [u8; 16],
+    waits_for_batch: bool,
+    takes_key: bool,
+}
+
+impl Tables {
+    /// Stores one submission, or refuses it.
+    pub(super) fn submit_one(
+        &mut self,
+        work: &mut Work,
+        submission: &Submission,
+        reason: Reason,
+    ) -> Submitted {
+        match self.plan(work.now, submission, reason) {
+            Ok(plan) => Submitted::Created(self.store(work, submission, plan)),
+            Err(refusal) => Submitted::Refused(refusal),
+        }
+    }
+
+    fn plan(
+        &self,
+        now: Timestamp,
+        submission: &Submission,
+        reason: Reason,
+    ) -> Result<Plan, Refusal> {
+        submission.check()?;
+        let jobs = &submission.jobs;
+        if submission.batch.as_ref().is_some_and(|batch| batch.parent.is_some()) {
+            return Err(Refusal::Unsupported { what: "nested batches" });
+        }
+        let opens = submission.batch.as_ref().filter(|new| !self.batches.contains_key(&new.id));
+        let places: HashMap<JobId, usize> =
+            jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
+        let mut planned: Vec<Option<Planned>> = jobs.iter().map(|_| None).collect();
+        let mut keys: HashMap<KeyHash, JobId> = HashMap::new();
+        let mut replaced = Vec::new();
+        for i in parents_first(jobs, &places) {
+            let job = &jobs[i];
+            let digest = job.content_digest();
+            if let Some(place) = self.find(job.id) {
+                if self.job(place).digest != digest {
+                    return Err(Refusal::IdConflict { job: job.id });
+                }
+                planned[i] = Some(Planned::Already);
+                continue;
+            }
+            check_age(job.id, now)?;
+            let waits_for_batch = match job.batch {
+                None => false,
+                Some(id) => match opens.filter(|new| new.id == id) {
+                    Some(new) => new.starts == Starts::WhenStarted,
+                    None => self.attachable(id)?,
+                },
+            };
+            let (edges, unmeetable) =
+                self.plan_edges(job, &places, &planned, opens.map(|new| new.id))?;
+            let open = edges.iter().filter(|edge| !edge.decided).count();
+            let open = u32::try_from(open).unwrap_or(u32::MAX) + u32::from(waits_for_batch);
+            let head = if unmeetable {
+                new_unmeetable_head(job.start, now)
+            } else {
+                new_head(job.start, open, waits_for_batch, reason, now)
+            };
+            let unique = job.unique.as_ref().filter(|_| !unmeetable);
+            if let Some(unique) = unique {
+                let hash = unique.hash();
+                if let Some(holder) = keys.get(&hash).or(self.keys.get(&hash)).copied() {
+                    match unique.on_conflict {
+                        OnConflict::ReturnExisting => {
+                            planned[i] = Some(Planned::Existing(holder));
+                            continue;
+                        }
+                        OnConflict::Replace if !self.is_running(holder) => replaced.push(holder),
+                        OnConflict::Reject | OnConflict::Replace => {
+                            return Err(Refusal::UniqueConflict { holder });
+                        }
+                    }
+                }
+                keys.insert(hash, job.id);
+            }
+            let takes_key = unique.is_some();
+            let new = New { head, edges, digest, waits_for_batch, takes_key };
+            planned[i] = Some(Planned::New(Box::new(new)));
+        }
+        let jobs = planned.into_iter().flatten().collect();
+        Ok(Plan { jobs, opens_batch: opens.is_some(), replaced })
+    }
+
+    /// Whether a job attached to a stored batch has to wait for its start.
+    fn attachable(&self, id: BatchId) -> Result<bool, Refusal> {
+        let batch = self.batches.get(&id).ok_or(Refusal::BatchGone { batch: id })?;
+        if batch.record.cancelled_at.is_some() {
+            return Err(Refusal::BatchCancelled { batch: id });
+        }
+        if batch.record.completed_at.is_some() {
+            return Err(Refusal::BatchFinished { batch: id });
+        }
+        Ok(batch.record.started_at.is_none())
+    }
+
+    fn is_running(&self, id: JobId) -> bool {
+        self.find(id).is_some_and(|place| self.job(place).record.state() == StateName::Processing)
+    }
+
+    /// The edges of a new job with what is decided already, and whether one can never be met.
+    fn plan_edges(
+        &self,
+        job: &NewRecord,
+        places: &HashMap<JobId, usize>,
+        planned: &[Option<Planned>],
+        opens: Option<BatchId>,
+    ) -> Result<(Vec<EdgeStatus>, bool), Refusal> {
+        let within = |id: JobId| places.get(&id).and_then(|place| planned[*place].as_ref());
+        let mut edges: Vec<EdgeStatus> = Vec::with_capacity(job.edges.len());
+        let mut unmeetable = false;
+        for Edge { parent, on } in &job.edges {
+            let parent = match *parent {
+                Parent::Job(id) => match within(id) {
+                    // The holder of its key stands in its place.
+                    Some(Planned::Existing(holder)) => Parent::Job(*holder),
+                    _ => *parent,
+                },
+                Parent::Batch(_) => *parent,
+            };
+            let edge = Edge { parent, on: *on };
+            if edges.iter().any(|other| other.edge == edge) {
+                continue;
+            }
+            let decision = match parent {
+                Parent::Job(id) => match within(id) {
+                    Some(Planned::New(new)) => decide_now(*on, new.head.state.name()),
+                    _ => match self.find(id) {
+                        Some(place) => decide_now(*on, self.job(place).record.state()),
+                        None => return Err(Refusal::ParentGone { parent }),
+                    },
+                },
+                // Its members are counted first; then it decides like any other.
+                Parent::Batch(id) if opens == Some(id) => Decision::Open,
+                Parent::Batch(id) => match self.batches.get(&id) {
+                    Some(batch) => {
+                        let completed = batch.record.completed_at.is_some();
+                        on.decide_batch(completed, &batch.record.counts)
+                    }
+                    None => return Err(Refusal::ParentGone { parent }),
+                },
+            };
+            unmeetable |= decision == Decision::Unmeetable;
+            edges.push(EdgeStatus { edge, decided: decision != Decision::Open });
+        }
+        Ok((edges, unmeetable))
+    }
+
+    fn store(&mut self, work: &mut Work, submission: &Submission, plan: Plan) -> Vec<JobSubmitted> {
+        work.budget = bounds::CHILDREN_IN_SETTLE;
+        if let Some(new) = submission.batch.as_ref().filter(|_| plan.opens_batch) {
+            let started_at = (new.starts == Starts::AtOnce).then_some(work.now);
+            if started_at.is_none() {
+                self.open_batches.insert((work.now, new.id));
+            }
+            let record = BatchRecord {
+                id: new.id,
+                name: new.name.clone(),
+                parent: None,
+                counts: BatchCounts::default(),
+                created_at: work.now,
+                attached_at: work.now,
+                started_at,
+                completed_at: None,
+                succeeded_at: None,
+                cancelled_at: None,
+            };
+            let batch = Batch {
+                record,
+                members: BTreeSet::new(),
+                unreleased: BTreeSet::new(),
+                kept: BTreeSet::new(),
+            };
+            self.batches.insert(new.id, batch);
+            work.batches.insert(new.id);
+        }
+        let mut answers = Vec::with_capacity(plan.jobs.len());
+        for (job, planned) in submission.jobs.iter().zip(plan.jobs) {
+            answers.push(match planned {
+                Planned::Already => JobSubmitted::Already(StateName::Enqueued),
+                Planned::Existing(holder) => JobSubmitted::Existing(holder),
+                Planned::New(new) => {
+                    self.insert(work, job, *new);
+                    JobSubmitted::Created(StateName::Enqueued)
+                }
+            });
+        }
+        for holder in plan.replaced {
+            if let Some(place) = self.find(holder) {
+                self.give_up(work, place, Reason::Replaced);
+            }
+        }
+        self.settle_down(work);
+        for (job, answer) in submission.jobs.iter().zip(&mut answers) {
+            if let JobSubmitted::Created(state) | JobSubmitted::Already(state) = answer
+                && let Some(place) = self.find(job.id)
+            {
+                *state = self.job(place).record.state();
+            }
+        }
+        answers
+    }
+
+    fn insert(&mut self, work: &mut Work, job: &NewRecord, new: New) {
+        let New { head, edges, digest, waits_for_batch, takes_key } = new;
+        let now = work.now;
+        self.sequence += 1;
+        let place = self.sequence;
+        let state = head.state.name();
+        let finish = Finish::of(state);
+        for status in &edges {
+            let children = self.children.entry(status.edge.parent).or_default();
+            let on = on_index(status.edge.on);
+            children.all.insert((place, on));
+            if !status.decided && finish.is_none() {
+                children.open[on].insert(place);
+            }
+        }
+        if let Some(unique) = job.unique.as_ref().filter(|_| takes_key) {
+            self.keys.insert(unique.hash(), job.id);
+        }
+        for limit in &job.limits {
+            if !self.limits.contains_key(&limit.name) {
+                let row = LimitRow {
+                    max: limit.max,
+                    by_operator: false,
+                    holders: BTreeSet::new(),
+                    waiting: BTreeSet::new(),
+                };
+                self.limits.insert(limit.name.clone(), row);
+            }
+        }
+        self.stats.tail(now).count(&job.queue, &job.kind, None, state, head.reason);
+        let run_at = match head.state {
+            State::Scheduled { run_at } => Some(run_at),
+            _ => None,
+        };
+        let mut history = History::default();
+        history.push(HistoryEntry {
+            state,
+            reason: head.reason,
+            at: now,
+            fence: None,
+            server: None,
+            duration: None,
+            run_at,
+            actor: None,
+        });
+        let keep = job.retention().deleted;
+        let record = JobRecord {
+            id: job.id,
+            sequence: place,
+            kind: job.kind.clone(),
+            queue: job.queue.clone(),
+            priority: job.priority,
+            head,
+            created_at: now,
+            enqueued_at: (state == StateName::Enqueued).then_some(now),
+            claimed_at: None,
+            duration: None,
+            expires_at: finish.and_then(|_| keep.expires_at(now)),
+            start_by: job.start_by,
+            parked_at: None,
+            tags: job.tags.clone(),
+            unique: job.unique.clone(),
+            limits: {
+                let mut limits = job.limits.clone();
+                // In the order in which slots are taken.
+                limits.sort();
+                limits
+            },
+            batch: job.batch,
+            parents: u32::try_from(job.edges.len()).unwrap_or(u32::MAX),
+            extras: job.extras.clone(),
+        };
+        let stored = Job {
+            record,
+            args: job.args.clone(),
+            digest,
+            result: None,
+            history,
+            errors: VecDeque::new(),
+            edges,
+            progress: Vec::new(),
+            operation: None,
+            ordinal: 0,
+            memos: HashMap::new(),
+            checkpoint: None,
+            logs: std::collections::BTreeMap::new(),
+            unreadable: false,
+        };
+        self.ids.insert(job.id, place);
+        self.jobs.insert(place, Box::new(stored));
+        self.index(place);
+        work.claimable |= state == StateName::Enqueued;
+        if let Some(run_at) = run_at {
+            work.due = Some(work.due.map_or(run_at, |due| due.min(run_at)));
+        }
+        if let Some(id) = job.batch {
+            self.attach(work, place, id, waits_for_batch && state == StateName::Awaiting, finish);
+        }
+        if finish.is_some() {
+            work.finished.push(job.id);
+        }
+    }
+
+    fn attach(
+        &mut self,
+        work: &mut Work,
+        place: u64,
+        id: BatchId,
+        waits: bool,
+        finish: Option<Finish>,
+    ) {
+        let batch = self.batch_mut(id);
+        batch.members.insert(place);
+        if waits {
+            batch.unreleased.insert(place);
+        }
+        batch.record.counts.total += 1;
+        if let Some(finish) = finish {
+            batch.record.counts.count(finish, 1);
+        }
+        let before = std::mem::replace(&mut batch.record.attached_at, work.now);
+        if batch.record.started_at.is_none() {
+            self.open_batches.remove(&(before, id));
+            self.open_batches.insert((work.now, id));
+        }
+        work.batches.insert(id);
+    }
+}
+
+fn check_age(job: JobId, storage_now: Timestamp) -> Result<(), Refusal> {
+    let created_at = job.created_at();
+    match (id_age(created_at, storage_now), created_at) {
+        (IdAge::TooOld, Some(created_at)) => {
+            Err(Refusal::IdTooOld { job, created_at, storage_now })
+        }
+        (IdAge::TooFarAhead, Some(created_at)) => {
+            Err(Refusal::IdTooFarAhead { job, created_at, storage_now })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a parent in this state means for a new edge.
+fn decide_now(on: On, state: StateName) -> Decision {
+    Finish::of(state).map_or(Decision::Open, |finish| on.decide(finish))
+}
+
+/// The jobs so that parents come before their children, else in the order given. The submission was
+/// checked to have no circles.
+fn parents_first(jobs: &[NewRecord], places: &HashMap<JobId, usize>) -> Vec<usize> {
+    if jobs.iter().all(|job| job.edges.is_empty()) {
+        return (0..jobs.len()).collect();
+    }
+    let mut open = vec![0_usize; jobs.len()];
+    let mut children = vec![Vec::new(); jobs.len()];
+    for (child, job) in jobs.iter().enumerate() {
+        for edge in &job.edges {
+            if let Parent::Job(parent) = edge.parent
+                && let Some(parent) = places.get(&parent)
+            {
+                open[child] += 1;
+                children[*parent].push(child);
+            }
+        }
+    }
+    let mut free: BinaryHeap<Reverse<usize>> =
+        (0..jobs.len()).filter(|job| open[*job] == 0).map(Reverse).collect();
+    let mut order = Vec::with_capacity(jobs.len());
+    while let Some(Reverse(job)) = free.pop() {
+        order.push(job);
+        for child in &children[job] {
+            open[*child] -= 1;
+            if open[*child] == 0 {
+                free.push(Reverse(*child));
+            }
+        }
+    }
+    order
+}

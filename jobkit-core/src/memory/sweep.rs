@@ -1,0 +1,270 @@
+//! Bounded steps: what marks ask for, what expired, what slipped through.
+
+use std::time::Duration;
+
+use crate::bounds;
+use crate::edge::{On, Parent};
+use crate::ids::BatchId;
+use crate::state::{Reason, StateName};
+use crate::state_machine::Event;
+use crate::storage::Step;
+
+use super::state::{Children, Ended, Mark, Place, Tables, Verdict, Work, on_index};
+
+impl Tables {
+    pub(super) fn sweep(&mut self, work: &mut Work, max: usize) -> Step {
+        let mut done = 0;
+        while done < max
+            && let Some(mark) = self.marks.pop_front()
+        {
+            work.budget = max - done;
+            // A mark whose work has vanished is work too, so that the loop ends.
+            done += self.complete(work, mark).max(1);
+            self.settle_down(work);
+        }
+        while done < max
+            && let Some((attached_at, id)) = self.open_batches.first().copied()
+            && attached_at.plus(bounds::BATCH_FILLING) <= work.now
+        {
+            done += 1 + self.cancel_batch(work, id, Reason::BatchDiscarded, max - done);
+            self.settle_down(work);
+        }
+        for name in self.full_limits.clone() {
+            if done < max {
+                done += self.admit(work, &name, max - done);
+            }
+        }
+        let next_discard = self.open_batches.first().map(|(at, _)| at.plus(bounds::BATCH_FILLING));
+        Step {
+            done,
+            more: !self.marks.is_empty() || next_discard.is_some_and(|at| at <= work.now),
+            next_in: next_discard.map(|at| at.since(work.now)),
+        }
+    }
+
+    /// Does what a mark asks for, as far as the budget goes; what is left is marked again, in front.
+    fn complete(&mut self, work: &mut Work, mark: Mark) -> usize {
+        let before = work.budget;
+        match mark {
+            Mark::Decide(ended) => {
+                if self.decide(work, &ended) {
+                    if let Some(children) = self.children.get_mut(&ended.parent) {
+                        children.marks -= 1;
+                    }
+                    self.tidy_children(ended.parent);
+                } else {
+                    self.marks.push_front(Mark::Decide(ended));
+                }
+                before - work.budget
+            }
+            Mark::Release(id) => self.release_members(work, id, before),
+            Mark::Cancel { batch, reason, after } => {
+                self.cancel_members(work, batch, reason, after, before)
+            }
+        }
+    }
+
+    /// Releases members of a started batch, at most `max`; a mark for the rest.
+    pub(super) fn release_members(&mut self, work: &mut Work, id: BatchId, max: usize) -> usize {
+        let mut done = 0;
+        while let Some(batch) = self.batches.get_mut(&id)
+            && let Some(place) = batch.unreleased.first().copied()
+        {
+            if done == max {
+                self.marks.push_front(Mark::Release(id));
+                break;
+            }
+            batch.unreleased.remove(&place);
+            done += 1;
+            let event = Event::Decided { met: true, otherwise: Reason::Unmeetable };
+            self.must(work, place, &event);
+        }
+        done
+    }
+
+    /// Cancels a batch and the first of its members, at most `max`; a mark for the rest.
+    pub(super) fn cancel_batch(
+        &mut self,
+        work: &mut Work,
+        id: BatchId,
+        reason: Reason,
+        max: usize,
+    ) -> usize {
+        let now = work.now;
+        let batch = self.batch_mut(id);
+        batch.record.cancelled_at = Some(now);
+        let open = (batch.record.attached_at, id);
+        // So that it can complete.
+        batch.record.started_at.get_or_insert(now);
+        self.open_batches.remove(&open);
+        work.batches.insert(id);
+        self.cancel_members(work, id, reason, 0, max)
+    }
+
+    fn cancel_members(
+        &mut self,
+        work: &mut Work,
+        id: BatchId,
+        reason: Reason,
+        after: Place,
+        max: usize,
+    ) -> usize {
+        let Some(batch) = self.batches.get(&id) else { return 0 };
+        let next: Vec<Place> = batch.members.range(after + 1..).take(max).copied().collect();
+        for place in &next {
+            self.give_up(work, *place, reason);
+        }
+        if let Some(last) = next.last().copied()
+            && let Some(batch) = self.batches.get(&id)
+            && batch.members.range(last + 1..).next().is_some()
+        {
+            self.marks.push_front(Mark::Cancel { batch: id, reason, after: last });
+        } else if max == 0 && !batch_is_empty(self, id) {
+            self.marks.push_front(Mark::Cancel { batch: id, reason, after });
+        }
+        next.len()
+    }
+
+    pub(super) fn purge(&mut self, work: &mut Work, max: usize) -> Step {
+        let now = work.now;
+        let mut done = 0;
+        let mut looked = 0;
+        let mut stopped = false;
+        while done < max
+            && looked < 4 * max + 100
+            && let Some((at, place)) = self.expires.first().copied()
+            && at <= now
+        {
+            looked += 1;
+            if let Some(id) = self.job(place).record.batch
+                && !self.lets_members_go(work, id, place)
+            {
+                self.expires.remove(&(at, place));
+                self.batch_mut(id).kept.insert(place);
+                self.keeping_batches.insert(id);
+                continue;
+            }
+            if !self.remove(work, place) {
+                stopped = true;
+                break;
+            }
+            done += 1;
+        }
+        for id in self.keeping_batches.clone() {
+            while done < max
+                && self.is_over(id)
+                && let Some(place) = self.batches.get(&id).and_then(|it| it.kept.first().copied())
+                && self.remove(work, place)
+            {
+                done += 1;
+            }
+            if self.batches.get(&id).is_none_or(|batch| batch.kept.is_empty()) {
+                self.keeping_batches.remove(&id);
+            }
+        }
+        while done < max
+            && let Some((at, id)) = self.empty_batches.first().copied()
+            && at <= now
+        {
+            self.empty_batches.remove(&(at, id));
+            done += 1;
+            if self.is_over(id) {
+                self.remove_batch(id);
+            } else {
+                self.empty_batches.insert((now.plus(Duration::from_secs(3600)), id));
+            }
+        }
+        let more = self.expires.first().is_some_and(|(at, _)| *at <= now) && !stopped;
+        let next_in = self.expires.first().map(|(at, _)| at.since(now));
+        Step { done, more, next_in }
+    }
+
+    /// Whether a batch has completed and its continuations have finished.
+    fn is_over(&self, id: BatchId) -> bool {
+        let Some(batch) = self.batches.get(&id) else { return true };
+        let children = self.children.get(&Parent::Batch(id));
+        batch.record.completed_at.is_some()
+            && children.is_none_or(|children| {
+                !children.is_open()
+                    && children.marks == 0
+                    && children
+                        .all
+                        .iter()
+                        .all(|(child, _)| self.job(*child).record.state().is_finished())
+            })
+    }
+
+    /// Whether an expired member may be removed. A Failed one ends the wait for the batch's success,
+    /// which would keep everything for ever.
+    fn lets_members_go(&mut self, work: &mut Work, id: BatchId, place: Place) -> bool {
+        let parent = Parent::Batch(id);
+        let completed = self.batches.get(&id).is_some_and(|it| it.record.completed_at.is_some());
+        let waits_for_success = |children: &Children| {
+            children.marks == 0 && !children.open[on_index(On::Success)].is_empty()
+        };
+        if completed
+            && self.job(place).record.state() == StateName::Failed
+            && self.children.get(&parent).is_some_and(waits_for_success)
+        {
+            work.budget = bounds::CHILDREN_IN_SETTLE;
+            let through = self.sequence;
+            work.ended.push_back(Ended { parent, verdict: Verdict::Gone, through });
+            self.settle_down(work);
+        }
+        self.is_over(id)
+    }
+
+    /// Removes a finished job with all that belongs to it; `false` while edges to its children are
+    /// left, which have to be decided first.
+    fn remove(&mut self, work: &mut Work, place: Place) -> bool {
+        let id = self.job(place).record.id;
+        let parent = Parent::Job(id);
+        if let Some(children) = self.children.get(&parent) {
+            if children.marks > 0 {
+                return false;
+            }
+            if children.is_open() {
+                work.budget = bounds::MAX_STEP_ITEMS;
+                let ended = Ended { parent, verdict: Verdict::Gone, through: self.sequence };
+                let decided = self.decide(work, &ended);
+                self.settle_down(work);
+                if !decided {
+                    return false;
+                }
+            }
+        }
+        self.unindex(place);
+        self.children.remove(&parent);
+        self.ids.remove(&id);
+        let Some(job) = self.jobs.remove(&place) else { return true };
+        let record = job.record;
+        for status in &job.edges {
+            let parent = status.edge.parent;
+            if let Some(children) = self.children.get_mut(&parent) {
+                let on = on_index(status.edge.on);
+                children.all.remove(&(place, on));
+                children.open[on].remove(&place);
+                self.tidy_children(parent);
+            }
+        }
+        let tail = self.stats.tail(work.now);
+        tail.count_removed(&record.queue, &record.kind, record.state());
+        if let Some(batch_id) = record.batch {
+            let batch = self.batch_mut(batch_id);
+            batch.members.remove(&place);
+            if batch.members.is_empty() {
+                self.remove_batch(batch_id);
+            }
+        }
+        true
+    }
+
+    fn remove_batch(&mut self, id: BatchId) {
+        self.batches.remove(&id);
+        self.children.remove(&Parent::Batch(id));
+    }
+}
+
+fn batch_is_empty(tables: &Tables, id: BatchId) -> bool {
+    tables.batches.get(&id).is_none_or(|batch| batch.members.is_empty())
+}
