@@ -187,19 +187,24 @@ mod tests {
     #[tokio::test]
     async fn what_arrives_during_a_flight_leaves_together() {
         let coalescer = doubling(0);
-        let callers: Vec<_> = (0..50)
-            .map(|n| {
-                let coalescer = Arc::clone(&coalescer);
-                tokio::spawn(async move { coalescer.request(n).await })
-            })
-            .collect();
-        while lock(&coalescer.queue).waiting.len() < 49 {
+        let call = |n| {
+            let coalescer = Arc::clone(&coalescer);
+            tokio::spawn(async move { coalescer.request(n).await })
+        };
+        let waiting = || lock(&coalescer.queue).waiting.len();
+        let mut callers = vec![call(100)];
+        let in_flight = || lock(&coalescer.queue).in_flight;
+        while !in_flight() || waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+        callers.extend((101..150).map(call));
+        while waiting() < 49 {
             tokio::task::yield_now().await;
         }
         coalescer.flight.gate.add_permits(2);
         for (n, caller) in callers.into_iter().enumerate() {
             let answer = caller.await.expect("joins").expect("answers");
-            assert_eq!(answer as usize, n * 2);
+            assert_eq!(answer as usize, (n + 100) * 2);
         }
         assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2);
     }

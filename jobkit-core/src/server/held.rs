@@ -114,7 +114,12 @@ impl HeldJobs {
         let (mut newly, mut all) = (0, 0);
         for job in self.jobs.values_mut() {
             if let Phase::Running(running) = &mut job.phase {
-                // The executor notes time-outs in the token alone.
+                // A handler that blocks its thread keeps its own timer from running, so its time
+                // is watched from here too.
+                let deadline = running.context.deadline();
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    running.stopper.stop(StopCause::TimedOut);
+                }
                 if running.stopper.token.is_cancelled() {
                     running.stop_asked_at.get_or_insert_with(Instant::now);
                 }

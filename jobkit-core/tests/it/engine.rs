@@ -1,0 +1,412 @@
+use std::time::{Duration, Instant};
+
+use jobkit_core::state::{Reason, StateName};
+use jobkit_core::storage::{JobQueue, JobStore, Monitoring};
+use jobkit_core::{Batch, On, RetryPolicy, WaitError};
+
+use crate::support::{Act, Bench, eventually, quick, script};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_and_its_result_comes_back() {
+    let bench = Bench::new();
+    let server = bench.server(quick()).await;
+    let job = bench.client.enqueue(script("a", Act::Return(42))).await.unwrap();
+    assert_eq!(job.wait(SOON).await.unwrap(), 42);
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_notices_a_push_at_once() {
+    let bench = Bench::new();
+    // Polling alone would take minutes.
+    let minute = Duration::from_secs(60);
+    let _server = bench.server(quick().poll_interval(minute, minute)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
+        job.wait(SOON).await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_retried_until_attempts_are_used_up() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let mends = bench.client.enqueue(script("mends", Act::FailTimes(2))).await.unwrap();
+    let never = bench.client.enqueue(script("never", Act::FailTimes(99))).await.unwrap();
+    let permanent = bench.client.enqueue(script("permanent", Act::Permanent)).await.unwrap();
+    assert_eq!(mends.wait(SOON).await.unwrap(), 2);
+    let error = never.wait(SOON).await.unwrap_err();
+    assert!(matches!(&error, WaitError::Failed(Some(error)) if error.failures == 3), "{error:?}");
+    assert!(permanent.wait(SOON).await.is_err());
+    assert_eq!(
+        (bench.starts_of("mends"), bench.starts_of("never"), bench.starts_of("permanent")),
+        (3, 3, 1)
+    );
+    let details = bench.client.job(never.id()).await.unwrap().unwrap();
+    assert_eq!(details.record.head.reason, Reason::OutOfAttempts);
+    assert_eq!(details.errors.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snooze_uses_no_attempt() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let job = bench.client.enqueue(script("z", Act::SnoozeOnce)).await.unwrap();
+    assert_eq!(job.wait(SOON).await.unwrap(), 1, "attempt 1, though it ran twice");
+    assert_eq!(bench.starts_of("z"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_become_failures_with_message_and_place() {
+    let bench = Bench::new();
+    let server = bench.server(quick()).await;
+    for (act, word) in [(Act::Panic, "on purpose"), (Act::PanicInTask, "panic")] {
+        let job = script("p", act).retry(RetryPolicy::none());
+        let job = bench.client.enqueue(job).await.unwrap();
+        let error = job.wait(SOON).await.unwrap_err();
+        let WaitError::Failed(Some(error)) = error else { panic!("{error:?}") };
+        assert!(error.detail.message.contains(word), "{error:?}");
+        if word == "on purpose" {
+            assert_eq!(error.detail.error_type, "panic");
+            assert!(error.detail.backtrace.unwrap().contains("support.rs"));
+        }
+    }
+    assert!(server.health().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_limits_end_what_never_returns() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let limit = Duration::from_millis(50);
+    let hangs = script("hangs", Act::Hang).timeout(limit).max_attempts(1);
+    let obeys = script("obeys", Act::WaitForCancel).timeout(limit).max_attempts(1);
+    let (hangs, obeys) = bench.client.enqueue((hangs, obeys)).await.unwrap();
+    for job in [hangs, obeys] {
+        let error = job.wait(SOON).await.unwrap_err();
+        assert!(
+            matches!(&error, WaitError::Failed(Some(error)) if error.detail.error_type == "timeout"),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_running_job_cancels_it() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let polite = bench.client.enqueue(script("polite", Act::WaitForCancel)).await.unwrap();
+    let deaf = bench.client.enqueue(script("deaf", Act::Hang)).await.unwrap();
+    eventually("both run", || async { bench.ledger.lock().unwrap().running == 2 }).await;
+    for job in [&polite, &deaf] {
+        bench.client.delete(job.id()).await.unwrap();
+        let error = job.wait(SOON).await.unwrap_err();
+        assert!(matches!(error, WaitError::Deleted(Reason::Cancelled)), "{error:?}");
+    }
+    assert_eq!(bench.ledger.lock().unwrap().cancelled, ["polite"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_blocks_its_thread_is_told_and_replaced() {
+    let bench = Bench::new();
+    let server = bench.server(quick().workers(1)).await;
+    let blocks = script("blocks", Act::Block(3500)).timeout(Duration::from_millis(50));
+    let blocks = bench.client.enqueue(blocks).await.unwrap();
+    eventually("it runs", || async { bench.starts_of("blocks") == 1 }).await;
+    let other = bench.client.enqueue(script("other", Act::Return(1))).await.unwrap();
+    eventually("health tells", || async {
+        server.health().problems.iter().any(|problem| problem.part == "handlers")
+    })
+    .await;
+    other.wait(SOON).await.unwrap();
+    // What it returns in the end counts: its lease was renewed all the time.
+    blocks.wait(SOON).await.unwrap();
+    eventually("health mends", || async { server.health().is_ok() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_produces_can_always_be_settled() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let large = bench.client.enqueue(script("large", Act::Large(2 << 20))).await.unwrap();
+    let long = bench.client.enqueue(script("long", Act::LongError).max_attempts(1)).await.unwrap();
+    assert!(large.wait(SOON).await.is_err());
+    assert!(long.wait(SOON).await.is_err());
+    let large = bench.client.job(large.id()).await.unwrap().unwrap();
+    assert_eq!(large.record.head.reason, Reason::ResultTooLarge);
+    assert!(large.errors[0].detail.message.contains("2097154 bytes"), "{:?}", large.errors);
+    let long = bench.client.job(long.id()).await.unwrap().unwrap();
+    assert!(long.errors[0].detail.message.len() <= 16 << 10);
+    assert!(!long.errors[0].detail.message.contains('\0'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_that_no_longer_decode_fail_at_once_and_name_the_field() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let args = serde_json::json!({ "name": 7, "act": { "Return": 1 } });
+    let job = jobkit_core::job_by_name("script", args.as_object().unwrap()).unwrap();
+    let job = bench.client.enqueue(job).await.unwrap();
+    let error = job.wait(SOON).await.unwrap_err();
+    assert!(error.to_string().contains("`name`"), "{error}");
+    let details = bench.client.job(job.id()).await.unwrap().unwrap();
+    assert_eq!(details.record.head.reason, Reason::BadArguments);
+    assert_eq!(bench.starts_of("x"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_and_progress_arrive() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let job = bench.client.enqueue(script("tells", Act::Tell)).await.unwrap();
+    job.wait(SOON).await.unwrap();
+    let details = bench.client.job(job.id()).await.unwrap().unwrap();
+    assert_eq!((details.progress[0].done, details.progress[0].total), (3, 10));
+    use jobkit_core::storage::JobLog;
+    let page = bench.storage.read_log(job.id(), None, 0, 10).await.unwrap();
+    let lines: Vec<_> =
+        page.lines.iter().map(|(number, line)| (*number, line.text.as_str())).collect();
+    assert_eq!(lines, [(1, "first"), (2, "second")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flows_and_batches_run_in_order() {
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let pay = script("pay", Act::FailTimes(1));
+    let receipt = script("receipt", Act::Return(2)).after(&pay);
+    let alarm = script("alarm", Act::Return(3)).after(&pay).when(On::Failed);
+    let members = (0..1500).map(|n| script("member", Act::Return(n)));
+    let report = script("report", Act::Return(4));
+    let waits = report.clone();
+    let batch = Batch::new("b").jobs(members).then(report);
+    let (_, receipt, alarm) = bench.client.enqueue((pay, receipt, alarm)).await.unwrap();
+    let batch = bench.client.enqueue(batch).await.unwrap();
+    receipt.wait(SOON).await.unwrap();
+    let error = alarm.wait(SOON).await.unwrap_err();
+    assert!(matches!(error, WaitError::Deleted(Reason::Unmeetable)), "{error:?}");
+    eventually("the report runs", || async {
+        bench.client.state(waits.id()).await.unwrap() == Some(StateName::Succeeded)
+    })
+    .await;
+    let record = batch.status().await.unwrap().unwrap();
+    assert_eq!((record.counts.total, record.counts.succeeded), (1500, 1500));
+    let ledger = bench.ledger.lock().unwrap();
+    let names: Vec<_> =
+        ledger.ends.iter().map(String::as_str).filter(|name| *name != "member").collect();
+    assert_eq!(names, ["pay", "pay", "receipt", "report"]);
+    let last_member = ledger.ends.iter().rposition(|name| name == "member").unwrap();
+    assert!(last_member < ledger.ends.iter().position(|name| name == "report").unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_and_everything_runs() {
+    let bench = Bench::new();
+    let _one = bench.server(quick()).await;
+    let _two = bench.server(quick()).await;
+    let jobs = (0..60).map(|_| script("limited", Act::Sleep(5)).limit("smtp", 3));
+    let report = bench.client.enqueue_many(jobs).await.unwrap();
+    assert_eq!(report.stored, 60);
+    eventually("all ran", || async { bench.ledger.lock().unwrap().ends.len() == 60 }).await;
+    assert!(bench.ledger.lock().unwrap().most_running <= 3);
+    assert_eq!(bench.starts(), [("limited".to_owned(), 60)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_vanished_is_replaced() {
+    let bench = Bench::new();
+    let first = bench.server(quick()).await;
+    let job = bench.client.enqueue(script("long", Act::Sleep(400))).await.unwrap();
+    eventually("it runs", || async { bench.starts_of("long") == 1 }).await;
+    // Its tasks end, and nobody says goodbye.
+    first.abort();
+    let _second = bench.server(quick()).await;
+    job.wait(SOON).await.unwrap();
+    assert_eq!(bench.starts_of("long"), 2);
+    let details = bench.client.job(job.id()).await.unwrap().unwrap();
+    assert_eq!((details.record.head.crashes, details.record.head.fence), (1, 2));
+    let reasons: Vec<_> = details.history.entries.iter().map(|entry| entry.reason).collect();
+    assert_eq!(
+        reasons,
+        [Reason::Submitted, Reason::Claimed, Reason::Rescued, Reason::Claimed, Reason::Done]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_gives_back_what_did_not_start_and_waits_for_what_runs() {
+    let bench = Bench::new();
+    let server = bench.server(quick().workers(2)).await;
+    let jobs = (0..20).map(|_| script("slow", Act::Sleep(150)));
+    bench.client.enqueue_many(jobs).await.unwrap();
+    eventually("two run", || async { bench.ledger.lock().unwrap().running == 2 }).await;
+    server.shutdown().await.unwrap();
+    let snapshot = bench.storage.snapshot(None).await.unwrap();
+    assert_eq!(snapshot.count(StateName::Processing), 0);
+    let ended = bench.ledger.lock().unwrap().ends.len() as u64;
+    assert_eq!(snapshot.count(StateName::Succeeded), ended);
+    assert_eq!(snapshot.count(StateName::Enqueued), 20 - ended);
+    assert_eq!(snapshot.servers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_cancels_what_goes_on_too_long_and_counts_no_attempt() {
+    let bench = Bench::new();
+    let server = bench.server(quick()).await;
+    let polite = bench.client.enqueue(script("polite", Act::WaitForCancel)).await.unwrap();
+    let deaf = bench.client.enqueue(script("deaf", Act::Hang)).await.unwrap();
+    eventually("both run", || async { bench.ledger.lock().unwrap().running == 2 }).await;
+    server.shutdown().await.unwrap();
+    for job in [polite, deaf] {
+        let record = bench.client.job(job.id()).await.unwrap().unwrap().record;
+        assert_eq!((record.state(), record.head.failures), (StateName::Enqueued, 0));
+        assert_eq!(record.head.reason, Reason::GivenBack);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_handle_stops_the_server() {
+    let bench = Bench::new();
+    let server = bench.server(quick()).await;
+    drop(server);
+    eventually("it said goodbye", || async {
+        bench.storage.snapshot(None).await.unwrap().servers == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_job_fails_at_its_crash_limit_and_spares_its_neighbours() {
+    let bench = Bench::new();
+    let poison = bench.client.enqueue(script("poison", Act::Hang)).await.unwrap();
+    let mut neighbours = Vec::new();
+    for round in 0..3 {
+        let server = bench.server(quick().workers(4)).await;
+        for _ in 0..10 {
+            neighbours
+                .push(bench.client.enqueue(script("neighbour", Act::Sleep(1))).await.unwrap());
+        }
+        eventually("the poison runs", || async { bench.starts_of("poison") > round }).await;
+        server.abort();
+    }
+    let _last = bench.server(quick()).await;
+    let error = poison.wait(SOON).await.unwrap_err();
+    assert!(matches!(error, WaitError::Failed(_)), "{error:?}");
+    let record = bench.client.job(poison.id()).await.unwrap().unwrap().record;
+    assert_eq!((record.head.reason, record.head.crashes), (Reason::CrashLimit, 3));
+    for neighbour in neighbours {
+        neighbour.wait(SOON).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_rests_and_goes_on() {
+    use jobkit_core::recurring::Pause;
+    use jobkit_core::storage::{Operations, PauseTarget};
+    let bench = Bench::new();
+    let _server = bench.server(quick()).await;
+    let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
+    bench.storage.pause(&queue, &Pause::new("ann", "test"), None).await.unwrap();
+    let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
+    assert!(matches!(job.wait(Duration::from_millis(300)).await, Err(WaitError::TimedOut)));
+    assert_eq!(bench.starts_of("a"), 0);
+    bench.storage.resume(&queue).await.unwrap();
+    job.wait(SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recurring_jobs_fire_and_know_their_instant() {
+    let bench = Bench::new();
+    let recurring = jobkit_core::Recurring::every("tick", Duration::from_secs(1))
+        .job(script("tick", Act::Return(1)));
+    bench.client.save_recurring(recurring).await.unwrap();
+    let _one = bench.server(quick()).await;
+    let _two = bench.server(quick()).await;
+    eventually("it fired twice", || async { bench.starts_of("tick") >= 2 }).await;
+    use jobkit_core::storage::RecurringStore;
+    let runs = bench.storage.recurring_runs("tick", 100).await.unwrap();
+    let mut instants: Vec<_> = runs.iter().map(|run| run.nominal_at).collect();
+    instants.dedup();
+    assert_eq!(instants.len(), runs.len(), "one job an occurrence");
+    let triggered = bench.client.trigger_recurring("tick").await.unwrap();
+    eventually("the trigger ran", || async {
+        bench.client.state(triggered).await.unwrap() == Some(StateName::Succeeded)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_jobs_are_counted() {
+    let bench = Bench::new();
+    let _one = bench.server(quick()).await;
+    let _two = bench.server(quick()).await;
+    let jobs = (0..20_000).map(|n| script("small", Act::Return(n)));
+    bench.client.enqueue_many(jobs).await.unwrap();
+    eventually("all ran", || async {
+        bench.storage.snapshot(None).await.unwrap().count(StateName::Succeeded) == 20_000
+    })
+    .await;
+    assert_eq!(bench.starts(), [("small".to_owned(), 20_000)].into());
+}
+
+#[test]
+fn mistakes_are_told_together() {
+    use jobkit_core::{Jobs, MemoryStorage, Server};
+    let ledger = Default::default();
+    let twice = crate::support::jobs(&ledger).merge(crate::support::jobs(&ledger));
+    let bad =
+        jobkit_core::Recurring::cron("r", "1-100000000 * * * *").job(script("x", Act::Return(1)));
+    let error = Server::builder(MemoryStorage::new())
+        .jobs(twice)
+        .recurring(bad)
+        .queues(["mail", "mail"])
+        .workers(0)
+        .build()
+        .unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "workers: ",
+        "two jobs are named `script`",
+        "name `mail` twice",
+        "do not contain `default`",
+        "cron: ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(Server::builder(MemoryStorage::new()).jobs(Jobs::new()).build().is_err());
+}
+
+/// A frozen worker comes back after another attempt has begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_holder_cannot_settle() {
+    use jobkit_core::state_machine::Ending;
+    use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
+    let bench = Bench::new();
+    let first = bench.server(quick()).await;
+    let job = bench.client.enqueue(script("frozen", Act::Sleep(500))).await.unwrap();
+    eventually("it runs", || async { bench.starts_of("frozen") == 1 }).await;
+    let record = bench.storage.jobs(&[job.id()]).await.unwrap().remove(0).unwrap();
+    let jobkit_core::state::State::Processing(hold) = &record.head.state else {
+        panic!("{record:?}")
+    };
+    let lease = jobkit_core::record::Lease {
+        job: job.id(),
+        locator: jobkit_core::record::Locator(record.sequence),
+        fence: record.head.fence,
+        incarnation: hold.incarnation,
+    };
+    first.abort();
+    let _second = bench.server(quick()).await;
+    eventually("the other attempt runs", || async { bench.starts_of("frozen") == 2 }).await;
+    let request = SettleRequest {
+        server: jobkit_core::Name::from_stored("first"),
+        settles: vec![Settle::new(lease, Ending::Failed(Reason::Permanent))],
+        now: None,
+    };
+    assert_eq!(bench.storage.settle(&request).await.unwrap(), [SettleAnswer::LeaseLost]);
+    job.wait(SOON).await.unwrap();
+}

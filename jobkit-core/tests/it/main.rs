@@ -1,0 +1,5 @@
+//! The engine on the memory storage, in real time.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod engine;
+mod support;
