@@ -214,6 +214,25 @@ fn encode<T: Serialize>(output: &T) -> RunEnd {
     }
 }
 
+/// Runs code that blocks on the blocking pool; a panic goes on here, with its place.
+#[doc(hidden)]
+pub async fn run_blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let span = tracing::Span::current();
+    let caught = tokio::task::spawn_blocking(move || {
+        let run = AssertUnwindSafe(|| span.in_scope(run));
+        std::panic::catch_unwind(run).map_err(|panic| (panic, panics::last_location()))
+    });
+    match caught.await {
+        Ok(Ok(value)) => value,
+        Ok(Err((panic, location))) => {
+            panics::set_location(location);
+            std::panic::resume_unwind(panic)
+        }
+        // The runtime is being shut down; nobody polls this any more.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Where the last panic of this thread happened.
 pub(crate) mod panics {
     use std::cell::RefCell;
@@ -235,6 +254,10 @@ pub(crate) mod panics {
                 before(info);
             }));
         });
+    }
+
+    pub(super) fn set_location(location: Option<String>) {
+        LAST.with_borrow_mut(|last| *last = location);
     }
 
     /// Takes the location; a panic is caught on the thread where it happened.

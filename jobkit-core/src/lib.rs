@@ -51,3 +51,30 @@ pub use new_job::{AsParent, NewJob, Untyped, job_by_name};
 pub use outcome::{Advice, Failure, Outcome, Stop, permanent, retry_after, snooze};
 pub use server::{Server, ServerBuilder, ServerHandle, ServerOptions};
 pub use storage::Storage;
+
+/// What `#[job]` expands to. Not for other use: it changes without notice.
+#[doc(hidden)]
+pub mod __private {
+    pub use serde;
+
+    pub use crate::context::{FromContext, JobContext, Requirements};
+    pub use crate::job::{Job, JobOptions, Run};
+    pub use crate::jobs::run_blocking;
+    pub use crate::limit::Limit;
+    pub use crate::new_job::NewJob;
+    pub use crate::outcome::{Failure, Outcome};
+    pub use crate::unique::{OnConflict, Unique, Until};
+
+    /// A type that can be stored as a job's argument.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` cannot be an argument of a job",
+        note = "arguments are stored: they implement `serde::Serialize` and `serde::de::DeserializeOwned`, and own what they hold",
+        note = "a service is asked for as `Data<{Self}>`, and given to the server with `.data(…)`"
+    )]
+    pub trait Argument {}
+
+    impl<T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static> Argument for T {}
+
+    /// Fails to compile for what cannot be stored.
+    pub const fn assert_argument<T: Argument>() {}
+}
