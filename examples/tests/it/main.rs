@@ -1,0 +1,3 @@
+//! The quickstart, run as people run it.
+
+mod quickstart;

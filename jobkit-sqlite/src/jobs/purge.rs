@@ -1,0 +1,231 @@
+//! Removing what has expired.
+
+use std::time::Duration;
+
+use jobkit_core::edge::{Decision, On, Parent};
+use jobkit_core::state::StateName;
+use jobkit_core::stats::Step as Span;
+use jobkit_core::storage::{Step, StepRequest};
+use jobkit_core::{BatchId, Timestamp};
+use rusqlite::params;
+
+use super::read_jobs;
+use super::transition::Budget;
+use crate::codec::{ASIDE, CHILDREN, Job, at, bytes16, int, select_job, size, uint};
+use crate::error::Done;
+use crate::monitoring::step_number;
+use crate::sweep::{STEP, Verdict};
+use crate::writer::Flight;
+
+/// How long an empty batch is kept after it has completed, and a lock that nobody renewed.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Buckets of statistics removed in one step.
+const BUCKETS: usize = 1_000;
+
+impl Flight<'_, '_> {
+    pub(crate) fn purge(&mut self, request: StepRequest) -> Done<Step> {
+        let now = self.now(request.now);
+        let max = request.max.clamp(1, STEP);
+        let mut budget = Budget(STEP);
+        // Members of a batch whose continuations have not finished stay. So that they never stand in
+        // the way of what expires after them, a step that met any goes on where it stopped.
+        let from = self.meta("purge_from")?;
+        let expired = read_jobs(
+            self.db,
+            select_job!(
+                "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at >= ?1 \
+                 AND expires_at <= ?2 ORDER BY expires_at, seq LIMIT ?3"
+            ),
+            params![int(from), now.as_micros(), size(max)],
+        )?;
+        let full = expired.len() == max;
+        let last = self.last_seq()?;
+        let (mut removed, mut kept, mut highest) = (0, 0, 0);
+        let mut reached = from;
+        for job in expired.into_iter().filter(|job| job.state().is_finished()) {
+            reached = job.expires_at.map_or(reached, |at| uint(at.as_micros()));
+            if let Some(batch) = job.batch
+                && !self.may_lose_members(batch, &job, now, &mut budget)?
+            {
+                kept += 1;
+                continue;
+            }
+            if budget.0 == 0 {
+                break;
+            }
+            if !self.release_children(&job, now, &mut budget)? {
+                kept += 1;
+                continue;
+            }
+            self.remove(&job, now)?;
+            highest = highest.max(job.seq);
+            removed += 1;
+        }
+        let resume = match full && kept > 0 {
+            true if removed == 0 && reached == from => from + 1,
+            true => reached,
+            false => 0,
+        };
+        if resume != from {
+            self.set_meta("purge_from", resume)?;
+        }
+        if highest == last && removed > 0 {
+            // Its place must not be given again.
+            self.set_meta("floor", uint(last))?;
+        }
+        self.cascade(now, &mut budget)?;
+        removed += self.remove_empty_batches(now)?;
+        self.db.run("DELETE FROM jk_lock WHERE expires_at < ?1", [now.minus(DAY).as_micros()])?;
+        self.remove_buckets(now)?;
+        let next = self.db.one(
+            "SELECT min(expires_at) FROM jk_job INDEXED BY jk_expires WHERE expires_at IS NOT NULL",
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )?;
+        Ok(Step {
+            done: removed,
+            more: full || budget.0 == 0,
+            next_in: next.flatten().map(|next| at(next).since(now)),
+        })
+    }
+
+    /// Whether the members of a batch may go: it has completed, and what waits for it has finished
+    /// (G9).
+    fn may_lose_members(
+        &mut self,
+        id: BatchId,
+        member: &Job,
+        now: Timestamp,
+        budget: &mut Budget,
+    ) -> Done<bool> {
+        let completed = match self.batch(id)? {
+            Some(batch) => batch.record.completed_at.is_some(),
+            // Nothing is left that could want them.
+            None => return Ok(true),
+        };
+        if !completed {
+            return Ok(false);
+        }
+        if member.state() == StateName::Failed {
+            // Once it is gone the batch cannot succeed any more, and nothing may wait for ever.
+            let verdict = Verdict::of(|on| match on {
+                On::Success => Decision::Unmeetable,
+                On::Failed | On::Any => Decision::Open,
+            });
+            self.decide_or_mark(Parent::Batch(id), verdict, now, budget)?;
+        }
+        if self.is_marked(Parent::Batch(id))? {
+            return Ok(false);
+        }
+        let unfinished = self.db.one(
+            "SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
+             WHERE e.parent = ?1 AND e.batch = 1 AND (e.decided = 0 OR j.state < 4) LIMIT 1",
+            [&id.as_bytes()[..]],
+            |_| Ok(()),
+        )?;
+        Ok(unfinished.is_none())
+    }
+
+    /// Decides what still waits for a job that goes; whether nothing is left.
+    fn release_children(&mut self, job: &Job, now: Timestamp, budget: &mut Budget) -> Done<bool> {
+        if !job.has(CHILDREN) {
+            return Ok(true);
+        }
+        // Its own end decides first.
+        if self.is_marked(Parent::Job(job.id))? {
+            return Ok(false);
+        }
+        let until = self.last_seq()?;
+        let verdict = Verdict::of(On::decide_removed);
+        Ok(!self.decide_children(Parent::Job(job.id), verdict, until, now, budget)?)
+    }
+
+    fn remove(&mut self, job: &Job, now: Timestamp) -> Done {
+        let seq = job.seq;
+        self.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
+        if job.has(ASIDE) {
+            self.db.run("DELETE FROM jk_payload WHERE id IN (?1 * 2, ?1 * 2 + 1)", [seq])?;
+            self.db.run("DELETE FROM jk_error WHERE seq = ?1", [seq])?;
+            self.db.run("DELETE FROM jk_log WHERE seq = ?1", [seq])?;
+            self.db.run("DELETE FROM jk_log_tail WHERE seq = ?1", [seq])?;
+            self.db.run("DELETE FROM jk_progress WHERE seq = ?1", [seq])?;
+            self.db.run("DELETE FROM jk_memo WHERE seq = ?1", [seq])?;
+            self.db.run("DELETE FROM jk_checkpoint WHERE seq = ?1", [seq])?;
+        }
+        if job.parents > 0 {
+            self.db.run("DELETE FROM jk_edge WHERE child = ?1", [seq])?;
+        }
+        if let Some(batch) = job.batch {
+            self.db.run(
+                "UPDATE jk_batch SET members = members - 1 WHERE id = ?1",
+                [&batch.as_bytes()[..]],
+            )?;
+            let emptied = self.db.run(
+                "DELETE FROM jk_batch WHERE id = ?1 AND members <= 0 AND total > 0",
+                [&batch.as_bytes()[..]],
+            )?;
+            if emptied > 0 {
+                self.batches.remove(&batch);
+            }
+        }
+        let (queue, kind) = self.lane(job.queue, job.kind)?;
+        let state = job.state();
+        self.delta(now).count_removed(&queue, &kind, state);
+        Ok(())
+    }
+
+    fn remove_empty_batches(&mut self, now: Timestamp) -> Done<usize> {
+        let empty = self.db.all(
+            "SELECT id FROM jk_batch INDEXED BY jk_batch_empty \
+             WHERE members = 0 AND completed_at IS NOT NULL AND completed_at <= ?1 AND total = 0 \
+             AND NOT EXISTS (SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent \
+                             JOIN jk_job j ON j.seq = e.child \
+                             WHERE e.parent = jk_batch.id AND e.batch = 1 \
+                             AND (e.decided = 0 OR j.state < 4)) \
+             LIMIT 100",
+            [now.minus(DAY).as_micros()],
+            |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
+        )?;
+        for batch in &empty {
+            self.db.run("DELETE FROM jk_batch WHERE id = ?1", [&batch.as_bytes()[..]])?;
+            self.batches.remove(batch);
+        }
+        Ok(empty.len())
+    }
+
+    /// Removes buckets of statistics that nobody asks for any more, scope by scope: the table is
+    /// ordered so.
+    fn remove_buckets(&self, now: Timestamp) -> Done {
+        let mut left = BUCKETS;
+        let mut scope = String::new();
+        let mut first = true;
+        loop {
+            let next = self.db.one(
+                "SELECT scope FROM jk_stat WHERE scope > ?1 OR (?2 AND scope = ?1) \
+                 ORDER BY scope LIMIT 1",
+                params![scope, first],
+                |row| row.get::<_, String>(0),
+            )?;
+            let Some(next) = next else { return Ok(()) };
+            (scope, first) = (next, false);
+            for span in Span::ALL {
+                let Some(kept) = span.kept() else { continue };
+                let gone = self.db.run(
+                    "DELETE FROM jk_stat WHERE scope = ?1 AND step = ?2 AND bucket IN \
+                     (SELECT bucket FROM jk_stat WHERE scope = ?1 AND step = ?2 AND bucket < ?3 \
+                      ORDER BY bucket LIMIT ?4)",
+                    params![
+                        scope,
+                        step_number(span),
+                        Span::Hour.bucket(now.minus(kept)).as_micros(),
+                        size(left)
+                    ],
+                )?;
+                left = left.saturating_sub(gone);
+                if left == 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

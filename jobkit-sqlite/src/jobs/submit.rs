@@ -1,0 +1,534 @@
+//! Storing submissions.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jobkit_core::batch::NewBatch;
+use jobkit_core::edge::{Decision, Edge, Finish, Parent};
+use jobkit_core::ids::{IdAge, id_age};
+use jobkit_core::record::NewRecord;
+use jobkit_core::refusal::Refusal;
+use jobkit_core::state::{Reason, State, StateName};
+use jobkit_core::state_machine::{Event, JobHead, new_head, new_unmeetable_head};
+use jobkit_core::storage::{JobSubmitted, Submission, Submitted};
+use jobkit_core::unique::OnConflict;
+use jobkit_core::{JobId, Timestamp, bounds};
+use rusqlite::params;
+
+use super::state_of;
+use super::transition::{Budget, Why};
+use crate::codec::{
+    ASIDE, CHILDREN, INLINE_BYTES, bytes16, on_number, size, start_number, state_at, to_json,
+};
+use crate::error::Done;
+use crate::writer::{Flight, Push};
+
+/// A submission with everything that can be computed before the writer has to wait for it.
+#[derive(Debug)]
+pub(crate) struct NewSubmission {
+    batch: Option<NewBatch>,
+    jobs: Vec<NewJob>,
+    /// Nothing in it can be refused half-way but an id.
+    plain: bool,
+    refused: Option<Refusal>,
+}
+
+#[derive(Debug)]
+pub(crate) struct NewJob {
+    record: NewRecord,
+    digest: [u8; 16],
+    tags: Option<String>,
+    unique: Option<String>,
+    limits: Option<String>,
+    extras: Option<String>,
+}
+
+impl NewSubmission {
+    pub(crate) fn new(submission: &Submission) -> Self {
+        let plain = submission.batch.is_none()
+            && submission.jobs.iter().all(|job| {
+                job.edges.is_empty()
+                    && job.unique.is_none()
+                    && job.limits.is_empty()
+                    && job.batch.is_none()
+            });
+        Self {
+            refused: submission.check().err().map(Refusal::from),
+            batch: submission.batch.clone(),
+            jobs: submission.jobs.iter().map(NewJob::new).collect(),
+            plain,
+        }
+    }
+}
+
+impl NewJob {
+    pub(crate) fn new(record: &NewRecord) -> Self {
+        Self {
+            digest: record.content_digest(),
+            tags: (!record.tags.is_empty()).then(|| to_json(&record.tags)).flatten(),
+            unique: record.unique.as_ref().and_then(to_json),
+            limits: (!record.limits.is_empty()).then(|| to_json(&record.limits)).flatten(),
+            extras: record.extras.as_ref().and_then(to_json),
+            record: record.clone(),
+        }
+    }
+}
+
+/// What was decided about a new job before it is stored.
+struct Plan {
+    head: JobHead,
+    /// Whether each edge is decided, in order, with the parent that it has in the end.
+    edges: Vec<(Edge, bool)>,
+}
+
+impl Flight<'_, '_> {
+    pub(crate) fn submit(&mut self, submission: &NewSubmission, now: Timestamp) -> Done<Submitted> {
+        if let Some(refusal) = &submission.refused {
+            return Ok(Submitted::Refused(refusal.clone()));
+        }
+        let stored = if submission.plain {
+            self.submit_plain(&submission.jobs, Reason::Submitted, now)?
+        } else {
+            // Names are kept beyond a rollback of this part, so they are given before it.
+            for job in &submission.jobs {
+                self.db.intern(&job.record.queue)?;
+                self.db.intern(&job.record.kind)?;
+            }
+            let saved = self.save()?;
+            let stored = self.submit_all(
+                submission.batch.as_ref(),
+                &submission.jobs,
+                Reason::Submitted,
+                now,
+            )?;
+            match &stored {
+                Ok(_) => self.release()?,
+                Err(_) => self.restore(saved)?,
+            }
+            stored
+        };
+        Ok(match stored {
+            Ok(jobs) => Submitted::Created(jobs),
+            Err(refusal) => Submitted::Refused(refusal),
+        })
+    }
+
+    /// One job of a schedule.
+    pub(crate) fn submit_one(
+        &mut self,
+        job: &NewRecord,
+        now: Timestamp,
+    ) -> Done<Result<JobSubmitted, Refusal>> {
+        if let Err(error) = Submission::one(job.clone()).check() {
+            return Ok(Err(error.into()));
+        }
+        self.db.intern(&job.queue)?;
+        self.db.intern(&job.kind)?;
+        let saved = self.save()?;
+        let stored = self.submit_all(None, &[NewJob::new(job)], Reason::Recurring, now)?;
+        Ok(match stored {
+            Ok(jobs) => {
+                self.release()?;
+                Ok(jobs[0])
+            }
+            Err(refusal) => {
+                self.restore(saved)?;
+                Err(refusal)
+            }
+        })
+    }
+
+    /// Jobs that need nothing but a row each: no savepoint, no look before the insert.
+    fn submit_plain(
+        &mut self,
+        jobs: &[NewJob],
+        submitted: Reason,
+        now: Timestamp,
+    ) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
+        for job in jobs {
+            if let Some(refusal) = self.refuse_age(&job.record, now)? {
+                return Ok(Err(refusal));
+            }
+        }
+        let mut answers = Vec::with_capacity(jobs.len());
+        let mut stored: Vec<(i64, &NewJob, StateName, Reason)> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let head = new_head(job.record.start, 0, false, submitted, now);
+            let (state, reason) = (head.state.name(), head.reason);
+            let seq = self.next_seq()?;
+            match self.insert(seq, job, &head, now)? {
+                true => {
+                    stored.push((seq, job, state, reason));
+                    answers.push(JobSubmitted::Created(state));
+                }
+                false => match self.already(job)? {
+                    Some(Ok(already)) => answers.push(already),
+                    other => {
+                        // The id has other content: take back what was stored of this submission.
+                        for (seq, ..) in stored {
+                            self.remove_new(seq)?;
+                        }
+                        let conflict = Refusal::IdConflict { job: job.record.id };
+                        return Ok(Err(other.and_then(Result::err).unwrap_or(conflict)));
+                    }
+                },
+            }
+        }
+        for (_, job, state, reason) in stored {
+            self.count_new(&job.record, state, reason, now);
+        }
+        Ok(Ok(answers))
+    }
+
+    fn remove_new(&self, seq: i64) -> Done {
+        self.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
+        self.db.run("DELETE FROM jk_payload WHERE id = ?1", [seq * 2])?;
+        Ok(())
+    }
+
+    /// Statistics and pushes of a job that was stored.
+    fn count_new(&mut self, job: &NewRecord, state: StateName, reason: Reason, now: Timestamp) {
+        self.delta(now).count(&job.queue, &job.kind, None, state, reason);
+        match state {
+            StateName::Enqueued => self.work = true,
+            StateName::Scheduled => {
+                let at = job.start.run_at(now).unwrap_or(now);
+                // Many of one call are told of by their earliest.
+                match self.pushes.last_mut() {
+                    Some(Push::Due(earlier)) => *earlier = at.min(*earlier),
+                    _ => self.pushes.push(Push::Due(at)),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A new id must be of this hour; a stored one may be older.
+    fn refuse_age(&self, job: &NewRecord, now: Timestamp) -> Done<Option<Refusal>> {
+        let created_at = job.id.created_at();
+        let age = id_age(created_at, now);
+        let (Some(created_at), false) = (created_at, age == IdAge::Fine) else { return Ok(None) };
+        let stored =
+            self.db.one("SELECT 1 FROM jk_job WHERE id = ?1", [id_bytes(&job.id)], |_| Ok(()))?;
+        Ok(match (stored, age) {
+            (Some(()), _) => None,
+            (None, IdAge::TooFarAhead) => {
+                Some(Refusal::IdTooFarAhead { job: job.id, created_at, storage_now: now })
+            }
+            (None, _) => Some(Refusal::IdTooOld { job: job.id, created_at, storage_now: now }),
+        })
+    }
+
+    /// What is stored under the id of a new job.
+    fn already(&self, job: &NewJob) -> Done<Option<Result<JobSubmitted, Refusal>>> {
+        let stored = self.db.one(
+            "SELECT state, digest FROM jk_job WHERE id = ?1",
+            [id_bytes(&job.record.id)],
+            |row| Ok((row.get::<_, i64>(0)?, bytes16(row.get_ref(1)?.as_blob()?))),
+        )?;
+        Ok(match stored {
+            Some((state, digest)) if digest == job.digest => {
+                Some(Ok(JobSubmitted::Already(state_at(state)?)))
+            }
+            Some(_) => Some(Err(Refusal::IdConflict { job: job.record.id })),
+            None => None,
+        })
+    }
+
+    /// Stores the row of a new job; `false` if its id is stored already.
+    fn insert(&self, seq: i64, job: &NewJob, head: &JobHead, now: Timestamp) -> Done<bool> {
+        let record = &job.record;
+        let (mut run_at, mut open, mut enqueued_at) = (None, None, None);
+        match &head.state {
+            State::Awaiting { open: n } => open = Some(*n),
+            State::Scheduled { run_at: at } => run_at = Some(at.as_micros()),
+            State::Enqueued => enqueued_at = Some(now.as_micros()),
+            _ => {}
+        }
+        let expires_at = match &head.state {
+            State::Deleted => record.retention().deleted.expires_at(now),
+            _ => None,
+        };
+        let aside = record.args.len() > INLINE_BYTES;
+        let flags = if aside { ASIDE } else { 0 };
+        let args = (!aside).then(|| record.args.as_bytes());
+        let inserted = self.db.run(
+            "INSERT INTO jk_job (seq, id, state, reason, queue, kind, rank, flags, entered_at, created_at, \
+             enqueued_at, run_at, expires_at, start, start_by, open, batch, digest, parents, tags, uniq, \
+             limits, extras, args) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
+             ?19, ?20, ?21, ?22, ?23) ON CONFLICT (id) DO NOTHING",
+            params![
+                seq,
+                id_bytes(&record.id),
+                size(head.state.name().index()),
+                size(head.reason.index()),
+                self.db.intern(&record.queue)?,
+                self.db.intern(&record.kind)?,
+                9 - i64::from(record.priority),
+                flags,
+                now.as_micros(),
+                enqueued_at,
+                run_at,
+                expires_at.map(Timestamp::as_micros),
+                start_number(record.start),
+                record.start_by.map(Timestamp::as_micros),
+                open,
+                record.batch.as_ref().map(|batch| &batch.as_bytes()[..]),
+                &job.digest[..],
+                size(record.edges.len()),
+                job.tags,
+                job.unique,
+                job.limits,
+                job.extras,
+                args,
+            ],
+        )?;
+        if inserted == 0 {
+            return Ok(false);
+        }
+        if aside {
+            self.db.run(
+                "INSERT INTO jk_payload (id, body) VALUES (?1, ?2)",
+                params![seq * 2, record.args.as_bytes()],
+            )?;
+        }
+        Ok(true)
+    }
+
+    /// Any submission. What it has done when it is refused must be undone by the caller.
+    fn submit_all(
+        &mut self,
+        batch: Option<&NewBatch>,
+        jobs: &[NewJob],
+        submitted: Reason,
+        now: Timestamp,
+    ) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
+        if let Some(new) = batch {
+            if new.parent.is_some() {
+                return Ok(Err(Refusal::Unsupported { what: "nested batches" }));
+            }
+            // One that exists was opened by the same submission, whose answer was lost.
+            if self.batch(new.id)?.is_none() {
+                self.open_batch(new.id, &new.name, new.starts, now)?;
+            }
+        }
+        let mut answers = vec![None; jobs.len()];
+        let mut stand_ins = HashMap::new();
+        // Places in line follow the order given, whatever the order in which parents demand it.
+        let seqs = jobs.iter().map(|_| self.next_seq()).collect::<Done<Vec<i64>>>()?;
+        for place in parents_first(jobs) {
+            let job = &jobs[place];
+            let answer = match self.submit_job(seqs[place], job, &stand_ins, submitted, now)? {
+                Ok(answer) => answer,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if let JobSubmitted::Existing(holder) = answer {
+                stand_ins.insert(job.record.id, holder);
+            }
+            answers[place] = Some(answer);
+        }
+        self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
+        let mut answers: Vec<JobSubmitted> = answers.into_iter().flatten().collect();
+        // The end of the batch, or a key that was taken over, may have moved them on.
+        for (job, answer) in jobs.iter().zip(&mut answers) {
+            if let JobSubmitted::Created(state) | JobSubmitted::Already(state) = answer {
+                *state = state_of(self.db, job.record.id)?.unwrap_or(*state);
+            }
+        }
+        Ok(Ok(answers))
+    }
+
+    fn submit_job(
+        &mut self,
+        seq: i64,
+        job: &NewJob,
+        stand_ins: &HashMap<JobId, JobId>,
+        submitted: Reason,
+        now: Timestamp,
+    ) -> Done<Result<JobSubmitted, Refusal>> {
+        let record = &job.record;
+        if let Some(already) = self.already(job)? {
+            return Ok(already);
+        }
+        if let Some(refusal) = self.refuse_age(record, now)? {
+            return Ok(Err(refusal));
+        }
+        if let Some(refusal) = self.refuse_batch(record)? {
+            return Ok(Err(refusal));
+        }
+        let plan = match self.plan_new(record, stand_ins, submitted, now)? {
+            Ok(plan) => plan,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let unmeetable = plan.head.state == State::Deleted;
+        if let (Some(unique), false) = (&record.unique, unmeetable)
+            && let Some(holder) = self.key_holder(&unique.hash().0)?
+            && let Some(mut holder) = self.load(holder)?
+        {
+            match unique.on_conflict {
+                OnConflict::ReturnExisting => return Ok(Ok(JobSubmitted::Existing(holder.id))),
+                OnConflict::Replace if holder.state() != StateName::Processing => {
+                    // The state machine allows it for every waiting job, and only these hold keys.
+                    let _ =
+                        self.step(&mut holder, &Event::Delete(Reason::Replaced), &Why::at(now))?;
+                }
+                _ => return Ok(Err(Refusal::UniqueConflict { holder: holder.id })),
+            }
+        }
+
+        let (state, reason) = (plan.head.state.name(), plan.head.reason);
+        if !self.insert(seq, job, &plan.head, now)? {
+            return Ok(Err(Refusal::IdConflict { job: record.id }));
+        }
+        for (n, (edge, decided)) in plan.edges.iter().enumerate() {
+            let (parent, batch) = match &edge.parent {
+                Parent::Job(id) => (id.as_bytes(), 0),
+                Parent::Batch(id) => (id.as_bytes(), 1),
+            };
+            self.db.run(
+                "INSERT INTO jk_edge (child, n, parent, batch, cond, decided) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    seq,
+                    size(n),
+                    &parent[..],
+                    batch,
+                    on_number(edge.on),
+                    match (decided, unmeetable) {
+                        (true, _) => 1,
+                        (false, false) => 0,
+                        // The job is given up, whatever becomes of this parent.
+                        (false, true) => 2,
+                    }
+                ],
+            )?;
+            if let Parent::Job(parent) = edge.parent {
+                self.db.run(
+                    "UPDATE jk_job SET flags = flags | ?2 WHERE id = ?1 AND flags & ?2 = 0",
+                    params![id_bytes(&parent), CHILDREN],
+                )?;
+            }
+        }
+        if let (Some(unique), false) = (&record.unique, unmeetable) {
+            self.take_key(&unique.hash().0, seq)?;
+        }
+        for limit in &record.limits {
+            self.define_default(limit)?;
+        }
+        if let Some(batch) = record.batch {
+            self.attach(batch, Finish::of(state), now)?;
+        }
+        self.count_new(record, state, reason, now);
+        if unmeetable {
+            self.pushes.push(Push::Finished(record.id));
+        }
+        Ok(Ok(JobSubmitted::Created(state)))
+    }
+
+    fn refuse_batch(&mut self, record: &NewRecord) -> Done<Option<Refusal>> {
+        let Some(id) = record.batch else { return Ok(None) };
+        Ok(match self.batch(id)?.map(|batch| &batch.record) {
+            None => Some(Refusal::BatchGone { batch: id }),
+            Some(batch) if batch.cancelled_at.is_some() => {
+                Some(Refusal::BatchCancelled { batch: id })
+            }
+            Some(batch) if batch.completed_at.is_some() => {
+                Some(Refusal::BatchFinished { batch: id })
+            }
+            Some(_) => None,
+        })
+    }
+
+    /// How a new job begins: what its parents and its batch mean for it.
+    fn plan_new(
+        &mut self,
+        record: &NewRecord,
+        stand_ins: &HashMap<JobId, JobId>,
+        submitted: Reason,
+        now: Timestamp,
+    ) -> Done<Result<Plan, Refusal>> {
+        let mut edges = Vec::with_capacity(record.edges.len());
+        let (mut open, mut unmeetable) = (0_u32, false);
+        for edge in &record.edges {
+            let parent = match edge.parent {
+                Parent::Job(id) => Parent::Job(*stand_ins.get(&id).unwrap_or(&id)),
+                batch @ Parent::Batch(_) => batch,
+            };
+            let edge = Edge { parent, on: edge.on };
+            // Two jobs may have the same stand-in.
+            if edges.iter().any(|(other, _)| *other == edge) {
+                continue;
+            }
+            let decision = match parent {
+                Parent::Job(id) => self
+                    .db
+                    .one("SELECT state FROM jk_job WHERE id = ?1", [id_bytes(&id)], |row| {
+                        row.get::<_, i64>(0)
+                    })?
+                    .map(state_at)
+                    .transpose()?
+                    .map(|state| Finish::of(state).map_or(Decision::Open, |f| edge.on.decide(f))),
+                Parent::Batch(id) => self.batch(id)?.map(|batch| {
+                    edge.on.decide_batch(batch.record.completed_at.is_some(), &batch.record.counts)
+                }),
+            };
+            match decision {
+                None => return Ok(Err(Refusal::ParentGone { parent })),
+                Some(Decision::Open) => open += 1,
+                Some(Decision::Met) => {}
+                Some(Decision::Unmeetable) => unmeetable = true,
+            }
+            edges.push((edge, decision != Some(Decision::Open)));
+        }
+        let waits_for_batch = match record.batch {
+            Some(batch) => {
+                self.batch(batch)?.is_some_and(|batch| batch.record.started_at.is_none())
+            }
+            None => false,
+        };
+        let head = if unmeetable {
+            new_unmeetable_head(record.start, now)
+        } else {
+            let open = open + u32::from(waits_for_batch);
+            new_head(record.start, open, waits_for_batch, submitted, now)
+        };
+        Ok(Ok(Plan { head, edges }))
+    }
+}
+
+fn id_bytes(id: &JobId) -> &[u8] {
+    &id.as_bytes()[..]
+}
+
+/// Places of jobs such that parents come before their children, and otherwise in the order given.
+fn parents_first(jobs: &[NewJob]) -> Vec<usize> {
+    if jobs.iter().all(|job| job.record.edges.is_empty()) {
+        return (0..jobs.len()).collect();
+    }
+    let places: HashMap<JobId, usize> =
+        jobs.iter().enumerate().map(|(place, job)| (job.record.id, place)).collect();
+    let mut open = vec![0_usize; jobs.len()];
+    let mut children = vec![Vec::new(); jobs.len()];
+    for (child, job) in jobs.iter().enumerate() {
+        for edge in &job.record.edges {
+            if let Parent::Job(parent) = edge.parent
+                && let Some(parent) = places.get(&parent)
+            {
+                open[child] += 1;
+                children[*parent].push(child);
+            }
+        }
+    }
+    let mut free: BTreeSet<usize> = (0..jobs.len()).filter(|place| open[*place] == 0).collect();
+    let mut order = Vec::with_capacity(jobs.len());
+    while let Some(place) = free.pop_first() {
+        order.push(place);
+        for child in &children[place] {
+            open[*child] -= 1;
+            if open[*child] == 0 {
+                free.insert(*child);
+            }
+        }
+    }
+    order
+}

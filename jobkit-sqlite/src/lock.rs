@@ -1,0 +1,104 @@
+//! `LockStore`.
+
+use async_trait::async_trait;
+use jobkit_core::name::check_label;
+use jobkit_core::storage::{LockLease, LockRequest, LockStore};
+use jobkit_core::{Error, Result, Timestamp, bounds};
+use rusqlite::params;
+
+use crate::codec::{int, uint};
+use crate::error::Done;
+use crate::storage::SqliteStorage;
+use crate::writer::Flight;
+
+impl Flight<'_, '_> {
+    fn acquire(&mut self, request: &LockRequest, now: Timestamp) -> Done<Option<LockLease>> {
+        let held = self.db.one(
+            "SELECT owner, generation FROM jk_lock WHERE name = ?1 AND expires_at > ?2",
+            params![request.name, now.as_micros()],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )?;
+        let generation = match held {
+            Some((owner, generation)) if owner == request.owner.as_i64() => uint(generation),
+            Some(_) => return Ok(None),
+            None => {
+                // One counter for all names, so that rows of free locks need not be kept.
+                let generation = self.meta("generation")? + 1;
+                self.set_meta("generation", generation)?;
+                generation
+            }
+        };
+        let expires_at = now.plus(request.ttl);
+        self.db.run(
+            "INSERT INTO jk_lock (name, owner, generation, expires_at) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, \
+             generation = excluded.generation, expires_at = excluded.expires_at",
+            params![request.name, request.owner.as_i64(), int(generation), expires_at.as_micros()],
+        )?;
+        Ok(Some(LockLease { generation, expires_at }))
+    }
+}
+
+fn check(request: &LockRequest) -> Result<()> {
+    check_label("lock", &request.name)?;
+    if bounds::LEASE.contains(&request.ttl) {
+        return Ok(());
+    }
+    let reason = format_args!("is {:?}, where 10 ms to a day are allowed", request.ttl);
+    Err(Error::invalid("ttl", reason))
+}
+
+#[async_trait]
+impl LockStore for SqliteStorage {
+    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+        check(request)?;
+        let request = request.clone();
+        self.writer()
+            .call("try_acquire", move |flight| {
+                let now = flight.now(request.now);
+                flight.acquire(&request, now)
+            })
+            .await
+    }
+
+    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        check(request)?;
+        let request = request.clone();
+        self.writer()
+            .call("renew_lock", move |flight| {
+                let expires_at = flight.now(request.now).plus(request.ttl);
+                // Also when it has expired, as long as nobody has taken it since.
+                let renewed = flight.db.run(
+                    "UPDATE jk_lock SET expires_at = ?4 \
+                     WHERE name = ?1 AND owner = ?2 AND generation = ?3",
+                    params![
+                        request.name,
+                        request.owner.as_i64(),
+                        int(generation),
+                        expires_at.as_micros()
+                    ],
+                )?;
+                Ok(renewed > 0)
+            })
+            .await
+    }
+
+    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        check(request)?;
+        let request = request.clone();
+        self.writer()
+            .call("release_lock", move |flight| {
+                let now = flight.now(request.now);
+                let until = flight.db.one(
+                    "SELECT expires_at FROM jk_lock \
+                     WHERE name = ?1 AND owner = ?2 AND generation = ?3",
+                    params![request.name, request.owner.as_i64(), int(generation)],
+                    |row| row.get::<_, i64>(0),
+                )?;
+                let Some(until) = until else { return Ok(false) };
+                flight.db.run("DELETE FROM jk_lock WHERE name = ?1", [&request.name])?;
+                Ok(until > now.as_micros())
+            })
+            .await
+    }
+}

@@ -1,0 +1,468 @@
+//! Pages of jobs, each state in its own order.
+
+use jobkit_core::state::StateName;
+use jobkit_core::storage::{Count, Cursor, JobPage, JobQuery};
+use jobkit_core::{Error, Name, Timestamp};
+use rusqlite::params;
+
+use super::{count, queue_of};
+use crate::codec::{Job, MORE, select_job, size};
+use crate::connection::Db;
+use crate::error::Done;
+use crate::jobs::aside;
+use crate::queue::lanes_of;
+
+/// Rows that one page looks at for what no index tells.
+const SEARCH_WINDOW: u64 = 10_000;
+/// Rows read at once.
+const CHUNK: usize = 500;
+
+pub(super) fn bad_cursor() -> Error {
+    Error::invalid("after", "is not a cursor of this list")
+}
+
+/// The numbers of a cursor.
+pub(super) fn numbers(cursor: &Cursor) -> Done<Vec<i64>> {
+    let numbers = cursor.0.split(':').map(str::parse).collect::<Result<Vec<i64>, _>>();
+    Ok(numbers.map_err(|_| bad_cursor())?)
+}
+
+/// A place in a list: what it is ordered by, and the sequence.
+type Place = (i64, i64);
+
+/// The numbers that a query's names have; `None` if one was never used, so that nothing matches.
+struct Filter<'q> {
+    query: &'q JobQuery,
+    queue: Option<i64>,
+    kind: Option<i64>,
+}
+
+impl<'q> Filter<'q> {
+    fn new(db: &Db<'_>, query: &'q JobQuery) -> Done<Option<Self>> {
+        let mut filter = Self { query, queue: None, kind: None };
+        if let Some(queue) = &query.queue {
+            let Some(id) = db.name_id(queue)? else { return Ok(None) };
+            filter.queue = Some(id);
+        }
+        if let Some(kind) = &query.kind {
+            let Some(id) = db.name_id(kind)? else { return Ok(None) };
+            filter.kind = Some(id);
+        }
+        Ok(Some(filter))
+    }
+
+    fn matches(&self, db: &Db<'_>, job: &Job, args: Option<&[u8]>) -> Done<bool> {
+        let query = self.query;
+        let at = match job.state() {
+            StateName::Scheduled => match job.head.state {
+                jobkit_core::state::State::Scheduled { run_at } => run_at,
+                _ => job.created_at,
+            },
+            state if state.is_finished() => job.head.entered_at,
+            _ => job.created_at,
+        };
+        if self.queue.is_some_and(|queue| queue != job.queue)
+            || self.kind.is_some_and(|kind| kind != job.kind)
+            || query.batch.is_some_and(|batch| job.batch != Some(batch))
+            || query.from.is_some_and(|from| at < from)
+            || query.to.is_some_and(|to| at >= to)
+        {
+            return Ok(false);
+        }
+        if let Some(tag) = &query.tag
+            && !job.tags()?.contains(tag)
+        {
+            return Ok(false);
+        }
+        if let Some(group) = query.error_group {
+            let last = db.one(
+                "SELECT fingerprint FROM jk_error WHERE seq = ?1 ORDER BY fence DESC LIMIT 1",
+                [job.seq],
+                |row| row.get::<_, i64>(0),
+            )?;
+            if last != Some(group.0.cast_signed()) {
+                return Ok(false);
+            }
+        }
+        if let Some(text) = &query.text {
+            let named = job
+                .extras()?
+                .and_then(|extras| extras.display_name)
+                .is_some_and(|name| name.contains(text.as_str()));
+            if !named {
+                let large = match args {
+                    Some(_) => None,
+                    None => aside(db, job.seq * 2)?,
+                };
+                let args = args.or(large.as_deref()).unwrap_or_default();
+                return Ok(String::from_utf8_lossy(args).contains(text.as_str()));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What is read of a row for a list.
+struct Row {
+    place: Place,
+    job: Job,
+    args: Option<Vec<u8>>,
+}
+
+fn rows(
+    db: &Db<'_>,
+    text: &'static str,
+    params: impl rusqlite::Params,
+    place: impl Fn(&Job) -> Place,
+) -> Done<Vec<Row>> {
+    let mut statement = db.prepare(text)?;
+    let mut rows = statement.query(params)?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        let job = Job::read(db, row)?;
+        let args = row.get_ref(MORE)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        all.push(Row { place: place(&job), args: args.map(<[u8]>::to_vec), job });
+    }
+    Ok(all)
+}
+
+pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> Done<JobPage> {
+    let mut page = JobPage { count: exact_count(db, query)?, ..JobPage::default() };
+    let Some(filter) = Filter::new(db, query)? else { return Ok(page) };
+    if query.state == StateName::Enqueued {
+        return enqueued(db, &filter, page);
+    }
+    let mut after = match &query.after {
+        Some(cursor) => match numbers(cursor)?[..] {
+            [key, seq] => Some((key, seq)),
+            _ => return Err(bad_cursor().into()),
+        },
+        None => None,
+    };
+    let mut looked = 0;
+    loop {
+        let chunk = chunk(db, &filter, after)?;
+        let last_chunk = chunk.len() < CHUNK;
+        for row in chunk {
+            if looked >= SEARCH_WINDOW {
+                page.searched = Some(looked);
+                page.next = after.map(cursor);
+                return Ok(page);
+            }
+            looked += 1;
+            if filter.matches(db, &row.job, row.args.as_deref())? {
+                if page.jobs.len() == query.limit {
+                    page.next = after.map(cursor);
+                    page.searched = query.text.is_some().then_some(looked);
+                    return Ok(page);
+                }
+                page.jobs.push(row.job.record(db)?);
+            }
+            after = Some(row.place);
+        }
+        if last_chunk {
+            page.searched = query.text.is_some().then_some(looked);
+            return Ok(page);
+        }
+    }
+}
+
+fn cursor((key, seq): Place) -> Cursor {
+    Cursor(format!("{key}:{seq}"))
+}
+
+/// What is known without counting.
+fn exact_count(db: &Db<'_>, query: &JobQuery) -> Done<Count> {
+    let plain =
+        JobQuery { after: query.after.clone(), limit: query.limit, ..JobQuery::new(query.state) };
+    if plain != *query {
+        return Ok(Count::Unknown);
+    }
+    Ok(Count::Exact(count(db, query.state)?))
+}
+
+/// The next rows of a list other than that of Enqueued jobs.
+fn chunk(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row>> {
+    let state = filter.query.state;
+    let chunk = size(CHUNK);
+    match state {
+        StateName::Awaiting => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_awaiting WHERE state = 0 AND seq > ?1 ORDER BY seq LIMIT ?2"
+            ),
+            [after.map_or(0, |(_, seq)| seq), chunk],
+            |job| (0, job.seq),
+        ),
+        StateName::Scheduled => {
+            let (key, seq) = after.unwrap_or((i64::MIN, 0));
+            rows(
+                db,
+                select_job!(
+                    ", args",
+                    "INDEXED BY jk_due WHERE state = 1 AND (run_at, seq) > (?1, ?2) \
+                     ORDER BY run_at, seq LIMIT ?3"
+                ),
+                [key, seq, chunk],
+                |job| match job.head.state {
+                    jobkit_core::state::State::Scheduled { run_at } => {
+                        (run_at.as_micros(), job.seq)
+                    }
+                    _ => (0, job.seq),
+                },
+            )
+        }
+        StateName::Processing => {
+            let (key, seq) = after.unwrap_or((i64::MIN, 0));
+            rows(
+                db,
+                select_job!(
+                    ", args",
+                    "INDEXED BY jk_held WHERE state = 3 AND (claimed_at, seq) > (?1, ?2) \
+                     ORDER BY claimed_at, seq LIMIT ?3"
+                ),
+                [key, seq, chunk],
+                |job| (job.claimed_at.map_or(0, Timestamp::as_micros), job.seq),
+            )
+        }
+        _ => finished(db, filter, after),
+    }
+}
+
+/// Finished jobs, newest first, by the index that fits.
+fn finished(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row>> {
+    let state = size(filter.query.state.index());
+    let (key, seq) = after.unwrap_or((i64::MAX, i64::MAX));
+    // Nothing newer than what is asked for need be walked.
+    let (key, seq) = match filter.query.to {
+        Some(to) if to.as_micros() < key => (to.as_micros(), 0),
+        _ => (key, seq),
+    };
+    let from = filter.query.from.map_or(i64::MIN, Timestamp::as_micros);
+    let place = |job: &Job| (job.head.entered_at.as_micros(), job.seq);
+    let chunk = size(CHUNK);
+    match (filter.queue, filter.kind) {
+        (_, Some(kind)) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_done_kind WHERE state >= 4 AND kind = ?1 AND state = ?2 \
+                 AND (entered_at, seq) < (?3, ?4) AND entered_at >= ?5 \
+                 ORDER BY entered_at DESC, seq DESC LIMIT ?6"
+            ),
+            params![kind, state, key, seq, from, chunk],
+            place,
+        ),
+        (Some(queue), None) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_done_queue WHERE state >= 4 AND queue = ?1 AND state = ?2 \
+                 AND (entered_at, seq) < (?3, ?4) AND entered_at >= ?5 \
+                 ORDER BY entered_at DESC, seq DESC LIMIT ?6"
+            ),
+            params![queue, state, key, seq, from, chunk],
+            place,
+        ),
+        (None, None) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_done WHERE state >= 4 AND state = ?1 \
+                 AND (entered_at, seq) < (?2, ?3) AND entered_at >= ?4 \
+                 ORDER BY entered_at DESC, seq DESC LIMIT ?5"
+            ),
+            params![state, key, seq, from, chunk],
+            place,
+        ),
+    }
+}
+
+/// A part of a queue's line that one index holds in order: a kind that can be claimed, or what is
+/// parked at a limit.
+#[derive(Clone, Copy)]
+enum Part {
+    Ready(i64),
+    Parked(i64),
+}
+
+/// The parts of a queue's line.
+fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> Done<Vec<Part>> {
+    let mut parts: Vec<Part> = match kind {
+        Some(kind) => vec![Part::Ready(kind)],
+        None => lanes_of(db, queue)?.into_iter().map(Part::Ready).collect(),
+    };
+    let limits = db.all(
+        "SELECT id FROM jk_limit INDEXED BY jk_limit_waiting WHERE waiting > 0",
+        [],
+        |row| row.get::<_, i64>(0),
+    )?;
+    parts.extend(limits.into_iter().map(Part::Parked));
+    Ok(parts)
+}
+
+/// The next rows of a part, by priority and sequence.
+fn part_rows(
+    db: &Db<'_>,
+    queue: i64,
+    part: Part,
+    (rank, seq): Place,
+    chunk: usize,
+) -> Done<Vec<Row>> {
+    let place = |job: &Job| (9 - i64::from(job.priority), job.seq);
+    match part {
+        Part::Ready(kind) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                 AND kind = ?2 AND (rank, seq) > (?3, ?4) ORDER BY rank, seq LIMIT ?5"
+            ),
+            params![queue, kind, rank, seq, size(chunk)],
+            place,
+        ),
+        Part::Parked(limit) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_parked WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                 AND queue = ?2 AND (rank, seq) > (?3, ?4) ORDER BY rank, seq LIMIT ?5"
+            ),
+            params![limit, queue, rank, seq, size(chunk)],
+            place,
+        ),
+    }
+}
+
+const START: Place = (i64::MIN, 0);
+
+/// Since when the first job of a queue's line has been claimable.
+pub(super) fn first_in_line(db: &Db<'_>, queue: i64) -> Done<Option<Timestamp>> {
+    let mut first: Option<Row> = None;
+    for part in parts(db, queue, None)? {
+        if let Some(head) = part_rows(db, queue, part, START, 1)?.pop()
+            && first.as_ref().is_none_or(|first| head.place < first.place)
+        {
+            first = Some(head);
+        }
+    }
+    Ok(first.and_then(|row| row.job.enqueued_at))
+}
+
+/// The queues that hold Enqueued jobs, by name.
+fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
+    let mut ids = std::collections::BTreeSet::new();
+    let mut last = i64::MIN;
+    while let Some(queue) = db.one(
+        "SELECT queue FROM jk_job INDEXED BY jk_ready \
+         WHERE state = 2 AND parked IS NULL AND queue > ?1 ORDER BY queue LIMIT 1",
+        [last],
+        |row| row.get::<_, i64>(0),
+    )? {
+        ids.insert(queue);
+        last = queue;
+    }
+    for limit in db.all(
+        "SELECT id FROM jk_limit INDEXED BY jk_limit_waiting WHERE waiting > 0",
+        [],
+        |row| row.get::<_, i64>(0),
+    )? {
+        let mut last = i64::MIN;
+        while let Some(queue) = db.one(
+            "SELECT queue FROM jk_job INDEXED BY jk_parked \
+             WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
+             ORDER BY queue LIMIT 1",
+            [limit, last],
+            |row| row.get::<_, i64>(0),
+        )? {
+            ids.insert(queue);
+            last = queue;
+        }
+    }
+    let mut queues = ids.into_iter().map(|id| Ok((db.name(id)?, id))).collect::<Done<Vec<_>>>()?;
+    queues.sort();
+    Ok(queues)
+}
+
+/// Enqueued jobs by queue, priority and sequence.
+fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> Done<JobPage> {
+    let query = filter.query;
+    let (from_queue, mut after) = match &query.after {
+        Some(cursor) => {
+            let (queue, rest) = queue_of(&cursor.0);
+            match numbers(&Cursor(rest.to_owned()))?[..] {
+                [rank, seq] => (Some(queue), (rank, seq)),
+                _ => return Err(bad_cursor().into()),
+            }
+        }
+        None => (None, START),
+    };
+    let mut looked = 0;
+    let mut last: Option<(Name, Place)> = None;
+    let to_cursor = |(queue, (rank, seq)): (Name, Place)| Cursor(format!("{queue}:{rank}:{seq}"));
+    for (name, queue) in queues_in_use(db)? {
+        if filter.queue.is_some_and(|wanted| wanted != queue)
+            || from_queue.as_ref().is_some_and(|from| name < *from)
+        {
+            continue;
+        }
+        let start = match &from_queue {
+            Some(from) if *from == name => std::mem::replace(&mut after, START),
+            _ => START,
+        };
+        let mut lines = Vec::new();
+        for part in parts(db, queue, filter.kind)? {
+            lines.push(Line { part, rows: Vec::new(), after: Some(start) });
+        }
+        while let Some(row) = next_of(db, queue, &mut lines)? {
+            if looked >= SEARCH_WINDOW {
+                page.searched = Some(looked);
+                page.next = last.map(to_cursor);
+                return Ok(page);
+            }
+            looked += 1;
+            let place = row.place;
+            if filter.matches(db, &row.job, row.args.as_deref())? {
+                if page.jobs.len() == query.limit {
+                    page.next = last.map(to_cursor);
+                    page.searched = query.text.is_some().then_some(looked);
+                    return Ok(page);
+                }
+                page.jobs.push(row.job.record(db)?);
+            }
+            last = Some((name.clone(), place));
+        }
+    }
+    page.searched = query.text.is_some().then_some(looked);
+    Ok(page)
+}
+
+struct Line {
+    part: Part,
+    /// What was read, last first.
+    rows: Vec<Row>,
+    after: Option<Place>,
+}
+
+/// The next of several lines, merged.
+fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> Done<Option<Row>> {
+    const READ: usize = 100;
+    let mut best: Option<(Place, usize)> = None;
+    for (index, line) in lines.iter_mut().enumerate() {
+        if let Some(after) = line.after.filter(|_| line.rows.is_empty()) {
+            line.rows = part_rows(db, queue, line.part, after, READ)?;
+            line.after = match line.rows.last() {
+                Some(last) if line.rows.len() == READ => Some(last.place),
+                _ => None,
+            };
+            line.rows.reverse();
+        }
+        if let Some(head) = line.rows.last()
+            && best.is_none_or(|(place, _)| head.place < place)
+        {
+            best = Some((head.place, index));
+        }
+    }
+    Ok(best.and_then(|(_, index)| lines[index].rows.pop()))
+}

@@ -1,0 +1,115 @@
+//! `Operations`.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use jobkit_core::recurring::Pause;
+use jobkit_core::storage::{Operations, PauseRecord, PauseTarget};
+use jobkit_core::{Name, Result, Timestamp};
+use rusqlite::params;
+
+use crate::codec::json;
+use crate::connection::Db;
+use crate::error::Done;
+use crate::storage::SqliteStorage;
+
+/// Numbers of the queues and kinds that are paused now.
+#[derive(Debug, Default)]
+pub(crate) struct Paused {
+    pub(crate) queues: HashSet<i64>,
+    pub(crate) kinds: HashSet<i64>,
+}
+
+impl Paused {
+    pub(crate) fn read(db: &Db<'_>, now: Timestamp) -> Done<Self> {
+        let mut paused = Self::default();
+        for record in pauses(db)? {
+            if !record.pause.holds(now) {
+                continue;
+            }
+            let (numbers, name) = match &record.target {
+                PauseTarget::Queue(name) => (&mut paused.queues, name),
+                PauseTarget::Kind(name) => (&mut paused.kinds, name),
+            };
+            numbers.extend(db.name_id(name)?);
+        }
+        Ok(paused)
+    }
+}
+
+/// All pauses, also those that have ended by themselves.
+pub(crate) fn pauses(db: &Db<'_>) -> Done<Vec<PauseRecord>> {
+    db.all("SELECT of_kind, name, body FROM jk_pause", [], |row| {
+        Ok((row.get::<_, bool>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    })?
+    .into_iter()
+    .map(|(of_kind, name, body)| {
+        let name = Name::from_stored(name);
+        let target = if of_kind { PauseTarget::Kind(name) } else { PauseTarget::Queue(name) };
+        Ok(PauseRecord { target, pause: json::<Pause>(&body)? })
+    })
+    .collect()
+}
+
+fn key(target: &PauseTarget) -> (bool, Name) {
+    match target {
+        PauseTarget::Queue(name) => (false, name.clone()),
+        PauseTarget::Kind(name) => (true, name.clone()),
+    }
+}
+
+#[async_trait]
+impl Operations for SqliteStorage {
+    async fn pause(
+        &self,
+        target: &PauseTarget,
+        pause: &Pause,
+        now: Option<Timestamp>,
+    ) -> Result<()> {
+        pause.check()?;
+        let ((of_kind, name), mut pause) = (key(target), pause.clone());
+        self.writer()
+            .call("pause", move |flight| {
+                pause.since = flight.now(now);
+                flight.db.run(
+                    "INSERT INTO jk_pause (of_kind, name, body) VALUES (?1, ?2, ?3) \
+                     ON CONFLICT (of_kind, name) DO UPDATE SET body = excluded.body",
+                    params![of_kind, name.as_str(), serde_json::to_string(&pause)?],
+                )?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+        let (of_kind, name) = key(target);
+        self.writer()
+            .call("resume", move |flight| {
+                let now = flight.now(None);
+                let pause = flight.db.one(
+                    "SELECT body FROM jk_pause WHERE of_kind = ?1 AND name = ?2",
+                    params![of_kind, name.as_str()],
+                    |row| row.get::<_, String>(0),
+                )?;
+                let Some(pause) = pause else { return Ok(false) };
+                flight.db.run(
+                    "DELETE FROM jk_pause WHERE of_kind = ?1 AND name = ?2",
+                    params![of_kind, name.as_str()],
+                )?;
+                flight.work = true;
+                Ok(json::<Pause>(&pause)?.holds(now))
+            })
+            .await
+    }
+
+    async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
+        let now = now.unwrap_or_else(|| self.inner.shared.clock.now());
+        self.read("pauses", move |db| {
+            let mut pauses = pauses(db)?;
+            pauses.retain(|record| record.pause.holds(now));
+            pauses.sort_by(|a, b| a.target.cmp(&b.target));
+            Ok(pauses)
+        })
+        .await
+    }
+}

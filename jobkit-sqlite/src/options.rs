@@ -1,0 +1,200 @@
+//! Where the database is, and how it is used.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jobkit_core::{Clock, Error, ErrorKind, Result, SystemClock};
+
+use crate::storage::SqliteStorage;
+
+/// What a committed job survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SqliteDurability {
+    /// The crash of every process (`synchronous = NORMAL`). After a power loss the last commits can be
+    /// missing; the database is sound all the same.
+    #[default]
+    Normal,
+    /// Power loss (`synchronous = FULL`): every commit waits for the disk.
+    Full,
+}
+
+/// Options of [`SqliteStorage`].
+///
+/// # Example: a database that survives power loss
+/// ```no_run
+/// use jobkit_sqlite::{SqliteDurability, SqliteOptions};
+///
+/// # async fn example() -> jobkit_core::Result<()> {
+/// let storage =
+///     SqliteOptions::new("jobs.db").durability(SqliteDurability::Full).open().await?;
+/// # drop(storage);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SqliteOptions {
+    pub(crate) path: PathBuf,
+    pub(crate) durability: SqliteDurability,
+    pub(crate) namespace: String,
+    pub(crate) readers: usize,
+    pub(crate) busy_timeout: Duration,
+    pub(crate) migrate: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl SqliteOptions {
+    /// The database at `path`, which is created if it does not exist; its directory must.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_owned(),
+            durability: SqliteDurability::default(),
+            namespace: "jobkit".to_owned(),
+            readers: 2,
+            busy_timeout: Duration::from_secs(5),
+            migrate: true,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// From `sqlite://path`, `sqlite:path` or `sqlite:///absolute/path`, with any of the parameters
+    /// `namespace`, `durability` (`normal`, `full`), `readers` and `busy_timeout_ms`.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) for another scheme, parameter or value.
+    pub fn from_url(url: &str) -> Result<Self> {
+        let bad = |what: String| Error::new(ErrorKind::Configuration, what);
+        let rest = url
+            .strip_prefix("sqlite:")
+            .ok_or_else(|| bad("url: does not begin with sqlite:".into()))?;
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut options = Self::new(path);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let number =
+                || value.parse::<u32>().map_err(|_| bad(format!("url: {name} is not a number")));
+            options = match name {
+                "namespace" => options.namespace(value),
+                "readers" => options.readers(usize::try_from(number()?).unwrap_or(usize::MAX)),
+                "busy_timeout_ms" => {
+                    options.busy_timeout(Duration::from_millis(u64::from(number()?)))
+                }
+                "durability" => options.durability(match value {
+                    "normal" => SqliteDurability::Normal,
+                    "full" => SqliteDurability::Full,
+                    _ => return Err(bad("url: durability is neither normal nor full".into())),
+                }),
+                _ => return Err(bad(format!("url: {name} is not a known parameter"))),
+            };
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    /// What a committed job survives; [`Normal`](SqliteDurability::Normal) by default.
+    #[must_use]
+    pub fn durability(mut self, durability: SqliteDurability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The prefix of every table, so that several JobKits share a file; `jobkit` by default.
+    ///
+    /// 1 to 32 lowercase letters, digits and underscores, beginning with a letter: SQLite does not
+    /// tell capitals apart.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// How many connections read beside the one that writes: 1 to 64, 2 by default. More help when
+    /// many dashboards are open; each takes a thread and its own page cache.
+    #[must_use]
+    pub fn readers(mut self, readers: usize) -> Self {
+        self.readers = readers;
+        self
+    }
+
+    /// How long a call waits for another process that writes; 5 s by default. Zero fails at once, and
+    /// a long wait makes calls slow instead of failing.
+    #[must_use]
+    pub fn busy_timeout(mut self, busy_timeout: Duration) -> Self {
+        self.busy_timeout = busy_timeout;
+        self
+    }
+
+    /// Whether [`open`](Self::open) brings the schema up to date; it does by default. Without it a
+    /// missing schema is an error, and migrations are printed by
+    /// [`print_migrations`](crate::print_migrations).
+    #[must_use]
+    pub fn migrate_on_open(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// The clock that decides leases and due instants; the system's by default.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) for an option out of range;
+    /// [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
+    /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
+    /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow.
+    pub async fn open(self) -> Result<SqliteStorage> {
+        self.check()?;
+        SqliteStorage::connect(self).await
+    }
+
+    fn check(&self) -> Result<()> {
+        let bad = |what: &'static str| Err(Error::new(ErrorKind::Configuration, what));
+        let name = self.namespace.as_bytes();
+        if !(1..=32).contains(&name.len())
+            || !name[0].is_ascii_lowercase()
+            || !name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'_')
+        {
+            return bad(
+                "namespace: must be 1 to 32 lowercase letters, digits and underscores, beginning with a letter",
+            );
+        }
+        if self.namespace.starts_with("sqlite") {
+            return bad("namespace: names that begin with sqlite are SQLite's own");
+        }
+        if !(1..=64).contains(&self.readers) {
+            return bad("readers: must be 1 to 64");
+        }
+        if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
+            return bad("path: must name a file; the storage in memory is part of jobkit-core");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_the_file_and_options() {
+        let options = SqliteOptions::from_url("sqlite:///tmp/j.db?namespace=a&durability=full")
+            .expect("fine");
+        assert_eq!(options.path, Path::new("/tmp/j.db"));
+        assert_eq!((options.namespace.as_str(), options.durability), ("a", SqliteDurability::Full));
+        assert_eq!(SqliteOptions::from_url("sqlite:j.db").expect("fine").path, Path::new("j.db"));
+        for bad in ["postgres://x", "sqlite:x?colour=red", "sqlite:x?namespace=a-b", "sqlite:"] {
+            assert_eq!(
+                SqliteOptions::from_url(bad).expect_err(bad).kind(),
+                ErrorKind::Configuration
+            );
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The lines of a queue, one for each kind, walked together in the order of claims.
+//!
+//! The index begins with queue and kind, so a claim seeks to what it serves and walks nothing else,
+//! neither what is of other kinds nor what is parked.
+
+use jobkit_core::record::Payload;
+use rusqlite::params;
+
+use crate::codec::{Job, MORE, payload, select_job, size};
+use crate::connection::Db;
+use crate::error::Done;
+
+/// The kinds of which something is claimable in a queue. One seek for each.
+pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> Done<Vec<i64>> {
+    let mut statement = db.prepare(
+        "SELECT kind FROM jk_job INDEXED BY jk_ready \
+         WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind > ?2 ORDER BY kind LIMIT 1",
+    )?;
+    let (mut kinds, mut last) = (Vec::new(), i64::MIN);
+    loop {
+        let mut rows = statement.query([queue, last])?;
+        let Some(row) = rows.next()? else { return Ok(kinds) };
+        last = row.get(0)?;
+        kinds.push(last);
+    }
+}
+
+/// A job in line, as far as it can be read.
+pub(crate) struct Candidate {
+    pub(crate) rank: i64,
+    pub(crate) seq: i64,
+    pub(crate) job: Done<(Job, Option<Payload>)>,
+}
+
+/// Several lines, merged by priority and sequence. Each is read in pages, so what is claimed or
+/// parked meanwhile does not disturb the walk.
+pub(crate) struct Lanes {
+    queue: i64,
+    lanes: Vec<Lane>,
+    page: usize,
+}
+
+struct Lane {
+    kind: i64,
+    /// What was read and not given out, last first.
+    read: Vec<Candidate>,
+    /// The place after which the next page begins; `None` when there is none.
+    after: Option<(i64, i64)>,
+}
+
+impl Lanes {
+    /// The lines of these kinds, to take about `expected` jobs from them.
+    pub(crate) fn new(queue: i64, kinds: &[i64], expected: usize) -> Self {
+        let lane = |kind: &i64| Lane { kind: *kind, read: Vec::new(), after: Some((i64::MIN, 0)) };
+        let page = match kinds.len() {
+            0 | 1 => expected,
+            // More than their share, since lines are rarely alike.
+            kinds => expected * 3 / (2 * kinds) + 2,
+        };
+        Self { queue, lanes: kinds.iter().map(lane).collect(), page: page.clamp(1, 500) }
+    }
+
+    /// The next job in the order of claims.
+    pub(crate) fn next(&mut self, db: &Db<'_>) -> Done<Option<Candidate>> {
+        let mut best: Option<(i64, i64, usize)> = None;
+        for index in 0..self.lanes.len() {
+            self.fill(index, db)?;
+            if let Some(head) = self.lanes[index].read.last()
+                && best.is_none_or(|(rank, seq, _)| (head.rank, head.seq) < (rank, seq))
+            {
+                best = Some((head.rank, head.seq, index));
+            }
+        }
+        Ok(best.and_then(|(_, _, index)| self.lanes[index].read.pop()))
+    }
+
+    fn fill(&mut self, index: usize, db: &Db<'_>) -> Done {
+        let lane = &mut self.lanes[index];
+        let Some((rank, seq)) = lane.after.filter(|_| lane.read.is_empty()) else { return Ok(()) };
+        let mut statement = db.prepare(select_job!(
+            ", args",
+            "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 \
+             AND (rank, seq) > (?3, ?4) ORDER BY rank, seq LIMIT ?5"
+        ))?;
+        let mut rows =
+            statement.query(params![self.queue, lane.kind, rank, seq, size(self.page)])?;
+        while let Some(row) = rows.next()? {
+            let (rank, seq) = (row.get(6)?, row.get(0)?);
+            let job = Job::read(db, row).and_then(|job| Ok((job, payload(row, MORE)?)));
+            lane.read.push(Candidate { rank, seq, job });
+        }
+        lane.after = match lane.read.last() {
+            Some(last) if lane.read.len() == self.page => Some((last.rank, last.seq)),
+            _ => None,
+        };
+        lane.read.reverse();
+        Ok(())
+    }
+}

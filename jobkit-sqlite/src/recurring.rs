@@ -1,0 +1,434 @@
+//! `RecurringStore`.
+
+use async_trait::async_trait;
+use jobkit_core::record::NewRecord;
+use jobkit_core::recurring::{NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome};
+use jobkit_core::refusal::Refusal;
+use jobkit_core::storage::{
+    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    SaveOutcome, SaveRecurring, TriggerOutcome, check_items,
+};
+use jobkit_core::{JobId, Result, Timestamp, bounds};
+use rusqlite::{Row, params};
+
+use crate::codec::{at, bytes16, int, json, size, uint};
+use crate::connection::Db;
+use crate::error::Done;
+use crate::jobs::state_of;
+use crate::storage::SqliteStorage;
+use crate::writer::{Flight, Push};
+
+macro_rules! select_recurring {
+    ($rest:literal) => {
+        concat!(
+            "SELECT spec, etag, next_nominal, next_due, last_nominal, last_job, pause, created_at ",
+            "FROM jk_recurring ",
+            $rest
+        )
+    };
+}
+
+fn read(row: &Row<'_>) -> Done<RecurringRecord> {
+    let next = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?) {
+        (Some(nominal), Some(due)) => Some(NextRun { nominal_at: at(nominal), due_at: at(due) }),
+        _ => None,
+    };
+    let last_job = row
+        .get_ref(5)?
+        .as_blob_or_null()
+        .map_err(rusqlite::Error::from)?
+        .map(|bytes| JobId::from_bytes(bytes16(bytes)));
+    Ok(RecurringRecord {
+        spec: json(&row.get::<_, String>(0)?)?,
+        etag: uint(row.get(1)?),
+        next,
+        last_nominal_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_micros),
+        last_job,
+        pause: row.get::<_, Option<String>>(6)?.map(|text| json(&text)).transpose()?,
+        created_at: at(row.get(7)?),
+    })
+}
+
+fn read_all(
+    db: &Db<'_>,
+    text: &'static str,
+    params: impl rusqlite::Params,
+) -> Done<Vec<RecurringRecord>> {
+    let mut statement = db.prepare(text)?;
+    let mut rows = statement.query(params)?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(read(row)?);
+    }
+    Ok(records)
+}
+
+fn load(db: &Db<'_>, id: &str) -> Done<Option<RecurringRecord>> {
+    let text = select_recurring!("WHERE id = ?1 AND spec IS NOT NULL");
+    Ok(read_all(db, text, [id])?.pop())
+}
+
+/// When a schedule could fire: not before its pause ends, if it ends by itself.
+fn fires_at(record: &RecurringRecord, now: Timestamp) -> Option<Timestamp> {
+    let due_at = record.next?.due_at;
+    match record.pause.as_ref().filter(|pause| pause.holds(now)) {
+        Some(pause) => Some(due_at.max(pause.until?)),
+        None => Some(due_at),
+    }
+}
+
+fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
+    // Those that are due, and those whose pause may say when they will be.
+    let mut waiting = read_all(
+        db,
+        select_recurring!(
+            "INDEXED BY jk_recurring_by_due WHERE next_due IS NOT NULL AND next_due <= ?1 \
+             AND spec IS NOT NULL"
+        ),
+        [now.as_micros()],
+    )?;
+    waiting.sort_by_key(|record| fires_at(record, now));
+    let mut next_due_at = db
+        .one(
+            "SELECT min(next_due) FROM jk_recurring INDEXED BY jk_recurring_by_due \
+             WHERE next_due IS NOT NULL AND next_due > ?1",
+            [now.as_micros()],
+            |row| row.get::<_, Option<i64>>(0),
+        )?
+        .flatten()
+        .map(Timestamp::from_micros);
+    let mut due = Vec::new();
+    for record in waiting {
+        match fires_at(&record, now) {
+            Some(at) if at <= now && due.len() < max => due.push(record),
+            Some(at) => next_due_at = Some(next_due_at.map_or(at, |next| next.min(at))),
+            None => {}
+        }
+    }
+    Ok(DueRecurring { due, next_due_at, now })
+}
+
+fn runs(db: &Db<'_>, id: &str, limit: usize) -> Done<Vec<RecurringRun>> {
+    db.all(
+        "SELECT body FROM jk_recurring_run WHERE recurring = ?1 ORDER BY n DESC LIMIT ?2",
+        params![id, size(limit)],
+        |row| row.get::<_, String>(0),
+    )?
+    .iter()
+    .map(|body| json(body))
+    .collect()
+}
+
+fn single(nominal_at: Timestamp, at: Timestamp, outcome: RunOutcome) -> RecurringRun {
+    RecurringRun { nominal_at, through: nominal_at, count: 1, outcome, at }
+}
+
+impl Flight<'_, '_> {
+    /// A number that no save or pause had before.
+    fn new_etag(&self) -> Done<u64> {
+        let etag = self.meta("etag")? + 1;
+        self.set_meta("etag", etag)?;
+        Ok(etag)
+    }
+
+    fn save_recurring(&mut self, save: &SaveRecurring, now: Timestamp) -> Done<SaveOutcome> {
+        if let Err(error) = save.spec.check() {
+            return Ok(SaveOutcome::Refused(error.into()));
+        }
+        let id = &save.spec.id;
+        let stored = load(self.db, id)?;
+        let etag = stored.as_ref().map_or(0, |record| record.etag);
+        if save.if_etag.is_some_and(|expected| expected != etag) {
+            return Ok(SaveOutcome::Changed { etag });
+        }
+        if stored.as_ref().is_some_and(|record| record.spec == save.spec) {
+            return Ok(SaveOutcome::Unchanged { etag });
+        }
+        let etag = self.new_etag()?;
+        let spec = serde_json::to_string(&save.spec)?;
+        let nominal = save.next.map(|next| next.nominal_at.as_micros());
+        let due = save.next.map(|next| next.due_at.as_micros());
+        if stored.is_some() {
+            self.db.run(
+                "UPDATE jk_recurring SET spec = ?2, etag = ?3, next_nominal = ?4, next_due = ?5 \
+                 WHERE id = ?1",
+                params![id, spec, int(etag), nominal, due],
+            )?;
+        } else {
+            // What was removed left its last instant.
+            self.db.run(
+                "INSERT INTO jk_recurring (id, spec, etag, next_nominal, next_due, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET \
+                 spec = excluded.spec, etag = excluded.etag, next_nominal = excluded.next_nominal, \
+                 next_due = excluded.next_due, created_at = excluded.created_at",
+                params![id, spec, int(etag), nominal, due, now.as_micros()],
+            )?;
+        }
+        if let Some(next) = save.next {
+            self.pushes.push(Push::Due(next.due_at));
+        }
+        Ok(match stored {
+            Some(_) => SaveOutcome::Replaced { etag },
+            None => SaveOutcome::Created { etag },
+        })
+    }
+
+    fn remove_recurring(&self, id: &str) -> Done<bool> {
+        let removed = self.db.run(
+            "UPDATE jk_recurring SET spec = NULL, next_nominal = NULL, next_due = NULL, \
+             last_job = NULL, pause = NULL WHERE id = ?1 AND spec IS NOT NULL",
+            [id],
+        )?;
+        if removed > 0 {
+            self.db.run("DELETE FROM jk_recurring_run WHERE recurring = ?1", [id])?;
+            self.db.run("DELETE FROM jk_recurring WHERE id = ?1 AND last_nominal IS NULL", [id])?;
+        }
+        Ok(removed > 0)
+    }
+
+    fn pause_recurring(&mut self, id: &str, change: &PauseChange, now: Timestamp) -> Done<bool> {
+        let Some(record) = load(self.db, id)? else { return Ok(false) };
+        match change {
+            PauseChange::Pause(pause) => {
+                let pause = Pause { since: now, ..pause.clone() };
+                self.db.run(
+                    "UPDATE jk_recurring SET pause = ?2, etag = ?3 WHERE id = ?1",
+                    params![id, serde_json::to_string(&pause)?, int(self.new_etag()?)],
+                )?;
+            }
+            // Repeated it changes nothing: the first one set the next occurrence.
+            PauseChange::Resume { .. } if record.pause.is_none() => {}
+            PauseChange::Resume { next } => {
+                self.db.run(
+                    "UPDATE jk_recurring SET pause = NULL, next_nominal = ?2, next_due = ?3, \
+                     etag = ?4 WHERE id = ?1",
+                    params![
+                        id,
+                        next.map(|next| next.nominal_at.as_micros()),
+                        next.map(|next| next.due_at.as_micros()),
+                        int(self.new_etag()?)
+                    ],
+                )?;
+                if let Some(next) = next {
+                    self.pushes.push(Push::Due(next.due_at));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn fire(&mut self, fire: &Fire, now: Timestamp) -> Done<FireOutcome> {
+        let id = fire.id.as_str();
+        let Some(record) = load(self.db, id)? else { return Ok(FireOutcome::Stale) };
+        if record.pause.as_ref().is_some_and(|pause| pause.holds(now))
+            || record.next.is_none_or(|next| next.nominal_at != fire.expected)
+        {
+            return Ok(FireOutcome::Stale);
+        }
+        let mut last_nominal = record.last_nominal_at;
+        for skipped in &fire.skipped {
+            last_nominal = last_nominal.max(Some(skipped.through));
+            self.record_run(id, &RecurringRun { at: now, ..skipped.clone() })?;
+        }
+        let mut outcome = FireOutcome::Skipped;
+        let mut last_job = record.last_job;
+        // Removed and saved again, a schedule may begin with what was fired before.
+        let fired_before =
+            |job: &FireJob| record.last_nominal_at.is_some_and(|last| job.nominal_at <= last);
+        if let Some(job) = fire.job.as_ref().filter(|job| !fired_before(job)) {
+            let (fired, run) = self.fire_job(job, record.last_job, now)?;
+            self.record_run(id, &single(job.nominal_at, now, run))?;
+            last_nominal = last_nominal.max(Some(job.nominal_at));
+            if let FireOutcome::Fired(job) = fired {
+                last_job = Some(job);
+            }
+            outcome = fired;
+        }
+        self.db.run(
+            "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3, last_nominal = ?4, \
+             last_job = ?5 WHERE id = ?1",
+            params![
+                id,
+                fire.next.map(|next| next.nominal_at.as_micros()),
+                fire.next.map(|next| next.due_at.as_micros()),
+                last_nominal.map(Timestamp::as_micros),
+                last_job.as_ref().map(|job| &job.as_bytes()[..]),
+            ],
+        )?;
+        Ok(outcome)
+    }
+
+    fn fire_job(
+        &mut self,
+        fire: &FireJob,
+        last_job: Option<JobId>,
+        now: Timestamp,
+    ) -> Done<(FireOutcome, RunOutcome)> {
+        if fire.overlap == Overlap::Skip
+            && let Some(job) = last_job
+            && state_of(self.db, job)?.is_some_and(|state| !state.is_finished())
+        {
+            return Ok((FireOutcome::Skipped, RunOutcome::Overlapping { job }));
+        }
+        let job = fire.job.id;
+        Ok(match self.submit_one(&fire.job, now)? {
+            Ok(JobSubmitted::Existing(holder)) | Err(Refusal::UniqueConflict { holder }) => {
+                (FireOutcome::Skipped, RunOutcome::KeyHeld { holder })
+            }
+            Ok(_) => (FireOutcome::Fired(job), RunOutcome::Fired { job }),
+            Err(refusal) => {
+                (FireOutcome::Skipped, RunOutcome::Refused { reason: refusal.to_string() })
+            }
+        })
+    }
+
+    fn trigger(&mut self, id: &str, job: &NewRecord, now: Timestamp) -> Done<TriggerOutcome> {
+        if load(self.db, id)?.is_none() {
+            return Ok(TriggerOutcome::NotFound);
+        }
+        match self.submit_one(job, now)? {
+            Ok(JobSubmitted::Existing(holder)) => Ok(TriggerOutcome::Existing(holder)),
+            // The answer of the first call was lost.
+            Ok(JobSubmitted::Already(_)) => Ok(TriggerOutcome::Created(job.id)),
+            Ok(JobSubmitted::Created(_)) => {
+                self.record_run(id, &single(now, now, RunOutcome::Triggered { job: job.id }))?;
+                Ok(TriggerOutcome::Created(job.id))
+            }
+            Err(refusal) => Ok(TriggerOutcome::Refused(refusal)),
+        }
+    }
+
+    fn record_run(&self, id: &str, run: &RecurringRun) -> Done {
+        let last = self
+            .db
+            .one("SELECT max(n) FROM jk_recurring_run WHERE recurring = ?1", [id], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?
+            .flatten();
+        let n = last.unwrap_or(0) + 1;
+        self.db.run(
+            "INSERT INTO jk_recurring_run (recurring, n, body) VALUES (?1, ?2, ?3)",
+            params![id, n, serde_json::to_string(run)?],
+        )?;
+        self.db.run(
+            "DELETE FROM jk_recurring_run WHERE recurring = ?1 AND n <= ?2",
+            params![id, n - size(bounds::RECURRING_RUNS)],
+        )?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RecurringStore for SqliteStorage {
+    async fn save_recurring(
+        &self,
+        saves: &[SaveRecurring],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<SaveOutcome>> {
+        check_items("saves", saves.len())?;
+        let saves = saves.to_vec();
+        self.writer()
+            .call("save_recurring", move |flight| {
+                let now = flight.now(now);
+                saves.iter().map(|save| flight.save_recurring(save, now)).collect()
+            })
+            .await
+    }
+
+    async fn remove_recurring(&self, id: &str) -> Result<bool> {
+        let id = id.to_owned();
+        self.writer().call("remove_recurring", move |flight| flight.remove_recurring(&id)).await
+    }
+
+    async fn pause_recurring(
+        &self,
+        id: &str,
+        change: PauseChange,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let PauseChange::Pause(pause) = &change {
+            pause.check()?;
+        }
+        let id = id.to_owned();
+        self.writer()
+            .call("pause_recurring", move |flight| {
+                let now = flight.now(now);
+                flight.pause_recurring(&id, &change, now)
+            })
+            .await
+    }
+
+    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+        let now = now.unwrap_or_else(|| self.inner.shared.clock.now());
+        self.read("due_recurring", move |db| due(db, max, now)).await
+    }
+
+    async fn fire_recurring(
+        &self,
+        fires: &[Fire],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<FireOutcome>> {
+        check_items("fires", fires.len())?;
+        let fires = fires.to_vec();
+        self.writer()
+            .call("fire_recurring", move |flight| {
+                let now = flight.now(now);
+                fires.iter().map(|fire| flight.fire(fire, now)).collect()
+            })
+            .await
+    }
+
+    async fn trigger_recurring(
+        &self,
+        id: &str,
+        job: &NewRecord,
+        now: Option<Timestamp>,
+    ) -> Result<TriggerOutcome> {
+        let (id, job) = (id.to_owned(), job.clone());
+        self.writer()
+            .call("trigger_recurring", move |flight| {
+                let now = flight.now(now);
+                flight.trigger(&id, &job, now)
+            })
+            .await
+    }
+
+    async fn list_recurring(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RecurringRecord>> {
+        let after = after.unwrap_or_default().to_owned();
+        self.read("list_recurring", move |db| {
+            read_all(
+                db,
+                select_recurring!("WHERE id > ?1 AND spec IS NOT NULL ORDER BY id LIMIT ?2"),
+                params![after, size(limit)],
+            )
+        })
+        .await
+    }
+
+    async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
+        let id = id.to_owned();
+        self.read("recurring", move |db| load(db, &id)).await
+    }
+
+    async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
+        let id = id.to_owned();
+        self.read("recurring_runs", move |db| runs(db, &id, limit)).await
+    }
+}
+
+/// How many schedules are not paused.
+pub(crate) fn running(db: &Db<'_>, now: Timestamp) -> Done<u32> {
+    let pauses = db.all("SELECT pause FROM jk_recurring WHERE spec IS NOT NULL", [], |row| {
+        row.get::<_, Option<String>>(0)
+    })?;
+    let mut running = 0;
+    for pause in pauses {
+        let pause = pause.as_deref().map(json::<Pause>).transpose()?;
+        running += u32::from(!pause.is_some_and(|pause| pause.holds(now)));
+    }
+    Ok(running)
+}

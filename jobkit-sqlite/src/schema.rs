@@ -1,0 +1,97 @@
+//! Installing, migrating and checking the schema.
+
+use jobkit_core::storage::Migrated;
+use jobkit_core::{Error, ErrorKind};
+
+use crate::codec::small;
+use crate::connection::{Db, with_prefix};
+use crate::error::Done;
+
+/// The schema that this release writes.
+pub(crate) const VERSION: u32 = 1;
+/// The oldest release, by the schema it writes, that may write to what this release has migrated.
+const OLDEST_WRITER: u32 = 1;
+
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/001_initial.sql")];
+
+/// The SQL that brings a namespace from schema `from` (0: nothing) to the present one, to be read or
+/// run by hand.
+///
+/// # Example: what a first start would do
+/// ```
+/// assert!(jobkit_sqlite::print_migrations("jobkit", 0).contains("CREATE TABLE jobkit_job"));
+/// ```
+pub fn print_migrations(namespace: &str, from: u32) -> String {
+    let mut out = String::from("BEGIN IMMEDIATE;\n");
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    for migration in MIGRATIONS.iter().skip(from) {
+        out.push_str(migration);
+    }
+    out.push_str(&mark(VERSION, OLDEST_WRITER));
+    out.push_str("COMMIT;\n");
+    with_prefix(&out, &format!("{namespace}_"))
+}
+
+fn mark(version: u32, oldest_writer: u32) -> String {
+    format!(
+        "INSERT INTO jk_meta (key, value) VALUES ('version', {version}), \
+         ('oldest_writer', {oldest_writer})\n\
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value;\n"
+    )
+}
+
+/// The schema's version, zero without one, and the oldest writer it admits.
+pub(crate) fn version(db: &Db<'_>) -> Done<(u32, u32)> {
+    let there: Option<i64> = db
+        .conn
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1",
+            [db.sql("jk_meta")],
+            |row| row.get(0),
+        )
+        .map(Some)?;
+    if there == Some(0) {
+        return Ok((0, 0));
+    }
+    // Not kept as statements: the table may just have appeared.
+    let read = |key: &str| -> Done<u32> {
+        let mut statement = db.conn.prepare(&db.sql("SELECT value FROM jk_meta WHERE key = ?1"))?;
+        let mut rows = statement.query([key])?;
+        Ok(match rows.next()? {
+            Some(row) => small(row.get(0)?),
+            None => 0,
+        })
+    };
+    Ok((read("version")?, read("oldest_writer")?))
+}
+
+/// Whether this release may use what is there.
+pub(crate) fn check(db: &Db<'_>) -> Done<u32> {
+    let (version, oldest_writer) = version(db)?;
+    if oldest_writer > VERSION {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            format!(
+                "the database has schema {version}, which releases that write schema \
+                 {oldest_writer} or later may use, and this release writes schema {VERSION}: \
+                 upgrade jobkit-sqlite"
+            ),
+        )
+        .into());
+    }
+    Ok(version)
+}
+
+/// Brings the schema up to date. To be called in a transaction that holds the write lock, so that of
+/// two at once the second finds it done.
+pub(crate) fn migrate(db: &Db<'_>) -> Done<Migrated> {
+    let from = check(db)?;
+    if from < VERSION {
+        for migration in MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
+            db.conn.execute_batch(&db.sql(migration))?;
+        }
+        db.conn.execute_batch(&db.sql(&mark(VERSION, OLDEST_WRITER)))?;
+    }
+    // A newer schema that admits this release is left as it is.
+    Ok(Migrated { from, to: from.max(VERSION) })
+}

@@ -1,0 +1,143 @@
+//! `ServerRegistry`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jobkit_core::record::Lease;
+use jobkit_core::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
+use jobkit_core::{Incarnation, Name, Result, Timestamp};
+use rusqlite::params;
+
+use crate::codec::{STARTED, at, json, small};
+use crate::operations::pauses;
+use crate::storage::SqliteStorage;
+
+#[async_trait]
+impl ServerRegistry for SqliteStorage {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+        let server = server.clone();
+        self.writer()
+            .call("announce", move |flight| {
+                let now = flight.now(now);
+                let incarnation = server.incarnation.as_i64();
+                // A former life under the same name; its leases stay what they are.
+                flight.db.run(
+                    "DELETE FROM jk_server WHERE name = ?1 AND incarnation <> ?2",
+                    params![server.name.as_str(), incarnation],
+                )?;
+                // A life that was forgotten and comes back must not repeat its last claim.
+                flight.db.run(
+                    "INSERT INTO jk_server (incarnation, name, info, heartbeat_at, last_claim) \
+                     VALUES (?1, ?2, ?3, ?4, COALESCE((SELECT max(claim_seq) \
+                     FROM jk_job INDEXED BY jk_held WHERE state = 3 AND incarnation = ?1), 0)) \
+                     ON CONFLICT (incarnation) DO UPDATE SET \
+                     name = excluded.name, info = excluded.info, heartbeat_at = excluded.heartbeat_at",
+                    params![
+                        incarnation,
+                        server.name.as_str(),
+                        serde_json::to_string(&server)?,
+                        now.as_micros()
+                    ],
+                )?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
+        let beat = *beat;
+        self.writer()
+            .call("heartbeat", move |flight| {
+                let now = flight.now(now);
+                let known = flight.db.run(
+                    "UPDATE jk_server SET heartbeat_at = ?2, busy = ?3 WHERE incarnation = ?1",
+                    params![beat.incarnation.as_i64(), now.as_micros(), beat.busy],
+                )? > 0;
+                let command = flight.db.one(
+                    "SELECT command FROM jk_server WHERE incarnation = ?1",
+                    [beat.incarnation.as_i64()],
+                    |row| row.get::<_, Option<String>>(0),
+                )?;
+                let command = command.flatten().map(|text| json(&text)).transpose()?;
+                let mut paused: Vec<_> = pauses(flight.db)?
+                    .into_iter()
+                    .filter(|record| record.pause.holds(now))
+                    .map(|record| record.target)
+                    .collect();
+                paused.sort();
+                Ok(HeartbeatAnswer { known, command, paused, now })
+            })
+            .await
+    }
+
+    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
+        let leases = still_running.to_vec();
+        self.writer()
+            .call("remove_server", move |flight| {
+                flight
+                    .db
+                    .run("DELETE FROM jk_server WHERE incarnation = ?1", [incarnation.as_i64()])?;
+                for lease in &leases {
+                    let Some(job) = flight.leased(lease)? else { continue };
+                    if lease.incarnation == incarnation
+                        && job.head.is_held_by(lease.fence, lease.incarnation)
+                    {
+                        // Its server says goodbye: that is no crash.
+                        flight.db.run(
+                            "UPDATE jk_job SET flags = flags & ~?2 WHERE seq = ?1",
+                            [job.seq, STARTED],
+                        )?;
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
+        self.writer()
+            .call("remove_dead", move |flight| {
+                let silent_since = flight.now(now).minus(silent_for).as_micros();
+                let dead = flight.db.all(
+                    "SELECT name FROM jk_server WHERE heartbeat_at < ?1 ORDER BY name",
+                    [silent_since],
+                    |row| row.get::<_, String>(0),
+                )?;
+                if !dead.is_empty() {
+                    flight
+                        .db
+                        .run("DELETE FROM jk_server WHERE heartbeat_at < ?1", [silent_since])?;
+                }
+                Ok(dead.into_iter().map(Name::from_stored).collect())
+            })
+            .await
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerStatus>> {
+        self.read("servers", |db| {
+            db.all(
+                "SELECT info, heartbeat_at, busy, command FROM jk_server ORDER BY name",
+                [],
+                |row| {
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        row.get::<_, i64>(1)?,
+                        row.get::<_, i64>(2)?,
+                        row.get::<_, Option<String>>(3)?,
+                    ))
+                },
+            )?
+            .into_iter()
+            .map(|(info, heartbeat, busy, command)| {
+                Ok(ServerStatus {
+                    info: json(&info)?,
+                    heartbeat_at: at(heartbeat),
+                    busy: small(busy),
+                    command: command.map(|text| json(&text)).transpose()?,
+                })
+            })
+            .collect()
+        })
+        .await
+    }
+}

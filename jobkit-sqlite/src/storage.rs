@@ -1,0 +1,415 @@
+//! Opening the database, its threads, and `Storage`.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use jobkit_core::storage::{
+    Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, Support, TextSearch,
+    WakeUpHub, WakeUpReach,
+};
+use jobkit_core::{Error, ErrorKind, Result, Timestamp};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{oneshot, watch};
+
+use crate::connection::Db;
+use crate::error::{Done, is_busy, sqlite};
+use crate::options::{SqliteDurability, SqliteOptions};
+use crate::schema;
+use crate::writer::{Shared, Writer, WriterThread};
+
+/// The write-ahead log is copied back when it has so many pages: 32 MiB.
+const CHECKPOINT_PAGES: u32 = 8_192;
+/// The log is cut to this size when it was larger.
+const LOG_BYTES: u64 = 64 << 20;
+/// SQLite before this release, but for two older lines that were mended too, can in rare cases damage
+/// a database that several connections write to: <https://www.sqlite.org/wal.html#walresetbug>.
+const SOUND_LIBRARY: i32 = 3_051_003;
+const SOUND_OLDER: [std::ops::Range<i32>; 2] = [3_044_006..3_045_000, 3_050_007..3_051_000];
+
+/// Jobs in a SQLite file.
+///
+/// A handle: clones share the connections. When the last one is dropped, the file is closed.
+///
+/// # Example: the simplest way to open one
+/// ```no_run
+/// # async fn example() -> jobkit_core::Result<()> {
+/// let storage = jobkit_sqlite::SqliteStorage::open("jobs.db").await?;
+/// # drop(storage);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStorage {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for SqliteStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStorage").field("options", &self.inner.options).finish()
+    }
+}
+
+type Read = Box<dyn FnOnce(&Db<'_>) + Send>;
+
+pub(crate) struct Inner {
+    pub(crate) options: SqliteOptions,
+    pub(crate) shared: Arc<Shared>,
+    capabilities: Capabilities,
+    /// `None` only while it is dropped.
+    ways: Option<Ways>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Ways {
+    writer: Writer,
+    reads: Sender<Read>,
+}
+
+impl Inner {
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.ways.as_ref().expect("taken only by drop").writer
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ways = None;
+        let here = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // Waited for, so that whoever opens the file next finds it closed.
+            if thread.thread().id() != here {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl SqliteStorage {
+    /// Opens or creates the database at `path` with the default options.
+    ///
+    /// # Errors
+    /// As [`SqliteOptions::open`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        SqliteOptions::new(path).open().await
+    }
+
+    /// Opens what a URL names, such as `sqlite://jobs.db`; see [`SqliteOptions::from_url`].
+    ///
+    /// # Errors
+    /// As [`SqliteOptions::from_url`] and [`SqliteOptions::open`].
+    pub async fn from_url(url: &str) -> Result<Self> {
+        SqliteOptions::from_url(url)?.open().await
+    }
+
+    /// Verifies the pages and indexes of the whole file by SQLite's `quick_check`; what it finds, if
+    /// anything. It reads everything: minutes where the file is large.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) when the file cannot even be read.
+    pub async fn verify(&self) -> Result<Vec<String>> {
+        self.read("verify", |db| {
+            let lines = db.all("PRAGMA quick_check(20)", [], |row| row.get::<_, String>(0))?;
+            Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        })
+        .await
+    }
+
+    pub(crate) async fn connect(options: SqliteOptions) -> Result<Self> {
+        let prefix: Arc<str> = format!("{}_", options.namespace).into();
+        let shared = Arc::new(Shared {
+            hub: WakeUpHub::default(),
+            sleepers: Arc::new(AtomicUsize::new(0)),
+            foreign_work: watch::Sender::new(()),
+            foreign_others: watch::Sender::new(()),
+            clock: Arc::clone(&options.clock),
+        });
+        let mut threads = Vec::new();
+
+        let (requests, received) = channel();
+        let (opened, open) = oneshot::channel();
+        let thread_of = {
+            let (options, prefix, shared) =
+                (options.clone(), Arc::clone(&prefix), Arc::clone(&shared));
+            move || match open_to_write(&options, &prefix) {
+                Ok(conn) => {
+                    let thread = WriterThread::new(&conn, prefix, shared, options.busy_timeout);
+                    if opened.send(Ok(())).is_ok() {
+                        thread.serve(&received);
+                    }
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                }
+            }
+        };
+        threads.push(spawn("writer", thread_of)?);
+        let lost = || Error::new(ErrorKind::Internal, "a thread of the storage ended");
+        open.await
+            .map_err(|_| lost())?
+            .map_err(|error: Error| error.during("open").with("path", options.path.display()))?;
+
+        let (reads, received) = channel::<Read>();
+        let received = Arc::new(Mutex::new(received));
+        for _ in 0..options.readers {
+            let conn = open_to_read(&options)?;
+            let (prefix, received) = (Arc::clone(&prefix), Arc::clone(&received));
+            threads.push(spawn("reader", move || serve_reads(&conn, prefix, &received))?);
+        }
+
+        let mut capabilities = Capabilities::new(Level::Full);
+        capabilities.wake_ups = WakeUpReach::All;
+        capabilities.durability = match options.durability {
+            SqliteDurability::Normal => Durability::ProcessCrash,
+            SqliteDurability::Full => Durability::PowerLoss,
+        };
+        capabilities.transactions = Support::No;
+        capabilities.text_search = TextSearch::Window;
+        capabilities.settle_and_claim = Support::Yes;
+        let ways = Some(Ways { writer: Writer::new(requests), reads });
+        Ok(Self { inner: Arc::new(Inner { options, shared, capabilities, ways, threads }) })
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        self.inner.writer()
+    }
+
+    /// Runs `read` on a reader, on one snapshot.
+    pub(crate) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
+    {
+        let (to, answer) = oneshot::channel();
+        let run: Read = Box::new(move |db| {
+            let answer = in_snapshot(db, read).map_err(Error::from);
+            // An error means that the caller has gone.
+            let _ = to.send(answer);
+        });
+        let closed = || Error::closed("the storage").during(operation);
+        let ways = self.inner.ways.as_ref().ok_or_else(closed)?;
+        ways.reads.send(run).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?.map_err(|error| error.during(operation))
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("jobkit-sqlite-{name}")).spawn(run).map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "a thread cannot be started").caused_by(error)
+    })
+}
+
+fn in_snapshot<T>(db: &Db<'_>, read: impl FnOnce(&Db<'_>) -> Done<T>) -> Done<T> {
+    db.run("BEGIN", [])?;
+    let answer = read(db);
+    // Nothing was written: it does not matter how it ends, as long as it ends. A reader that stays
+    // open keeps the log from being copied back.
+    db.run("COMMIT", []).or_else(|_| db.run("ROLLBACK", []))?;
+    answer
+}
+
+fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>>) {
+    let db = Db::new(conn, prefix);
+    loop {
+        let next = match reads.lock() {
+            Ok(reads) => reads.recv(),
+            Err(_) => return,
+        };
+        match next {
+            Ok(read) => read(&db),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Repeats what another process stands in the way of.
+fn patiently<T>(
+    timeout: Duration,
+    mut run: impl FnMut() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let started = Instant::now();
+    loop {
+        match run() {
+            Err(error) if is_busy(&error) && started.elapsed() < timeout => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn open_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
+    // SQLite opens a file that it may not write for reading, and says nothing.
+    if conn.is_readonly("main").map_err(sqlite)? {
+        return Err(Error::new(ErrorKind::NotWritable, "the database file is read-only"));
+    }
+    conn.busy_timeout(Duration::ZERO).map_err(sqlite)?;
+    let synchronous = match options.durability {
+        SqliteDurability::Normal => "NORMAL",
+        SqliteDurability::Full => "FULL",
+    };
+    patiently(options.busy_timeout, || {
+        conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        conn.execute_batch(&format!(
+            "PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF; \
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -65536; \
+             PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; \
+             PRAGMA journal_size_limit = {LOG_BYTES};"
+        ))
+    })
+    .map_err(sqlite)?;
+    {
+        let db = Db::new(&conn, Arc::clone(prefix));
+        patiently(options.busy_timeout, || db.conn.execute_batch("BEGIN IMMEDIATE"))
+            .map_err(sqlite)?;
+        let ready =
+            if options.migrate { schema::migrate(&db).map(|_| ()) } else { check_schema(&db) };
+        match ready {
+            Ok(()) => db.conn.execute_batch("COMMIT").map_err(sqlite)?,
+            Err(fault) => {
+                // The error is what matters; the connection is closed anyway.
+                let _ = db.conn.execute_batch("ROLLBACK");
+                return Err(fault.into());
+            }
+        }
+    }
+    Ok(conn)
+}
+
+fn check_schema(db: &Db<'_>) -> Done {
+    let version = schema::check(db)?;
+    if version < schema::VERSION {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            format!(
+                "the database has schema {version} and this release needs {}: migrate it first",
+                schema::VERSION
+            ),
+        )
+        .into());
+    }
+    Ok(())
+}
+
+fn open_to_read(options: &SqliteOptions) -> Result<Connection> {
+    // Not read-only: a reader takes part in the recovery of the log.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
+    conn.busy_timeout(options.busy_timeout).map_err(sqlite)?;
+    conn.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
+    )
+    .map_err(sqlite)?;
+    Ok(conn)
+}
+
+#[async_trait]
+impl Storage for SqliteStorage {
+    fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    fn backend(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn namespace(&self) -> &str {
+        &self.inner.options.namespace
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        self.writer().call("migrate", |flight| schema::migrate(flight.db)).await
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>> {
+        let durability = self.inner.options.durability;
+        let path = self.inner.options.path.clone();
+        self.read("check", move |db| {
+            let mode = db.one("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))?;
+            Ok(findings(durability, &mode.unwrap_or_default(), log_bytes(&path)))
+        })
+        .await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(self.inner.shared.clock.now())
+    }
+}
+
+/// The size of the write-ahead log.
+fn log_bytes(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(0, |file| file.len())
+}
+
+fn findings(durability: SqliteDurability, journal_mode: &str, log_bytes: u64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |severity, code, message: String| {
+        findings.push(Finding { severity, code, message });
+    };
+    if durability == SqliteDurability::Normal {
+        find(
+            Severity::Info,
+            "synchronous-normal",
+            "the last commits before a power loss can be missing afterwards; where that matters, open \
+             with SqliteDurability::Full, which waits for the disk at every commit"
+                .into(),
+        );
+    }
+    if journal_mode != "wal" {
+        find(
+            Severity::Error,
+            "no-wal",
+            format!(
+                "the journal mode is {journal_mode}, since the file system cannot share memory (a \
+                 network file system?); then several processes must not use the file: put it on a \
+                 local disk"
+            ),
+        );
+    }
+    let library = rusqlite::version_number();
+    if library < SOUND_LIBRARY && !SOUND_OLDER.iter().any(|sound| sound.contains(&library)) {
+        find(
+            Severity::Warning,
+            "old-library",
+            format!(
+                "SQLite {} is linked, which can in rare cases damage a database that several processes \
+                 write to; use 3.51.3 or later, or the feature bundled with a recent rusqlite",
+                rusqlite::version()
+            ),
+        );
+    }
+    if log_bytes > 4 * LOG_BYTES {
+        find(
+            Severity::Warning,
+            "log-too-large",
+            format!(
+                "the write-ahead log has {} MiB: some process reads for very long, or none has closed \
+                 the file in order; look for a transaction that stays open",
+                log_bytes >> 20
+            ),
+        );
+    }
+    findings
+}
+
+impl Inner {
+    /// Begins to watch for other processes.
+    pub(crate) fn watch(&self) {
+        if self.shared.sleepers.load(Ordering::SeqCst) > 0
+            && let Some(ways) = &self.ways
+        {
+            ways.writer.watch();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Pushes: within the process at once, from other processes by a look at `data_version`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use jobkit_core::storage::{WakeUp, WakeUpFilter, WakeUps};
+use tokio::sync::watch;
+
+use crate::storage::{Inner, SqliteStorage};
+
+/// A listener of the hub that is also told of what other processes do.
+struct Listener {
+    near: Box<dyn WakeUps>,
+    far_work: Option<watch::Receiver<()>>,
+    far_others: Option<watch::Receiver<()>>,
+    storage: Weak<Inner>,
+    sleepers: Arc<AtomicUsize>,
+}
+
+pub(crate) fn subscribe(storage: &SqliteStorage, filter: &WakeUpFilter) -> Box<dyn WakeUps> {
+    let shared = &storage.inner.shared;
+    let others = filter.others;
+    Box::new(Listener {
+        near: shared.hub.subscribe(filter),
+        far_work: (!filter.queues.is_empty()).then(|| shared.foreign_work.subscribe()),
+        far_others: (others.finished || others.due || others.cancels_of.is_some())
+            .then(|| shared.foreign_others.subscribe()),
+        storage: Arc::downgrade(&storage.inner),
+        sleepers: Arc::clone(&shared.sleepers),
+    })
+}
+
+/// While it lives, the writer watches for other processes.
+struct Asleep(Arc<AtomicUsize>);
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn changed(from: &mut Option<watch::Receiver<()>>) -> bool {
+    match from {
+        Some(from) => from.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+#[async_trait]
+impl WakeUps for Listener {
+    async fn next(&mut self) -> Option<WakeUp> {
+        let first = self.sleepers.fetch_add(1, Ordering::SeqCst) == 0;
+        let _asleep = Asleep(Arc::clone(&self.sleepers));
+        if first && let Some(storage) = self.storage.upgrade() {
+            storage.watch();
+        }
+        tokio::select! {
+            push = self.near.next() => push,
+            open = changed(&mut self.far_work) => open.then_some(WakeUp::Work),
+            open = changed(&mut self.far_others) => open.then_some(WakeUp::Lost),
+        }
+    }
+}

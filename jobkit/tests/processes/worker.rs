@@ -1,0 +1,136 @@
+//! The server process, its jobs, and how a test starts, kills and freezes it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use jobkit::server::ServerOptions;
+use jobkit::sqlite::SqliteStorage;
+use jobkit::{Data, JobContext, Jobs, RetryPolicy, Server, jobs};
+
+use crate::ledger::{Ledger, What};
+
+const DB: &str = "JOBKIT_PROCESSES_DB";
+const LEDGER: &str = "JOBKIT_PROCESSES_LEDGER";
+
+/// The lease of these servers: what was running when one is killed goes on after little more.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+#[jobkit::job]
+pub(crate) async fn work(name: String, millis: u64, ledger: Data<Ledger>, ctx: JobContext) {
+    ledger.write(What::Start, &name, &ctx);
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    ledger.write(What::End, &name, &ctx);
+}
+
+/// Fails at its first attempt.
+#[jobkit::job]
+pub(crate) async fn retried(name: String, ledger: Data<Ledger>, ctx: JobContext) -> anyhow::Result<()> {
+    ledger.write(What::Start, &name, &ctx);
+    anyhow::ensure!(ctx.attempt() > 1, "the first attempt fails");
+    ledger.write(What::End, &name, &ctx);
+    Ok(())
+}
+
+/// Waits for so long, whatever its token says.
+#[jobkit::job]
+pub(crate) async fn stubborn(name: String, millis: u64, ledger: Data<Ledger>, ctx: JobContext) {
+    ledger.write(What::Start, &name, &ctx);
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    ledger.write(What::End, &name, &ctx);
+}
+
+/// Ends its process.
+#[jobkit::job]
+pub(crate) async fn killer(name: String, ledger: Data<Ledger>, ctx: JobContext) {
+    ledger.write(What::Start, &name, &ctx);
+    // Let a renewal tell the storage which attempts have started.
+    tokio::time::sleep(LEASE / 2).await;
+    std::process::exit(9);
+}
+
+fn all() -> Jobs {
+    jobs![work, retried, stubborn, killer]
+}
+
+/// Runs a server where the environment names a database; else does nothing.
+pub(crate) fn run_if_asked() {
+    let (Ok(db), Ok(ledger)) = (std::env::var(DB), std::env::var(LEDGER)) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let storage = SqliteStorage::open(&db).await.unwrap();
+        let options = ServerOptions::default()
+            .lease(LEASE)
+            .janitor_interval(Duration::from_millis(300))
+            .workers(8)
+            .retry(RetryPolicy::fixed(Duration::from_millis(50)).max_attempts(5));
+        let server = Server::builder(storage).jobs(all()).data(Ledger::at(ledger)).options(options);
+        server.build().unwrap().run_until_signal().await.unwrap();
+    });
+}
+
+/// A server process; killed when it is dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(db: &Path, ledger: &Ledger) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["server_process", "--exact", "--nocapture"])
+            .env(DB, db)
+            .env(LEDGER, ledger.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.pid());
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Also one that is frozen; an error means that it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Polls until a condition holds.
+pub(crate) async fn eventually<F, Fut>(what: &str, seconds: u64, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
