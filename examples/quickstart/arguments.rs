@@ -32,27 +32,32 @@ impl Arguments {
         let (mut slow_ms, mut stay) = (0, false);
         let mut arguments = std::env::args_os().skip(1);
         while let Some(argument) = arguments.next() {
-            let mut value = |name: &str| arguments.next().with_context(|| format!("{name} needs a value"));
+            let mut value =
+                |name: &str| arguments.next().with_context(|| format!("{name} needs a value"));
             match argument.to_str() {
                 Some("--db") => db = value("--db")?.into(),
                 Some("--report") => report = value("--report")?.into(),
                 Some("--slow") => {
                     let text = value("--slow")?;
                     let text = text.to_string_lossy();
-                    slow_ms = text.parse().with_context(|| format!("--slow: {text:?} is no number"))?;
+                    slow_ms =
+                        text.parse().with_context(|| format!("--slow: {text:?} is no number"))?;
                 }
                 Some("--stay") => stay = true,
                 Some("-h" | "--help") => {
                     println!("{USAGE}");
                     return Ok(None);
                 }
-                Some(option) if option.starts_with("--") => bail!("{option} is unknown; see --help"),
+                Some(option) if option.starts_with("--") => {
+                    bail!("{option} is unknown; see --help")
+                }
                 _ if folder.is_some() => bail!("two folders are named; see --help"),
                 _ => folder = Some(PathBuf::from(argument)),
             }
         }
         let folder = folder.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".."));
-        let folder = folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?;
+        let folder =
+            folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?;
         if !folder.is_dir() {
             bail!("{} is not a folder", folder.display());
         }
@@ -67,6 +72,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         _ => Path::new("."),
     };
     let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
-    let folder = folder.canonicalize().with_context(|| format!("there is no folder {}", folder.display()))?;
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("there is no folder {}", folder.display()))?;
     Ok(folder.join(name))
 }

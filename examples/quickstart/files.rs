@@ -53,7 +53,8 @@ pub fn below(folder: &Path, left_out: &[PathBuf]) -> Result<Vec<RelativePath>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(current) = folders.pop() {
-        let entries = std::fs::read_dir(&current).with_context(|| format!("cannot read {}", current.display()))?;
+        let entries = std::fs::read_dir(&current)
+            .with_context(|| format!("cannot read {}", current.display()))?;
         for entry in entries {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);

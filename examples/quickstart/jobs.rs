@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use jobkit::storage::{JobQuery, JobStore, Monitoring};
+use jobkit::storage::JobQuery;
 use jobkit::{BatchId, JobContext, Jobs, jobs, state::StateName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -31,7 +31,9 @@ pub fn fingerprint(folder: PathBuf, path: RelativePath, slow_ms: u64) -> io::Res
     match facts::read(&folder.join(path.to_path())) {
         Ok(facts) => Ok(Fingerprint { path, facts: Some(facts) }),
         // Deleted since the folder was read.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Fingerprint { path, facts: None }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(Fingerprint { path, facts: None })
+        }
         Err(error) => Err(error),
     }
 }
@@ -51,7 +53,8 @@ pub struct Report {
 pub async fn write_report(batch: BatchId, to: PathBuf, ctx: JobContext) -> Result<Report> {
     let storage = ctx.client().storage();
     let mut found = Vec::new();
-    let mut query = JobQuery { batch: Some(batch), limit: 200, ..JobQuery::new(StateName::Succeeded) };
+    let mut query =
+        JobQuery { batch: Some(batch), limit: 200, ..JobQuery::new(StateName::Succeeded) };
     loop {
         let page = storage.list(&query).await?;
         for job in page.jobs {
@@ -66,7 +69,12 @@ pub async fn write_report(batch: BatchId, to: PathBuf, ctx: JobContext) -> Resul
         }
     }
     let members = storage.batch(batch).await?.context("the batch is gone")?.counts;
-    ensure!(found.len() as u64 == members.succeeded, "read {} of {} results", found.len(), members.succeeded);
+    ensure!(
+        found.len() as u64 == members.succeeded,
+        "read {} of {} results",
+        found.len(),
+        members.succeeded
+    );
     let report = add_up(found);
     // Written beside and renamed, so that nobody ever reads half a report.
     let beside = to.with_extension("part");

@@ -34,7 +34,10 @@ impl Round {
 }
 
 /// Goes on with an unfinished round that the database holds, else begins a new one.
-pub async fn resume_or_begin(client: &Client<SqliteStorage>, arguments: &Arguments) -> Result<Round> {
+pub async fn resume_or_begin(
+    client: &Client<SqliteStorage>,
+    arguments: &Arguments,
+) -> Result<Round> {
     let round = match unfinished(client).await? {
         Some(round) => round,
         None => begin(client, arguments).await?,
@@ -51,7 +54,10 @@ async fn unfinished(client: &Client<SqliteStorage>) -> Result<Option<Round>> {
     let Some(batch) = client.storage().batches(None, None, 1).await?.pop() else { return Ok(None) };
     let round = Round::of(batch.id);
     if batch.state() == BatchState::Open {
-        println!("{} was interrupted while it was stored; nothing of it ran. Beginning anew.", batch.name);
+        println!(
+            "{} was interrupted while it was stored; nothing of it ran. Beginning anew.",
+            batch.name
+        );
         client.batch(batch.id).cancel().await?;
         return Ok(None);
     }
@@ -81,7 +87,8 @@ async fn begin(client: &Client<SqliteStorage>, arguments: &Arguments) -> Result<
     println!("{name}: {} files, one job each", paths.len());
     let batch = Batch::new(name);
     let round = Round::of(batch.id());
-    let report = jobs::write_report(batch.id(), arguments.report.clone()).keyed(&batch.id().to_string());
+    let report =
+        jobs::write_report(batch.id(), arguments.report.clone()).keyed(&batch.id().to_string());
     let files = paths.into_iter().map(|path| jobs::fingerprint(folder.clone(), path, *slow_ms));
     // Whatever becomes of single files, the report is written.
     client.enqueue(batch.jobs(files).then_on(On::Any, report)).await?;
@@ -107,7 +114,8 @@ impl Round {
         let mut told = u64::MAX;
         let mut last_told_at = tokio::time::Instant::now();
         loop {
-            let batch: BatchRecord = client.batch(self.batch).status().await?.context("the batch is gone")?;
+            let batch: BatchRecord =
+                client.batch(self.batch).status().await?.context("the batch is gone")?;
             let counts = batch.counts;
             let finished = counts.total - counts.open();
             let every_second = last_told_at.elapsed() >= Duration::from_secs(1);

@@ -16,7 +16,10 @@ pub async fn print(client: &Client<SqliteStorage>, round: &Round) -> Result<()> 
     let report: Report = serde_json::from_slice(&report)?;
     println!("\n{} files, {} bytes, {} words", report.files, report.bytes, report.words);
     println!("fingerprint {}", report.fingerprint);
-    println!("\n{:<14}{:>10}{:>9}{:>9}{:>9}{:>12}", "jobs", "succeeded", "retried", "failed", "deleted", "median run");
+    println!(
+        "\n{:<14}{:>10}{:>9}{:>9}{:>9}{:>12}",
+        "jobs", "succeeded", "retried", "failed", "deleted", "median run"
+    );
     for kind in ["fingerprint", "write_report", "flaky", "delayed", "pulse"] {
         let scope = Scope::Kind(Name::new("kind", kind)?);
         let tally = storage.counters(&scope).await?;
@@ -34,11 +37,17 @@ pub async fn print(client: &Client<SqliteStorage>, round: &Round) -> Result<()> 
     }
     println!("\nThe numbers count every round in this database.");
     let pulses = storage.recurring_runs("pulse", 100).await?.len();
-    println!("The recurring job was fired {pulses} times lately; the flaky one took {} attempts.", attempts(client, round).await?);
+    println!(
+        "The recurring job was fired {pulses} times lately; the flaky one took {} attempts.",
+        attempts(client, round).await?
+    );
     Ok(())
 }
 
-async fn client_median(storage: &SqliteStorage, scope: &Scope) -> Result<Option<std::time::Duration>> {
+async fn client_median(
+    storage: &SqliteStorage,
+    scope: &Scope,
+) -> Result<Option<std::time::Duration>> {
     use jobkit::Storage;
     use jobkit::storage::{HistogramQuery, Measure};
     let to = storage.now().await?.plus(std::time::Duration::from_secs(3600));

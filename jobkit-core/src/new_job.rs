@@ -87,6 +87,16 @@ impl<J> NewJob<J> {
         self.id
     }
 
+    /// Takes the id that `key` always has for this kind: enqueueing it again, from anywhere, makes no
+    /// second job as long as the first one's record is kept.
+    pub fn keyed(mut self, key: &str) -> Self {
+        if let Ok(record) = &mut self.record {
+            record.id = JobId::from_key(&record.kind, key);
+            self.id = record.id;
+        }
+        self
+    }
+
     fn change(mut self, change: impl FnOnce(&mut NewRecord) -> Result<()>) -> Self {
         if let Ok(record) = &mut self.record
             && let Err(error) = change(record)

@@ -46,5 +46,8 @@ async fn sqlite(url: &str) -> Result<Arc<dyn Storage>> {
 #[cfg(not(feature = "sqlite"))]
 #[allow(clippy::unused_async, reason = "the same shape as with the feature")]
 async fn sqlite(_: &str) -> Result<Arc<dyn Storage>> {
-    Err(Error::invalid("url", "names sqlite, which this program was built without; add the feature `sqlite`"))
+    Err(Error::invalid(
+        "url",
+        "names sqlite, which this program was built without; add the feature `sqlite`",
+    ))
 }

@@ -1,6 +1,17 @@
-#![doc = "placeholder"]
+#![doc = include_str!("../README.md")]
 
+mod connect;
+
+pub use connect::connect;
+pub use jobkit_core::*;
 #[cfg(feature = "macros")]
 pub use jobkit_macros::job;
 
-pub use jobkit_core::*;
+/// The SQLite storage: one file, any number of processes.
+#[cfg(feature = "sqlite")]
+pub mod sqlite {
+    pub use jobkit_sqlite::*;
+}
+
+#[doc(hidden)]
+pub use jobkit_core::__private;

@@ -42,9 +42,8 @@ async fn enqueue(client: &Client<SqliteStorage>) -> Workload {
         client.enqueue((parent, child, grandchild)).await.unwrap();
     }
     let plain = (0..120).map(|n| work(format!("plain-{n}"), n % 11));
-    let delayed = (0..50).map(|n| {
-        work(format!("delayed-{n}"), 1).delay(std::time::Duration::from_millis(n * 40))
-    });
+    let delayed = (0..50)
+        .map(|n| work(format!("delayed-{n}"), 1).delay(std::time::Duration::from_millis(n * 40)));
     let limited = (0..60).map(|n| work(format!("limited-{n}"), 15).limit("three", 3));
     let many: Vec<_> = plain.chain(delayed).chain(limited).collect();
     jobs.extend(many.iter().map(|job| job.id()));
@@ -97,22 +96,34 @@ async fn round(seed: u64) {
     check(&storage, &load, &ledger.read(), killed, killed_at).await;
 }
 
-async fn check(storage: &SqliteStorage, load: &Workload, lines: &[Line], killed: u32, killed_at: usize) {
+async fn check(
+    storage: &SqliteStorage,
+    load: &Workload,
+    lines: &[Line],
+    killed: u32,
+    killed_at: usize,
+) {
     let ledger = by_job(lines);
     let mut rescued = 0;
     for id in &load.jobs {
         let details = storage.job(*id).await.unwrap().expect("nothing is lost");
         let text = id.to_string();
         let told = ledger.get(&text).expect("every job was started");
-        let finishes = details.history.entries.iter().filter(|entry| entry.state.is_finished()).count();
+        let finishes =
+            details.history.entries.iter().filter(|entry| entry.state.is_finished()).count();
         assert_eq!(finishes, 1, "finished once: {details:?}");
-        let fences: Vec<_> = told.iter().filter(|line| line.what == What::Start).map(|line| line.fence).collect();
+        let fences: Vec<_> =
+            told.iter().filter(|line| line.what == What::Start).map(|line| line.fence).collect();
         assert!(fences.windows(2).all(|pair| pair[0] < pair[1]), "fences grow: {told:?}");
         let ends = told.iter().filter(|line| line.what == What::End).count();
-        let was_rescued = details.history.entries.iter().any(|entry| entry.reason == Reason::Rescued);
+        let was_rescued =
+            details.history.entries.iter().any(|entry| entry.reason == Reason::Rescued);
         rescued += usize::from(was_rescued);
         if was_rescued {
-            assert!(told.iter().any(|line| line.pid == killed) || details.record.head.crashes == 0, "{told:?}");
+            assert!(
+                told.iter().any(|line| line.pid == killed) || details.record.head.crashes == 0,
+                "{told:?}"
+            );
             assert!((1..=2).contains(&ends), "{told:?}");
         } else {
             assert_eq!(ends, 1, "run to its end once: {told:?}");

@@ -28,7 +28,8 @@ async fn nothing_waits_for_ever() {
         let parent = client.enqueue(work(format!("parent-{n}"), 0)).await.unwrap();
         let child = work(format!("child-{n}"), 0).after(&parent).when(On::Any);
         let member = work(format!("member-{n}"), 0);
-        let batch = Batch::new(format!("b-{n}")).job(member).then_on(On::Any, work(format!("then-{n}"), 0));
+        let batch =
+            Batch::new(format!("b-{n}")).job(member).then_on(On::Any, work(format!("then-{n}"), 0));
         let batch = client.enqueue(batch).await.unwrap();
         client.enqueue(child).await.unwrap();
         jobs += 4;
@@ -47,13 +48,17 @@ async fn nothing_waits_for_ever() {
         batches.push(batch.id());
     }
     jobs += attached;
-    println!("{attached} attached, {too_late} too late, {stood_in} of {ROUNDS} keys were still held");
+    println!(
+        "{attached} attached, {too_late} too late, {stood_in} of {ROUNDS} keys were still held"
+    );
     eventually("everything succeeded", 30, || async {
         storage.snapshot(None).await.unwrap().count(StateName::Succeeded) == jobs
     })
     .await;
     let snapshot = storage.snapshot(None).await.unwrap();
-    for state in [StateName::Awaiting, StateName::Scheduled, StateName::Enqueued, StateName::Processing] {
+    for state in
+        [StateName::Awaiting, StateName::Scheduled, StateName::Enqueued, StateName::Processing]
+    {
         assert_eq!(snapshot.count(state), 0, "{state}");
     }
     for lines in by_job(&ledger.read()).values() {
@@ -74,7 +79,8 @@ async fn two_servers_fire_an_occurrence_once() {
     let storage = SqliteStorage::open(&db).await.unwrap();
     let client = Client::new(storage.clone());
     for n in 0..5 {
-        let tick = Recurring::every(format!("tick-{n}"), Duration::from_secs(1)).job(work(format!("tick-{n}"), 0));
+        let tick = Recurring::every(format!("tick-{n}"), Duration::from_secs(1))
+            .job(work(format!("tick-{n}"), 0));
         client.save_recurring(tick).await.unwrap();
     }
     let _one = Process::start(&db, &ledger);

@@ -25,7 +25,11 @@ pub(crate) async fn work(name: String, millis: u64, ledger: Data<Ledger>, ctx: J
 
 /// Fails at its first attempt.
 #[jobkit::job]
-pub(crate) async fn retried(name: String, ledger: Data<Ledger>, ctx: JobContext) -> anyhow::Result<()> {
+pub(crate) async fn retried(
+    name: String,
+    ledger: Data<Ledger>,
+    ctx: JobContext,
+) -> anyhow::Result<()> {
     ledger.write(What::Start, &name, &ctx);
     anyhow::ensure!(ctx.attempt() > 1, "the first attempt fails");
     ledger.write(What::End, &name, &ctx);
