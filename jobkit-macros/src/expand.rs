@@ -183,6 +183,8 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
 
             impl __Job {
                 #(#inner)*
+                // That a job is async is not its author's choice.
+                #[allow(clippy::unused_async)]
                 #asyncness fn call(#(#call_parameters),*) -> #output #block
             }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use jobkit::JobContext;
 
@@ -41,9 +40,8 @@ impl Ledger {
     /// One write of one short line to a file opened for appending is atomic.
     pub(crate) fn write(&self, what: What, name: &str, ctx: &JobContext) {
         let what = if what == What::Start { "start" } else { "end" };
-        let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
         let line = format!(
-            "{what} {} {} {} {} {micros} {name}\n",
+            "{what} {} {} {} {} {name}\n",
             ctx.id(),
             ctx.fence(),
             std::process::id(),
@@ -58,14 +56,14 @@ impl Ledger {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
         text.lines()
             .map(|line| {
-                let parts: Vec<_> = line.splitn(7, ' ').collect();
+                let parts: Vec<_> = line.splitn(6, ' ').collect();
                 Line {
                     what: if parts[0] == "start" { What::Start } else { What::End },
                     job: parts[1].to_owned(),
                     fence: parts[2].parse().unwrap(),
                     pid: parts[3].parse().unwrap(),
                     cancelled: parts[4] == "1",
-                    name: parts[6].to_owned(),
+                    name: parts[5].to_owned(),
                 }
             })
             .collect()

@@ -1,6 +1,6 @@
 //! Real server processes on one SQLite file: killed, frozen, racing. A ledger that the handlers write
 //! outside the database is checked afterwards.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod crash;
 mod frozen;
