@@ -18,7 +18,7 @@ pub struct NewBatch {
     /// The batch it is a member of. Reserved: storages refuse it as unsupported for now.
     pub parent: Option<BatchId>,
     /// Whether it is complete with this submission and starts at once; otherwise more is attached,
-    /// and [`BatchStore::start`](crate::storage::BatchStore::start) starts it.
+    /// and [`start_batch`](crate::storage::BatchStore::start_batch) starts it.
     pub starts: Starts,
 }
 

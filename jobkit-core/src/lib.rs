@@ -30,6 +30,7 @@ pub mod state;
 pub mod state_machine;
 pub mod stats;
 pub mod storage;
+pub mod testing;
 pub mod unique;
 
 pub use clock::{Clock, SystemClock, TestClock, Timestamp};

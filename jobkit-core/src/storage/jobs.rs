@@ -39,7 +39,7 @@ use crate::state::{Keep, StateName};
 ///   edges included; or the submission is refused; or the holder is deleted, unless it runs (G11).
 /// - **SUB-9** A batch is opened in the same step as its first members; with
 ///   [`Starts::AtOnce`](crate::batch::Starts) they may run at once, otherwise they await
-///   [`start`](crate::storage::BatchStore::start) (G9).
+///   [`start_batch`](crate::storage::BatchStore::start_batch) (G9).
 /// - **SUB-10** A job that names an open or started batch is attached to it and counted in the same
 ///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
 ///   [`BatchCancelled`](Refusal::BatchCancelled), a missing one

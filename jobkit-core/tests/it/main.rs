@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod engine;
+mod faults;
+mod refusals;
 mod support;

@@ -1,0 +1,364 @@
+//! Every method of the contract, handed on through [`FaultyStorage::call`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::batch::{BatchRecord, BatchState};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::failure::Fingerprint;
+use crate::ids::{BatchId, Incarnation, JobId, OperationId};
+use crate::limit::Limit;
+use crate::name::Name;
+use crate::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
+use crate::recurring::{Pause, RecurringRecord, RecurringRun};
+use crate::stats::{Histogram, Scope, Tally};
+use crate::storage::*;
+use crate::testing::FaultyStorage;
+
+#[async_trait]
+impl JobStore for FaultyStorage {
+    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+        self.call("submit", self.inner.submit(request)).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
+        self.call("job", self.inner.job(id)).await
+    }
+
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
+        self.call("jobs", self.inner.jobs(ids)).await
+    }
+
+    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+        self.call("change_state", self.inner.change_state(request)).await
+    }
+
+    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
+        self.call("purge_expired", self.inner.purge_expired(request)).await
+    }
+
+    async fn sweep(&self, request: StepRequest) -> Result<Step> {
+        self.call("sweep", self.inner.sweep(request)).await
+    }
+}
+
+#[async_trait]
+impl JobQueue for FaultyStorage {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+        self.call("claim", self.inner.claim(request)).await
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        self.call("settle", self.inner.settle(request)).await
+    }
+
+    async fn settle_and_claim(
+        &self,
+        settle: &SettleRequest,
+        claim: &ClaimRequest,
+    ) -> Result<(Vec<SettleAnswer>, Claimed)> {
+        self.call("settle_and_claim", self.inner.settle_and_claim(settle, claim)).await
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+        self.call("renew", self.inner.renew(request)).await
+    }
+
+    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
+        self.call("promote_due", self.inner.promote_due(request)).await
+    }
+
+    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
+        self.call("rescue_expired", self.inner.rescue_expired(request)).await
+    }
+
+    async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
+        self.call("wake_ups", self.inner.wake_ups(filter)).await
+    }
+}
+
+#[async_trait]
+impl LockStore for FaultyStorage {
+    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+        self.call("try_acquire", self.inner.try_acquire(request)).await
+    }
+
+    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        self.call("renew_lock", self.inner.renew_lock(request, generation)).await
+    }
+
+    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        self.call("release_lock", self.inner.release_lock(request, generation)).await
+    }
+}
+
+#[async_trait]
+impl ServerRegistry for FaultyStorage {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+        self.call("announce", self.inner.announce(server, now)).await
+    }
+
+    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
+        self.call("heartbeat", self.inner.heartbeat(beat, now)).await
+    }
+
+    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
+        self.call("remove_server", self.inner.remove_server(incarnation, still_running)).await
+    }
+
+    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
+        self.call("remove_dead", self.inner.remove_dead(silent_for, now)).await
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerStatus>> {
+        self.call("servers", self.inner.servers()).await
+    }
+}
+
+#[async_trait]
+impl RecurringStore for FaultyStorage {
+    async fn save_recurring(
+        &self,
+        saves: &[SaveRecurring],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<SaveOutcome>> {
+        self.call("save_recurring", self.inner.save_recurring(saves, now)).await
+    }
+
+    async fn remove_recurring(&self, id: &str) -> Result<bool> {
+        self.call("remove_recurring", self.inner.remove_recurring(id)).await
+    }
+
+    async fn pause_recurring(
+        &self,
+        id: &str,
+        change: PauseChange,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        self.call("pause_recurring", self.inner.pause_recurring(id, change, now)).await
+    }
+
+    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+        self.call("due_recurring", self.inner.due_recurring(max, now)).await
+    }
+
+    async fn fire_recurring(
+        &self,
+        fires: &[Fire],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<FireOutcome>> {
+        self.call("fire_recurring", self.inner.fire_recurring(fires, now)).await
+    }
+
+    async fn trigger_recurring(
+        &self,
+        id: &str,
+        job: &NewRecord,
+        now: Option<Timestamp>,
+    ) -> Result<TriggerOutcome> {
+        self.call("trigger_recurring", self.inner.trigger_recurring(id, job, now)).await
+    }
+
+    async fn list_recurring(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RecurringRecord>> {
+        self.call("list_recurring", self.inner.list_recurring(after, limit)).await
+    }
+
+    async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
+        self.call("recurring", self.inner.recurring(id)).await
+    }
+
+    async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
+        self.call("recurring_runs", self.inner.recurring_runs(id, limit)).await
+    }
+}
+
+#[async_trait]
+impl BatchStore for FaultyStorage {
+    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        self.call("start_batch", self.inner.start_batch(id, now)).await
+    }
+
+    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        self.call("cancel_batch", self.inner.cancel_batch(id, now)).await
+    }
+
+    async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
+        self.call("batch", self.inner.batch(id)).await
+    }
+
+    async fn batches(
+        &self,
+        state: Option<BatchState>,
+        before: Option<BatchId>,
+        limit: usize,
+    ) -> Result<Vec<BatchRecord>> {
+        self.call("batches", self.inner.batches(state, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl LimitStore for FaultyStorage {
+    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+        self.call("define_limit", self.inner.define_limit(limit)).await
+    }
+
+    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
+        self.call("limits", self.inner.limits(after, limit)).await
+    }
+
+    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
+        self.call("limit", self.inner.limit(name)).await
+    }
+
+    async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
+        self.call("limit_holders", self.inner.limit_holders(name, limit)).await
+    }
+
+    async fn release_stuck(&self, name: &str, job: JobId) -> Result<bool> {
+        self.call("release_stuck", self.inner.release_stuck(name, job)).await
+    }
+}
+
+#[async_trait]
+impl JobLog for FaultyStorage {
+    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+        self.call("write_log", self.inner.write_log(writes)).await
+    }
+
+    async fn read_log(
+        &self,
+        job: JobId,
+        fence: Option<u64>,
+        after: u64,
+        limit: usize,
+    ) -> Result<LogPage> {
+        self.call("read_log", self.inner.read_log(job, fence, after, limit)).await
+    }
+
+    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
+        self.call("put_memo", self.inner.put_memo(lease, key, value)).await
+    }
+
+    async fn memo(&self, job: JobId, key: &str) -> Result<Option<Payload>> {
+        self.call("memo", self.inner.memo(job, key)).await
+    }
+
+    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
+        self.call("put_checkpoint", self.inner.put_checkpoint(lease, value)).await
+    }
+
+    async fn checkpoint(&self, job: JobId) -> Result<Option<Payload>> {
+        self.call("checkpoint", self.inner.checkpoint(job)).await
+    }
+}
+
+#[async_trait]
+impl Monitoring for FaultyStorage {
+    async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
+        self.call("snapshot", self.inner.snapshot(now)).await
+    }
+
+    async fn counters(&self, scope: &Scope) -> Result<Tally> {
+        self.call("counters", self.inner.counters(scope)).await
+    }
+
+    async fn series(&self, query: &SeriesQuery) -> Result<Vec<SeriesPoint>> {
+        self.call("series", self.inner.series(query)).await
+    }
+
+    async fn histogram(&self, query: &HistogramQuery) -> Result<Histogram> {
+        self.call("histogram", self.inner.histogram(query)).await
+    }
+
+    async fn list(&self, query: &JobQuery) -> Result<JobPage> {
+        self.call("list", self.inner.list(query)).await
+    }
+
+    async fn relations(
+        &self,
+        id: JobId,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<RelationPage> {
+        self.call("relations", self.inner.relations(id, after, limit)).await
+    }
+
+    async fn error_groups(
+        &self,
+        since: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Vec<ErrorGroup>> {
+        self.call("error_groups", self.inner.error_groups(since, limit)).await
+    }
+}
+
+#[async_trait]
+impl Operations for FaultyStorage {
+    async fn pause(
+        &self,
+        target: &PauseTarget,
+        pause: &Pause,
+        now: Option<Timestamp>,
+    ) -> Result<()> {
+        self.call("pause", self.inner.pause(target, pause, now)).await
+    }
+
+    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+        self.call("resume", self.inner.resume(target)).await
+    }
+
+    async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
+        self.call("pauses", self.inner.pauses(now)).await
+    }
+
+    async fn command_server(&self, server: &Name, command: Option<ServerCommand>) -> Result<bool> {
+        self.call("command_server", self.inner.command_server(server, command)).await
+    }
+
+    async fn edit_job(
+        &self,
+        operation: OperationId,
+        job: JobId,
+        edited: &NewRecord,
+    ) -> Result<Submitted> {
+        self.call("edit_job", self.inner.edit_job(operation, job, edited)).await
+    }
+
+    async fn empty_queue(&self, queue: &Name) -> Result<OperationId> {
+        self.call("empty_queue", self.inner.empty_queue(queue)).await
+    }
+
+    async fn start_bulk(&self, bulk: &Bulk) -> Result<()> {
+        self.call("start_bulk", self.inner.start_bulk(bulk)).await
+    }
+
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkStatus>> {
+        self.call("bulk", self.inner.bulk(id)).await
+    }
+
+    async fn cancel_bulk(&self, id: OperationId) -> Result<bool> {
+        self.call("cancel_bulk", self.inner.cancel_bulk(id)).await
+    }
+
+    async fn mute(&self, group: Fingerprint, until: Option<Timestamp>) -> Result<()> {
+        self.call("mute", self.inner.mute(group, until)).await
+    }
+
+    async fn append_audit(&self, entry: &AuditEntry) -> Result<()> {
+        self.call("append_audit", self.inner.append_audit(entry)).await
+    }
+
+    async fn audit(&self, before: Option<Timestamp>, limit: usize) -> Result<Vec<AuditEntry>> {
+        self.call("audit", self.inner.audit(before, limit)).await
+    }
+
+    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+        self.call("secret", self.inner.secret(name)).await
+    }
+}

@@ -1,0 +1,174 @@
+//! Lost answers and outages, by a storage that fails on demand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jobkit_core::server::ServerOptions;
+use jobkit_core::state::StateName;
+use jobkit_core::stats::Scope;
+use jobkit_core::storage::{JobStore, Monitoring};
+use jobkit_core::testing::{Fault, FaultyStorage};
+use jobkit_core::{Batch, Client, ClientOptions, MemoryStorage, Server, ServerHandle};
+
+use crate::support::{Act, Shared, eventually, jobs, quick, script};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn server(storage: &FaultyStorage, ledger: &Shared, options: ServerOptions) -> ServerHandle {
+    let server = Server::builder(storage.clone()).jobs(jobs(ledger)).options(options);
+    server.build().unwrap().start().await.unwrap()
+}
+
+fn storages() -> (MemoryStorage, FaultyStorage, Shared) {
+    let memory = MemoryStorage::new();
+    let faulty = FaultyStorage::new(Arc::new(memory.clone()));
+    (memory, faulty, Shared::default())
+}
+
+fn starts(ledger: &Shared) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for (name, _) in &ledger.lock().unwrap().starts {
+        *counts.entry(name.clone()).or_default() += 1;
+    }
+    counts
+}
+
+/// G2: the client repeats the submit, and there is one job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submit_whose_answer_is_lost_makes_one_job() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(faulty.clone());
+    for (n, fault) in [Fault::AnswerLost, Fault::Before].into_iter().enumerate() {
+        faulty.fail_next("submit", fault);
+        faulty.fail_next("submit", fault);
+        client.enqueue(script(&format!("job-{n}"), Act::Return(1))).await.unwrap();
+    }
+    let batch = Batch::new("b").jobs((0..2500).map(|_| script("member", Act::Return(1))));
+    for method in ["submit", "submit", "start_batch"] {
+        faulty.fail_next(method, Fault::AnswerLost);
+    }
+    client.enqueue(batch).await.unwrap();
+    let _server = server(&faulty, &ledger, quick()).await;
+    eventually("all ran", || async {
+        memory.snapshot(None).await.unwrap().count(StateName::Succeeded) == 2502
+    })
+    .await;
+    let expected = [("job-0".to_owned(), 1), ("job-1".to_owned(), 1), ("member".to_owned(), 2500)];
+    assert_eq!(starts(&ledger), expected.into());
+}
+
+/// G20: after `submit_timeout` the caller is told, and that the job may be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_timeout_is_told() {
+    let (memory, faulty, _) = storages();
+    let options = ClientOptions::default().submit_timeout(Duration::from_millis(100));
+    let client = Client::with_options(faulty.clone(), options);
+    faulty.decide(|_| Fault::AnswerLost);
+    let job = script("a", Act::Return(1));
+    let error = client.enqueue(job.clone()).await.unwrap_err();
+    assert_eq!(error.applied(), jobkit_core::Applied::Unknown);
+    assert!(error.is_retryable() && error.to_string().starts_with("enqueue failed"), "{error}");
+    faulty.heal();
+    let handle = client.enqueue(job).await.unwrap();
+    assert!(matches!(handle.submitted(), jobkit_core::storage::JobSubmitted::Already(_)));
+    assert_eq!(memory.snapshot(None).await.unwrap().count(StateName::Enqueued), 1);
+}
+
+/// G6: claims and settles whose answers are lost are repeated, and every job runs once.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_settles_whose_answers_are_lost_run_every_job_once() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    client
+        .enqueue_many((0..2_000).map(|n| script(&format!("job-{n}"), Act::Return(n))))
+        .await
+        .unwrap();
+    // Every third call of these is applied without an answer, every fifth is not applied.
+    let mut calls = 0_u32;
+    faulty.decide(move |method| {
+        if !matches!(method, "claim" | "settle" | "settle_and_claim" | "renew") {
+            return Fault::None;
+        }
+        calls += 1;
+        match (calls % 3, calls % 5) {
+            (0, _) => Fault::AnswerLost,
+            (_, 0) => Fault::Before,
+            _ => Fault::None,
+        }
+    });
+    let handle = server(&faulty, &ledger, quick()).await;
+    eventually("all succeeded", || async {
+        memory.snapshot(None).await.unwrap().count(StateName::Succeeded) == 2_000
+    })
+    .await;
+    assert!(starts(&ledger).values().all(|starts| *starts == 1), "{:?}", starts(&ledger));
+    let counters = memory.counters(&Scope::Total).await.unwrap();
+    assert_eq!(counters.transitions_to(StateName::Succeeded), 2_000);
+    faulty.heal();
+    eventually("health mends", || async { handle.health().is_ok() }).await;
+}
+
+/// An outage longer than a lease reruns nothing: rescue takes two looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_a_lease_reruns_nothing() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    let one = server(&faulty, &ledger, quick()).await;
+    let two = server(&faulty, &ledger, quick()).await;
+    let jobs: Vec<_> = (0..10).map(|n| script(&format!("long-{n}"), Act::Sleep(1500))).collect();
+    let jobs = client.enqueue(jobs).await.unwrap();
+    eventually("all run", || async { ledger.lock().unwrap().running == 10 }).await;
+    faulty.decide(|_| Fault::Before);
+    tokio::time::sleep(quick_lease() * 2).await;
+    assert!(!one.health().is_ok() && !two.health().is_ok());
+    faulty.heal();
+    for job in jobs {
+        job.wait(SOON).await.unwrap();
+        let head = memory.jobs(&[job.id()]).await.unwrap().remove(0).unwrap().head;
+        assert_eq!((head.fence, head.crashes), (1, 0));
+    }
+    assert_eq!(ledger.lock().unwrap().starts.len(), 10);
+}
+
+fn quick_lease() -> Duration {
+    Duration::from_millis(600)
+}
+
+/// Settles are kept through an outage, and nothing new is started meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_wait_for_the_storage() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    let _server = server(&faulty, &ledger, quick().workers(4)).await;
+    client.enqueue_many((0..200).map(|_| script("short", Act::Sleep(2)))).await.unwrap();
+    eventually("some ran", || async { !ledger.lock().unwrap().ends.is_empty() }).await;
+    faulty.decide(|method| match method {
+        "settle" | "settle_and_claim" | "claim" => Fault::Before,
+        _ => Fault::None,
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = ledger.lock().unwrap().starts.len();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(ledger.lock().unwrap().starts.len(), begun, "back-pressure");
+    faulty.heal();
+    eventually("all succeeded", || async {
+        memory.snapshot(None).await.unwrap().count(StateName::Succeeded) == 200
+    })
+    .await;
+    assert_eq!(ledger.lock().unwrap().starts.len(), 200);
+}
+
+/// A server that was forgotten as dead announces itself again and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_server_announces_itself_again() {
+    use jobkit_core::storage::ServerRegistry;
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    let _server = server(&faulty, &ledger, quick()).await;
+    let life = memory.servers().await.unwrap()[0].info.incarnation;
+    memory.remove_server(life, &[]).await.unwrap();
+    let job = client.enqueue(script("a", Act::Return(1))).await.unwrap();
+    job.wait(SOON).await.unwrap();
+    assert_eq!(memory.servers().await.unwrap()[0].info.incarnation, life);
+}

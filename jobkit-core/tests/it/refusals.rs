@@ -1,0 +1,146 @@
+//! G20: bad input is refused with an error that names the field, and changes nothing.
+
+use std::time::Duration;
+
+use jobkit_core::storage::{Monitoring, RecurringStore};
+use jobkit_core::unique::OnConflict;
+use jobkit_core::{
+    Batch, Client, ErrorKind, JobId, MemoryStorage, NewJob, Recurring, RetryPolicy, Timestamp,
+};
+
+use crate::support::{Act, Script, script};
+
+fn job() -> NewJob<Script> {
+    script("a", Act::Return(1))
+}
+
+#[tokio::test]
+async fn every_mistake_names_its_field_and_stores_nothing() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let long = "x".repeat(65);
+    let parents: Vec<_> = (0..101).map(|_| JobId::new()).collect();
+    let cases: Vec<(&str, NewJob<Script>)> = vec![
+        ("queue", job().queue("no spaces")),
+        ("queue", job().queue("")),
+        ("queue", job().queue("nul\0")),
+        ("queue", job().queue(&long)),
+        ("priority", job().priority(10)),
+        ("at", job().at(Timestamp::from_micros(i64::MAX))),
+        ("at", job().at(Timestamp::from_micros(-1))),
+        ("start_by", job().expires_unless_started(Timestamp::from_micros(i64::MIN))),
+        ("tags", job().tags(["t"; 9])),
+        ("tags", job().tag(&long)),
+        ("tags", job().tag("nul\0")),
+        ("metadata", job().metadata("k", "v".repeat(5_000))),
+        ("metadata", job().metadata("k", "\0")),
+        ("display_name", job().display_name("y".repeat(201))),
+        ("unique", job().unique("")),
+        ("unique", job().unique("z".repeat(1_001))),
+        ("limit", job().limit("", 1)),
+        ("limit", job().limit("l", 0)),
+        ("limits", (0..5).fold(job(), |job, n| job.limit(format!("l{n}"), 1))),
+        ("max_attempts", job().max_attempts(0)),
+        ("max_attempts", job().retry(RetryPolicy::none().max_attempts(5_000))),
+        ("parents", job().after_all(parents)),
+        ("parents", {
+            let job = job();
+            let own = job.id();
+            job.after(own)
+        }),
+        ("args", script(&"a".repeat(2 << 20), Act::Return(1))),
+    ];
+    for (field, job) in cases {
+        let error = client.enqueue(job).await.expect_err(field);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{field}: {error}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("enqueue failed: {field}: ")), "{field}: {text}");
+    }
+    nothing_is_stored(&storage).await;
+}
+
+async fn nothing_is_stored(storage: &MemoryStorage) {
+    assert_eq!(storage.snapshot(None).await.unwrap().by_state, [0; 7]);
+}
+
+#[tokio::test]
+async fn flows_are_refused_as_wholes() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let (one, two) = (job(), job());
+    let (first, second) = (one.id(), two.id());
+    let circle = (one.after(second), two.after(first));
+    let error = client.enqueue(circle).await.unwrap_err();
+    assert!(error.to_string().contains("parents: form a circle"), "{error}");
+    let unknown = JobId::new();
+    let error = client.enqueue((job(), job().after(unknown))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains(&unknown.to_string()), "{error}");
+    let error = client.enqueue((0..1_001).map(|_| job()).collect::<Vec<_>>()).await.unwrap_err();
+    assert!(error.to_string().contains("jobs: has 1001 entries"), "{error}");
+    let big = "b".repeat(900 << 10);
+    let error =
+        client.enqueue((0..5).map(|_| script(&big, Act::Return(1))).collect::<Vec<_>>()).await;
+    assert!(error.unwrap_err().to_string().contains("bytes"), "4 MiB");
+    let error = client.enqueue(Batch::new("").job(job())).await.unwrap_err();
+    assert!(error.to_string().contains("batch: "), "{error}");
+    nothing_is_stored(&storage).await;
+}
+
+#[tokio::test]
+async fn ids_out_of_time_are_refused_with_both_clocks() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    // A UUIDv7 of 2020.
+    let old: JobId = "0171b8b1-7c00-7000-8000-000000000001".parse().unwrap();
+    let error = client
+        .enqueue(NewJob::with_id(Script { name: "a".into(), act: Act::Return(1) }, old))
+        .await;
+    let text = error.unwrap_err().to_string();
+    assert!(
+        text.contains("too old") && text.contains("2020-") && text.contains("storage's clock"),
+        "{text}"
+    );
+    nothing_is_stored(&storage).await;
+    let error = "not-an-id".parse::<JobId>().unwrap_err();
+    assert!(error.to_string().starts_with("job id: "), "{error}");
+}
+
+#[tokio::test]
+async fn conflicts_are_told() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let first = client.enqueue(job().unique("k")).await.unwrap();
+    let error =
+        client.enqueue(job().unique("k").on_conflict(OnConflict::Reject)).await.unwrap_err();
+    assert!(error.is_conflict() && error.to_string().contains(&first.id().to_string()), "{error}");
+    let error = client.requeue(first.id()).await.unwrap_err();
+    assert!(error.is_conflict() && error.to_string().contains("enqueued"), "{error}");
+    let error = client.delete(JobId::new()).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+}
+
+#[tokio::test]
+async fn bad_schedules_are_refused() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    for bad in ["", "* * * *", "61 * * * *", "1-100000000 * * * *", "0 0 30 2 *", "* * * * *\0"] {
+        let error =
+            client.save_recurring(Recurring::cron("r", bad).job(job())).await.expect_err(bad);
+        assert!(error.to_string().contains("cron: "), "{bad}: {error}");
+    }
+    let every = |interval| Recurring::every("r", interval);
+    let second = Duration::from_secs(1);
+    for (part, bad) in [
+        ("interval", every(Duration::ZERO).job(job())),
+        ("time zone", every(second).time_zone("Mars/Base").job(job())),
+        ("recurring id", Recurring::every("", second).job(job())),
+        ("job: is missing", every(second)),
+        ("parents", every(second).job(job().after(JobId::new()))),
+        ("jitter", every(second).jitter(second * 90_000).job(job())),
+    ] {
+        let error = client.save_recurring(bad).await.expect_err(part).to_string();
+        assert!(error.contains(part.split(' ').next().unwrap()), "{part}: {error}");
+    }
+    assert!(storage.list_recurring(None, 10).await.unwrap().is_empty());
+}
