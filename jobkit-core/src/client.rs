@@ -10,6 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::Result;
 use crate::storage::{IntoStorage, Storage};
@@ -137,7 +139,7 @@ impl<S: Storage + ?Sized> Client<S> {
     /// # Cancel safety
     /// A dropped future leaves it open whether the job was stored.
     pub async fn enqueue<E: Enqueue>(&self, jobs: E) -> Result<E::Handle> {
-        jobs.enqueue(&self.erase()).await
+        jobs.enqueue(&self.erase()).instrument(tracing::debug_span!("enqueue")).await
     }
 
     /// The wall clock of this process, for what it tells people.

@@ -23,8 +23,33 @@ pub(crate) trait Flight: Send + Sync + 'static {
     /// Sends requests in one round trip; one answer each, in order.
     async fn fly(&self, requests: &[Self::Request]) -> Result<Vec<Self::Answer>>;
 
-    /// Whether `request` still fits beside those that are chosen.
-    fn fits(&self, chosen: &[Self::Request], request: &Self::Request) -> bool;
+    /// How large a request is.
+    fn size(&self, request: &Self::Request) -> Size;
+
+    /// How large a flight may be.
+    fn most(&self) -> Size;
+}
+
+/// The size of a request, or of a flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) requests: usize,
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Size {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            items: self.items + other.items,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+
+    fn fits(self, most: Self) -> bool {
+        self.requests <= most.requests && self.items <= most.items && self.bytes <= most.bytes
+    }
 }
 
 struct Waiting<F: Flight> {
@@ -81,8 +106,10 @@ async fn lead_flights<F: Flight>(flight: Arc<F>, queue: Arc<Mutex<Queue<F>>>) {
         let mut answers = Vec::new();
         {
             let mut queue = lock(&queue);
+            let mut size = Size { requests: 0, items: 0, bytes: 0 };
             while let Some(next) = queue.waiting.front() {
-                if !requests.is_empty() && !flight.fits(&requests, &next.request) {
+                size = size.plus(flight.size(&next.request));
+                if !requests.is_empty() && !size.fits(flight.most()) {
                     break;
                 }
                 if let Some(next) = queue.waiting.pop_front() {
@@ -172,8 +199,12 @@ mod tests {
             Ok(requests.iter().map(|n| n * 2).collect())
         }
 
-        fn fits(&self, chosen: &[u32], _: &u32) -> bool {
-            chosen.len() < 100
+        fn size(&self, _: &u32) -> Size {
+            Size { requests: 1, items: 1, bytes: 4 }
+        }
+
+        fn most(&self) -> Size {
+            Size { requests: 100, items: 100, bytes: 400 }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The core of JobKit.
+#![doc = include_str!("../README.md")]
 
 pub mod batch;
 pub mod bounds;

@@ -1,4 +1,4 @@
-//! `#[job]`: turns a function into a background job. Used through the crate `jobkit`.
+#![doc = include_str!("../README.md")]
 
 mod expand;
 mod options;

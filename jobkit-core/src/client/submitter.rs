@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::bounds;
-use crate::coalescer::{Coalescer, Flight};
+use crate::coalescer::{Coalescer, Flight, Size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::jittered;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
@@ -42,13 +42,20 @@ impl Flight for SubmitFlight {
         Err(Error::new(ErrorKind::Internal, text).maybe_applied())
     }
 
-    fn fits(&self, chosen: &[Arc<Submission>], request: &Arc<Submission>) -> bool {
-        let jobs: usize = chosen.iter().map(|one| one.jobs.len()).sum();
-        let bytes: usize = chosen.iter().flat_map(|one| &one.jobs).map(|job| job.size()).sum();
-        let more: usize = request.jobs.iter().map(|job| job.size()).sum();
-        chosen.len() < bounds::STEP_ITEMS
-            && jobs + request.jobs.len() <= bounds::SUBMISSION_JOBS
-            && bytes + more <= bounds::SUBMISSION_BYTES
+    fn size(&self, request: &Arc<Submission>) -> Size {
+        Size {
+            requests: 1,
+            items: request.jobs.len(),
+            bytes: request.jobs.iter().map(|job| job.size()).sum(),
+        }
+    }
+
+    fn most(&self) -> Size {
+        Size {
+            requests: bounds::STEP_ITEMS,
+            items: bounds::SUBMISSION_JOBS,
+            bytes: bounds::SUBMISSION_BYTES,
+        }
     }
 }
 

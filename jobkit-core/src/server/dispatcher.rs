@@ -72,7 +72,6 @@ pub(super) struct Dispatcher {
     stuck: usize,
     /// Outcomes that the storage has not answered yet.
     outcomes: VecDeque<Settle>,
-    /// The kinds of jobs whose outcome was refused, by place in the flight, are looked up here.
     next_claim: u64,
     hint: Option<ClaimHint>,
     hint_since: Instant,
@@ -384,7 +383,7 @@ impl Dispatcher {
     }
 
     fn fly(&self, settles: Vec<Settle>, claim: Option<ClaimRequest>) -> FlightFuture {
-        let storage = Arc::clone(&self.engine.storage);
+        let engine = Arc::clone(&self.engine);
         let server: Name = self.engine.info.name.clone();
         let claiming = claim.as_ref().map(|claim| Claiming {
             sequence: claim.sequence,
@@ -393,16 +392,20 @@ impl Dispatcher {
         });
         Box::pin(async move {
             let request = SettleRequest { server, settles, now: None };
-            let outcome = match (&claim, request.settles.is_empty()) {
-                (None, _) => storage.settle(&request).await.map(|answers| (answers, None)),
-                (Some(claim), true) => {
-                    storage.claim(claim).await.map(|claimed| (Vec::new(), Some(claimed)))
+            let call = async {
+                let storage = &engine.storage;
+                match (&claim, request.settles.is_empty()) {
+                    (None, _) => storage.settle(&request).await.map(|answers| (answers, None)),
+                    (Some(claim), true) => {
+                        storage.claim(claim).await.map(|claimed| (Vec::new(), Some(claimed)))
+                    }
+                    (Some(claim), false) => storage
+                        .settle_and_claim(&request, claim)
+                        .await
+                        .map(|(answers, claimed)| (answers, Some(claimed))),
                 }
-                (Some(claim), false) => storage
-                    .settle_and_claim(&request, claim)
-                    .await
-                    .map(|(answers, claimed)| (answers, Some(claimed))),
             };
+            let outcome = engine.bounded(call).await;
             Landed { settles: request.settles, outcome, claim: claiming }
         })
     }
@@ -466,7 +469,9 @@ impl Dispatcher {
                     if state == StateName::Enqueued {
                         self.may_be_work = true;
                     }
-                    if matches!(settle.ending, Ending::Retry { .. } | Ending::Snoozed { .. }) {
+                    let later =
+                        matches!(settle.ending, Ending::Retry { .. } | Ending::Snoozed { .. });
+                    if later && self.pushes.is_none() {
                         self.engine.signals.scheduler.notify_one();
                     }
                 }
@@ -500,6 +505,7 @@ impl Dispatcher {
                     lease: job.lease,
                     claim: claim.sequence,
                     phase: Phase::Prefetched,
+                    started: false,
                     limited: job.limited,
                     sure_until,
                 };

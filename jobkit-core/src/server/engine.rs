@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::clock::Timestamp;
 use crate::context::DataMap;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Incarnation;
 use crate::jobs::Kind;
 use crate::name::Name;
@@ -57,8 +57,6 @@ pub(super) struct Signals {
     pub(super) activity: Notify,
     /// Something may be due earlier than was known.
     pub(super) scheduler: Notify,
-    /// Schedules may have changed.
-    pub(super) recurring: Notify,
 }
 
 impl Engine {
@@ -116,6 +114,16 @@ impl Engine {
             *paused = now;
             self.signals.dispatcher.notify_one();
         }
+    }
+
+    /// A call to the storage that takes so long that its answer is taken as lost. By the contract it may
+    /// be repeated.
+    pub(super) async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        const LONGEST: Duration = Duration::from_secs(30);
+        tokio::time::timeout(LONGEST, call).await.unwrap_or_else(|_| {
+            let text = "the storage has not answered for 30 s";
+            Err(Error::new(ErrorKind::Timeout, text).maybe_applied())
+        })
     }
 
     /// Waits so long, or until the server ends; `false` then.

@@ -59,6 +59,7 @@ pub(super) fn start(
         Arc::clone(&engine.signals.reporter),
     );
     if let Some(held) = engine.held.lock().jobs.get_mut(&job.lease.job) {
+        held.started = true;
         held.phase = Phase::Running(Running {
             stopper: stopper.clone(),
             context: context.clone(),

@@ -67,6 +67,8 @@ pub(super) struct HeldJob {
     pub(super) lease: Lease,
     pub(super) claim: u64,
     pub(super) phase: Phase,
+    /// Whether its handler was started.
+    pub(super) started: bool,
     /// Whether it holds limit slots, so that it must not go on once the lease may be gone.
     pub(super) limited: bool,
     /// Until when the lease surely holds, on the monotonic clock.

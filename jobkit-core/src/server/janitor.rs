@@ -45,7 +45,7 @@ async fn rescue(engine: &Engine) {
             max: crate::bounds::STEP_ITEMS,
             now: None,
         };
-        match engine.storage.rescue_expired(&request).await {
+        match engine.bounded(engine.storage.rescue_expired(&request)).await {
             Ok(rescue) => {
                 report(engine, &Ok(()));
                 for (job, state) in &rescue.rescued {
@@ -84,12 +84,14 @@ async fn sweep(engine: &Engine) {
         others: OtherPushes { finished: false, due: false, cancels_of: Some(engine.incarnation()) },
     };
     let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
+    // Where pushes tell of writes, looking without one merely finds what a lost push left.
+    let idle = engine.options.janitor_interval * if pushes.is_some() { 4 } else { 1 };
     loop {
-        let step = engine.storage.sweep(StepRequest::default()).await;
+        let step = engine.bounded(engine.storage.sweep(StepRequest::default())).await;
         let pause = match &step {
             Ok(Step { more: true, .. }) => Duration::ZERO,
-            Ok(Step { next_in: Some(next), .. }) => (*next).min(engine.options.janitor_interval),
-            Ok(_) => jittered(engine.options.janitor_interval),
+            Ok(Step { next_in: Some(next), .. }) => (*next).min(idle),
+            Ok(_) => jittered(idle),
             Err(_) => RETRY,
         };
         if step.as_ref().is_ok_and(|step| step.done > 0) {
@@ -124,7 +126,7 @@ async fn sweep(engine: &Engine) {
 
 /// Retention, and servers that have been silent.
 async fn purge(engine: &Engine) {
-    while engine.sleep(jittered(engine.options.janitor_interval)).await {
+    while engine.sleep(jittered(engine.options.janitor_interval * 4)).await {
         if !engine.clock.is_trusted() {
             continue;
         }
@@ -135,13 +137,15 @@ async fn purge(engine: &Engine) {
 
 async fn purge_once(engine: &Engine) -> Result<()> {
     for _ in 0..PURGE_STEPS {
-        if !engine.storage.purge_expired(StepRequest::default()).await?.more {
+        if !engine.bounded(engine.storage.purge_expired(StepRequest::default())).await?.more {
             break;
         }
         // Others write between two steps.
         tokio::task::yield_now().await;
     }
-    for server in engine.storage.remove_dead(engine.options.dead_after, None).await? {
+    for server in
+        engine.bounded(engine.storage.remove_dead(engine.options.dead_after, None)).await?
+    {
         tracing::warn!(server = %server, "the server was silent for too long and is forgotten; its jobs are taken back when their leases expire");
     }
     Ok(())

@@ -27,11 +27,13 @@ pub(super) async fn run(engine: Arc<Engine>) {
     };
     let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
     let mut renew_at = Instant::now() + interval;
+    // The last claim up to which everything is known to be settled.
+    let mut settled_through = 0;
     let mut beat_at = Instant::now();
     loop {
         let now = Instant::now();
         if now >= renew_at {
-            let renewed = renew(&engine).await;
+            let renewed = renew(&engine, &mut settled_through).await;
             renew_at = now + next_try(&engine, renewed, interval);
             stop_unsure(&engine);
         }
@@ -75,22 +77,20 @@ fn next_try(engine: &Engine, result: Result<()>, interval: Duration) -> Duration
 }
 
 /// Renews everything held, in chunks of whole claims, so that each range is listed completely.
-async fn renew(engine: &Engine) -> Result<()> {
+async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
     let (mut held, seen) = {
         let held = engine.held.lock();
         let renewals: Vec<(u64, Renewal)> = held
             .jobs
             .values()
-            .map(|job| {
-                let started = !matches!(job.phase, Phase::Prefetched);
-                (job.claim, Renewal { lease: job.lease, started })
-            })
+            .map(|job| (job.claim, Renewal { lease: job.lease, started: job.started }))
             .collect();
         (renewals, held.seen_claim)
     };
-    if held.is_empty() && seen == 0 {
+    if held.is_empty() && seen == *settled_through {
         return Ok(());
     }
+    let idle = held.is_empty();
     held.sort_unstable_by_key(|(claim, _)| *claim);
     let mut from = 1;
     let mut rest = held.as_slice();
@@ -104,7 +104,7 @@ async fn renew(engine: &Engine) -> Result<()> {
             lease: engine.options.lease,
             now: None,
         };
-        let renewed = engine.storage.renew(&request).await?;
+        let renewed = engine.bounded(engine.storage.renew(&request)).await?;
         if renewed.answers.len() != request.held.len() {
             let text = "the storage answered another number of renewals";
             return Err(Error::new(ErrorKind::Internal, text));
@@ -113,6 +113,9 @@ async fn renew(engine: &Engine) -> Result<()> {
         rest = &rest[chunk.len()..];
         from = through + 1;
         if through >= seen {
+            if idle {
+                *settled_through = seen;
+            }
             return Ok(());
         }
     }
@@ -150,6 +153,8 @@ fn apply(engine: &Engine, request: &RenewRequest, renewed: &Renewed, sent_at: In
                 if matches!(job.phase, Phase::Running(_)) {
                     tracing::warn!(job = %renewal.lease.job, "the lease was lost, the handler is cancelled");
                 }
+                // What waits for a worker is not started any more.
+                job.sure_until = sent_at;
                 job.stop(StopCause::LeaseLost);
             }
             RenewAnswer::Busy => {}
@@ -176,7 +181,7 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
         incarnation: engine.incarnation(),
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
     };
-    let answer = engine.storage.heartbeat(&beat, None).await?;
+    let answer = engine.bounded(engine.storage.heartbeat(&beat, None)).await?;
     if !answer.known {
         engine.announce().await?;
         engine.signals.dispatcher.notify_one();

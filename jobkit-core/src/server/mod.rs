@@ -7,6 +7,7 @@
 
 mod builder;
 mod dispatcher;
+mod due_pushes;
 mod engine;
 mod executor;
 mod health;

@@ -84,8 +84,8 @@ impl ServerOptions {
         self
     }
 
-    /// How often expired leases are looked for, retention is applied and silent servers are forgotten;
-    /// 15 s by default, and never less often than half a lease.
+    /// How often expired leases are looked for, 15 s by default, and never less often than a third of the
+    /// lease. Retention is applied, and silent servers are forgotten, at four times this.
     #[must_use]
     pub fn janitor_interval(mut self, interval: Duration) -> Self {
         self.janitor_interval = interval;

@@ -8,6 +8,7 @@ use crate::error::{ErrorKind, Result};
 use crate::ids::JobId;
 use crate::record::Occurrence;
 use crate::recurring::{Misfire, NextRun, RecurringRecord, RecurringRun, RunOutcome};
+use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor::Backoff;
 use crate::storage::{Fire, FireJob, FireOutcome};
@@ -18,18 +19,24 @@ const STEP: usize = 100;
 const PUNCTUAL: Duration = Duration::from_secs(60);
 /// How often it looks when nothing is known to be due.
 const LONGEST: Duration = Duration::from_secs(15);
+/// And where the storage pushes new instants.
+const WITH_PUSHES: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_millis(10);
 /// The most occurrences recorded as one range.
 const RANGE: u32 = 10_000;
 
 pub(super) async fn run(engine: Arc<Engine>) {
+    let mut due = DuePushes::subscribe(&engine).await;
+    let longest = if due.are_pushed() { WITH_PUSHES } else { LONGEST };
     let mut backoff = Backoff::new();
     loop {
+        let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match step(&engine).await {
-                Ok(pause) => {
+            match step(&engine, longest).await {
+                Ok((now, pause)) => {
                     engine.health.works("recurring");
                     backoff.reset();
+                    storage_now = Some(now);
                     pause
                 }
                 // A backend without recurring jobs: nothing to do, for ever.
@@ -45,26 +52,27 @@ pub(super) async fn run(engine: Arc<Engine>) {
         tokio::select! {
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
-            () = engine.signals.recurring.notified() => {}
+            () = due.earlier(storage_now, pause) => {}
         }
     }
 }
 
-async fn step(engine: &Engine) -> Result<Duration> {
-    let due = engine.storage.due_recurring(STEP, None).await?;
+/// One step: the storage's clock, and how long nothing is due.
+async fn step(engine: &Engine, longest: Duration) -> Result<(Timestamp, Duration)> {
+    let due = engine.bounded(engine.storage.due_recurring(STEP, None)).await?;
     if due.due.is_empty() {
-        let next = due.next_due_at.map_or(LONGEST, |at| at.since(due.now));
-        return Ok(next.clamp(SHORTEST, LONGEST));
+        let next = due.next_due_at.map_or(longest, |at| at.since(due.now));
+        return Ok((due.now, next.clamp(SHORTEST, longest)));
     }
     let fires: Vec<_> = due.due.iter().filter_map(|record| plan(record, due.now)).collect();
-    let outcomes = engine.storage.fire_recurring(&fires, None).await?;
+    let outcomes = engine.bounded(engine.storage.fire_recurring(&fires, None)).await?;
     for (fire, outcome) in fires.iter().zip(&outcomes) {
         tracing::debug!(recurring = %fire.id, outcome = ?outcome, "an occurrence was due");
     }
     if outcomes.iter().any(|outcome| matches!(outcome, FireOutcome::Fired(_))) {
         engine.signals.dispatcher.notify_one();
     }
-    Ok(SHORTEST)
+    Ok((due.now, SHORTEST))
 }
 
 /// What to do with a schedule whose next occurrence is due: which occurrences are skipped, which one is

@@ -30,7 +30,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         };
         let writes: Vec<_> = contexts.iter().filter_map(|context| context.take_told()).collect();
         for writes in writes.chunks(STEP_ITEMS) {
-            match engine.storage.write_log(writes).await {
+            match engine.bounded(engine.storage.write_log(writes)).await {
                 Ok(_) => engine.health.works("reporter"),
                 Err(error) if error.kind() == ErrorKind::Unsupported => return,
                 // Lines are for people: they are not worth holding jobs up.

@@ -4,28 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bounds::MAX_STEP_ITEMS;
-use crate::clock::Timestamp;
+use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor::Backoff;
-use crate::storage::{OtherPushes, StepRequest, WakeUp, WakeUpFilter, WakeUps};
+use crate::storage::StepRequest;
 
 /// The shortest time between two looks, so that a thousand instants in a second are few steps.
 const SHORTEST: Duration = Duration::from_millis(10);
 /// How often it looks where the storage pushes new instants.
-const WITH_PUSHES: Duration = Duration::from_secs(30);
+const WITH_PUSHES: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(engine: Arc<Engine>) {
-    let filter = WakeUpFilter {
-        queues: Vec::new(),
-        others: OtherPushes { due: true, ..OtherPushes::default() },
-    };
-    let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
-    let longest = if pushes.is_some() { WITH_PUSHES } else { engine.options.max_poll_interval };
+    let mut due = DuePushes::subscribe(&engine).await;
+    let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
     let mut backoff = Backoff::new();
     loop {
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match engine.storage.promote_due(StepRequest::default()).await {
+            match engine.bounded(engine.storage.promote_due(StepRequest::default())).await {
                 Ok(promoted) => {
                     engine.health.works("scheduler");
                     engine.clock.read(promoted.now);
@@ -53,37 +49,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             () = tokio::time::sleep(pause) => {}
             // A retry was settled; its instant may be the next.
             () = engine.signals.scheduler.notified() => {}
-            earlier = earlier_due(&mut pushes, storage_now, pause) => {
-                if !engine.sleep(earlier).await {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Waits for a push of an instant that comes before the timer would; answers how long it is until
-/// then.
-async fn earlier_due(
-    pushes: &mut Option<Box<dyn WakeUps>>,
-    storage_now: Option<Timestamp>,
-    pause: Duration,
-) -> Duration {
-    let began = tokio::time::Instant::now();
-    loop {
-        let Some(source) = pushes else { std::future::pending().await };
-        match source.next().await {
-            Some(WakeUp::Due(at)) => {
-                let Some(now) = storage_now.map(|now| now.plus(began.elapsed())) else {
-                    return Duration::ZERO;
-                };
-                let wait = at.since(now);
-                if wait < pause.saturating_sub(began.elapsed()) {
-                    return wait.min(SHORTEST);
-                }
-            }
-            Some(_) => return SHORTEST,
-            None => *pushes = None,
+            () = due.earlier(storage_now, pause) => {}
         }
     }
 }
