@@ -88,6 +88,11 @@ impl FaultyStorage {
         self.state().calls.iter().find(|(name, _)| *name == method).map_or(0, |(_, calls)| *calls)
     }
 
+    /// How often any method was called.
+    pub fn all_calls(&self) -> usize {
+        self.state().calls.iter().map(|(_, calls)| calls).sum()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
