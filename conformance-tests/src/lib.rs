@@ -1,1 +1,43 @@
-//! The behaviour suite of JobKit storages.
+#![doc = include_str!("../README.md")]
+
+mod backend;
+#[macro_use]
+mod cases;
+mod fixtures;
+
+#[doc(hidden)]
+pub mod batches;
+#[doc(hidden)]
+pub mod continuations;
+#[doc(hidden)]
+pub mod faults;
+#[doc(hidden)]
+pub mod limits;
+#[doc(hidden)]
+pub mod locks;
+#[doc(hidden)]
+pub mod log;
+#[doc(hidden)]
+pub mod monitoring;
+#[doc(hidden)]
+pub mod operations;
+#[doc(hidden)]
+pub mod queue;
+#[doc(hidden)]
+pub mod recurring;
+#[doc(hidden)]
+pub mod retention;
+#[doc(hidden)]
+pub mod servers;
+#[doc(hidden)]
+pub mod states;
+#[doc(hidden)]
+pub mod storage;
+#[doc(hidden)]
+pub mod submit;
+#[doc(hidden)]
+pub mod unique;
+
+pub use backend::{Case, CaseFuture, Group, TestBackend, run};
+pub use cases::{CASES, SOURCES};
+pub use fixtures::Env;

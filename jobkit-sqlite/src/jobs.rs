@@ -103,10 +103,9 @@ fn details(db: &Db<'_>, id: JobId) -> Done<Option<JobDetails>> {
         None => aside(db, seq * 2)?
             .ok_or_else(|| Error::corrupt("the arguments of a job are missing"))?,
     };
-    let result = match (job.state(), job.has(RESULT_ASIDE)) {
-        (StateName::Succeeded, false) => result,
-        (StateName::Succeeded, true) => aside(db, seq * 2 + 1)?,
-        _ => None,
+    let result = match job.has(RESULT_ASIDE) {
+        true => aside(db, seq * 2 + 1)?,
+        false => result,
     };
     let history = job.history(db)?;
     let errors = db
@@ -201,23 +200,32 @@ impl Flight<'_, '_> {
             Action::Move { .. } => Event::Move,
         };
         let why = Why { actor, retention, ..Why::at(now) };
+        let key = match (&event, job.unique()?) {
+            (Event::Requeue { .. }, Some(unique)) if state.is_finished() => Some(unique.hash().0),
+            _ => None,
+        };
+        if let Some(key) = &key {
+            let holder = self.key_holder(key)?.filter(|holder| *holder != job.seq);
+            if let Some(holder) = holder.map(|seq| self.load(seq)).transpose()?.flatten() {
+                return Ok(ChangeOutcome::Refused(Refusal::UniqueConflict { holder: holder.id }));
+            }
+        }
         let step = match self.plan(&job, &event, &why)? {
             Ok(step) => step,
             Err(forbidden) => return Ok(ChangeOutcome::Refused(refusal(forbidden, &job))),
         };
-        if step.effects.takes_key
-            && let Some(unique) = job.unique()?
-        {
-            let hash = unique.hash().0;
-            let holder = self.key_holder(&hash)?.filter(|holder| *holder != job.seq);
-            if let Some(holder) = holder.map(|seq| self.load(seq)).transpose()?.flatten() {
-                return Ok(ChangeOutcome::Refused(Refusal::UniqueConflict { holder: holder.id }));
-            }
-            self.take_key(&hash, job.seq)?;
+        if let Some(key) = key.filter(|_| step.effects.takes_key) {
+            self.take_key(&key, job.seq)?;
         }
         if matches!(change.action, Action::Requeue { .. }) {
             self.db.run("DELETE FROM jk_checkpoint WHERE seq = ?1", [job.seq])?;
             self.db.run("DELETE FROM jk_memo WHERE seq = ?1", [job.seq])?;
+            self.db.run("DELETE FROM jk_payload WHERE id = ?1 * 2 + 1", [job.seq])?;
+            self.db.run(
+                "UPDATE jk_job SET result = NULL WHERE seq = ?1 AND result IS NOT NULL",
+                [job.seq],
+            )?;
+            job.set(RESULT_ASIDE, false);
         }
         if let Action::Move { queue, priority } = &change.action {
             if let Some(queue) = queue {

@@ -300,8 +300,9 @@ impl Flight<'_, '_> {
         {
             job.set(ASIDE, true);
         }
-        let had_result = job.has(RESULT_ASIDE) || job.head.run > 0;
-        job.set(RESULT_ASIDE, aside);
+        if aside {
+            job.set(RESULT_ASIDE, true);
+        }
         let why =
             Why { duration: settle.duration, retention: Some(settle.retention), ..Why::at(now) };
         // A held job takes every ending.
@@ -319,10 +320,6 @@ impl Flight<'_, '_> {
                     "UPDATE jk_job SET result = ?2 WHERE seq = ?1",
                     params![job.seq, result.as_bytes()],
                 )?;
-            }
-            // That of an earlier run.
-            None if had_result && settle.ending == Ending::Succeeded => {
-                self.db.run("UPDATE jk_job SET result = NULL WHERE seq = ?1", [job.seq])?;
             }
             None => {}
         }
@@ -363,10 +360,14 @@ impl Flight<'_, '_> {
         let now = self.now(request.now);
         let expires_at = now.plus(request.lease);
         let mut answers = Vec::with_capacity(request.held.len());
+        let mut listed = HashSet::with_capacity(request.held.len());
         for renewal in &request.held {
-            answers.push(self.renew_one(renewal, expires_at)?);
+            let answer = self.renew_one(renewal, expires_at)?;
+            if answer != RenewAnswer::Lost {
+                listed.insert(renewal.lease.job);
+            }
+            answers.push(answer);
         }
-        let listed: HashSet<_> = request.held.iter().map(|held| held.lease.job).collect();
         let (from, to) = (int(*request.sequences.start()), int(*request.sequences.end()));
         let unlisted = self.db.all(
             "SELECT seq FROM jk_job INDEXED BY jk_held \

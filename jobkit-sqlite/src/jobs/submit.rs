@@ -80,6 +80,15 @@ struct Plan {
     edges: Vec<(Edge, bool)>,
 }
 
+/// What the jobs of a submission mean for each other.
+#[derive(Debug, Default)]
+struct Part {
+    /// Jobs that are not stored, since another one holds their key.
+    stand_ins: HashMap<JobId, JobId>,
+    /// Holders of keys that give way.
+    replaced: Vec<i64>,
+}
+
 impl Flight<'_, '_> {
     pub(crate) fn submit(&mut self, submission: &NewSubmission, now: Timestamp) -> Done<Submitted> {
         if let Some(refusal) = &submission.refused {
@@ -313,19 +322,28 @@ impl Flight<'_, '_> {
             }
         }
         let mut answers = vec![None; jobs.len()];
-        let mut stand_ins = HashMap::new();
+        let mut part = Part::default();
         // Places in line follow the order given, whatever the order in which parents demand it.
         let seqs = jobs.iter().map(|_| self.next_seq()).collect::<Done<Vec<i64>>>()?;
         for place in parents_first(jobs) {
             let job = &jobs[place];
-            let answer = match self.submit_job(seqs[place], job, &stand_ins, submitted, now)? {
+            let answer = match self.submit_job(seqs[place], job, &mut part, submitted, now)? {
                 Ok(answer) => answer,
                 Err(refusal) => return Ok(Err(refusal)),
             };
             if let JobSubmitted::Existing(holder) = answer {
-                stand_ins.insert(job.record.id, holder);
+                part.stand_ins.insert(job.record.id, holder);
             }
             answers[place] = Some(answer);
+        }
+        // Only now, so that no edge from one of them is missed.
+        for holder in part.replaced {
+            if let Some(mut holder) = self.load(holder)?
+                && !holder.state().is_finished()
+            {
+                // The state machine allows it for every waiting job.
+                let _ = self.step(&mut holder, &Event::Delete(Reason::Replaced), &Why::at(now))?;
+            }
         }
         self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         let mut answers: Vec<JobSubmitted> = answers.into_iter().flatten().collect();
@@ -342,7 +360,7 @@ impl Flight<'_, '_> {
         &mut self,
         seq: i64,
         job: &NewJob,
-        stand_ins: &HashMap<JobId, JobId>,
+        part: &mut Part,
         submitted: Reason,
         now: Timestamp,
     ) -> Done<Result<JobSubmitted, Refusal>> {
@@ -356,21 +374,19 @@ impl Flight<'_, '_> {
         if let Some(refusal) = self.refuse_batch(record)? {
             return Ok(Err(refusal));
         }
-        let plan = match self.plan_new(record, stand_ins, submitted, now)? {
+        let plan = match self.plan_new(record, &part.stand_ins, submitted, now)? {
             Ok(plan) => plan,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let unmeetable = plan.head.state == State::Deleted;
         if let (Some(unique), false) = (&record.unique, unmeetable)
             && let Some(holder) = self.key_holder(&unique.hash().0)?
-            && let Some(mut holder) = self.load(holder)?
+            && let Some(holder) = self.load(holder)?
         {
             match unique.on_conflict {
                 OnConflict::ReturnExisting => return Ok(Ok(JobSubmitted::Existing(holder.id))),
                 OnConflict::Replace if holder.state() != StateName::Processing => {
-                    // The state machine allows it for every waiting job, and only these hold keys.
-                    let _ =
-                        self.step(&mut holder, &Event::Delete(Reason::Replaced), &Why::at(now))?;
+                    part.replaced.push(holder.seq);
                 }
                 _ => return Ok(Err(Refusal::UniqueConflict { holder: holder.id })),
             }

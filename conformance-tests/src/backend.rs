@@ -1,0 +1,231 @@
+//! What a backend has to say of itself to be tested.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jobkit_core::JobId;
+use jobkit_core::storage::{Capabilities, Durability, Level, Storage, TextSearch, WakeUpReach};
+
+use crate::fixtures::Env;
+
+/// A backend under test.
+///
+/// # Example
+/// ```
+/// use std::sync::Arc;
+/// use conformance_tests::TestBackend;
+/// use jobkit_core::{MemoryStorage, storage::Storage};
+///
+/// struct Memory;
+///
+/// impl TestBackend for Memory {
+///     type Guard = MemoryStorage;
+///
+///     async fn setup() -> (Arc<dyn Storage>, MemoryStorage) {
+///         let storage = MemoryStorage::new();
+///         (Arc::new(storage.clone()), storage)
+///     }
+///
+///     async fn reopen(guard: &MemoryStorage) -> Option<Arc<dyn Storage>> {
+///         Some(Arc::new(guard.clone()))
+///     }
+/// }
+/// ```
+pub trait TestBackend: Send + Sync + 'static {
+    /// What keeps the namespace alive and removes it when dropped, such as a temporary folder.
+    type Guard: Send + Sync + 'static;
+
+    /// An empty, migrated storage in a namespace of its own: schema, prefix, database or file.
+    fn setup() -> impl Future<Output = (Arc<dyn Storage>, Self::Guard)> + Send;
+
+    /// A second connection to the same namespace, as another process would have: for races between
+    /// two clients, and for what survives a restart. `None` where there can be only one.
+    fn reopen(guard: &Self::Guard) -> impl Future<Output = Option<Arc<dyn Storage>>> + Send {
+        let _ = guard;
+        std::future::ready(None)
+    }
+
+    /// Damages the stored record of a waiting job so that it cannot be decoded any more; `false` where
+    /// that cannot be done.
+    fn make_unreadable(guard: &Self::Guard, job: JobId) -> impl Future<Output = bool> + Send {
+        let _ = (guard, job);
+        std::future::ready(false)
+    }
+}
+
+/// A boxed future, as the list of cases has it.
+pub type CaseFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`TestBackend`] and its guard without their types, so that cases are compiled once.
+pub(crate) trait Namespace: Send + Sync {
+    fn reopen(&self) -> Boxed<'_, Option<Arc<dyn Storage>>>;
+    fn make_unreadable(&self, job: JobId) -> Boxed<'_, bool>;
+    fn another(&self) -> Boxed<'static, (Arc<dyn Storage>, Arc<dyn Namespace>)>;
+}
+
+struct Guarded<B: TestBackend>(B::Guard);
+
+impl<B: TestBackend> Namespace for Guarded<B> {
+    fn reopen(&self) -> Boxed<'_, Option<Arc<dyn Storage>>> {
+        Box::pin(B::reopen(&self.0))
+    }
+
+    fn make_unreadable(&self, job: JobId) -> Boxed<'_, bool> {
+        Box::pin(B::make_unreadable(&self.0, job))
+    }
+
+    fn another(&self) -> Boxed<'static, (Arc<dyn Storage>, Arc<dyn Namespace>)> {
+        Box::pin(open::<B>())
+    }
+}
+
+async fn open<B: TestBackend>() -> (Arc<dyn Storage>, Arc<dyn Namespace>) {
+    let (storage, guard) = B::setup().await;
+    (storage, Arc::new(Guarded::<B>(guard)))
+}
+
+/// Cases that need the same of a storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Group {
+    /// Every storage: jobs, queues, locks and servers.
+    Core,
+    /// [`Level::Standard`]: edges, batches, keys, limits, recurring jobs and logs.
+    Standard,
+    /// [`Level::Full`]: monitoring and operations.
+    Full,
+    /// [`WakeUpReach::Process`] or more: pushes.
+    Push,
+    /// [`Durability::ProcessCrash`] or more: what is there after closing and opening again.
+    Durable,
+    /// [`TextSearch::Window`] or more.
+    Search,
+}
+
+impl Group {
+    /// The name in the list of groups.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Standard => "standard",
+            Self::Full => "full",
+            Self::Push => "push",
+            Self::Durable => "durable",
+            Self::Search => "search",
+        }
+    }
+
+    /// The groups that a storage with these capabilities has to run.
+    pub fn of(capabilities: &Capabilities) -> Vec<Self> {
+        let level = capabilities.level;
+        [
+            (Self::Core, true),
+            (Self::Standard, level >= Level::Standard),
+            (Self::Full, level >= Level::Full),
+            (Self::Push, capabilities.wake_ups != WakeUpReach::None),
+            (Self::Durable, capabilities.durability > Durability::Memory),
+            (Self::Search, capabilities.text_search != TextSearch::None),
+        ]
+        .into_iter()
+        .filter_map(|(group, needed)| needed.then_some(group))
+        .collect()
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One case of the suite.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Case {
+    /// Its domain, which is also the name of its source file.
+    pub domain: &'static str,
+    /// Its name: a sentence.
+    pub name: &'static str,
+    /// What it needs.
+    pub group: Group,
+    /// Runs it; panics when the backend fails it.
+    pub run: fn(Env) -> CaseFuture,
+}
+
+impl Case {
+    #[doc(hidden)]
+    pub const fn new(
+        domain: &'static str,
+        name: &'static str,
+        group: Group,
+        run: fn(Env) -> CaseFuture,
+    ) -> Self {
+        Self { domain, name, group, run }
+    }
+
+    /// What the case's documentation says it proves: `SUB-2, G2: …`.
+    pub fn proves(&self) -> String {
+        let source = crate::SOURCES.iter().find(|(domain, _)| *domain == self.domain);
+        let before = source
+            .and_then(|(_, text)| text.split_once(&format!("async fn {}(", self.name)))
+            .map_or("", |(before, _)| before);
+        let docs = before.lines().rev().skip(1).map_while(|line| line.strip_prefix("///"));
+        let mut lines: Vec<&str> = docs.map(str::trim).collect();
+        lines.reverse();
+        lines.join(" ")
+    }
+
+    /// The ids of the contract's bullets and of the guarantees that it proves.
+    pub fn contract(&self) -> Vec<String> {
+        let proves = self.proves();
+        let ids = proves.split_once(':').map_or("", |(ids, _)| ids);
+        ids.split(',').map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()).collect()
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}::{}", self.group, self.domain, self.name)
+    }
+}
+
+/// How long a case may take before it counts as hanging.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Runs one case on a runtime of its own with two threads.
+///
+/// # Panics
+/// When the backend fails the case, or takes two minutes for it.
+pub fn run<B: TestBackend>(groups: &'static [Group], case: fn(Env) -> CaseFuture) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
+    let outcome = runtime.block_on(async {
+        let (storage, namespace) = open::<B>().await;
+        let env = Env::new(storage, namespace, groups).await;
+        // On a worker thread, so that a case that never yields does not stop its deadline.
+        let case = tokio::spawn(case(env.clone()));
+        let outcome = tokio::time::timeout(DEADLINE, case).await;
+        drop(env);
+        outcome
+    });
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(failed)) => {
+            // Tasks that wait for what will never come must not keep the test from ending.
+            runtime.shutdown_background();
+            std::panic::resume_unwind(failed.into_panic());
+        }
+        Err(_) => {
+            runtime.shutdown_background();
+            panic!("the case did not end within {DEADLINE:?}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The list of cases, written once: the macro that makes tests and [`CASES`] both read it.
+
+use crate::backend::Case;
+
+/// The sources of the cases, where their documentation says what they prove.
+pub const SOURCES: &[(&str, &str)] = &[
+    ("submit", include_str!("submit.rs")),
+    ("queue", include_str!("queue.rs")),
+    ("states", include_str!("states.rs")),
+    ("continuations", include_str!("continuations.rs")),
+    ("batches", include_str!("batches.rs")),
+    ("locks", include_str!("locks.rs")),
+    ("recurring", include_str!("recurring.rs")),
+    ("limits", include_str!("limits.rs")),
+    ("unique", include_str!("unique.rs")),
+    ("log", include_str!("log.rs")),
+    ("servers", include_str!("servers.rs")),
+    ("monitoring", include_str!("monitoring.rs")),
+    ("operations", include_str!("operations.rs")),
+    ("retention", include_str!("retention.rs")),
+    ("faults", include_str!("faults.rs")),
+    ("storage", include_str!("storage.rs")),
+];
+
+/// Hands the list to another macro: `[macro] arguments` becomes `macro! { (arguments) list }`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __list {
+    ([$($then:tt)*] $($arguments:tt)*) => { $($then)* ! { ($($arguments)*)
+        core {
+            submit {
+                a_submitted_job_is_visible_to_every_connection
+                a_repeated_submit_changes_nothing_and_says_so
+                the_same_id_with_other_content_is_refused
+                a_derived_id_submitted_by_many_at_once_makes_one_job
+                ids_too_old_or_too_far_ahead_are_refused
+                a_refused_submission_stores_nothing_and_disturbs_no_neighbour
+                a_flow_becomes_visible_wholly_or_not_at_all
+                a_later_start_makes_a_job_scheduled
+                jobs_keep_the_order_in_which_they_were_submitted
+                every_bound_is_refused_with_its_field
+                a_submission_holds_a_thousand_jobs_and_four_mebibytes
+                records_are_answered_in_the_order_asked
+                a_job_comes_back_as_it_was_submitted
+                the_history_tells_what_was_applied
+                the_history_is_bounded_and_says_what_fell_out
+            }
+            queue {
+                many_claimers_get_each_job_once
+                claim_skips_jobs_leased_by_another_worker
+                claims_go_by_priority_and_then_by_age
+                queues_are_served_in_order_within_their_quotas
+                a_kind_that_was_not_named_is_never_taken
+                each_claim_raises_the_fence_by_one
+                a_repeated_claim_answers_the_same_leases
+                a_repeated_claim_leaves_out_what_was_settled
+                a_job_not_started_in_time_is_deleted
+                an_unreadable_record_fails_and_its_neighbours_are_claimed
+                a_server_that_is_not_announced_cannot_claim
+                only_attempts_that_have_started_count_a_crash
+                only_the_holder_settles
+                a_repeated_settle_is_applied_once
+                a_settle_changes_everything_in_one_step
+                settles_of_one_call_do_not_disturb_each_other
+                an_expired_lease_that_was_not_rescued_still_settles
+                a_retry_counts_a_failure_and_waits
+                a_snooze_and_a_give_back_consume_no_attempt
+                a_job_that_comes_back_keeps_its_place
+                what_comes_with_a_settle_is_readable_at_once
+                a_result_that_is_too_large_is_refused
+                settle_and_claim_does_what_both_do
+                a_renew_extends_what_is_held_and_tells_what_is_lost
+                a_renew_gives_back_what_it_does_not_list
+                what_a_renew_gave_back_cannot_be_settled
+                a_renew_tells_of_a_cancellation
+                a_renew_records_what_has_started
+                promotion_moves_what_is_due_and_nothing_else
+                promotion_answers_the_next_instant
+                promotion_and_deletion_do_not_overwrite_each_other
+                rescue_takes_only_what_was_seen_before
+                a_job_that_crashes_too_often_fails
+                a_cancelled_job_is_deleted_when_it_is_rescued
+                a_rescued_attempt_can_neither_renew_nor_settle
+                two_janitors_rescue_a_job_once
+                rescue_works_in_bounded_steps
+                steps_of_five_hundred_items_are_taken
+                polling_finds_work_without_a_push
+            }
+            states {
+                every_action_is_applied_or_refused_as_the_table_says
+                a_guard_that_does_not_fit_refuses_the_change
+                of_many_guarded_changes_one_is_applied
+                a_repeated_change_is_applied_once
+                deleting_a_running_job_marks_it_and_success_wins
+                a_deleted_job_is_kept_and_not_claimed
+                a_deletion_says_how_long_the_job_is_kept
+                a_requeue_begins_a_new_run
+                run_now_makes_a_scheduled_job_claimable
+                reschedule_moves_a_job_to_another_instant
+                a_moved_job_keeps_its_sequence
+                a_change_of_a_missing_job_answers_that_it_is_gone
+                a_change_out_of_range_is_refused
+                the_history_names_who_changed_a_job
+            }
+            locks {
+                a_held_lock_is_not_given_to_another
+                of_many_one_gets_the_lock
+                each_new_owner_gets_a_greater_generation
+                a_repeated_acquire_answers_the_same_generation
+                only_the_holder_renews_and_releases
+                an_expired_lock_is_free_for_others
+                a_lock_out_of_range_is_refused
+            }
+            servers {
+                an_announced_server_is_listed_and_may_claim
+                a_heartbeat_proves_life
+                a_goodbye_counts_no_crash
+                silent_servers_are_forgotten_and_keep_their_leases
+                a_restarted_server_takes_the_place_of_its_former_life
+            }
+            retention {
+                purge_removes_what_has_expired_and_nothing_else
+                each_finish_is_kept_as_long_as_its_retention_says
+                purge_works_in_bounded_steps
+                purges_and_requeues_do_not_disturb_each_other
+            }
+            faults {
+                a_lost_claim_loses_no_job
+                a_lost_change_is_applied_once
+                lost_renewals_rescues_and_promotions_are_repeated
+                refused_items_leave_no_trace_in_a_flight
+                a_sweep_without_work_says_so
+            }
+            storage {
+                the_groups_fit_the_capabilities
+                migrating_again_changes_nothing
+                a_storage_that_is_in_order_reports_no_error
+                namespaces_do_not_see_each_other
+                what_is_not_offered_answers_unsupported
+            }
+        }
+        standard {
+            queue {
+                the_last_log_lines_travel_with_the_settle
+            }
+            continuations {
+                the_end_of_a_parent_decides_its_children
+                a_child_of_a_finished_parent_is_decided_at_once
+                jobs_of_a_flow_name_each_other_in_any_order
+                a_missing_parent_is_refused
+                a_circle_is_refused
+                a_child_waits_for_a_hundred_parents
+                a_requeued_parent_that_succeeds_releases_its_child
+                a_requeue_reopens_no_edge
+                deleting_a_parent_decides_its_children
+                an_awaiting_job_that_is_run_now_waits_for_nobody
+                what_becomes_unmeetable_goes_down_the_line
+                a_large_cascade_is_completed_by_sweeps
+                many_children_are_decided_in_the_step_and_by_sweeps
+                sweeps_at_the_same_time_release_each_child_once
+                a_child_added_while_its_parent_finishes_is_not_lost
+                parents_that_finish_at_once_release_their_child_once
+                a_parent_that_ends_without_its_handler_decides_its_children
+            }
+            batches {
+                a_batch_that_starts_at_once_runs
+                members_wait_until_the_batch_is_started
+                jobs_are_attached_to_open_and_started_batches
+                nothing_is_attached_to_a_batch_that_is_over
+                a_batch_submitted_again_is_the_same_batch
+                a_batch_out_of_range_is_refused
+                starting_a_large_batch_releases_every_member
+                an_empty_batch_succeeds_when_it_is_started
+                the_counts_are_true_at_every_step
+                the_last_member_completes_the_batch_and_decides_its_edges
+                members_that_finish_at_once_complete_the_batch_once
+                attaching_while_the_last_member_finishes_is_all_or_nothing
+                a_cancelled_batch_gives_up_its_members
+                a_batch_that_was_not_started_can_be_cancelled
+                cancelling_a_large_batch_is_completed_by_sweeps
+                a_requeued_member_can_make_the_batch_succeed
+                a_deleted_member_makes_success_unmeetable
+                a_half_filled_batch_is_discarded_after_an_hour
+                a_member_that_is_run_now_does_not_wait_for_the_start
+                batches_are_listed_newest_first
+                a_batch_of_a_thousand_members_is_one_step
+            }
+            recurring {
+                saving_stores_a_definition_once
+                a_definition_comes_back_as_it_was_saved
+                a_guarded_save_that_does_not_fit_changes_nothing
+                what_is_due_is_answered_earliest_first
+                a_fire_creates_the_job_and_moves_on
+                of_many_schedulers_one_fires_an_occurrence
+                a_fire_that_does_not_fit_is_stale
+                an_overlapping_occurrence_is_skipped
+                an_occurrence_whose_key_is_held_is_skipped
+                an_occurrence_whose_job_is_refused_is_recorded
+                skipped_occurrences_are_recorded_with_their_reason
+                a_trigger_creates_a_job_beside_the_schedule
+                a_paused_schedule_is_not_fired
+                a_removed_schedule_remembers_what_it_fired
+                the_latest_hundred_occurrences_are_kept
+            }
+            limits {
+                the_first_submit_defines_a_limit
+                a_job_whose_limit_is_full_is_parked
+                freed_slots_go_to_the_next_waiters_in_order
+                a_crash_keeps_its_slot_until_the_rescue
+                a_lost_claim_frees_its_slot_with_the_renew
+                an_operators_number_wins
+                limits_are_listed_by_name
+                a_job_under_several_limits_needs_room_in_each
+                a_limit_holds_however_many_claim
+                a_waiter_is_not_forgotten_behind_a_pause
+                a_parked_job_can_be_changed
+            }
+            unique {
+                a_held_key_answers_as_the_new_job_says
+                the_holder_submitted_again_is_known
+                replace_takes_the_place_of_a_waiting_holder
+                a_key_is_held_until_its_job_has_finished
+                a_cancelled_job_keeps_its_key_until_it_ends
+                a_key_until_the_start_is_free_with_the_claim
+                a_requeue_takes_the_key_or_is_refused
+                of_many_one_takes_the_key
+                the_existing_job_stands_in_the_place_of_a_parent
+                a_key_named_twice_in_a_flow_is_taken_by_the_first
+                a_job_that_is_born_deleted_takes_no_key
+            }
+            log {
+                only_the_holder_writes
+                lines_are_read_back_in_order_by_attempt
+                the_oldest_lines_go_and_are_counted
+                progress_replaces_the_bar_of_the_same_name
+                the_first_memo_of_a_run_stays
+                a_checkpoint_outlives_attempts
+                what_is_too_large_to_keep_is_refused
+            }
+            retention {
+                removing_a_parent_decides_its_open_edges
+                removing_a_parent_of_many_loses_no_child
+                members_are_kept_until_the_continuations_have_finished
+                a_batch_that_never_succeeds_is_not_kept_for_ever
+                an_empty_batch_is_removed_after_a_day
+                with_a_job_goes_all_that_belongs_to_it
+            }
+            faults {
+                a_lost_submit_is_repeated_without_a_second_job
+                a_lost_settle_is_applied_once
+                a_lost_fire_creates_one_job
+                a_sweep_that_dies_is_completed_by_the_next
+            }
+        }
+        full {
+            monitoring {
+                a_snapshot_equals_the_jobs_states
+                a_snapshot_lists_paused_and_served_queues
+                statistics_equal_the_transitions_applied
+                counters_never_decrease
+                what_many_count_at_once_adds_up
+                lists_are_paged_in_the_order_of_their_state
+                a_list_that_changes_while_it_is_paged_shows_each_job_once
+                filters_combine_by_and
+                lists_are_filtered_by_time
+                failed_jobs_are_found_by_error_group
+                a_page_out_of_range_is_refused
+                relations_tell_parents_and_children_in_pages
+                kinds_beyond_the_bound_are_counted_as_one
+            }
+            operations {
+                a_paused_queue_or_kind_yields_nothing
+                settle_and_claim_respects_a_pause
+                resume_makes_waiting_jobs_claimable
+                a_pause_with_an_end_lifts_itself
+                what_is_paused_is_listed
+            }
+        }
+        push {
+            queue {
+                an_idle_claimer_is_told_of_new_work
+                an_idle_claimer_is_told_of_releases_slots_and_resumes
+                ends_cancellations_and_due_instants_are_told
+            }
+        }
+        durable {
+            storage {
+                what_was_committed_survives_a_restart
+            }
+        }
+        search {
+            monitoring {
+                text_is_found_in_arguments_and_names
+            }
+        }
+    } };
+}
+
+/// Makes one `#[test]` of every case for a [`TestBackend`](crate::TestBackend): of all of them, or of
+/// the groups that the backend's capabilities call for.
+///
+/// The tests stand in a module for each group and domain, such as
+/// `core::submit::a_flow_becomes_visible_wholly_or_not_at_all`. One of them compares the groups named
+/// with the storage's [`Capabilities`](jobkit_core::storage::Capabilities), so that none is skipped in
+/// silence.
+///
+/// # Example: everything but what survives a restart
+/// ```ignore
+/// conformance_tests::conformance_tests!(Memory, groups = [core, standard, full, push, search]);
+/// ```
+#[macro_export]
+macro_rules! conformance_tests {
+    ($backend:ty $(,)?) => {
+        $crate::conformance_tests!(
+            $backend,
+            groups = [core, standard, full, push, durable, search]
+        );
+    };
+    ($backend:ty, groups = [$($group:ident),* $(,)?] $(,)?) => {
+        #[doc(hidden)]
+        const CONFORMANCE_GROUPS: &[$crate::Group] = &[$($crate::__group!($group)),*];
+        $($crate::__list! { [$crate::__tests] $group, $backend })*
+    };
+}
+
+/// The value of a group's name.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __group {
+    (core) => {
+        $crate::Group::Core
+    };
+    (standard) => {
+        $crate::Group::Standard
+    };
+    (full) => {
+        $crate::Group::Full
+    };
+    (push) => {
+        $crate::Group::Push
+    };
+    (durable) => {
+        $crate::Group::Durable
+    };
+    (search) => {
+        $crate::Group::Search
+    };
+}
+
+/// Picks one group of the list and makes its tests.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __tests {
+    ((core, $backend:ty) core { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__module! { core, $backend, $($cases)* }
+    };
+    ((standard, $backend:ty) standard { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__module! { standard, $backend, $($cases)* }
+    };
+    ((full, $backend:ty) full { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__module! { full, $backend, $($cases)* }
+    };
+    ((push, $backend:ty) push { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__module! { push, $backend, $($cases)* }
+    };
+    ((durable, $backend:ty) durable { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__module! { durable, $backend, $($cases)* }
+    };
+    ((search, $backend:ty) search { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__module! { search, $backend, $($cases)* }
+    };
+    // Not this one: look at the next.
+    ($wanted:tt $group:ident { $($cases:tt)* } $($rest:tt)*) => {
+        $crate::__tests! { $wanted $($rest)* }
+    };
+}
+
+/// The tests of one group.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __module {
+    ($group:ident, $backend:ty, $($domain:ident { $($case:ident)* })*) => {
+        mod $group {
+            $(
+                mod $domain {
+                    #[allow(unused_imports, reason = "the backend may be named by a path")]
+                    use super::super::*;
+
+                    $(
+                        #[test]
+                        fn $case() {
+                            $crate::run::<$backend>(CONFORMANCE_GROUPS, |env| {
+                                ::std::boxed::Box::pin($crate::$domain::$case(env))
+                            });
+                        }
+                    )*
+                }
+            )*
+        }
+    };
+}
+
+/// The list as values.
+macro_rules! values {
+    (() $($group:ident { $($domain:ident { $($case:ident)* })* })*) => {
+        /// Every case, for runners of other kinds than `cargo test`.
+        pub const CASES: &[Case] = &[
+            $($($(
+                Case::new(
+                    stringify!($domain),
+                    stringify!($case),
+                    __group!($group),
+                    |env| Box::pin(crate::$domain::$case(env)),
+                ),
+            )*)*)*
+        ];
+    };
+}
+
+__list! { [values] }

@@ -1,0 +1,536 @@
+//! What a dashboard reads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jobkit_core::batch::Starts;
+use jobkit_core::edge::{Edge, On, Parent};
+use jobkit_core::failure::Fingerprint;
+use jobkit_core::record::NewRecord;
+use jobkit_core::recurring::Pause;
+use jobkit_core::state::{Reason, Start, State, StateName};
+use jobkit_core::state_machine::Ending;
+use jobkit_core::stats::{Scope, Step, Tally};
+use jobkit_core::storage::{
+    Action, Count, HistogramQuery, JobQuery, Measure, PauseTarget, Relation, SeriesQuery, Settle,
+};
+use jobkit_core::{BatchId, ErrorKind, JobId, Name};
+
+use crate::fixtures::*;
+
+async fn counters(env: &Env, scope: Scope) -> Tally {
+    env.storage.counters(&scope).await.expect("counts")
+}
+
+/// Jobs of two kinds in two queues, in every state, after every kind of transition; answers their ids.
+async fn workload(env: &Env) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    let mut server = env.claimer("w").await.queues(&["default", "mail"]).kinds(&["k", "x"]);
+    for round in 0..12_usize {
+        let mut new = Vec::new();
+        for i in 0..6 {
+            let (kind, queue) = (["k", "x"][i % 2], ["default", "mail"][i / 3]);
+            let start = if i == 5 { Start::After(seconds(3)) } else { Start::Now };
+            new.push(NewRecord { kind: name(kind), queue: name(queue), start, ..job() });
+        }
+        let parent = new[round % 5].id;
+        new.push(after(parent, [On::Success, On::Failed, On::Any][round % 3]));
+        new.push(limited("l", 1));
+        ids.extend(new.iter().map(|job| job.id));
+        env.add_many(new).await;
+        env.advance(2);
+        for (i, job) in server.claim(5).await.into_iter().enumerate() {
+            let ending = match (round + i) % 7 {
+                0..=2 => Ending::Succeeded,
+                3 => RETRY_NOW,
+                4 => Ending::Retry { delay: seconds(4) },
+                5 => Ending::Failed(Reason::OutOfAttempts),
+                // Left to the rescue.
+                _ => continue,
+            };
+            let mut settle = Settle::new(job.lease, ending);
+            settle.duration = Some(Duration::from_millis(10 * (i as u64 + 1)));
+            server.settle_with(settle).await;
+        }
+        if round % 4 == 3 {
+            env.advance(60);
+            env.rescue_all().await;
+        }
+        env.promote().await;
+        for (i, state) in env.states(&ids).await.into_iter().enumerate() {
+            let action = match (state, (i + round) % 11) {
+                (StateName::Failed | StateName::Succeeded, 0) => Action::Requeue { run_at: None },
+                (StateName::Failed | StateName::Enqueued, 1) | (StateName::Processing, 2) => {
+                    Action::Delete { keep: None }
+                }
+                (StateName::Scheduled | StateName::Awaiting, 3) => Action::RunNow,
+                (StateName::Enqueued, 4) => Action::Reschedule { run_at: env.after(30) },
+                (StateName::Enqueued, 5) => {
+                    Action::Move { queue: Some(name("mail")), priority: Some(7) }
+                }
+                _ => continue,
+            };
+            // Refused where an earlier change of this round came before.
+            env.change(ids[i], action).await;
+        }
+        env.sweep().await;
+    }
+    // One that failed for good, and some that run.
+    let running = server.claim(4).await;
+    server.settled(running[0].lease, Ending::Failed(Reason::Permanent)).await;
+    ids
+}
+
+/// Transitions that the histories tell of, but for claims that have not ended.
+async fn told_by_histories(env: &Env, ids: &[JobId]) -> ([u64; 7], BTreeMap<Reason, u64>) {
+    let mut to = [0; 7];
+    let mut reasons = BTreeMap::new();
+    for id in ids {
+        let details = env.details(*id).await;
+        assert_eq!(details.history.dropped, 0);
+        let mut entries = details.history.entries;
+        if matches!(details.record.head.state, State::Processing(_)) {
+            assert_eq!(entries.pop().map(|it| it.reason), Some(Reason::Claimed));
+        }
+        for entry in entries {
+            to[entry.state.index()] += 1;
+            *reasons.entry(entry.reason).or_default() += 1;
+        }
+    }
+    (to, reasons)
+}
+
+/// MON-1, G18: a snapshot equals the jobs' states, by state and by queue.
+pub async fn a_snapshot_equals_the_jobs_states(env: Env) {
+    let ids = workload(&env).await;
+    let snapshot = env.second().await.storage.snapshot(env.at()).await.expect("reads");
+    let mut by_state = [0; 7];
+    let mut by_queue: HashMap<Name, [u64; 7]> = HashMap::new();
+    let mut parked = 0;
+    let mut oldest: HashMap<Name, _> = HashMap::new();
+    for id in &ids {
+        let record = env.record(*id).await;
+        by_state[record.state().index()] += 1;
+        by_queue.entry(record.queue.clone()).or_default()[record.state().index()] += 1;
+        parked += u64::from(record.parked_at.is_some());
+        if record.state() == StateName::Enqueued && record.parked_at.is_none() {
+            let rank = (9 - record.priority, record.sequence, record.enqueued_at);
+            let first = oldest.entry(record.queue).or_insert(rank);
+            *first = rank.min(*first);
+        }
+    }
+    assert_eq!(snapshot.by_state, by_state);
+    assert_eq!(snapshot.count(StateName::Processing), by_state[StateName::Processing.index()]);
+    assert!(
+        by_state.iter().all(|count| *count > 0),
+        "the workload fills every state: {by_state:?}"
+    );
+    assert_eq!((snapshot.parked, snapshot.now, snapshot.servers), (parked, env.now(), 1));
+    let names: Vec<_> = snapshot.queues.iter().map(|queue| queue.name.as_str()).collect();
+    assert_eq!(names, ["default", "mail"]);
+    for queue in &snapshot.queues {
+        let states = by_queue[&queue.name];
+        assert_eq!(queue.enqueued, states[StateName::Enqueued.index()], "{}", queue.name);
+        assert_eq!(queue.processing, states[StateName::Processing.index()], "{}", queue.name);
+        assert_eq!(queue.scheduled, states[StateName::Scheduled.index()], "{}", queue.name);
+        assert_eq!(queue.pause, None);
+        assert_eq!(queue.oldest_at.is_some(), queue.enqueued > 0);
+    }
+}
+
+/// MON-1: queues with a pause or a server alone are listed too.
+pub async fn a_snapshot_lists_paused_and_served_queues(env: Env) {
+    env.claimer("s").await.queues(&["served"]).announce().await;
+    let pause = Pause::new("ada", "why");
+    env.storage.pause(&PauseTarget::Queue(name("paused")), &pause, env.at()).await.expect("pauses");
+    env.add(job_in("busy")).await;
+    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    let queues: Vec<_> = snapshot
+        .queues
+        .iter()
+        .map(|queue| (queue.name.as_str(), queue.enqueued, queue.pause.is_some()))
+        .collect();
+    assert_eq!(queues, [("busy", 1, false), ("paused", 0, true), ("served", 0, false)]);
+    assert_eq!(snapshot.queues[0].oldest_at, env.at());
+}
+
+/// MON-2, MON-3, G18: counters equal the transitions that were applied, by state and by reason; series
+/// and histograms add up to them.
+pub async fn statistics_equal_the_transitions_applied(env: Env) {
+    let from = env.now();
+    let ids = workload(&env).await;
+    let (to, reasons) = told_by_histories(&env, &ids).await;
+    let total = counters(&env, Scope::Total).await;
+    assert_eq!(total.to, to);
+    assert_eq!(total.reasons, reasons);
+    let mut lanes = [[0; 7]; 2];
+    for (lane, scopes) in [
+        [Scope::Kind(name("k")), Scope::Kind(name("x"))],
+        [Scope::Queue(name("default")), Scope::Queue(name("mail"))],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for scope in scopes {
+            for (sum, count) in lanes[lane].iter_mut().zip(counters(&env, scope).await.to) {
+                *sum += count;
+            }
+        }
+    }
+    assert_eq!(lanes, [to, to], "kinds and queues add up to the total");
+    for step in [Step::Minute, Step::Hour, Step::Day] {
+        let query = SeriesQuery { scope: Scope::Total, step, from, to: env.after(1) };
+        let points = env.storage.series(&query).await.expect("reads");
+        assert!(points.windows(2).all(|pair| pair[0].at < pair[1].at));
+        assert!(points.iter().all(|point| step.bucket(point.at) == point.at));
+        let mut sum = Tally::default();
+        for point in &points {
+            assert!(!point.tally.is_empty(), "empty buckets are left out");
+            sum.add(&point.tally);
+        }
+        assert_eq!((sum.to, &sum.reasons), (to, &reasons), "{step:?}");
+    }
+    let histogram = async |measure| {
+        let query = HistogramQuery { scope: Scope::Total, measure, from, to: env.after(1) };
+        env.storage.histogram(&query).await.expect("reads")
+    };
+    let claims = to[StateName::Processing.index()];
+    assert_eq!(histogram(Measure::Wait).await.count(), claims);
+    let runs = histogram(Measure::Run).await;
+    assert!(runs.count() > 0 && runs.count() <= claims);
+    assert!(runs.quantile(0.5).is_some_and(|median| median <= Duration::from_millis(65)));
+}
+
+/// MON-2, G18: counters never decrease, and a repeated settle is not counted twice; purging removes jobs
+/// but no transitions.
+pub async fn counters_never_decrease(env: Env) {
+    let ids = env.add_many(jobs(3)).await;
+    let mut server = env.claimer("s").await;
+    let lease = server.claim_one().await.lease;
+    for _ in 0..3 {
+        server.settle(lease, Ending::Succeeded).await;
+    }
+    env.delete(ids[1]).await;
+    let before = counters(&env, Scope::Total).await;
+    assert_eq!(before.to, [0, 0, 3, 1, 1, 0, 1]);
+    env.advance(25 * 3600);
+    assert_eq!(env.purge().await, 2);
+    let after = counters(&env, Scope::Total).await;
+    assert_eq!((after.to, after.reasons), (before.to, before.reasons));
+    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    assert_eq!(snapshot.by_state, [0, 0, 1, 0, 0, 0, 0]);
+    assert!(counters(&env, Scope::Queue(name("none"))).await.is_empty());
+}
+
+/// MON-2, MON-3, G18: what many count at the same time adds up.
+pub async fn what_many_count_at_once_adds_up(env: Env) {
+    let other = env.second().await;
+    let mut tasks = Vec::new();
+    for i in 0..6 {
+        let env = if i % 2 == 0 { env.clone() } else { other.clone() };
+        tasks.push(tokio::spawn(async move {
+            let queue = format!("q{i}");
+            let mut server = env.claimer(&queue).await.queues(&[&queue]);
+            for _ in 0..20 {
+                env.add(job_in(&queue)).await;
+                server.run_one(Ending::Succeeded).await;
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    join(tasks).await;
+    assert_eq!(counters(&env, Scope::Total).await.to, [0, 0, 120, 120, 120, 0, 0]);
+    assert_eq!(counters(&env, Scope::Kind(name("k"))).await.to, [0, 0, 120, 120, 120, 0, 0]);
+    assert_eq!(counters(&env, Scope::Queue(name("q3"))).await.to, [0, 0, 20, 20, 20, 0, 0]);
+}
+
+/// All pages of a list.
+async fn pages(env: &Env, query: &JobQuery) -> Vec<JobId> {
+    let mut query = query.clone();
+    let mut seen = Vec::new();
+    for _ in 0..1000 {
+        let page = env.storage.list(&query).await.expect("lists");
+        assert!(page.jobs.len() <= query.limit);
+        assert!(page.jobs.iter().all(|job| job.state() == query.state));
+        seen.extend(page.jobs.iter().map(|job| job.id));
+        query.after = page.next;
+        if query.after.is_none() {
+            return seen;
+        }
+    }
+    panic!("pages never end");
+}
+
+/// MON-4: each state's list is paged by key in its own order, and every job is seen exactly once.
+pub async fn lists_are_paged_in_the_order_of_their_state(env: Env) {
+    let ids = workload(&env).await;
+    let mut records = Vec::new();
+    for id in &ids {
+        records.push(env.record(*id).await);
+    }
+    for state in StateName::ALL {
+        let mut expected: Vec<_> = records.iter().filter(|it| it.state() == state).collect();
+        match state {
+            StateName::Awaiting => expected.sort_by_key(|it| it.sequence),
+            StateName::Scheduled => expected.sort_by_key(|it| (it.run_at(), it.sequence)),
+            StateName::Enqueued => {
+                expected.sort_by_key(|it| (it.queue.clone(), 9 - it.priority, it.sequence));
+            }
+            StateName::Processing => expected.sort_by_key(|it| (it.claimed_at, it.sequence)),
+            _ => {
+                expected.sort_by_key(|it| (it.head.entered_at, it.sequence));
+                expected.reverse();
+            }
+        }
+        let expected: Vec<JobId> = expected.iter().map(|it| it.id).collect();
+        for limit in [1, 3, 200] {
+            let seen = pages(&env, &JobQuery { limit, ..JobQuery::new(state) }).await;
+            if state == StateName::Processing {
+                // By claim or by sequence, as the storage likes: each once.
+                let sorted = |ids: &[JobId]| {
+                    let mut ids = ids.to_vec();
+                    ids.sort_unstable();
+                    ids
+                };
+                assert_eq!(sorted(&seen), sorted(&expected), "{limit} a page");
+            } else {
+                assert_eq!(seen, expected, "{state}, {limit} a page");
+            }
+        }
+        let page = env.storage.list(&JobQuery::new(state)).await.expect("lists");
+        match page.count {
+            Count::Exact(count) => assert_eq!(count, expected.len() as u64, "{state}"),
+            Count::AtLeast(count) => assert!(count <= expected.len() as u64, "{state}"),
+            Count::Unknown | Count::About(_) => {}
+        }
+    }
+}
+
+/// MON-4: a job that stays in the list is seen once while others come and go between the pages.
+pub async fn a_list_that_changes_while_it_is_paged_shows_each_job_once(env: Env) {
+    let ids = env.add_many(jobs(60)).await;
+    let mut server = env.claimer("s").await;
+    for _ in 0..40 {
+        env.advance(1);
+        server.run_one(Ending::Succeeded).await;
+    }
+    let mut query = JobQuery { limit: 5, ..JobQuery::new(StateName::Succeeded) };
+    let mut seen: Vec<JobId> = Vec::new();
+    let mut gone = Vec::new();
+    loop {
+        let page = env.storage.list(&query).await.expect("lists");
+        seen.extend(page.jobs.iter().map(|job| job.id));
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+        env.advance(1);
+        // A new one in front, the last one of the page out.
+        if seen.len() < 30 {
+            server.run_one(Ending::Succeeded).await;
+            env.delete(*seen.last().expect("seen")).await;
+            gone.push(*seen.last().expect("seen"));
+        }
+    }
+    let expected: Vec<JobId> = ids[..40].iter().rev().copied().collect();
+    assert_eq!(seen, expected);
+    assert!(!gone.is_empty());
+}
+
+/// MON-5: filters combine by "and".
+pub async fn filters_combine_by_and(env: Env) {
+    let batch = BatchId::new();
+    let mut jobs = Vec::new();
+    for i in 0..16 {
+        let pick = |bit: usize| i >> bit & 1 == 1;
+        let mut new = job();
+        new.kind = name(if pick(0) { "x" } else { "k" });
+        new.queue = name(if pick(1) { "mail" } else { "default" });
+        new.tags = if pick(2) { vec!["a".into(), "red".into()] } else { vec!["a".into()] };
+        new.batch = pick(3).then_some(batch);
+        jobs.push(new);
+    }
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    env.submit(batch_of(batch, Starts::AtOnce, jobs)).await;
+    let base = JobQuery { limit: 3, ..JobQuery::new(StateName::Enqueued) };
+    for i in 0..16_usize {
+        let pick = |bit: usize| i >> bit & 1 == 1;
+        let query = JobQuery {
+            kind: pick(0).then(|| name("x")),
+            queue: pick(1).then(|| name("mail")),
+            tag: pick(2).then(|| "red".into()),
+            batch: pick(3).then_some(batch),
+            ..base.clone()
+        };
+        let mut seen = match env.storage.list(&query).await {
+            Ok(_) => pages(&env, &query).await,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{query:?}");
+                assert!(i > 3, "queue and kind are filters of every storage: {query:?}");
+                continue;
+            }
+        };
+        seen.sort_unstable();
+        let mut expected: Vec<JobId> =
+            (0..16).filter(|job| job & i == i).map(|job| ids[job]).collect();
+        expected.sort_unstable();
+        assert_eq!(seen, expected, "{query:?}");
+    }
+    let none = JobQuery { tag: Some("re".into()), ..base };
+    if let Ok(page) = env.storage.list(&none).await {
+        assert!(page.jobs.is_empty(), "a tag is matched as a whole");
+    }
+}
+
+/// MON-5: a range of time is by the end of finished jobs, the instant of scheduled ones and the
+/// submission of others.
+pub async fn lists_are_filtered_by_time(env: Env) {
+    let start = env.now();
+    let mut done = Vec::new();
+    let mut server = env.claimer("s").await;
+    for _ in 0..5 {
+        env.add(job()).await;
+        env.advance(10);
+        done.push(server.run_one(Ending::Succeeded).await);
+    }
+    let mut due = Vec::new();
+    for seconds in [100, 200, 300] {
+        let start = Start::At(env.after(seconds));
+        due.push(env.add(NewRecord { start, ..job() }).await);
+    }
+    let query = |state, from: u64, to: u64| JobQuery {
+        from: Some(start.plus(seconds(from))),
+        to: Some(start.plus(seconds(to))),
+        ..JobQuery::new(state)
+    };
+    let seen = pages(&env, &query(StateName::Succeeded, 20, 40)).await;
+    assert_eq!(seen, [done[2], done[1]], "from is part of the range, to is not");
+    assert_eq!(pages(&env, &query(StateName::Scheduled, 150, 251)).await, due[..2]);
+    assert!(pages(&env, &query(StateName::Enqueued, 0, 1000)).await.is_empty());
+}
+
+/// MON-5: failures are found by their group, that of the last failure.
+pub async fn failed_jobs_are_found_by_error_group(env: Env) {
+    let ids = env.add_many(jobs(2)).await;
+    let mut server = env.claimer("s").await;
+    for job in server.claim(2).await {
+        let message = if job.lease.job == ids[0] { "no route" } else { "disk full" };
+        let mut settle = Settle::new(job.lease, Ending::Failed(Reason::OutOfAttempts));
+        settle.error = Some(error(message));
+        server.settle_with(settle).await;
+    }
+    let query = |group: Fingerprint| JobQuery {
+        error_group: Some(group),
+        ..JobQuery::new(StateName::Failed)
+    };
+    match env.storage.list(&query(error("no route").fingerprint)).await {
+        Ok(page) => {
+            assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [ids[0]]);
+            assert!(pages(&env, &query(Fingerprint(1))).await.is_empty());
+        }
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+    }
+}
+
+/// MON-5: text is found in arguments and display names, and the answer says how far it looked.
+pub async fn text_is_found_in_arguments_and_names(env: Env) {
+    let with_args = |args: &str| NewRecord { args: payload(args), ..job() };
+    let by_args = env.add(with_args("{\"user\":\"ada@example.com\"}")).await;
+    let mut named = job();
+    named.extras_mut().display_name = Some("Welcome ada@example.org".into());
+    let by_name = env.add(named).await;
+    env.add(with_args("{\"user\":\"bob%\"}")).await;
+    let query =
+        |text: &str| JobQuery { text: Some(text.into()), ..JobQuery::new(StateName::Enqueued) };
+    assert_eq!(pages(&env, &query("ada@example")).await, [by_args, by_name]);
+    assert_eq!(pages(&env, &query("bob%")).await.len(), 1, "it is text, not a pattern");
+    assert!(pages(&env, &query("b%b")).await.is_empty());
+    let page = env.storage.list(&query("nobody")).await.expect("lists");
+    assert!(page.jobs.is_empty());
+    if env.storage.capabilities().text_search == jobkit_core::storage::TextSearch::Window {
+        assert_eq!(page.searched, Some(3));
+    }
+}
+
+/// MON-4, G20: a page holds 1 to 200 rows; other limits, and cursors of nowhere, are refused.
+pub async fn a_page_out_of_range_is_refused(env: Env) {
+    env.add_many(jobs(3)).await;
+    for limit in [0, 201] {
+        let query = JobQuery { limit, ..JobQuery::new(StateName::Enqueued) };
+        let error = env.storage.list(&query).await.expect_err("is refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    let nowhere = JobQuery {
+        after: Some(jobkit_core::storage::Cursor("nowhere".into())),
+        ..JobQuery::new(StateName::Enqueued)
+    };
+    let error = env.storage.list(&nowhere).await.expect_err("is refused");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+/// MON-6: relations tell parents and children with their states, in pages.
+pub async fn relations_tell_parents_and_children_in_pages(env: Env) {
+    let batch = BatchId::new();
+    env.submit(batch_of(batch, Starts::AtOnce, vec![member(batch)])).await;
+    let parents = env.add_many(jobs(2)).await;
+    let mut middle = job();
+    middle.edges = vec![
+        Edge { parent: Parent::Job(parents[0]), on: On::Success },
+        Edge { parent: Parent::Job(parents[1]), on: On::Failed },
+        Edge { parent: Parent::Batch(batch), on: On::Any },
+    ];
+    let middle = env.add(middle).await;
+    let children = env.add_many((0..5).map(|_| after(middle, On::Any)).collect()).await;
+    let mut server = env.claimer("s").await;
+    server.run_one(Ending::Succeeded).await;
+    assert_eq!(server.run_one(Ending::Succeeded).await, parents[0]);
+    for limit in [1, 3, 4, 100] {
+        let mut after = None;
+        let mut all = Vec::new();
+        for _ in 0..20 {
+            let page = env.storage.relations(middle, after, limit).await.expect("reads");
+            assert!(page.relations.len() <= limit);
+            all.extend(page.relations);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(all.len(), 8, "{limit} a page: {all:?}");
+        let parent = |at: usize, parent, on, decided, state| {
+            assert_eq!(all[at], Relation::Parent { parent, on, decided, state });
+        };
+        let succeeded = Some(StateName::Succeeded);
+        parent(0, Parent::Job(parents[0]), On::Success, true, succeeded);
+        parent(1, Parent::Job(parents[1]), On::Failed, false, Some(StateName::Enqueued));
+        parent(2, Parent::Batch(batch), On::Any, true, None);
+        let mut seen = Vec::new();
+        for relation in &all[3..] {
+            let Relation::Child { child, on, decided, state } = relation else {
+                panic!("{relation:?}");
+            };
+            assert_eq!((*on, *decided, *state), (On::Any, false, Some(StateName::Awaiting)));
+            seen.push(*child);
+        }
+        seen.sort_unstable();
+        let mut expected = children.clone();
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+    }
+    let lonely = env.storage.relations(JobId::new(), None, 10).await.expect("reads");
+    assert!(lonely.relations.is_empty() && lonely.next.is_none());
+}
+
+/// MON-2, G18: beyond 200 kinds the rest is counted as one.
+pub async fn kinds_beyond_the_bound_are_counted_as_one(env: Env) {
+    let kinds = jobkit_core::bounds::STATISTICS_SCOPES + 30;
+    env.add_many((0..kinds).map(|i| job_of(&format!("kind-{i}"))).collect()).await;
+    let enqueued = StateName::Enqueued.index();
+    assert_eq!(counters(&env, Scope::Total).await.to[enqueued], kinds as u64);
+    let mut sum = 0;
+    for i in 0..kinds {
+        sum += counters(&env, Scope::Kind(name(&format!("kind-{i}")))).await.to[enqueued];
+    }
+    let other = counters(&env, Scope::Kind(name(jobkit_core::bounds::OTHER))).await.to[enqueued];
+    assert_eq!((sum, other), (200, 30));
+}

@@ -1,0 +1,274 @@
+//! Retention: what has expired goes, and nothing else.
+
+use jobkit_core::batch::Starts;
+use jobkit_core::edge::On;
+use jobkit_core::record::NewRecord;
+use jobkit_core::refusal::Refusal;
+use jobkit_core::state::{Keep, Reason, Retention, Start, StateName};
+use jobkit_core::state_machine::Ending;
+use jobkit_core::storage::{JobSubmitted, Settle, StepRequest, Submission};
+use jobkit_core::{BatchId, JobId};
+
+use crate::fixtures::*;
+
+const HOUR: i64 = 3600;
+
+async fn finish(env: &Env, keep: Keep) -> JobId {
+    let id = env.add(job()).await;
+    let mut server = env.claimer("finisher").await;
+    let lease = server.claim_one().await.lease;
+    assert_eq!(lease.job, id);
+    let mut settle = Settle::new(lease, Ending::Succeeded);
+    settle.retention = Retention::all(keep);
+    settle.result = Some(payload("1"));
+    server.settle_with(settle).await;
+    id
+}
+
+/// PUR-1, G19: finished jobs go when their expiry has passed, not a moment earlier, and whatever has not
+/// finished stays.
+pub async fn purge_removes_what_has_expired_and_nothing_else(env: Env) {
+    let scheduled = env.add(NewRecord { start: Start::After(seconds(9_000_000)), ..job() }).await;
+    let short = finish(&env, Keep::For(seconds(7200))).await;
+    let long = finish(&env, Keep::For(seconds(14_400))).await;
+    let forever = finish(&env, Keep::Forever).await;
+    // Ids are remembered for an hour, whatever was asked for.
+    let least = finish(&env, Keep::For(seconds(1))).await;
+    let waiting = env.add(job()).await;
+    let running = env.add(NewRecord { priority: 9, ..job() }).await;
+    env.claimer("s").await.claim_one().await;
+    assert_eq!(env.purge().await, 0);
+    let exists = async |id| env.find(id).await.is_some();
+    env.advance(HOUR - 1);
+    assert_eq!(env.purge().await, 0);
+    env.advance(1);
+    assert_eq!((env.purge().await, exists(least).await), (1, false));
+    env.advance(HOUR);
+    assert_eq!((env.purge().await, exists(short).await), (1, false));
+    env.advance(100 * 24 * HOUR);
+    assert_eq!((env.purge().await, exists(long).await), (1, false));
+    for id in [forever, waiting, running, scheduled] {
+        assert!(exists(id).await);
+    }
+    assert_eq!(env.purge().await, 0);
+    // What is gone may be submitted again, if its id carries no time.
+    assert!(env.storage.jobs(&[short]).await.expect("reads")[0].is_none());
+}
+
+/// PUR-1, G19: the retention of each state, of the job itself and of a deletion decide.
+pub async fn each_finish_is_kept_as_long_as_its_retention_says(env: Env) {
+    const DAY: i64 = 24 * HOUR;
+    let mut server = env.claimer("s").await;
+    let mut ends = Vec::new();
+    for (ending, days) in [
+        (Ending::Succeeded, 1),
+        (Ending::Failed(Reason::OutOfAttempts), 30),
+        (Ending::Deleted(Reason::Cancelled), 1),
+    ] {
+        let id = env.add(job()).await;
+        server.run_one(ending).await;
+        ends.push((id, days));
+    }
+    // Settles bring the retention along; other ends read the job's own.
+    let mut own = job();
+    own.extras_mut().overrides.retention = Some(Retention::all(Keep::For(seconds(50 * 3600))));
+    let own = env.add(own).await;
+    env.delete(own).await;
+    for (id, days) in ends {
+        assert_eq!(env.record(id).await.expires_at, Some(env.after(days * DAY)));
+    }
+    assert_eq!(env.record(own).await.expires_at, Some(env.after(50 * HOUR)));
+}
+
+/// PUR-1: it works in bounded steps, and says whether more is waiting.
+pub async fn purge_works_in_bounded_steps(env: Env) {
+    let ids = env.add_many(jobs(25)).await;
+    assert_eq!(env.claimer("s").await.run_all(Ending::Succeeded).await, 25);
+    env.advance(25 * HOUR);
+    let mut left = 25;
+    while left > 0 {
+        let request = StepRequest { max: 10, now: env.at() };
+        let step = env.storage.purge_expired(request).await.expect("purges");
+        assert!((1..=10).contains(&step.done), "{step:?}");
+        left -= step.done;
+        assert_eq!(step.more, left > 0, "{step:?}");
+        let kept = env.storage.jobs(&ids).await.expect("reads").iter().flatten().count();
+        assert_eq!(kept, left);
+    }
+}
+
+/// PUR-1, G2: several that purge at the same time remove each job once, and a requeue is never lost.
+pub async fn purges_and_requeues_do_not_disturb_each_other(env: Env) {
+    let other = env.second().await;
+    let ids = env.add_many(jobs(200)).await;
+    assert_eq!(env.claimer("s").await.run_all(Ending::Succeeded).await, 200);
+    env.advance(25 * HOUR);
+    let purges = [env.clone(), other.clone(), env.clone()].map(|env| {
+        tokio::spawn(async move {
+            let mut done = 0;
+            for _ in 0..30 {
+                let request = StepRequest { max: 20, now: env.at() };
+                done += env.storage.purge_expired(request).await.expect("purges").done;
+                tokio::task::yield_now().await;
+            }
+            done
+        })
+    });
+    let mut requeued = Vec::new();
+    for id in ids.iter().rev().take(60) {
+        use jobkit_core::storage::{Action, ChangeOutcome};
+        match other.change(*id, Action::Requeue { run_at: None }).await {
+            ChangeOutcome::Changed { state, .. } => {
+                assert_eq!(state, StateName::Enqueued);
+                requeued.push(*id);
+            }
+            ChangeOutcome::Refused(Refusal::JobGone { .. }) => {}
+            outcome => panic!("{outcome:?}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    let purged: usize = join(purges.into()).await.into_iter().sum();
+    assert_eq!(purged + requeued.len(), 200);
+    let mut kept = Vec::new();
+    for id in &ids {
+        kept.extend(env.find(*id).await.map(|details| details.record.id));
+    }
+    requeued.sort_unstable();
+    kept.sort_unstable();
+    assert_eq!(kept, requeued);
+}
+
+/// PUR-2, G8: edges that are still open when their parent is removed are decided as unmeetable.
+pub async fn removing_a_parent_decides_its_open_edges(env: Env) {
+    let parent = env.add(job()).await;
+    let child = env.add(after(parent, On::Success)).await;
+    let grandchild = env.add(after(child, On::Any)).await;
+    let mut server = env.claimer("s").await;
+    server.run_one(Ending::Failed(Reason::OutOfAttempts)).await;
+    assert_eq!(env.state(child).await, StateName::Awaiting, "a requeue could still succeed");
+    env.advance(31 * 24 * HOUR);
+    assert!(env.purge().await >= 1);
+    assert!(env.find(parent).await.is_none());
+    let details = env.details(child).await;
+    let record = &details.record;
+    assert_eq!((record.state(), record.head.reason), (StateName::Deleted, Reason::Unmeetable));
+    assert!(details.parents[0].decided);
+    assert_eq!(server.run_one(Ending::Succeeded).await, grandchild);
+    // A parent that is gone cannot be waited for.
+    let late = NewRecord { id: JobId::from_key("k", "late"), ..after(parent, On::Any) };
+    let refusal = env.refused(Submission::one(late)).await;
+    assert!(matches!(refusal, Refusal::ParentGone { .. }), "{refusal:?}");
+}
+
+/// PUR-2, PUR-1: a parent whose many children wait for its success goes all the same.
+pub async fn removing_a_parent_of_many_loses_no_child(env: Env) {
+    let parent = env.add(job()).await;
+    let children: Vec<NewRecord> = (0..700).map(|_| after(parent, On::Success)).collect();
+    let children = env.add_many(children).await;
+    env.claimer("s").await.run_one(Ending::Failed(Reason::OutOfAttempts)).await;
+    env.advance(31 * 24 * HOUR);
+    for _ in 0..20 {
+        env.purge().await;
+        env.sweep().await;
+    }
+    assert!(env.find(parent).await.is_none());
+    assert!(env.states(&children).await.iter().all(|state| *state == StateName::Deleted));
+}
+
+/// PUR-3, G9: members are kept until the continuations of their batch have finished; the batch goes
+/// after its last member.
+pub async fn members_are_kept_until_the_continuations_have_finished(env: Env) {
+    let batch = BatchId::new();
+    let members = jobs(3).into_iter().map(|job| NewRecord { batch: Some(batch), ..job });
+    let members: Vec<NewRecord> = members.collect();
+    let ids: Vec<JobId> = members.iter().map(|job| job.id).collect();
+    env.submit(batch_of(batch, Starts::AtOnce, members)).await;
+    let then = env.add(after_batch(batch, On::Success)).await;
+    let mut server = env.claimer("s").await;
+    for _ in 0..3 {
+        server.run_one(Ending::Succeeded).await;
+    }
+    assert_eq!(env.state(then).await, StateName::Enqueued);
+    env.advance(100 * HOUR);
+    assert_eq!(env.purge().await, 0);
+    assert_eq!(env.batch(batch).await.counts.succeeded, 3);
+    assert_eq!(server.run_one(Ending::Succeeded).await, then);
+    env.purge().await;
+    for id in ids {
+        assert!(env.find(id).await.is_none());
+    }
+    assert!(env.find_batch(batch).await.is_none());
+    env.advance(100 * HOUR);
+    env.purge().await;
+    assert!(env.find(then).await.is_none());
+}
+
+/// PUR-3, G19: a batch that never succeeds does not keep its members for ever.
+pub async fn a_batch_that_never_succeeds_is_not_kept_for_ever(env: Env) {
+    let batch = BatchId::new();
+    let members = vec![member(batch), member(batch)];
+    let ids = [members[0].id, members[1].id];
+    env.submit(batch_of(batch, Starts::AtOnce, members)).await;
+    let then = env.add(after_batch(batch, On::Success)).await;
+    let mut server = env.claimer("s").await;
+    server.run_one(Ending::Succeeded).await;
+    server.run_one(Ending::Failed(Reason::OutOfAttempts)).await;
+    env.advance(25 * HOUR);
+    env.purge().await;
+    assert!(env.find(ids[0]).await.is_some(), "a requeue could still make it succeed");
+    env.advance(30 * 24 * HOUR);
+    for _ in 0..3 {
+        env.purge().await;
+        env.sweep().await;
+    }
+    let gone = env.find(then).await;
+    assert!(gone.is_none_or(|it| it.record.state() == StateName::Deleted));
+    env.advance(25 * HOUR);
+    for _ in 0..3 {
+        env.purge().await;
+        env.sweep().await;
+    }
+    for id in ids {
+        assert!(env.find(id).await.is_none());
+    }
+    assert!(env.find_batch(batch).await.is_none());
+}
+
+/// PUR-3: an empty batch goes too, a day after it completed.
+pub async fn an_empty_batch_is_removed_after_a_day(env: Env) {
+    let batch = BatchId::new();
+    env.submit(batch_of(batch, Starts::AtOnce, Vec::new())).await;
+    assert!(env.batch(batch).await.completed_at.is_some());
+    env.advance(23 * HOUR);
+    env.purge().await;
+    assert!(env.find_batch(batch).await.is_some());
+    env.advance(2 * HOUR);
+    env.purge().await;
+    assert!(env.find_batch(batch).await.is_none());
+}
+
+/// PUR-1, LOG-7, G11: with a job goes all that belongs to it, and a key that it once held stays with
+/// whom it belongs to now.
+pub async fn with_a_job_goes_all_that_belongs_to_it(env: Env) {
+    use jobkit_core::unique::OnConflict;
+    let first = env.add(keyed("key", OnConflict::Reject)).await;
+    let mut server = env.claimer("s").await;
+    let lease = server.claim_one().await.lease;
+    let value = payload("\"memo\"");
+    env.storage.put_memo(lease, "m", &value).await.expect("keeps");
+    env.storage.put_checkpoint(lease, &value).await.expect("keeps");
+    server.settled(lease, Ending::Succeeded).await;
+    env.advance(25 * HOUR);
+    // Submitted anew, with an id that carries no time.
+    let again = NewRecord { id: JobId::from_key("k", "again"), ..keyed("key", OnConflict::Reject) };
+    let second = env.add(again).await;
+    assert_eq!(env.purge().await, 1);
+    assert!(env.find(first).await.is_none());
+    assert_eq!(env.storage.memo(first, "m").await.expect("reads"), None);
+    assert_eq!(env.storage.checkpoint(first).await.expect("reads"), None);
+    assert!(env.storage.read_log(first, None, 0, 10).await.expect("reads").lines.is_empty());
+    let third =
+        NewRecord { id: JobId::from_key("k", "3"), ..keyed("key", OnConflict::ReturnExisting) };
+    let answers = env.submit(Submission::one(third)).await;
+    assert_eq!(answers, [JobSubmitted::Existing(second)]);
+}

@@ -1,0 +1,29 @@
+//! The reference backend of core, held to the suite.
+
+use std::sync::Arc;
+
+use conformance_tests::TestBackend;
+use jobkit_core::storage::Storage;
+use jobkit_core::{JobId, MemoryStorage};
+
+struct Memory;
+
+impl TestBackend for Memory {
+    type Guard = MemoryStorage;
+
+    async fn setup() -> (Arc<dyn Storage>, MemoryStorage) {
+        let storage = MemoryStorage::new();
+        (Arc::new(storage.clone()), storage)
+    }
+
+    async fn reopen(guard: &MemoryStorage) -> Option<Arc<dyn Storage>> {
+        Some(Arc::new(guard.clone()))
+    }
+
+    async fn make_unreadable(guard: &MemoryStorage, job: JobId) -> bool {
+        guard.make_unreadable(job)
+    }
+}
+
+// All but `durable`: it lives as long as the process.
+conformance_tests::conformance_tests!(Memory, groups = [core, standard, full, push, search]);
