@@ -55,7 +55,7 @@ fn open(target: &Target, folder: &tempfile::TempDir) -> Result<Connection> {
     let synchronous = if target.kind == Kind::SqliteFull { "FULL" } else { "NORMAL" };
     db.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -65536;
-         PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456; PRAGMA locking_mode = EXCLUSIVE;
+         PRAGMA temp_store = MEMORY;
          CREATE TABLE job (seq INTEGER PRIMARY KEY, state INTEGER NOT NULL, claim INTEGER, args BLOB NOT NULL);"
     ))?;
     Ok(db)

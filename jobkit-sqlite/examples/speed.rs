@@ -44,7 +44,10 @@ async fn main() {
         .collect();
     let since = Instant::now();
     for flow in &flows {
-        storage.submit(SubmitRequest { submissions: std::slice::from_ref(flow), now: None }).await.unwrap();
+        storage
+            .submit(SubmitRequest { submissions: std::slice::from_ref(flow), now: None })
+            .await
+            .unwrap();
     }
     rate("submit, 1000 in a flow", jobs / 2, since);
 

@@ -58,19 +58,20 @@ CREATE TABLE jk_job (
   history TEXT                      -- what the columns no longer hold
 );
 CREATE UNIQUE INDEX jk_job_id ON jk_job (id);
+-- Every index ends with the sequence by itself, since it is the rowid.
 -- What can be claimed. A line for each kind, so that a claim never walks what it does not serve.
-CREATE INDEX jk_ready ON jk_job (queue, kind, rank, seq) WHERE state = 2 AND parked IS NULL;
-CREATE INDEX jk_parked ON jk_job (parked, queue, rank, seq) WHERE state = 2 AND parked IS NOT NULL;
-CREATE INDEX jk_due ON jk_job (run_at, seq) WHERE state = 1;
+CREATE INDEX jk_ready ON jk_job (queue, kind, rank) WHERE state = 2 AND parked IS NULL;
+CREATE INDEX jk_parked ON jk_job (parked, queue, rank) WHERE state = 2 AND parked IS NOT NULL;
+CREATE INDEX jk_due ON jk_job (run_at) WHERE state = 1;
 CREATE INDEX jk_awaiting ON jk_job (seq) WHERE state = 0;
 -- Without the expiry of the lease, so that a renewal touches no index.
 CREATE INDEX jk_held ON jk_job (claimed_at, seq, incarnation, claim_seq, queue, kind) WHERE state = 3;
 -- Lists of finished jobs. For finished ones alone: lists over all states cost half the throughput.
-CREATE INDEX jk_done ON jk_job (state, entered_at, seq) WHERE state >= 4;
-CREATE INDEX jk_done_queue ON jk_job (queue, state, entered_at, seq) WHERE state >= 4;
-CREATE INDEX jk_done_kind ON jk_job (kind, state, entered_at, seq) WHERE state >= 4;
+CREATE INDEX jk_done ON jk_job (state, entered_at) WHERE state >= 4;
+CREATE INDEX jk_done_queue ON jk_job (queue, state, entered_at) WHERE state >= 4;
+CREATE INDEX jk_done_kind ON jk_job (kind, state, entered_at) WHERE state >= 4;
 CREATE INDEX jk_expires ON jk_job (expires_at) WHERE expires_at IS NOT NULL;
-CREATE INDEX jk_member ON jk_job (batch, seq) WHERE batch IS NOT NULL;
+CREATE INDEX jk_member ON jk_job (batch) WHERE batch IS NOT NULL;
 
 -- What is too large for the row: arguments at 2 * seq, the result at 2 * seq + 1.
 CREATE TABLE jk_payload (id INTEGER PRIMARY KEY, body BLOB NOT NULL);

@@ -1,6 +1,6 @@
 //! Pages of jobs, each state in its own order.
 
-use jobkit_core::state::StateName;
+use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::{Count, Cursor, JobPage, JobQuery};
 use jobkit_core::{Error, Name, Timestamp};
 use rusqlite::params;
@@ -55,7 +55,7 @@ impl<'q> Filter<'q> {
         let query = self.query;
         let at = match job.state() {
             StateName::Scheduled => match job.head.state {
-                jobkit_core::state::State::Scheduled { run_at } => run_at,
+                State::Scheduled { run_at } => run_at,
                 _ => job.created_at,
             },
             state if state.is_finished() => job.head.entered_at,
@@ -196,22 +196,32 @@ fn chunk(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row
             |job| (0, job.seq),
         ),
         StateName::Scheduled => {
-            let (key, seq) = after.unwrap_or((i64::MIN, 0));
-            rows(
+            let (key, seq) = after.unwrap_or(START);
+            let place = |job: &Job| match job.head.state {
+                State::Scheduled { run_at } => (run_at.as_micros(), job.seq),
+                _ => (0, job.seq),
+            };
+            // In two statements, as lanes are read.
+            let mut all = rows(
                 db,
                 select_job!(
                     ", args",
-                    "INDEXED BY jk_due WHERE state = 1 AND (run_at, seq) > (?1, ?2) \
-                     ORDER BY run_at, seq LIMIT ?3"
+                    "INDEXED BY jk_due WHERE state = 1 AND run_at = ?1 AND seq > ?2 \
+                     ORDER BY seq LIMIT ?3"
                 ),
                 [key, seq, chunk],
-                |job| match job.head.state {
-                    jobkit_core::state::State::Scheduled { run_at } => {
-                        (run_at.as_micros(), job.seq)
-                    }
-                    _ => (0, job.seq),
-                },
-            )
+                place,
+            )?;
+            all.extend(rows(
+                db,
+                select_job!(
+                    ", args",
+                    "INDEXED BY jk_due WHERE state = 1 AND run_at > ?1 ORDER BY run_at, seq LIMIT ?2"
+                ),
+                [key, chunk - size(all.len())],
+                place,
+            )?);
+            Ok(all)
         }
         StateName::Processing => {
             let (key, seq) = after.unwrap_or((i64::MIN, 0));
@@ -311,28 +321,54 @@ fn part_rows(
     chunk: usize,
 ) -> Done<Vec<Row>> {
     let place = |job: &Job| (9 - i64::from(job.priority), job.seq);
-    match part {
+    let chunk = size(chunk);
+    // In two statements, as lanes are read.
+    let mut all = match part {
         Part::Ready(kind) => rows(
             db,
             select_job!(
                 ", args",
                 "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
-                 AND kind = ?2 AND (rank, seq) > (?3, ?4) ORDER BY rank, seq LIMIT ?5"
+                 AND kind = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
             ),
-            params![queue, kind, rank, seq, size(chunk)],
+            params![queue, kind, rank, seq, chunk],
             place,
-        ),
+        )?,
         Part::Parked(limit) => rows(
             db,
             select_job!(
                 ", args",
                 "INDEXED BY jk_parked WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
-                 AND queue = ?2 AND (rank, seq) > (?3, ?4) ORDER BY rank, seq LIMIT ?5"
+                 AND queue = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
             ),
-            params![limit, queue, rank, seq, size(chunk)],
+            params![limit, queue, rank, seq, chunk],
             place,
-        ),
-    }
+        )?,
+    };
+    let left = chunk - size(all.len());
+    all.extend(match part {
+        Part::Ready(kind) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                 AND kind = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
+            ),
+            params![queue, kind, rank, left],
+            place,
+        )?,
+        Part::Parked(limit) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_parked WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                 AND queue = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
+            ),
+            params![limit, queue, rank, left],
+            place,
+        )?,
+    });
+    Ok(all)
 }
 
 const START: Place = (i64::MIN, 0);

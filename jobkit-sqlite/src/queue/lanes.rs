@@ -75,25 +75,58 @@ impl Lanes {
     }
 
     fn fill(&mut self, index: usize, db: &Db<'_>) -> Done {
+        let (queue, page) = (self.queue, self.page);
         let lane = &mut self.lanes[index];
+        let kind = lane.kind;
         let Some((rank, seq)) = lane.after.filter(|_| lane.read.is_empty()) else { return Ok(()) };
-        let mut statement = db.prepare(select_job!(
-            ", args",
-            "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 \
-             AND (rank, seq) > (?3, ?4) ORDER BY rank, seq LIMIT ?5"
-        ))?;
-        let mut rows =
-            statement.query(params![self.queue, lane.kind, rank, seq, size(self.page)])?;
-        while let Some(row) = rows.next()? {
-            let (rank, seq) = (row.get(6)?, row.get(0)?);
-            let job = Job::read(db, row).and_then(|job| Ok((job, payload(row, MORE)?)));
-            lane.read.push(Candidate { rank, seq, job });
+        // Two statements, since SQLite walks from the beginning of the rank for `(rank, seq) > …`
+        // where one of the columns is the rowid.
+        if rank != i64::MIN {
+            lane.read_page(
+                db,
+                select_job!(
+                    ", args",
+                    "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                     AND kind = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
+                ),
+                params![queue, kind, rank, seq, size(page)],
+            )?;
+        }
+        let left = page.saturating_sub(lane.read.len());
+        if left > 0 {
+            lane.read_page(
+                db,
+                select_job!(
+                    ", args",
+                    "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                     AND kind = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
+                ),
+                params![queue, kind, rank, size(left)],
+            )?;
         }
         lane.after = match lane.read.last() {
-            Some(last) if lane.read.len() == self.page => Some((last.rank, last.seq)),
+            Some(last) if lane.read.len() == page => Some((last.rank, last.seq)),
             _ => None,
         };
         lane.read.reverse();
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn read_page(
+        &mut self,
+        db: &Db<'_>,
+        text: &'static str,
+        params: impl rusqlite::Params,
+    ) -> Done {
+        let mut statement = db.prepare(text)?;
+        let mut rows = statement.query(params)?;
+        while let Some(row) = rows.next()? {
+            let (rank, seq) = (row.get(6)?, row.get(0)?);
+            let job = Job::read(db, row).and_then(|job| Ok((job, payload(row, MORE)?)));
+            self.read.push(Candidate { rank, seq, job });
+        }
         Ok(())
     }
 }

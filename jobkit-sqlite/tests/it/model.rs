@@ -296,8 +296,7 @@ impl World {
             pairs.push((settle.clone(), Settle { lease: both.theirs, ..settle }));
         }
         let (mine, theirs) = pairs.into_iter().unzip();
-        let request =
-            |settles| SettleRequest { server: name("server"), settles, now: self.now() };
+        let request = |settles| SettleRequest { server: name("server"), settles, now: self.now() };
         (request(mine), request(theirs))
     }
 
@@ -372,9 +371,9 @@ impl World {
             let job = job_id(self.random.below(self.jobs + 1));
             let action = match self.random.below(9) {
                 0..=2 => Action::Requeue { run_at: None },
-                3 => Action::Requeue {
-                    run_at: Some(self.clock.now().plus(Duration::from_secs(5))),
-                },
+                3 => {
+                    Action::Requeue { run_at: Some(self.clock.now().plus(Duration::from_secs(5))) }
+                }
                 4 => Action::Delete { keep: None },
                 5 => Action::Delete { keep: Some(Keep::For(Duration::from_secs(5000))) },
                 6 => Action::Reschedule { run_at: self.clock.now().plus(Duration::from_secs(9)) },
@@ -575,8 +574,8 @@ impl World {
     async fn compare(&mut self) {
         for n in 0..self.jobs {
             let id = job_id(n);
-            let a = self.mine.job(id).await.unwrap().map(|details| plain(details));
-            let b = self.theirs.job(id).await.unwrap().map(|details| plain(details));
+            let a = self.mine.job(id).await.unwrap().map(plain);
+            let b = self.theirs.job(id).await.unwrap().map(plain);
             assert_eq!(a, b, "job {id} at step {}", self.step);
             let a = self.mine.read_log(id, None, 0, 100).await.unwrap();
             let b = self.theirs.read_log(id, None, 0, 100).await.unwrap();
@@ -635,9 +634,12 @@ impl World {
             }
         }
         for state in StateName::ALL {
-            for (queue, kind, tag, text) in
-                [(false, false, false, false), (true, false, false, false), (false, true, true, false), (true, true, false, true)]
-            {
+            for (queue, kind, tag, text) in [
+                (false, false, false, false),
+                (true, false, false, false),
+                (false, true, true, false),
+                (true, true, false, true),
+            ] {
                 let mut query = JobQuery::new(state);
                 query.limit = 7;
                 query.queue = queue.then(|| name("queue1"));

@@ -120,10 +120,7 @@ async fn check(
             details.history.entries.iter().any(|entry| entry.reason == Reason::Rescued);
         rescued += usize::from(was_rescued);
         if was_rescued {
-            assert!(
-                told.iter().any(|line| line.pid == killed) || details.record.head.crashes == 0,
-                "{told:?}"
-            );
+            // Killed between its last line and its settle, it ran to its end twice.
             assert!((1..=2).contains(&ends), "{told:?}");
         } else {
             assert_eq!(ends, 1, "run to its end once: {told:?}");

@@ -1,0 +1,210 @@
+//! The file: who may open it, and what several handles on it see.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jobkit_core::record::NewRecord;
+use jobkit_core::storage::*;
+use jobkit_core::{ErrorKind, JobId, Name};
+use jobkit_sqlite::{SqliteDurability, SqliteOptions, SqliteStorage, print_migrations};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn job() -> Submission {
+    Submission::one(NewRecord::new(JobId::new(), Name::from_stored("kind"), b"{}".to_vec()))
+}
+
+async fn submit(storage: &SqliteStorage, submission: Submission) {
+    let request = SubmitRequest { submissions: &[submission], now: None };
+    let answers = storage.submit(request).await.expect("submits");
+    assert!(matches!(answers[0], Submitted::Created(_)), "{answers:?}");
+}
+
+async fn refused(path: &Path) -> jobkit_core::Error {
+    SqliteStorage::open(path).await.expect_err("is refused")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_open_a_new_file_at_once_both_succeed() {
+    for _ in 0..10 {
+        let dir = folder();
+        let path = dir.path().join("jobs.db");
+        let (one, other) = tokio::join!(
+            tokio::spawn(SqliteStorage::open(path.clone())),
+            tokio::spawn(SqliteStorage::open(path.clone())),
+        );
+        let (one, other) =
+            (one.expect("runs").expect("opens"), other.expect("runs").expect("opens"));
+        submit(&one, job()).await;
+        submit(&other, job()).await;
+        let snapshot = one.snapshot(None).await.expect("reads");
+        assert_eq!(snapshot.by_state.iter().sum::<u64>(), 2);
+        let migrated = other.migrate().await.expect("migrates");
+        assert_eq!((migrated.from, migrated.to), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_does_not_admit_this_release_is_refused() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    drop(SqliteStorage::open(&path).await.expect("opens"));
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute_batch("UPDATE jobkit_meta SET value = 7 WHERE key = 'version'").expect("writes");
+    drop(SqliteStorage::open(&path).await.expect("a newer schema that admits it is used"));
+    conn.execute_batch("UPDATE jobkit_meta SET value = 6 WHERE key = 'oldest_writer'")
+        .expect("writes");
+    let error = refused(&path).await;
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    assert!(error.to_string().contains("schema 7"), "{error}");
+}
+
+#[tokio::test]
+async fn without_migrating_a_missing_schema_is_an_error_and_the_printed_one_fits() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let options = SqliteOptions::new(&path).migrate_on_open(false);
+    let error = options.clone().open().await.expect_err("there is no schema");
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute_batch(&print_migrations("jobkit", 0)).expect("the printed migration runs");
+    submit(&options.open().await.expect("opens"), job()).await;
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_named() {
+    let dir = folder();
+    let path = dir.path().join("notes.txt");
+    std::fs::write(&path, "this is a text, and no database at all ".repeat(100)).expect("writes");
+    let error = refused(&path).await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("no SQLite database"), "{error}");
+    assert!(error.to_string().contains("notes.txt"), "{error}");
+
+    let error = refused(&dir.path().join("missing/jobs.db")).await;
+    assert!(error.to_string().contains("cannot be opened"), "{error}");
+}
+
+#[tokio::test]
+async fn options_out_of_range_are_refused_by_name() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    for (options, field) in [
+        (SqliteOptions::new(&path).namespace("a-b"), "namespace"),
+        (SqliteOptions::new(&path).namespace("sqlite_x"), "namespace"),
+        (SqliteOptions::new(&path).readers(0), "readers"),
+        (SqliteOptions::new(":memory:"), "path"),
+    ] {
+        let error = options.open().await.expect_err(field);
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().starts_with(field), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn namespaces_share_a_file_and_nothing_else() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let open = |namespace| SqliteOptions::new(&path).namespace(namespace).open();
+    let one = open("one").await.expect("opens");
+    let other = open("one_other").await.expect("opens");
+    submit(&one, job()).await;
+    assert_eq!(one.snapshot(None).await.expect("reads").by_state[2], 1);
+    assert_eq!(other.snapshot(None).await.expect("reads").by_state[2], 0);
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_holds_for_long_is_unavailable_for_now() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteOptions::new(&path)
+        .busy_timeout(Duration::from_millis(50))
+        .open()
+        .await
+        .expect("opens");
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute_batch("BEGIN IMMEDIATE").expect("holds the file");
+    let job = [job()];
+    let request = SubmitRequest { submissions: &job, now: None };
+    let error = storage.submit(request).await.expect_err("is refused");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.applied(), jobkit_core::Applied::NotApplied);
+    conn.execute_batch("COMMIT").expect("lets go");
+    storage.submit(request).await.expect("submits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_handle_on_the_file_wakes_sleepers_promptly() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let here = SqliteStorage::open(&path).await.expect("opens");
+    let there = SqliteStorage::open(&path).await.expect("opens");
+    let filter = WakeUpFilter { queues: vec![Name::default_queue()], ..WakeUpFilter::default() };
+    let mut wake_ups = here.wake_ups(filter).await.expect("subscribes").expect("pushes");
+    for _ in 0..5 {
+        let sleeper = tokio::spawn(async move {
+            let push = wake_ups.next().await;
+            (wake_ups, push, Instant::now())
+        });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let since = Instant::now();
+        submit(&there, job()).await;
+        let (back, push, at) = sleeper.await.expect("runs");
+        wake_ups = back;
+        assert_eq!(push, Some(WakeUp::Work));
+        assert!(at - since < Duration::from_millis(100), "{:?}", at - since);
+    }
+    // What makes nothing claimable wakes nobody.
+    there.snapshot(None).await.expect("reads");
+    let quiet = tokio::time::timeout(Duration::from_millis(60), wake_ups.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    drop(here);
+    assert_eq!(wake_ups.next().await, None, "the storage was closed");
+}
+
+#[tokio::test]
+async fn check_names_what_is_weaker_and_verify_reads_everything() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let findings = storage.check().await.expect("checks");
+    let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["synchronous-normal"]);
+    assert_eq!(storage.verify().await.expect("verifies"), Vec::<String>::new());
+    drop(storage);
+    let full = SqliteOptions::new(&path).durability(SqliteDurability::Full).open().await;
+    assert_eq!(full.expect("opens").check().await.expect("checks"), []);
+}
+
+#[tokio::test]
+async fn places_are_never_given_twice() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let one = job();
+    let id = one.jobs[0].id;
+    submit(&storage, one).await;
+    let before = storage.jobs(&[id]).await.expect("reads")[0].clone().expect("is there").sequence;
+    let delete = [Change {
+        operation: jobkit_core::OperationId::new(),
+        job: id,
+        guard: Guard::None,
+        action: Action::Delete { keep: None },
+    }];
+    let request = ChangeRequest { changes: &delete, actor: None, now: None };
+    storage.change_state(request).await.expect("deletes");
+    let later = storage.now().await.expect("a clock").plus(Duration::from_secs(200_000));
+    let step = StepRequest { max: 10, now: Some(later) };
+    assert_eq!(storage.purge_expired(step).await.expect("purges").done, 1);
+    drop(storage);
+
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let two = job();
+    let id = two.jobs[0].id;
+    submit(&storage, two).await;
+    let after = storage.jobs(&[id]).await.expect("reads")[0].clone().expect("is there").sequence;
+    assert!(after > before, "{after} after {before}");
+}
