@@ -2,6 +2,7 @@
 
 mod changes;
 mod enqueue;
+mod lock;
 mod recurring;
 mod submitter;
 mod waiting;
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::storage::{IntoStorage, Storage};
 
 pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany};
+pub use lock::Lock;
 pub use recurring::Recurring;
 pub use waiting::{JobHandle, WaitError};
 

@@ -1,5 +1,7 @@
 //! What a handler is given: its [`JobContext`], and [`Data`] of the server.
 
+mod durable;
+
 use std::any::{Any, TypeId, type_name};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,6 +22,8 @@ use crate::name::Name;
 use crate::outcome::Failure;
 use crate::record::{Extras, Lease, NewRecord, Progress};
 use crate::storage::{ClaimedJob, LogLevel, LogLine, LogWrite};
+
+pub use durable::{FromParent, FromParents, ParentOutcome};
 
 tokio::task_local! {
     static CURRENT: JobContext;
@@ -252,6 +256,10 @@ impl JobContext {
             dropped: told.dropped,
             progress: told.progress,
         })
+    }
+
+    fn lease(&self) -> Lease {
+        self.0.lease
     }
 
     fn captured_context(&self) -> Option<&BTreeMap<String, String>> {

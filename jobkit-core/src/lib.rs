@@ -44,7 +44,9 @@ pub use schedule::{Schedule, TimeZone};
 pub use client::{
     Batch, BatchHandle, Client, ClientOptions, Enqueue, JobHandle, Recurring, WaitError,
 };
-pub use context::{Data, FromContext, JobContext, Requirements};
+pub use context::{
+    Data, FromContext, FromParent, FromParents, JobContext, ParentOutcome, Requirements,
+};
 pub use edge::On;
 pub use job::{Job, JobOptions, Run};
 pub use jobs::{JobFn, Jobs};

@@ -3,5 +3,6 @@
 
 mod engine;
 mod faults;
+mod inside;
 mod refusals;
 mod support;

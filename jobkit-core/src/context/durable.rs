@@ -1,0 +1,211 @@
+//! What a handler leaves for its next attempt, and for its children: memos, checkpoints, outputs.
+
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bounds::RESULT_BYTES;
+use crate::context::{FromContext, JobContext};
+use crate::edge::Parent;
+use crate::error::{Error, Result};
+use crate::ids::JobId;
+use crate::name::{Name, check_label};
+use crate::outcome::Failure;
+use crate::record::{AttemptError, Payload};
+use crate::state::StateName;
+use crate::storage::WriteAnswer;
+
+impl JobContext {
+    /// Does something once per run of the job: what `effect` gave is kept under `key`, and a later
+    /// attempt is given that instead of doing it again.
+    ///
+    /// The effect can still happen twice, if the process dies between the effect and the moment its
+    /// value is kept. Where that must not be, hand the job's id and `key` to the other system as an
+    /// idempotency key. The value is kept until the job is removed or requeued; at most 64 KiB.
+    ///
+    /// # Errors
+    /// The effect's own failure; or the value could not be kept, since the storage was away or the lease
+    /// lost. All of them fail the attempt.
+    ///
+    /// # Example: charge once, however often the rest is repeated
+    /// ```
+    /// # use jobkit_core::{Failure, JobContext};
+    /// # async fn charge(_: u64) -> Result<String, std::io::Error> { Ok("r-1".into()) }
+    /// # async fn send(_: &str) -> Result<(), std::io::Error> { Ok(()) }
+    /// async fn pay(order: u64, ctx: JobContext) -> Result<(), Failure> {
+    ///     let receipt: String = ctx.once("charge", || charge(order)).await?;
+    ///     Ok(send(&receipt).await?)
+    /// }
+    /// ```
+    pub async fn once<T, E, F, Fut>(&self, key: &str, effect: F) -> Result<T, Failure>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<Failure>,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        check_label("key", key)?;
+        let storage = self.client().storage();
+        if let Some(memo) = storage.memo(self.id(), key).await? {
+            return decode("memo", &memo);
+        }
+        let value = effect().await.map_err(Into::into)?;
+        let memo = encode("memo", &value)?;
+        match storage.put_memo(self.lease(), key, &memo).await? {
+            // Its own, or that of a call whose answer was lost.
+            Some(kept) => decode("memo", &kept),
+            None => Err(lease_lost()),
+        }
+    }
+
+    /// Keeps how far the work is, so that the next attempt can go on from there; at most 64 KiB. It
+    /// outlives attempts, and is cleared by a requeue.
+    ///
+    /// # Errors
+    /// The storage was away, or the lease is lost: both fail the attempt.
+    ///
+    /// # Example: a job of a million rows
+    /// ```
+    /// # use jobkit_core::{Failure, JobContext};
+    /// # async fn import(_: std::ops::Range<u64>) -> Result<(), std::io::Error> { Ok(()) }
+    /// async fn import_all(ctx: JobContext) -> Result<(), Failure> {
+    ///     let mut row: u64 = ctx.last_checkpoint().await?.unwrap_or(0);
+    ///     while row < 1_000_000 {
+    ///         import(row..row + 1_000).await?;
+    ///         row += 1_000;
+    ///         ctx.checkpoint(&row).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn checkpoint<T: Serialize>(&self, cursor: &T) -> Result<(), Failure> {
+        let cursor = encode("checkpoint", cursor)?;
+        match self.client().storage().put_checkpoint(self.lease(), &cursor).await? {
+            WriteAnswer::Written => Ok(()),
+            WriteAnswer::LeaseLost => Err(lease_lost()),
+        }
+    }
+
+    /// What was kept last by [`checkpoint`](Self::checkpoint), also by an earlier attempt.
+    ///
+    /// # Errors
+    /// The storage was away, or what is kept does not decode as `T`.
+    pub async fn last_checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
+        let kept = self.client().storage().checkpoint(self.id()).await?;
+        kept.map(|kept| decode("checkpoint", &kept)).transpose()
+    }
+
+    /// The jobs this one waited for, in the order in which they were named, with what became of them.
+    /// Those that were removed since are left out.
+    ///
+    /// # Errors
+    /// The storage was away.
+    pub async fn parents(&self) -> Result<Vec<ParentOutcome>, Failure> {
+        let storage = self.client().storage();
+        let Some(me) = storage.job(self.id()).await? else { return Ok(Vec::new()) };
+        let mut parents = Vec::new();
+        for status in me.parents {
+            let Parent::Job(id) = status.edge.parent else { continue };
+            if let Some(parent) = storage.job(id).await? {
+                parents.push(ParentOutcome {
+                    id,
+                    state: parent.record.state(),
+                    kind: parent.record.kind,
+                    output: parent.result,
+                    error: parent.errors.into_iter().next_back(),
+                });
+            }
+        }
+        Ok(parents)
+    }
+}
+
+/// What became of a parent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParentOutcome {
+    /// Its id.
+    pub id: JobId,
+    /// Its kind.
+    pub kind: Name,
+    /// Its state now.
+    pub state: StateName,
+    /// What it returned, as JSON; `None` where that was nothing.
+    pub output: Option<Payload>,
+    /// Its last failure.
+    pub error: Option<AttemptError>,
+}
+
+impl ParentOutcome {
+    /// What it returned.
+    ///
+    /// # Errors
+    /// It has not succeeded, or its output does not decode as `T`.
+    pub fn output<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        if self.state != StateName::Succeeded {
+            let text = format!("parent {} of kind {} is {}", self.id, self.kind, self.state);
+            return Err(Failure::message("no output", text));
+        }
+        decode("output of the parent", self.output.as_deref().unwrap_or(b"null"))
+    }
+}
+
+/// The output of the one parent a job waited for; asked for with `#[inject]`.
+///
+/// # Example: a receipt for what was charged
+/// ```
+/// # use jobkit_core::{FromContext, FromParent, JobContext, Failure};
+/// # #[derive(serde::Deserialize)] struct Receipt { cents: u64 }
+/// async fn send_receipt(ctx: JobContext) -> Result<u64, Failure> {
+///     let FromParent(receipt) = FromParent::<Receipt>::from_context(&ctx).await?;
+///     Ok(receipt.cents)
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromParent<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromContext for FromParent<T> {
+    async fn from_context(context: &JobContext) -> Result<Self, Failure> {
+        let parents = context.parents().await?;
+        match parents.as_slice() {
+            [parent] => Ok(Self(parent.output()?)),
+            others => {
+                let text =
+                    format!("there are {} parent jobs, where one is asked for", others.len());
+                Err(Failure::message("no output", text))
+            }
+        }
+    }
+}
+
+/// The outputs of all parents a job waited for, in the order in which they were named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromParents<T>(pub Vec<T>);
+
+impl<T: DeserializeOwned + Send> FromContext for FromParents<T> {
+    async fn from_context(context: &JobContext) -> Result<Self, Failure> {
+        let parents = context.parents().await?;
+        Ok(Self(parents.iter().map(ParentOutcome::output).collect::<Result<_, _>>()?))
+    }
+}
+
+fn lease_lost() -> Failure {
+    Failure::message("lease lost", "the lease was lost, so nothing more of this attempt counts")
+}
+
+fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Payload, Failure> {
+    let bytes = serde_json::to_vec(value).map_err(|error| {
+        Failure::message("encoding", format!("the {what} does not serialise: {error}"))
+    })?;
+    if bytes.len() > RESULT_BYTES {
+        let reason = format!("has {} bytes, where at most {RESULT_BYTES} are kept", bytes.len());
+        return Err(Error::invalid(what, reason).into());
+    }
+    Ok(bytes.into())
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::message("decoding", format!("the {what} does not decode: {error}"))
+    })
+}
