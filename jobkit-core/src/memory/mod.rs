@@ -76,6 +76,11 @@ impl MemoryStorage {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Accepts ids whatever their time says, for a clock that a test moves away from that of the ids.
+    pub(crate) fn accept_any_id_age(&self) {
+        self.lock().any_id_age = true;
+    }
+
     /// Makes the record of a waiting job undecodable, as damage in a database would; `false` if there
     /// is no such job. For tests of what happens then.
     #[doc(hidden)]

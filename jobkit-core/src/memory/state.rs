@@ -24,6 +24,8 @@ pub(super) type Rank = (u8, Place);
 /// Everything, under the mutex.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
+    /// Ids are accepted whatever their time says.
+    pub(super) any_id_age: bool,
     /// The last sequence given.
     pub(super) sequence: u64,
     pub(super) ids: HashMap<JobId, Place>,

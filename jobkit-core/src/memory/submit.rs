@@ -81,7 +81,9 @@ impl Tables {
                 planned[i] = Some(Planned::Already);
                 continue;
             }
-            check_age(job.id, now)?;
+            if !self.any_id_age {
+                check_age(job.id, now)?;
+            }
             let waits_for_batch = match job.batch {
                 None => false,
                 Some(id) => match opens.filter(|new| new.id == id) {

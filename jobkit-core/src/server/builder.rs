@@ -21,7 +21,7 @@ use crate::storage::{IntoStorage, QueueQuota, ServerInfo, Storage};
 
 /// The queues a server serves, and in which order it asks them.
 #[derive(Debug)]
-pub(super) struct Queues {
+pub(crate) struct Queues {
     names: Vec<Name>,
     /// Empty: strictly in order.
     weights: Vec<f64>,
@@ -127,6 +127,12 @@ impl ServerBuilder {
     /// Accepts that some registered kinds name queues this server does not serve.
     pub fn only_queues(mut self) -> Self {
         self.only_queues = true;
+        self
+    }
+
+    /// The client that handlers are given; one with default options otherwise.
+    pub(crate) fn client(mut self, client: Client) -> Self {
+        self.client = client;
         self
     }
 
@@ -370,6 +376,12 @@ impl Server {
             only_queues: false,
             options: ServerOptions::default(),
         }
+    }
+
+    /// The parts of a server whose jobs are run one by one, by whoever holds them.
+    pub(crate) fn into_parts(self) -> (Arc<Engine>, Vec<RecurringSpec>) {
+        panics::install_hook();
+        (self.engine, self.recurring)
     }
 
     /// Starts it: announces it, saves its recurring jobs, and begins to claim.

@@ -22,46 +22,46 @@ use crate::server::options::ServerOptions;
 use crate::storage::{PauseTarget, ServerInfo, Storage};
 
 #[derive(Debug)]
-pub(super) struct Engine {
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) client: Client,
-    pub(super) info: ServerInfo,
-    pub(super) options: ServerOptions,
-    pub(super) queues: Queues,
-    pub(super) kinds: BTreeMap<&'static str, Arc<Kind>>,
-    pub(super) kind_names: Arc<[Name]>,
-    pub(super) data: Arc<DataMap>,
-    pub(super) health: HealthBoard,
-    pub(super) held: Held,
-    pub(super) clock: ClockGuard,
+pub(crate) struct Engine {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) client: Client,
+    pub(crate) info: ServerInfo,
+    pub(crate) options: ServerOptions,
+    pub(crate) queues: Queues,
+    pub(crate) kinds: BTreeMap<&'static str, Arc<Kind>>,
+    pub(crate) kind_names: Arc<[Name]>,
+    pub(crate) data: Arc<DataMap>,
+    pub(crate) health: HealthBoard,
+    pub(crate) held: Held,
+    pub(crate) clock: ClockGuard,
     paused: RwLock<HashSet<PauseTarget>>,
     /// Nothing more is claimed.
-    pub(super) quiet: CancellationToken,
+    pub(crate) quiet: CancellationToken,
     /// A graceful stop was asked for.
-    pub(super) stopping: CancellationToken,
+    pub(crate) stopping: CancellationToken,
     /// Everything ends now.
-    pub(super) ended: CancellationToken,
-    pub(super) signals: Signals,
+    pub(crate) ended: CancellationToken,
+    pub(crate) signals: Signals,
 }
 
 /// What the processes tell each other.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     /// The dispatcher should look again: a pause, a replaced worker.
-    pub(super) dispatcher: Notify,
+    pub(crate) dispatcher: Notify,
     /// Leases should be renewed now.
-    pub(super) leases: Notify,
+    pub(crate) leases: Notify,
     /// A running job has something to tell.
-    pub(super) reporter: Arc<Notify>,
+    pub(crate) reporter: Arc<Notify>,
     /// Something was written that may leave marks.
-    pub(super) activity: Notify,
+    pub(crate) activity: Notify,
     /// Something may be due earlier than was known.
-    pub(super) scheduler: Notify,
+    pub(crate) scheduler: Notify,
 }
 
 impl Engine {
     #[allow(clippy::too_many_arguments, reason = "called once, by the builder")]
-    pub(super) fn new(
+    pub(crate) fn new(
         storage: Arc<dyn Storage>,
         client: Client,
         info: ServerInfo,
@@ -90,24 +90,24 @@ impl Engine {
         }
     }
 
-    pub(super) fn incarnation(&self) -> Incarnation {
+    pub(crate) fn incarnation(&self) -> Incarnation {
         self.info.incarnation
     }
 
     /// Makes the server known, also after it was forgotten.
-    pub(super) async fn announce(&self) -> Result<()> {
+    pub(crate) async fn announce(&self) -> Result<()> {
         self.storage.announce(&self.info, None).await
     }
 
     /// Whether a job of this queue and kind must not be started now.
-    pub(super) fn is_paused(&self, queue: &Name, kind: &Name) -> bool {
+    pub(crate) fn is_paused(&self, queue: &Name, kind: &Name) -> bool {
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
         !paused.is_empty()
             && (paused.contains(&PauseTarget::Queue(queue.clone()))
                 || paused.contains(&PauseTarget::Kind(kind.clone())))
     }
 
-    pub(super) fn set_paused(&self, now: Vec<PauseTarget>) {
+    pub(crate) fn set_paused(&self, now: Vec<PauseTarget>) {
         let now: HashSet<_> = now.into_iter().collect();
         let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
         if *paused != now {
@@ -118,7 +118,7 @@ impl Engine {
 
     /// A call to the storage that takes so long that its answer is taken as lost. By the contract it may
     /// be repeated.
-    pub(super) async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         const LONGEST: Duration = Duration::from_secs(30);
         tokio::time::timeout(LONGEST, call).await.unwrap_or_else(|_| {
             let text = "the storage has not answered for 30 s";
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// Waits so long, or until the server ends; `false` then.
-    pub(super) async fn sleep(&self, length: Duration) -> bool {
+    pub(crate) async fn sleep(&self, length: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(length) => true,
             () = self.ended.cancelled() => false,
@@ -140,7 +140,7 @@ impl Engine {
 /// A clock that moves more than a minute against the monotonic one suspends purge, promotion and firing
 /// until two reads agree again.
 #[derive(Debug, Default)]
-pub(super) struct ClockGuard(Mutex<Guarded>);
+pub(crate) struct ClockGuard(Mutex<Guarded>);
 
 #[derive(Debug, Default)]
 struct Guarded {
@@ -152,7 +152,7 @@ impl ClockGuard {
     const TOLERANCE: Duration = Duration::from_secs(60);
 
     /// Takes a reading of the storage's clock; whether it can be trusted.
-    pub(super) fn read(&self, storage_now: Timestamp) -> bool {
+    pub(crate) fn read(&self, storage_now: Timestamp) -> bool {
         let mut guarded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some((at, reading)) = guarded.last {
@@ -166,7 +166,7 @@ impl ClockGuard {
     }
 
     /// Whether the last reading could be trusted.
-    pub(super) fn is_trusted(&self) -> bool {
+    pub(crate) fn is_trusted(&self) -> bool {
         !self.0.lock().unwrap_or_else(PoisonError::into_inner).jumped
     }
 }

@@ -76,7 +76,7 @@ pub(super) struct HeldJob {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     inner: Mutex<HeldJobs>,
 }
 

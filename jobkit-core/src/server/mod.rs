@@ -12,6 +12,7 @@ mod engine;
 mod executor;
 mod health;
 mod held;
+pub(crate) mod inline;
 mod janitor;
 mod leases;
 mod options;

@@ -11,7 +11,7 @@ use crate::recurring::{Misfire, NextRun, RecurringRecord, RecurringRun, RunOutco
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor::Backoff;
-use crate::storage::{Fire, FireJob, FireOutcome};
+use crate::storage::{DueRecurring, Fire, FireJob, FireOutcome};
 
 /// Schedules handled in one step.
 const STEP: usize = 100;
@@ -64,15 +64,26 @@ async fn step(engine: &Engine, longest: Duration) -> Result<(Timestamp, Duration
         let next = due.next_due_at.map_or(longest, |at| at.since(due.now));
         return Ok((due.now, next.clamp(SHORTEST, longest)));
     }
+    let outcomes = fire(engine, &due).await?;
+    if outcomes.iter().any(|outcome| matches!(outcome, FireOutcome::Fired(_))) {
+        engine.signals.dispatcher.notify_one();
+    }
+    Ok((due.now, SHORTEST))
+}
+
+async fn fire(engine: &Engine, due: &DueRecurring) -> Result<Vec<FireOutcome>> {
     let fires: Vec<_> = due.due.iter().filter_map(|record| plan(record, due.now)).collect();
     let outcomes = engine.bounded(engine.storage.fire_recurring(&fires, None)).await?;
     for (fire, outcome) in fires.iter().zip(&outcomes) {
         tracing::debug!(recurring = %fire.id, outcome = ?outcome, "an occurrence was due");
     }
-    if outcomes.iter().any(|outcome| matches!(outcome, FireOutcome::Fired(_))) {
-        engine.signals.dispatcher.notify_one();
-    }
-    Ok((due.now, SHORTEST))
+    Ok(outcomes)
+}
+
+/// Fires what is due, once; how many schedules moved on.
+pub(super) async fn fire_due(engine: &Engine) -> Result<usize> {
+    let due = engine.storage.due_recurring(STEP, None).await?;
+    Ok(fire(engine, &due).await?.len())
 }
 
 /// What to do with a schedule whose next occurrence is due: which occurrences are skipped, which one is

@@ -2,5 +2,7 @@
 
 mod delegate;
 mod faulty;
+mod server;
 
 pub use faulty::{Fault, FaultyStorage};
+pub use server::{TestServer, TestedJob};

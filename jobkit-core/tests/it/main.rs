@@ -6,3 +6,4 @@ mod faults;
 mod inside;
 mod refusals;
 mod support;
+mod test_server;

@@ -1,0 +1,120 @@
+//! A server without background processes: one job at a time, by whoever asks. For tests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::context::JobContext;
+use crate::error::Result;
+use crate::name::Name;
+use crate::server::engine::Engine;
+use crate::server::executor::{End, How};
+use crate::server::held::Stopper;
+use crate::server::{recurring_scheduler, settler};
+use crate::storage::{
+    ClaimRequest, ClaimedJob, ExpiredLease, RescueRequest, Settle, SettleAnswer, SettleRequest,
+    StepRequest,
+};
+
+/// The state between two steps.
+#[derive(Debug)]
+pub(crate) struct Inline {
+    engine: Arc<Engine>,
+    next_claim: u64,
+    seen: Vec<ExpiredLease>,
+}
+
+impl Inline {
+    pub(crate) async fn start(engine: Arc<Engine>) -> Result<Self> {
+        engine.announce().await?;
+        Ok(Self { engine, next_claim: 1, seen: Vec::new() })
+    }
+
+    /// Whatever background processes would do now; whether anything was done.
+    pub(crate) async fn housekeeping(&mut self) -> Result<bool> {
+        let storage = &self.engine.storage;
+        let promoted = storage.promote_due(StepRequest::default()).await?.count;
+        let fired = recurring_scheduler::fire_due(&self.engine).await?;
+        let swept = storage.sweep(StepRequest::default()).await?.done;
+        let request = RescueRequest {
+            seen: std::mem::take(&mut self.seen),
+            crash_limit: self.engine.options.crash_limit,
+            max: crate::bounds::STEP_ITEMS,
+            now: None,
+        };
+        let rescue = storage.rescue_expired(&request).await?;
+        // The second look follows at once: nobody renews in between.
+        let expired = !rescue.expired.is_empty();
+        self.seen = rescue.expired;
+        Ok(promoted > 0 || fired > 0 || swept > 0 || !rescue.rescued.is_empty() || expired)
+    }
+
+    /// Claims one job.
+    pub(crate) async fn claim(&mut self) -> Result<Option<ClaimedJob>> {
+        let engine = &self.engine;
+        let request = ClaimRequest {
+            server: engine.info.name.clone(),
+            incarnation: engine.incarnation(),
+            sequence: self.next_claim,
+            queues: engine.queues.names().iter().map(|queue| one_of(queue)).collect(),
+            kinds: Arc::clone(&engine.kind_names),
+            max: 1,
+            started: 1,
+            lease: engine.options.lease,
+            sleeps_if_empty: false,
+            hint: None,
+            now: None,
+        };
+        let claimed = engine.storage.claim(&request).await?;
+        self.next_claim += 1;
+        Ok(claimed.jobs.into_iter().next())
+    }
+
+    /// Runs a job to its end, without deadline, and says how it ended.
+    pub(crate) async fn run(&self, job: ClaimedJob) -> Option<RunEnded> {
+        let engine = &self.engine;
+        let kind = engine.kinds.get(job.kind.as_str())?;
+        let context = JobContext::new(
+            &job,
+            Stopper::default().token,
+            None,
+            engine.client.clone(),
+            Arc::clone(&engine.data),
+            Arc::clone(&engine.signals.reporter),
+        );
+        let run = (kind.run)(job.args.clone(), context.clone());
+        let how = How::Ran(context.clone().scope(run).await);
+        let context = Some(context);
+        let duration = Duration::ZERO;
+        Some(RunEnded(End { job, how, cause: None, duration, context, was_stuck: false }))
+    }
+
+    /// How it is settled.
+    pub(crate) fn settle_of(&self, end: RunEnded) -> Option<Settle> {
+        let kind = self.engine.kinds.get(end.0.job.kind.as_str()).cloned();
+        settler::settle_of(end.0, kind.as_deref(), &self.engine.options)
+    }
+
+    /// Settles it as a server would.
+    pub(crate) async fn settle(&self, settle: Option<Settle>) -> Result<()> {
+        let engine = &self.engine;
+        let mut request = SettleRequest {
+            server: engine.info.name.clone(),
+            settles: settle.into_iter().collect(),
+            now: None,
+        };
+        let answers = engine.storage.settle(&request).await?;
+        if let Some(SettleAnswer::Refused(refusal)) = answers.first() {
+            request.settles = vec![settler::refused(&request.settles[0], "", refusal)];
+            engine.storage.settle(&request).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub(crate) struct RunEnded(End);
+
+fn one_of(queue: &Name) -> crate::storage::QueueQuota {
+    crate::storage::QueueQuota { queue: queue.clone(), max: 1 }
+}

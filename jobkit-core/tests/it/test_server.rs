@@ -1,0 +1,86 @@
+//! The server for tests.
+
+use std::time::Duration;
+
+use jobkit_core::state::StateName;
+use jobkit_core::testing::{Fault, TestServer};
+use jobkit_core::{Batch, Recurring, RetryPolicy};
+
+use crate::support::{Act, Shared, jobs, script};
+
+fn server() -> (TestServer, Shared) {
+    let ledger = Shared::default();
+    (TestServer::new(jobs(&ledger)), ledger)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn delays_and_retries_happen_in_virtual_time() {
+    let (mut t, ledger) = server();
+    let client = t.client();
+    client.enqueue(script("later", Act::Return(1)).delay(HOUR * 48)).await.unwrap();
+    let retried = script("retried", Act::FailTimes(2)).retry(RetryPolicy::fixed(HOUR));
+    let retried = client.enqueue(retried).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(t.job(retried.id()).await.0.record.state(), StateName::Scheduled);
+    t.advance(HOUR).await;
+    assert_eq!(ledger.lock().unwrap().starts.len(), 2);
+    t.advance(HOUR * 47).await;
+    assert_eq!(t.succeeded("script").await, 2);
+    // Made long before, by the storage's clock: values of the application are not refused.
+    client.enqueue(script("after", Act::Return(1))).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(t.succeeded("script").await, 3);
+}
+
+#[tokio::test]
+async fn flows_batches_and_schedules_run_to_their_end() {
+    let ledger = Shared::default();
+    let tick = Recurring::cron("tick", "0 * * * *").job(script("tick", Act::Return(1)));
+    let mut t = TestServer::new(jobs(&ledger)).recurring(tick);
+    let members = (0..50).map(|n| script("member", Act::Return(n)));
+    let batch = Batch::new("b").jobs(members).then(script("then", Act::Return(1)));
+    t.client().enqueue(batch).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(t.succeeded("script").await, 51);
+    assert_eq!(ledger.lock().unwrap().ends.last().map(String::as_str), Some("then"));
+    t.advance(HOUR * 24).await;
+    assert_eq!(t.succeeded("script").await, 51 + 24, "each hour");
+}
+
+#[tokio::test]
+async fn a_lost_worker_and_a_lost_answer_are_survived() {
+    let (mut t, ledger) = server();
+    let job = t.client().enqueue(script("a", Act::Return(7))).await.unwrap();
+    t.lose_next_worker();
+    t.run_until_idle().await;
+    assert_eq!(t.job(job.id()).await.0.record.state(), StateName::Processing);
+    t.advance(HOUR).await;
+    let record = t.job(job.id()).await.0.record;
+    assert_eq!((record.state(), record.head.crashes), (StateName::Succeeded, 1));
+    assert_eq!(ledger.lock().unwrap().starts.len(), 2);
+    for method in ["submit", "claim", "settle"] {
+        t.fail_next(method, Fault::AnswerLost);
+        t.fail_next(method, Fault::Before);
+    }
+    t.client().enqueue(script("b", Act::Return(7))).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(ledger.lock().unwrap().starts.len(), 3);
+    assert_eq!(t.jobs().await.len(), 2);
+}
+
+#[tokio::test]
+async fn assertions_tell_what_there_is() {
+    let (t, _) = server();
+    let one = script("one", Act::Return(1));
+    t.assert_none_enqueued("script").await;
+    t.client().enqueue(one.clone()).await.unwrap();
+    t.assert_enqueued(script("one", Act::Return(1))).await;
+    t.assert_none_enqueued("other").await;
+    let told = tokio::spawn(async move { t.assert_enqueued(script("two", Act::Return(2))).await });
+    let panic = told.await.unwrap_err().into_panic();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(text.contains(r#""name":"two""#) && text.contains(r#""name":"one""#), "{text}");
+    assert!(text.contains("test_server.rs"), "{text}");
+}
