@@ -5,6 +5,7 @@ mod enqueue;
 mod lock;
 mod recurring;
 mod submitter;
+mod transaction;
 mod waiting;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::storage::{IntoStorage, Storage};
 pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany};
 pub use lock::Lock;
 pub use recurring::Recurring;
+pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};
 pub use waiting::{JobHandle, WaitError};
 
 use submitter::Submitter;

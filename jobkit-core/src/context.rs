@@ -258,7 +258,9 @@ impl JobContext {
         })
     }
 
-    fn lease(&self) -> Lease {
+    /// The right to settle this attempt, for backends that complete a job inside a caller's transaction.
+    #[doc(hidden)]
+    pub fn lease(&self) -> Lease {
         self.0.lease
     }
 

@@ -6,7 +6,7 @@ use crate::batch::{NewBatch, Starts};
 use crate::bounds;
 use crate::client::{Client, JobHandle, Shared};
 use crate::edge::{Edge, On, Parent};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{BatchId, JobId};
 use crate::job::Job;
 use crate::new_job::{AsParent, NewJob};
@@ -200,6 +200,26 @@ impl Batch {
         batch.starts = Starts::WhenStarted;
         let opening = Submission { batch: Some(batch), jobs: self.continuations };
         (self.id, std::iter::once(opening).chain(chunks(self.members)).collect())
+    }
+}
+
+impl Batch {
+    /// The one submission it makes.
+    pub(super) fn into_one_submission(mut self) -> Result<(BatchId, Submission)> {
+        if let Some(mistake) = self.mistake.take() {
+            return Err(mistake);
+        }
+        let jobs = self.members.len() + self.continuations.len();
+        let (id, mut submissions) = self.into_submissions();
+        match submissions.pop() {
+            Some(submission) if submissions.is_empty() => Ok((id, submission)),
+            _ => Err(Error::invalid(
+                "batch",
+                format_args!(
+                    "has {jobs} jobs, more than one submission may hold; enqueue it outside the transaction"
+                ),
+            )),
+        }
     }
 }
 

@@ -1,0 +1,126 @@
+//! Enqueueing inside the caller's transaction: the job commits or vanishes with the caller's rows.
+
+use crate::client::{Batch, Client};
+use crate::error::{Error, Result};
+use crate::ids::{BatchId, JobId};
+use crate::new_job::NewJob;
+use crate::storage::{JobSubmitted, Storage, Submission};
+
+/// A transaction in which a client of the storage `S` can enqueue; implemented by each backend for its
+/// driver's transactions.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a transaction of this client's storage",
+    note = "`Client` alone has forgotten its database: keep a `Client<SqliteStorage>` to enqueue inside its transactions"
+)]
+pub trait InTransaction<S: ?Sized> {
+    /// What enqueues inside it.
+    type Scope;
+
+    /// Begins to enqueue inside it.
+    fn scope(self, client: &Client<S>) -> Self::Scope;
+}
+
+impl<S: Storage + ?Sized> Client<S> {
+    /// Enqueues inside a transaction of the caller's, so that a job is there exactly if the caller's rows
+    /// are.
+    ///
+    /// Such a submission may not name jobs or batches that exist already: their rows would be held until
+    /// the caller commits. It may hold whole flows and batches of its own.
+    pub fn within<T: InTransaction<S>>(&self, transaction: T) -> T::Scope {
+        transaction.scope(self)
+    }
+}
+
+/// Job values that make one submission: one job, a tuple, a `Vec`, or a batch within the bounds.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be enqueued inside a transaction",
+    note = "enqueue a job value, a tuple or `Vec` of them, or a `Batch` of at most 1,000 jobs"
+)]
+pub trait IntoSubmission: Sized {
+    /// What the caller gets: ids in the same shape.
+    type Ids;
+
+    /// The submission, and what makes the ids once it is known which job stands where.
+    ///
+    /// # Errors
+    /// Invalid input names the field.
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Self::Ids)>;
+}
+
+/// The ids of a stored submission: each job's own, or that of the one that stands in its place.
+pub fn ids_of(submission: &Submission, jobs: &[JobSubmitted]) -> Vec<JobId> {
+    let id = |(job, submitted): (&crate::record::NewRecord, &JobSubmitted)| match submitted {
+        JobSubmitted::Existing(existing) => *existing,
+        _ => job.id,
+    };
+    submission.jobs.iter().zip(jobs).map(id).collect()
+}
+
+/// Whether a submission stands alone, so that it may be stored inside a caller's transaction.
+///
+/// # Errors
+/// Invalid input: it names a job or batch outside.
+pub fn check_stands_alone(submission: &Submission) -> Result<()> {
+    use crate::edge::Parent;
+    let outside = "names one that exists already, whose row the transaction would hold until it commits; enqueue after the commit instead";
+    let batch = submission.batch.as_ref().map(|batch| batch.id);
+    for job in &submission.jobs {
+        if job.batch.is_some() && job.batch != batch {
+            return Err(Error::invalid("batch", outside));
+        }
+        let inside = |parent: &Parent| match parent {
+            Parent::Job(id) => submission.jobs.iter().any(|other| other.id == *id),
+            Parent::Batch(id) => batch == Some(*id),
+        };
+        if !job.edges.iter().all(|edge| inside(&edge.parent)) {
+            return Err(Error::invalid("parents", outside));
+        }
+    }
+    Ok(())
+}
+
+impl<J> IntoSubmission for NewJob<J> {
+    type Ids = JobId;
+
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> JobId)> {
+        Ok((Submission::one(self.into_record()?), |ids: Vec<JobId>| ids[0]))
+    }
+}
+
+impl<J> IntoSubmission for Vec<NewJob<J>> {
+    type Ids = Vec<JobId>;
+
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Vec<JobId>)> {
+        let records = self.into_iter().map(NewJob::into_record).collect::<Result<_>>()?;
+        Ok((Submission::flow(records), |ids| ids))
+    }
+}
+
+macro_rules! into_submission {
+    ($($job:ident $index:tt $id:ty),+) => {
+        impl<$($job),+> IntoSubmission for ($(NewJob<$job>,)+) {
+            type Ids = ($($id,)+);
+
+            fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Self::Ids)> {
+                let records = vec![$(self.$index.into_record()?),+];
+                Ok((Submission::flow(records), |ids: Vec<JobId>| ($(ids[$index],)+)))
+            }
+        }
+    };
+}
+
+into_submission!(A 0 JobId);
+into_submission!(A 0 JobId, B 1 JobId);
+into_submission!(A 0 JobId, B 1 JobId, C 2 JobId);
+into_submission!(A 0 JobId, B 1 JobId, C 2 JobId, D 3 JobId);
+into_submission!(A 0 JobId, B 1 JobId, C 2 JobId, D 3 JobId, E 4 JobId);
+into_submission!(A 0 JobId, B 1 JobId, C 2 JobId, D 3 JobId, E 4 JobId, F 5 JobId);
+
+impl IntoSubmission for Batch {
+    type Ids = BatchId;
+
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> BatchId)> {
+        let (id, submission) = self.into_one_submission()?;
+        Ok((submission, move |_| id))
+    }
+}
