@@ -157,6 +157,7 @@ macro_rules! __list {
                 what_becomes_unmeetable_goes_down_the_line
                 a_large_cascade_is_completed_by_sweeps
                 many_children_are_decided_in_the_step_and_by_sweeps
+                a_requeue_before_the_sweep_changes_no_decision
                 sweeps_at_the_same_time_release_each_child_once
                 a_child_added_while_its_parent_finishes_is_not_lost
                 parents_that_finish_at_once_release_their_child_once
@@ -255,6 +256,7 @@ macro_rules! __list {
         full {
             monitoring {
                 a_snapshot_equals_the_jobs_states
+                a_snapshot_tells_what_is_parked
                 a_snapshot_lists_paused_and_served_queues
                 statistics_equal_the_transitions_applied
                 counters_never_decrease

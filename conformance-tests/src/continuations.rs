@@ -327,6 +327,36 @@ pub async fn many_children_are_decided_in_the_step_and_by_sweeps(env: Env) {
     }
 }
 
+/// SWP-1, CHG-6, G8: what the end of a parent decided stays decided when the parent is requeued before
+/// the sweep, and ends otherwise; a child that came meanwhile waits for the later end.
+pub async fn a_requeue_before_the_sweep_changes_no_decision(env: Env) {
+    let parent = env.add(NewRecord { priority: 9, ..job() }).await;
+    let children = env.add_many((0..250).map(|_| after(parent, On::Success)).collect()).await;
+    let mut server = env.claimer("s").await;
+    server.run_one(Ending::Succeeded).await;
+    env.requeue(parent).await;
+    let late = env.add(after(parent, On::Success)).await;
+    let lease = server.claim_one().await.lease;
+    assert_eq!(lease.job, parent);
+    env.sweep().await;
+    assert_eq!(env.state(late).await, StateName::Awaiting);
+    server.settled(lease, Ending::Deleted(Reason::Deleted)).await;
+    env.sweep().await;
+    assert_eq!(env.state(late).await, StateName::Deleted);
+    let states = env.states(&children).await;
+    let released = states.iter().filter(|state| **state == StateName::Enqueued).count();
+    assert_eq!(released, children.len());
+    // Also when both ends come before the sweep.
+    let parent = env.add(NewRecord { priority: 9, ..job() }).await;
+    let children = env.add_many((0..250).map(|_| after(parent, On::Success)).collect()).await;
+    assert_eq!(server.run_one(Ending::Succeeded).await, parent);
+    env.delete(parent).await;
+    env.sweep().await;
+    let states = env.states(&children).await;
+    let released = states.iter().filter(|state| **state == StateName::Enqueued).count();
+    assert_eq!(released, children.len());
+}
+
 /// SWP-1, G8: sweeps on several servers at the same time release each child exactly once.
 pub async fn sweeps_at_the_same_time_release_each_child_once(env: Env) {
     let other = env.second().await;

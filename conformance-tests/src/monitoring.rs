@@ -138,6 +138,16 @@ pub async fn a_snapshot_equals_the_jobs_states(env: Env) {
     }
 }
 
+/// MON-1, LIM-2: jobs parked at a limit are told, among the Enqueued.
+pub async fn a_snapshot_tells_what_is_parked(env: Env) {
+    env.add_many((0..5).map(|_| limited("l", 2)).collect()).await;
+    let mut server = env.claimer("s").await;
+    assert_eq!(server.claim(10).await.len(), 2);
+    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    assert_eq!((snapshot.parked, snapshot.count(StateName::Enqueued)), (3, 3));
+    assert_eq!((snapshot.queues[0].enqueued, snapshot.queues[0].processing), (3, 2));
+}
+
 /// MON-1: queues with a pause or a server alone are listed too.
 pub async fn a_snapshot_lists_paused_and_served_queues(env: Env) {
     env.claimer("s").await.queues(&["served"]).announce().await;

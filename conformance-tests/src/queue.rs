@@ -12,7 +12,7 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, LogLevel, LogLine, OtherPushes, PauseTarget, QueueQuota, RenewAnswer, Renewal,
+    Action, Level, LogLevel, LogLine, OtherPushes, PauseTarget, QueueQuota, RenewAnswer, Renewal,
     RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUp, WakeUpFilter,
 };
 use jobkit_core::{ErrorKind, JobId};
@@ -877,6 +877,10 @@ pub async fn an_idle_claimer_is_told_of_new_work(env: Env) {
 /// WAK-1, G16, G21: an idle claimer is told of a child that was released, a slot that was freed and a
 /// pause that was lifted.
 pub async fn an_idle_claimer_is_told_of_releases_slots_and_resumes(env: Env) {
+    if env.storage.capabilities().level < Level::Standard {
+        // It has neither children nor limits to tell of.
+        return;
+    }
     let filter = WakeUpFilter { queues: vec![name("default")], others: OtherPushes::default() };
     let mut server = env.claimer("s").await;
     let parent = env.add(job()).await;

@@ -4,10 +4,6 @@
 -- end, so that none is given twice. generation: of the lock that was taken last.
 CREATE TABLE jk_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
--- One row that says what other processes want to know: they read it when `data_version` moves.
-CREATE TABLE jk_signal (id INTEGER PRIMARY KEY CHECK (id = 1), work INTEGER NOT NULL, others INTEGER NOT NULL);
-INSERT INTO jk_signal VALUES (1, 0, 0);
-
 -- Queues, kinds and servers by number. Rows are never changed or removed.
 CREATE TABLE jk_name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 
@@ -176,8 +172,11 @@ CREATE TABLE jk_memo (
 ) WITHOUT ROWID;
 CREATE TABLE jk_checkpoint (seq INTEGER PRIMARY KEY, value BLOB NOT NULL);
 
--- What writing calls counted, until a fold adds it to jk_stat.
-CREATE TABLE jk_delta (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
+-- What writing calls counted, until a fold adds it to jk_stat: a row for each process, which it
+-- writes anew with every commit. Row 0 says what other processes want to know, who read it when
+-- `data_version` moves; it stands here so that a commit writes one page for both.
+CREATE TABLE jk_delta (id INTEGER PRIMARY KEY, body TEXT, work INTEGER, others INTEGER);
+INSERT INTO jk_delta (id, work, others) VALUES (0, 0, 0);
 CREATE TABLE jk_stat (
   scope TEXT NOT NULL,              -- '' for all, 'q:' and a queue, 'k:' and a kind
   step INTEGER NOT NULL,            -- 0 all time, 1 minute, 2 hour, 3 day

@@ -141,12 +141,13 @@ fn relations(db: &Db<'_>, id: JobId, after: Option<&Cursor>, limit: usize) -> Do
         relations.push(Relation::Parent { parent, on, decided, state });
         cursors.push(format!("{}:0:-1", place + 1));
     }
+    // A derived id may have been used before; older children waited for that job.
     let children = db.all(
         "SELECT e.child, e.n, e.cond, e.decided, j.id, j.state \
          FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
-         WHERE e.parent = ?1 AND e.batch = 0 AND (e.child, e.n) > (?2, ?3) \
+         WHERE e.parent = ?1 AND e.batch = 0 AND (e.child, e.n) > (?2, ?3) AND j.created_at >= ?5 \
          ORDER BY e.child, e.n LIMIT ?4",
-        params![&id.as_bytes()[..], child, n, size(limit + 1)],
+        params![&id.as_bytes()[..], child, n, size(limit + 1), job.created_at.as_micros()],
         |row| {
             Ok((
                 (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?),

@@ -1,6 +1,7 @@
 //! Opening the database, its threads, and `Storage`.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -221,7 +222,14 @@ fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>
             Err(_) => return,
         };
         match next {
-            Ok(read) => read(&db),
+            // A panic is a bug, and must not take the reader with it; who asked is told.
+            Ok(read) => {
+                let ran = catch_unwind(AssertUnwindSafe(|| read(&db)));
+                if ran.is_err() && !db.conn.is_autocommit() {
+                    // Nothing was written; if not even this works, the next reads say so.
+                    let _ = db.run("ROLLBACK", []);
+                }
+            }
             Err(_) => return,
         }
     }

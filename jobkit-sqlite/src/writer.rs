@@ -5,6 +5,7 @@
 //! sleeps it looks whether another process has written.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 use jobkit_core::edge::Finish;
 use jobkit_core::stats::{Delta, Step};
 use jobkit_core::storage::WakeUpHub;
-use jobkit_core::{BatchId, Clock, Error, ErrorKind, JobId, Name, Result, Timestamp};
-use rusqlite::Connection;
+use jobkit_core::{BatchId, Clock, Error, ErrorKind, Incarnation, JobId, Name, Result, Timestamp};
+use rusqlite::{Connection, params};
 use tokio::sync::{oneshot, watch};
 
 use crate::batches::Touched;
@@ -28,6 +29,10 @@ const GROUP: usize = 256;
 const WATCH_INTERVAL: Duration = Duration::from_millis(15);
 /// Deltas are folded at most so often.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
+/// A row of deltas with more lanes than this is left as it is.
+const TAIL_LANES: usize = 16;
+/// A transaction takes no further call once it has taken so long, so that nobody waits for a crowd.
+const LONG: Duration = Duration::from_millis(20);
 /// The first wait for another process that writes, and the longest. SQLite's own busy handler waits
 /// up to 100 ms at once, which made the 99th percentile 54 ms where this makes it 3.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
@@ -140,6 +145,20 @@ pub(crate) struct Flight<'d, 'c> {
     next_seq: Option<i64>,
 }
 
+/// The row of what this process has counted since the last fold.
+#[derive(Clone, Debug)]
+struct Tail {
+    id: i64,
+    delta: Delta,
+}
+
+impl Tail {
+    /// Whether another delta may be added: of the same minute, and while the row is small.
+    fn takes(&self, delta: &Delta) -> bool {
+        self.delta.at == delta.at && self.delta.lanes.len() <= TAIL_LANES
+    }
+}
+
 /// What [`Flight::restore`] goes back to.
 pub(crate) struct Saved {
     deltas: Vec<Delta>,
@@ -229,19 +248,40 @@ impl<'d, 'c> Flight<'d, 'c> {
         Ok(())
     }
 
-    fn append_deltas(&mut self) -> Done {
+    /// Writes what was counted, together with what this process has counted since the last fold: one
+    /// row is written again and again, so that there are few to read. Answers what it holds then.
+    fn write_deltas(&mut self, tail: Option<&Tail>) -> Done<Option<Tail>> {
+        let mut tail = tail.cloned();
         for delta in self.deltas.drain(..).filter(|delta| !delta.is_empty()) {
+            if let Some(tail) = tail.as_mut().filter(|tail| tail.takes(&delta)) {
+                let mut sum = tail.delta.clone();
+                for (queue, kind, tally) in &delta.lanes {
+                    sum.lane(queue, kind).add(tally);
+                }
+                let body = serde_json::to_string(&sum)?;
+                let written = self
+                    .db
+                    .run("UPDATE jk_delta SET body = ?2 WHERE id = ?1", params![tail.id, body])?;
+                // Otherwise another process has folded it.
+                if written > 0 {
+                    tail.delta = sum;
+                    continue;
+                }
+            }
+            // A number that no other process has: theirs must not be overwritten.
+            let id = Incarnation::new().as_i64();
             let body = serde_json::to_string(&delta)?;
-            self.db.run("INSERT INTO jk_delta (body) VALUES (?1)", [body])?;
+            self.db.run("INSERT INTO jk_delta (id, body) VALUES (?1, ?2)", params![id, body])?;
+            tail = Some(Tail { id, delta });
         }
-        Ok(())
+        Ok(tail)
     }
 
     /// Tells other processes, who read it when they see that something was written.
     fn signal(&self) -> Done {
         if self.work || !self.pushes.is_empty() {
             self.db.run(
-                "UPDATE jk_signal SET work = work + ?1, others = others + ?2 WHERE id = 1",
+                "UPDATE jk_delta SET work = work + ?1, others = others + ?2 WHERE id = 0",
                 [i64::from(self.work), i64::from(!self.pushes.is_empty())],
             )?;
         }
@@ -255,6 +295,7 @@ pub(crate) struct WriterThread<'c> {
     shared: Arc<Shared>,
     busy_timeout: Duration,
     folded: Option<Instant>,
+    tail: Option<Tail>,
     /// `data_version` and the signal as they were seen last.
     seen: Option<(i64, (i64, i64))>,
     watched: Instant,
@@ -272,6 +313,7 @@ impl<'c> WriterThread<'c> {
             shared,
             busy_timeout,
             folded: None,
+            tail: None,
             seen: None,
             watched: Instant::now(),
         }
@@ -331,30 +373,34 @@ impl<'c> WriterThread<'c> {
             }
             return;
         }
-        let alone = group.len() == 1;
+        let started = Instant::now();
         let mut flight = Flight::new(&self.db, &*self.shared.clock);
         let mut failed = None;
+        let mut ran = 0;
         for call in &mut group {
-            if let Err(fault) = call.run(&mut flight) {
+            ran += 1;
+            // A panic is a bug, and must not take the storage with it.
+            let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut flight)));
+            if let Err(fault) = run.unwrap_or_else(|_| Err(bug().into())) {
                 failed = Some(fault);
+                break;
+            }
+            if started.elapsed() > LONG {
                 break;
             }
         }
         let failed = match failed {
             None => {
                 let fold = self.folded.is_none_or(|at| at.elapsed() >= FOLD_INTERVAL);
-                match finish(flight, fold) {
+                match finish(flight, self.tail.as_ref(), fold) {
                     Ok(after) => {
-                        if after.folded {
-                            self.folded = Some(Instant::now());
-                        }
-                        if let Some((_, signal)) = &mut self.seen {
-                            signal.0 += i64::from(after.work);
-                            signal.1 += i64::from(!after.pushes.is_empty());
-                        }
-                        after.tell(&self.shared);
+                        let later = group.split_off(ran);
+                        self.committed(after);
                         for call in group {
                             call.answer(None);
+                        }
+                        if !later.is_empty() {
+                            self.commit_group(later);
                         }
                         return;
                     }
@@ -364,7 +410,8 @@ impl<'c> WriterThread<'c> {
             Some(fault) => fault.into(),
         };
         let failed = self.roll_back(failed);
-        if alone || failed.applied() == jobkit_core::Applied::Unknown {
+        if group.len() == 1 || failed.applied() == jobkit_core::Applied::Unknown {
+            // Those that did not run are told the same, and repeat it.
             for call in group {
                 call.answer(Some(copy_of(&failed)));
             }
@@ -372,6 +419,27 @@ impl<'c> WriterThread<'c> {
             // One of them is poisoned, and the others must not suffer.
             for call in group {
                 self.commit_group(vec![call]);
+            }
+        }
+    }
+
+    fn committed(&mut self, after: After) {
+        if after.folded {
+            self.folded = Some(Instant::now());
+        }
+        if let Some((_, signal)) = &mut self.seen {
+            signal.0 += i64::from(after.work);
+            signal.1 += i64::from(!after.pushes.is_empty());
+        }
+        self.tail = after.tail;
+        if after.work {
+            self.shared.hub.work();
+        }
+        for push in after.pushes {
+            match push {
+                Push::Due(at) => self.shared.hub.due(at),
+                Push::Finished(job) => self.shared.hub.finished(job),
+                Push::Cancel(job) => self.shared.hub.cancel(job),
             }
         }
     }
@@ -410,7 +478,7 @@ impl<'c> WriterThread<'c> {
         if self.seen.is_some_and(|(seen, _)| seen == version) {
             return;
         }
-        let signal = self.db.one("SELECT work, others FROM jk_signal WHERE id = 1", [], |row| {
+        let signal = self.db.one("SELECT work, others FROM jk_delta WHERE id = 0", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         });
         // Without tables there is nothing to be told yet.
@@ -432,29 +500,22 @@ struct After {
     work: bool,
     pushes: Vec<Push>,
     folded: bool,
+    tail: Option<Tail>,
 }
 
-impl After {
-    fn tell(self, shared: &Shared) {
-        if self.work {
-            shared.hub.work();
-        }
-        for push in self.pushes {
-            match push {
-                Push::Due(at) => shared.hub.due(at),
-                Push::Finished(job) => shared.hub.finished(job),
-                Push::Cancel(job) => shared.hub.cancel(job),
-            }
-        }
-    }
+fn bug() -> Error {
+    Error::new(ErrorKind::Internal, "a call panicked, which is a bug in jobkit-sqlite")
 }
 
-fn finish(mut flight: Flight<'_, '_>, fold: bool) -> Result<After> {
-    flight.append_deltas()?;
+fn finish(mut flight: Flight<'_, '_>, tail: Option<&Tail>, fold: bool) -> Result<After> {
+    let mut tail = flight.write_deltas(tail)?;
     let folded = fold && fold_deltas(flight.db)?;
+    if folded {
+        tail = None;
+    }
     flight.signal()?;
     match flight.db.run("COMMIT", []) {
-        Ok(_) => Ok(After { work: flight.work, pushes: flight.pushes, folded }),
+        Ok(_) => Ok(After { work: flight.work, pushes: flight.pushes, folded, tail }),
         Err(error) => {
             let failed = sqlite(error);
             // When the log could not be written or synced, it may yet hold the commit.
@@ -468,17 +529,19 @@ fn finish(mut flight: Flight<'_, '_>, fold: bool) -> Result<After> {
 
 /// Adds up what was counted; whether there was anything.
 fn fold_deltas(db: &Db<'_>) -> Done<bool> {
-    let deltas = db.all("SELECT id, body FROM jk_delta ORDER BY id LIMIT 5000", [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+    let deltas = db.all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| {
+        row.get::<_, String>(0)
     })?;
-    let Some((last, _)) = deltas.last() else { return Ok(false) };
-    crate::monitoring::fold(db, deltas.iter().map(|(_, body)| body.as_str()))?;
-    db.run("DELETE FROM jk_delta WHERE id <= ?1", [*last])?;
+    if deltas.is_empty() {
+        return Ok(false);
+    }
+    crate::monitoring::fold(db, deltas.iter().map(String::as_str))?;
+    db.run("DELETE FROM jk_delta WHERE body IS NOT NULL", [])?;
     Ok(true)
 }
 
 impl Flight<'_, '_> {
-    /// Counts a transition.
+    /// The names of a lane.
     pub(crate) fn lane(&self, queue: i64, kind: i64) -> Done<(Name, Name)> {
         Ok((self.db.name(queue)?, self.db.name(kind)?))
     }

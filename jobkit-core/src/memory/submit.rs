@@ -121,6 +121,13 @@ impl Tables {
             let new = New { head, edges, digest, waits_for_batch, takes_key };
             planned[i] = Some(Planned::New(Box::new(new)));
         }
+        // Jobs are stored in another order than planned: of several with one key the last planned has
+        // it, and the others gave way.
+        for (job, planned) in jobs.iter().zip(&mut planned) {
+            if let (Some(unique), Some(Planned::New(new))) = (&job.unique, planned) {
+                new.takes_key &= keys.get(&unique.hash()) == Some(&job.id);
+            }
+        }
         let jobs = planned.into_iter().flatten().collect();
         Ok(Plan { jobs, opens_batch: opens.is_some(), replaced })
     }

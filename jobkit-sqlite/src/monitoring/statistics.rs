@@ -120,7 +120,7 @@ fn scopes(db: &Db<'_>, family: &str) -> Done<Vec<String>> {
 /// What is not folded yet.
 pub(crate) fn tail(db: &Db<'_>) -> Done<BTreeMap<Cell, Tally>> {
     let deltas = db
-        .all("SELECT body FROM jk_delta ORDER BY id", [], |row| row.get::<_, String>(0))?
+        .all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| row.get::<_, String>(0))?
         .iter()
         .map(|body| json::<Delta>(body))
         .collect::<Done<Vec<_>>>()?;

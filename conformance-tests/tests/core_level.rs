@@ -1,0 +1,177 @@
+//! A storage that stops at the core level: the suite asks nothing more of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use conformance_tests::TestBackend;
+use jobkit_core::record::{JobDetails, JobRecord, Lease};
+use jobkit_core::refusal::Refusal;
+use jobkit_core::storage::*;
+use jobkit_core::{Incarnation, JobId, MemoryStorage, Name, Result, Timestamp};
+
+/// The storage in memory, without what lies beyond the core level.
+#[derive(Debug)]
+struct CoreOnly {
+    inner: MemoryStorage,
+    capabilities: Capabilities,
+}
+
+#[async_trait]
+impl JobStore for CoreOnly {
+    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+        let mut outcomes = Vec::new();
+        for one in request.submissions {
+            let plain = one.batch.is_none()
+                && one.jobs.iter().all(|job| {
+                    job.edges.is_empty()
+                        && job.batch.is_none()
+                        && job.unique.is_none()
+                        && job.limits.is_empty()
+                });
+            if plain || one.check().is_err() {
+                let submissions = std::slice::from_ref(one);
+                let request = SubmitRequest { submissions, now: request.now };
+                outcomes.extend(self.inner.submit(request).await?);
+            } else {
+                let what = "edges, batches, keys and limits";
+                outcomes.push(Submitted::Refused(Refusal::Unsupported { what }));
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
+        self.inner.job(id).await
+    }
+
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
+        self.inner.jobs(ids).await
+    }
+
+    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+        self.inner.change_state(request).await
+    }
+
+    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
+        self.inner.purge_expired(request).await
+    }
+
+    async fn sweep(&self, request: StepRequest) -> Result<Step> {
+        self.inner.sweep(request).await
+    }
+}
+
+// `settle_and_claim` is the default here: one after the other.
+#[async_trait]
+impl JobQueue for CoreOnly {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+        self.inner.claim(request).await
+    }
+
+    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        self.inner.settle(request).await
+    }
+
+    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+        self.inner.renew(request).await
+    }
+
+    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
+        self.inner.promote_due(request).await
+    }
+
+    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
+        self.inner.rescue_expired(request).await
+    }
+
+    async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
+        self.inner.wake_ups(filter).await
+    }
+}
+
+#[async_trait]
+impl LockStore for CoreOnly {
+    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+        self.inner.try_acquire(request).await
+    }
+
+    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        self.inner.renew_lock(request, generation).await
+    }
+
+    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        self.inner.release_lock(request, generation).await
+    }
+}
+
+#[async_trait]
+impl ServerRegistry for CoreOnly {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+        self.inner.announce(server, now).await
+    }
+
+    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
+        self.inner.heartbeat(beat, now).await
+    }
+
+    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
+        self.inner.remove_server(incarnation, still_running).await
+    }
+
+    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
+        self.inner.remove_dead(silent_for, now).await
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerStatus>> {
+        self.inner.servers().await
+    }
+}
+
+impl RecurringStore for CoreOnly {}
+impl BatchStore for CoreOnly {}
+impl LimitStore for CoreOnly {}
+impl JobLog for CoreOnly {}
+impl Monitoring for CoreOnly {}
+impl Operations for CoreOnly {}
+
+#[async_trait]
+impl Storage for CoreOnly {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn backend(&self) -> &'static str {
+        "core-only"
+    }
+
+    fn namespace(&self) -> &str {
+        self.inner.namespace()
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        self.inner.migrate().await
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>> {
+        self.inner.check().await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        self.inner.now().await
+    }
+}
+
+struct Backend;
+
+impl TestBackend for Backend {
+    type Guard = ();
+
+    async fn setup() -> (Arc<dyn Storage>, ()) {
+        let mut capabilities = Capabilities::new(Level::Core);
+        capabilities.wake_ups = WakeUpReach::Process;
+        (Arc::new(CoreOnly { inner: MemoryStorage::new(), capabilities }), ())
+    }
+}
+
+conformance_tests::conformance_tests!(Backend, groups = [core, push]);
