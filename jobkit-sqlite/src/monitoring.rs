@@ -1,7 +1,7 @@
 //! `Monitoring`.
 
 mod list;
-mod statistics;
+pub(crate) mod statistics;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use jobkit_core::storage::{
 use jobkit_core::{Error, JobId, Name, Result, Timestamp, bounds};
 use rusqlite::params;
 
-pub(crate) use self::statistics::{fold, step_number};
+pub(crate) use self::statistics::fold;
 use self::statistics::{range, tail, total};
 use crate::codec::{index, job_id, json, on_at, size, state_at, uint};
 use crate::connection::Db;

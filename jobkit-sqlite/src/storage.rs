@@ -256,10 +256,7 @@ fn open_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connectio
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
-    // SQLite opens a file that it may not write for reading, and says nothing.
-    if conn.is_readonly("main").map_err(sqlite)? {
-        return Err(Error::new(ErrorKind::NotWritable, "the database file is read-only"));
-    }
+    // A file that may not be written is opened for reading, without a word; the lock below refuses it.
     conn.busy_timeout(Duration::ZERO).map_err(sqlite)?;
     let synchronous = match options.durability {
         SqliteDurability::Normal => "NORMAL",

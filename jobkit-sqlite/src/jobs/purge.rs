@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use jobkit_core::edge::{Decision, On, Parent};
 use jobkit_core::state::StateName;
-use jobkit_core::stats::Step as Span;
 use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, Timestamp};
 use rusqlite::params;
@@ -13,14 +12,12 @@ use super::read_jobs;
 use super::transition::Budget;
 use crate::codec::{ASIDE, CHILDREN, Job, at, bytes16, int, select_job, size, uint};
 use crate::error::Done;
-use crate::monitoring::step_number;
+use crate::monitoring::statistics;
 use crate::sweep::{STEP, Verdict};
 use crate::writer::Flight;
 
 /// How long an empty batch is kept after it has completed, and a lock that nobody renewed.
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Buckets of statistics removed in one step.
-const BUCKETS: usize = 1_000;
 
 impl Flight<'_, '_> {
     pub(crate) fn purge(&mut self, request: StepRequest) -> Done<Step> {
@@ -76,7 +73,11 @@ impl Flight<'_, '_> {
         self.cascade(now, &mut budget)?;
         removed += self.remove_empty_batches(now)?;
         self.db.run("DELETE FROM jk_lock WHERE expires_at < ?1", [now.minus(DAY).as_micros()])?;
-        self.remove_buckets(now)?;
+        let stripped = at(int(self.meta("histograms")?));
+        let strip_until = statistics::prune(self.db, stripped, now)?;
+        if strip_until > stripped {
+            self.set_meta("histograms", uint(strip_until.as_micros()))?;
+        }
         let next = self.db.one(
             "SELECT min(expires_at) FROM jk_job INDEXED BY jk_expires WHERE expires_at IS NOT NULL",
             [],
@@ -191,41 +192,5 @@ impl Flight<'_, '_> {
             self.batches.remove(batch);
         }
         Ok(empty.len())
-    }
-
-    /// Removes buckets of statistics that nobody asks for any more, scope by scope: the table is
-    /// ordered so.
-    fn remove_buckets(&self, now: Timestamp) -> Done {
-        let mut left = BUCKETS;
-        let mut scope = String::new();
-        let mut first = true;
-        loop {
-            let next = self.db.one(
-                "SELECT scope FROM jk_stat WHERE scope > ?1 OR (?2 AND scope = ?1) \
-                 ORDER BY scope LIMIT 1",
-                params![scope, first],
-                |row| row.get::<_, String>(0),
-            )?;
-            let Some(next) = next else { return Ok(()) };
-            (scope, first) = (next, false);
-            for span in Span::ALL {
-                let Some(kept) = span.kept() else { continue };
-                let gone = self.db.run(
-                    "DELETE FROM jk_stat WHERE scope = ?1 AND step = ?2 AND bucket IN \
-                     (SELECT bucket FROM jk_stat WHERE scope = ?1 AND step = ?2 AND bucket < ?3 \
-                      ORDER BY bucket LIMIT ?4)",
-                    params![
-                        scope,
-                        step_number(span),
-                        Span::Hour.bucket(now.minus(kept)).as_micros(),
-                        size(left)
-                    ],
-                )?;
-                left = left.saturating_sub(gone);
-                if left == 0 {
-                    return Ok(());
-                }
-            }
-        }
     }
 }

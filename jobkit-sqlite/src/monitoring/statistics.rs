@@ -1,16 +1,22 @@
 //! What is counted: cells that folds have added up, and the deltas since the last one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
-use jobkit_core::stats::{Cell, Delta, Scope, Step, Tally};
+use jobkit_core::stats::{Cell, Delta, Histogram, Scope, Step, Tally};
 use jobkit_core::{Name, Timestamp, bounds};
 use rusqlite::params;
 
-use crate::codec::{at, json};
+use crate::codec::{at, json, size};
 use crate::connection::Db;
 use crate::error::Done;
 
-pub(crate) const fn step_number(step: Step) -> i64 {
+/// How long histograms are kept.
+const HISTOGRAMS_KEPT: Duration = Duration::from_secs(72 * 3600);
+/// Buckets removed in one step.
+const BUCKETS: usize = 1_000;
+
+const fn step_number(step: Step) -> i64 {
     match step {
         Step::AllTime => 0,
         Step::Minute => 1,
@@ -115,6 +121,63 @@ fn scopes(db: &Db<'_>, family: &str) -> Done<Vec<String>> {
         last = next;
     }
     Ok(scopes)
+}
+
+/// Every scope that is stored, by a seek for each: the table is ordered by scope.
+fn all_scopes(db: &Db<'_>) -> Done<Vec<String>> {
+    let mut scopes = vec![String::new()];
+    scopes.extend(self::scopes(db, "k:")?);
+    scopes.extend(self::scopes(db, "q:")?);
+    Ok(scopes)
+}
+
+/// Removes buckets that are kept no longer, and histograms of hours that came of age since
+/// `stripped`; how far they are stripped now.
+pub(crate) fn prune(db: &Db<'_>, stripped: Timestamp, now: Timestamp) -> Done<Timestamp> {
+    let mut left = BUCKETS;
+    let strip_until = Step::Hour.bucket(now.minus(HISTOGRAMS_KEPT)).max(stripped);
+    for scope in all_scopes(db)? {
+        for step in Step::ALL {
+            let Some(kept) = step.kept() else { continue };
+            let removed = db.run(
+                "DELETE FROM jk_stat WHERE scope = ?1 AND step = ?2 AND bucket IN \
+                 (SELECT bucket FROM jk_stat WHERE scope = ?1 AND step = ?2 AND bucket < ?3 \
+                  ORDER BY bucket LIMIT ?4)",
+                params![
+                    scope,
+                    step_number(step),
+                    Step::Hour.bucket(now.minus(kept)).as_micros(),
+                    size(left)
+                ],
+            )?;
+            left = left.saturating_sub(removed);
+        }
+        if strip_until > stripped {
+            strip(db, &scope, stripped, strip_until)?;
+        }
+    }
+    Ok(strip_until)
+}
+
+/// Takes the histograms out of the hours from `from` to `until`.
+fn strip(db: &Db<'_>, scope: &str, from: Timestamp, until: Timestamp) -> Done {
+    let hour = step_number(Step::Hour);
+    let hours = db.all(
+        "SELECT bucket, body FROM jk_stat \
+         WHERE scope = ?1 AND step = ?2 AND bucket >= ?3 AND bucket < ?4",
+        params![scope, hour, from.as_micros(), until.as_micros()],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)),
+    )?;
+    for (bucket, body) in hours {
+        let mut tally: Tally = json(&body)?;
+        tally.wait = Histogram::default();
+        tally.run = Histogram::default();
+        db.run(
+            "UPDATE jk_stat SET body = ?4 WHERE scope = ?1 AND step = ?2 AND bucket = ?3",
+            params![scope, hour, bucket, serde_json::to_string(&tally)?],
+        )?;
+    }
+    Ok(())
 }
 
 /// What is not folded yet.

@@ -171,12 +171,15 @@ async fn check_names_what_is_weaker_and_verify_reads_everything() {
     let path = dir.path().join("jobs.db");
     let storage = SqliteStorage::open(&path).await.expect("opens");
     let findings = storage.check().await.expect("checks");
-    let codes: Vec<_> = findings.iter().map(|finding| finding.code).collect();
-    assert_eq!(codes, ["synchronous-normal"]);
+    // The lowest supported rusqlite brings an old library along.
+    let news = |findings: Vec<Finding>| -> Vec<_> {
+        findings.iter().map(|it| it.code).filter(|code| *code != "old-library").collect()
+    };
+    assert_eq!(news(findings), ["synchronous-normal"]);
     assert_eq!(storage.verify().await.expect("verifies"), Vec::<String>::new());
     drop(storage);
     let full = SqliteOptions::new(&path).durability(SqliteDurability::Full).open().await;
-    assert_eq!(full.expect("opens").check().await.expect("checks"), []);
+    assert_eq!(news(full.expect("opens").check().await.expect("checks")), [""; 0]);
 }
 
 #[tokio::test]
