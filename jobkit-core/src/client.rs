@@ -42,11 +42,11 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// How long `enqueue` repeats a submit that the storage did not answer; 15 s by default. Zero gives
-    /// up at the first error.
+    /// How long `enqueue` repeats a submit that the storage did not answer; 15 s by default, a day at
+    /// most. Zero gives up at the first error.
     #[must_use]
     pub fn submit_timeout(mut self, timeout: Duration) -> Self {
-        self.submit_timeout = timeout;
+        self.submit_timeout = timeout.min(Duration::from_secs(24 * 3600));
         self
     }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use crate::error::{Applied, Error, ErrorKind, Result};
@@ -100,7 +101,23 @@ fn lock<F: Flight>(queue: &Mutex<Queue<F>>) -> std::sync::MutexGuard<'_, Queue<F
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Leads flights until nobody waits. Should it be dropped with its runtime, or panic, those who wait are
+/// told, and the next request leads again.
+struct Leader<F: Flight>(Option<Arc<Mutex<Queue<F>>>>);
+
+impl<F: Flight> Drop for Leader<F> {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.0 {
+            let mut queue = lock(queue);
+            queue.in_flight = false;
+            // Dropped senders tell.
+            queue.waiting.clear();
+        }
+    }
+}
+
 async fn lead_flights<F: Flight>(flight: Arc<F>, queue: Arc<Mutex<Queue<F>>>) {
+    let mut leader = Leader(Some(Arc::clone(&queue)));
     loop {
         let mut requests = Vec::new();
         let mut answers = Vec::new();
@@ -123,6 +140,7 @@ async fn lead_flights<F: Flight>(flight: Arc<F>, queue: Arc<Mutex<Queue<F>>>) {
             }
             if requests.is_empty() {
                 queue.in_flight = false;
+                leader.0 = None;
                 return;
             }
         }
@@ -135,7 +153,12 @@ async fn send<F: Flight>(
     requests: &[F::Request],
     answers: Vec<oneshot::Sender<Result<F::Answer>>>,
 ) {
-    match flight.fly(requests).await {
+    let flown = std::panic::AssertUnwindSafe(flight.fly(requests)).catch_unwind().await;
+    let flown = flown.unwrap_or_else(|_| {
+        let text = "the storage panicked, which is a bug in it";
+        Err(Error::new(ErrorKind::Internal, text).maybe_applied())
+    });
+    match flown {
         Ok(results) => {
             for (answer, result) in answers.into_iter().zip(results) {
                 let _ = answer.send(Ok(result));
@@ -238,6 +261,26 @@ mod tests {
             assert_eq!(answer as usize, (n + 100) * 2);
         }
         assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_leader_that_goes_with_its_runtime_leaves_the_way_free() {
+        let coalescer = doubling(0);
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let first = runtime();
+        let abandoned = Arc::clone(&coalescer);
+        first.spawn(async move { abandoned.request(100).await });
+        // Far enough that the flight is out and waits at the gate.
+        first.block_on(async {
+            while !lock(&coalescer.queue).in_flight {
+                tokio::task::yield_now().await;
+            }
+            tokio::task::yield_now().await;
+        });
+        drop(first);
+        coalescer.flight.gate.add_permits(1);
+        let answer = runtime().block_on(coalescer.request(101));
+        assert_eq!(answer.expect("answers"), 202);
     }
 
     #[tokio::test]

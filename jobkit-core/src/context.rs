@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     client: Client,
     data: Arc<DataMap>,
     told: Mutex<Told>,
+    /// Whether the handler went to the blocking pool, where it cannot be dropped.
+    blocking: AtomicBool,
     // Wakes the task that sends what handlers tell.
     dirty: Arc<tokio::sync::Notify>,
 }
@@ -83,8 +86,17 @@ impl JobContext {
             client,
             data,
             told: Mutex::default(),
+            blocking: AtomicBool::new(false),
             dirty,
         }))
+    }
+
+    pub(crate) fn set_blocking(&self) {
+        self.0.blocking.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.0.blocking.load(Ordering::Relaxed)
     }
 
     /// Runs `future` as this job, so that jobs it enqueues inherit the context.

@@ -174,16 +174,21 @@ where
     Fut: Future<Output = Result<J::Output, E>> + Send,
     E: Into<Failure>,
 {
-    let job: J = match decode(&args) {
-        Ok(job) => job,
-        Err(failure) => return RunEnd::BadArguments(failure),
-    };
-    drop(args);
-    // The call itself may panic too, before it gives its future.
-    let run = AssertUnwindSafe(async { handler(job, context).await }).catch_unwind();
-    match run.await {
-        Ok(Ok(output)) => encode(&output),
-        Ok(Err(error)) => RunEnd::Failed(error.into()),
+    // What users wrote runs in the decoding, the call, the future, the encoding and the error's own
+    // words: a panic anywhere is a failure of the attempt.
+    let run = AssertUnwindSafe(async {
+        let job: J = match decode(&args) {
+            Ok(job) => job,
+            Err(failure) => return RunEnd::BadArguments(failure),
+        };
+        drop(args);
+        match handler(job, context).await {
+            Ok(output) => encode(&output),
+            Err(error) => RunEnd::Failed(error.into()),
+        }
+    });
+    match run.catch_unwind().await {
+        Ok(end) => end,
         Err(panic) => RunEnd::Panicked(Failure::from_panic(&*panic, panics::last_location())),
     }
 }
@@ -217,6 +222,9 @@ fn encode<T: Serialize>(output: &T) -> RunEnd {
 /// Runs code that blocks on the blocking pool; a panic goes on here, with its place.
 #[doc(hidden)]
 pub async fn run_blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    if let Some(context) = JobContext::current() {
+        context.set_blocking();
+    }
     let span = tracing::Span::current();
     let caught = tokio::task::spawn_blocking(move || {
         let run = AssertUnwindSafe(|| span.in_scope(run));

@@ -59,6 +59,9 @@ impl fmt::Debug for Payload {
     }
 }
 
+/// The longest time that one attempt may be given.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What overrides the server's registry for one job.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -253,6 +256,10 @@ impl NewRecord {
         if let Some(extras) = self.extras.as_deref() {
             if let Some(name) = &extras.display_name {
                 check_text("display_name", name, bounds::LABEL_BYTES)?;
+            }
+            let timeout = extras.overrides.timeout;
+            if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > MAX_TIMEOUT) {
+                return Err(Error::invalid("timeout", "must be over zero and at most 366 days"));
             }
             for (field, values) in [("metadata", &extras.metadata), ("context", &extras.context)] {
                 let size = text_size(values);

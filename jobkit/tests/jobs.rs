@@ -3,6 +3,7 @@
 #![deny(nonstandard_style)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jobkit::{Client, Data, JobContext, Jobs, MemoryStorage, On, Server, jobs};
@@ -109,6 +110,32 @@ impl Reports {
     /// Nothing to return.
     #[jobkit::job]
     pub async fn nightly() {}
+}
+
+static SLOW_RUNS: AtomicU32 = AtomicU32::new(0);
+
+/// Blocks for longer than it may.
+#[jobkit::job(blocking)]
+pub fn slow() -> std::io::Result<u32> {
+    SLOW_RUNS.fetch_add(1, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(1_500));
+    Ok(7)
+}
+
+/// Code on the blocking pool cannot be ended, so it is not begun a second time beside itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocking_job_that_is_too_slow_runs_once() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let options = jobkit::ServerOptions::default()
+        .lease(Duration::from_millis(300))
+        .cancel_grace(Duration::from_millis(50));
+    let server = Server::builder(storage).jobs(jobs![slow]).options(options);
+    let _server = server.build().expect("builds").start().await.expect("starts");
+    let job = slow().timeout(Duration::from_millis(50));
+    let job = client.enqueue(job).await.expect("enqueued");
+    assert_eq!(job.wait(SOON).await.expect("its success counts"), 7);
+    assert_eq!(SLOW_RUNS.load(Ordering::SeqCst), 1);
 }
 
 fn all() -> Jobs {

@@ -59,7 +59,7 @@ impl<S: Storage + ?Sized> Client<S> {
     /// # Cancel safety
     /// A dropped future may leave the lock taken for `ttl`.
     pub async fn lock(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Lock> {
-        let give_up_at = Instant::now() + wait;
+        let give_up_at = Instant::now() + wait.min(Duration::from_secs(366 * 24 * 3600));
         let mut pause = Duration::from_millis(10);
         loop {
             if let Some(lock) = self.try_lock(name, ttl).await? {

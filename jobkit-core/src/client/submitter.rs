@@ -12,6 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::jittered;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
+/// How long one submit may take.
+const LONGEST: Duration = Duration::from_secs(15);
+
 /// Sends submissions; those with unique keys apart, so that a key held by a stranger's transaction
 /// delays nobody else.
 pub(super) struct Submitter {
@@ -30,7 +33,14 @@ impl Flight for SubmitFlight {
         let submissions: Vec<Submission> =
             requests.iter().map(|one| Submission::clone(one)).collect();
         let request = SubmitRequest { submissions: &submissions, now: None };
-        let answers = self.0.submit(request).await?;
+        // A call that is never answered must not hold up those behind it.
+        let answers = match tokio::time::timeout(LONGEST, self.0.submit(request)).await {
+            Ok(answers) => answers?,
+            Err(_) => {
+                let text = "the storage has not answered for 15 s";
+                return Err(Error::new(ErrorKind::Timeout, text).maybe_applied());
+            }
+        };
         if answers.len() == requests.len() {
             return Ok(answers);
         }

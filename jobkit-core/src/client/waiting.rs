@@ -169,6 +169,15 @@ impl WaitingRoom {
 
     /// Waits until the job has finished; `false` if it does not exist.
     async fn finished(&self, id: JobId) -> bool {
+        loop {
+            // Without an answer the task that looked went with its runtime; another one begins.
+            if let Some(exists) = self.look_for(id).await {
+                return exists;
+            }
+        }
+    }
+
+    async fn look_for(&self, id: JobId) -> Option<bool> {
         let mut fate = {
             let mut room = lock(&self.state);
             let fate =
@@ -181,10 +190,7 @@ impl WaitingRoom {
             fate
         };
         self.came.notify_one();
-        match fate.wait_for(Option::is_some).await {
-            Ok(fate) => fate.unwrap_or(false),
-            Err(_) => false,
-        }
+        fate.wait_for(Option::is_some).await.ok().and_then(|fate| *fate)
     }
 }
 
@@ -192,8 +198,20 @@ fn lock(room: &Mutex<Room>) -> std::sync::MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The one task that looks. However it ends, those who wait are told to begin another.
+struct Looker(Arc<Mutex<Room>>);
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        let mut room = lock(&self.0);
+        room.task_runs = false;
+        room.waiters.clear();
+    }
+}
+
 /// Looks for finished jobs until nobody waits any more.
 async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Notify>) {
+    let _looker = Looker(Arc::clone(&room));
     const SHORTEST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(2);
     let filter = WakeUpFilter {
@@ -211,7 +229,6 @@ async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Noti
             let mut room = lock(&room);
             room.waiters.retain(|_, waiter| waiter.receiver_count() > 0);
             if room.waiters.is_empty() {
-                room.task_runs = false;
                 return;
             }
             match asked.take() {

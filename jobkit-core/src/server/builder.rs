@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Incarnation, random_fraction};
 use crate::jobs::{Jobs, panics};
 use crate::name::Name;
+use crate::record::MAX_TIMEOUT;
 use crate::recurring::RecurringSpec;
 use crate::server::engine::Engine;
 use crate::server::options::ServerOptions;
@@ -235,8 +236,9 @@ impl ServerBuilder {
             if options.priority.is_some_and(|priority| priority > bounds::MAX_PRIORITY) {
                 checks.push(Err(Error::invalid("priority", "must be 0 to 9")));
             }
-            if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
-                checks.push(Err(Error::invalid("timeout", "must be longer than zero")));
+            if options.timeout.is_some_and(|timeout| timeout.is_zero() || timeout > MAX_TIMEOUT) {
+                checks
+                    .push(Err(Error::invalid("timeout", "must be over zero and at most 366 days")));
             }
             mistakes.extend(
                 checks
@@ -256,6 +258,14 @@ impl ServerBuilder {
                 .into_iter()
                 .filter_map(|name| Name::new("queue", name).ok())
                 .collect::<Vec<_>>();
+            if names.len() > bounds::SERVER_QUEUES {
+                let text = format!(
+                    "are {}, as the jobs name them, where at most {} are allowed; list those to serve with `.queues(…)` and say `.only_queues()`",
+                    names.len(),
+                    bounds::SERVER_QUEUES
+                );
+                mistakes.push(Error::invalid("queues", text));
+            }
             let weights = vec![1.0; names.len()];
             return Queues { names, weights };
         };

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
-use crate::server::held::{HeldJob, Phase};
+use crate::server::held::{Attempt, HeldJob, Phase, attempt};
 use crate::server::options::Prefetch;
 use crate::server::settler;
 use crate::server::supervisor::Backoff;
@@ -35,20 +35,39 @@ const PREFETCH_KEPT: Duration = Duration::from_millis(200);
 /// workers.
 const STUCK_CHECK: Duration = Duration::from_secs(1);
 
+/// How long a job near its crash limit waits for others to end before it is started beside them.
+const ALONE_WAIT: Duration = Duration::from_secs(5);
+/// How long nothing else is started beside it.
+const ALONE_FOR: Duration = Duration::from_secs(30);
+/// How soon an outcome that is blocked by a stranger's lock goes again.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 type FlightFuture = Pin<Box<dyn Future<Output = Landed> + Send>>;
 
 /// A flight that is back.
 struct Landed {
-    settles: Vec<Settle>,
-    outcome: Result<(Vec<SettleAnswer>, Option<Claimed>)>,
-    claim: Option<Claiming>,
+    outcomes: Vec<Outcome>,
+    answers: Result<(Vec<SettleAnswer>, Option<Claimed>)>,
+    claimed: bool,
 }
 
-/// The claim of a flight.
-#[derive(Clone, Copy)]
-struct Claiming {
-    sequence: u64,
-    wanted: usize,
+/// An outcome on its way to the storage.
+struct Outcome {
+    settle: Settle,
+    kind: Name,
+    /// It goes in a flight of its own, since it was in one that was refused as a whole.
+    alone: bool,
+    /// What came with it was refused once, so only the bare failure is left.
+    bare: bool,
+    not_before: Option<Instant>,
+}
+
+/// The claim that has not been answered yet. It is repeated as it was, whatever is wanted meanwhile:
+/// what it took is known to the storage alone.
+#[derive(Clone)]
+struct Pending {
+    request: ClaimRequest,
+    /// When it was sent first: leases begin then, at the earliest.
     sent_at: Instant,
 }
 
@@ -65,24 +84,26 @@ pub(super) struct Dispatcher {
     /// Claimed, not started.
     waiting: VecDeque<Waiting>,
     /// Near its crash limit: runs when nothing else does, so that it fails no neighbours.
-    alone: Option<ClaimedJob>,
-    runs_alone: bool,
+    alone: Option<Waiting>,
+    /// The job that runs alone, and until when nothing is started beside it.
+    runs_alone: Option<(Attempt, Instant)>,
     running: usize,
-    /// Handlers whose workers were replaced.
+    /// Handlers whose workers were replaced; they are among the running.
     stuck: usize,
     /// Outcomes that the storage has not answered yet.
-    outcomes: VecDeque<Settle>,
+    outcomes: VecDeque<Outcome>,
     next_claim: u64,
+    pending: Option<Pending>,
     hint: Option<ClaimHint>,
     hint_since: Instant,
     /// Work may be there: the last claim got all it asked for, or a push came.
     may_be_work: bool,
+    /// What was claimed ahead was not started in time: nothing more ahead until a job ends.
+    claimed_too_far: bool,
     poll_at: Instant,
     poll_pause: Duration,
     backoff: Backoff,
     blocked_until: Option<Instant>,
-    /// Outcomes go one by one, after a flight was refused as a whole.
-    isolate: bool,
     /// The mean duration of a job in seconds, newer ones weighing more.
     mean: Option<f64>,
     pushes: Option<Box<dyn WakeUps>>,
@@ -99,18 +120,19 @@ impl Dispatcher {
             ended,
             waiting: VecDeque::new(),
             alone: None,
-            runs_alone: false,
+            runs_alone: None,
             running: 0,
             stuck: 0,
             outcomes: VecDeque::new(),
             next_claim: 1,
+            pending: None,
             hint: None,
             hint_since: now,
             may_be_work: true,
+            claimed_too_far: false,
             poll_at: now,
             backoff: Backoff::new(),
             blocked_until: None,
-            isolate: false,
             mean: None,
             pushes: None,
         }
@@ -125,26 +147,26 @@ impl Dispatcher {
         let mut stuck_check = tokio::time::interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.start_waiting();
+            // A storage in this process answers at once, always: others must have their turn.
+            tokio::task::coop::consume_budget().await;
+            let stopping = engine.stopping.is_cancelled();
+            if stopping {
+                engine.quiet.cancel();
+                self.give_back_waiting();
+            } else {
+                self.start_waiting();
+            }
             if flight.is_none() {
                 flight = self.next_flight();
             }
-            if engine.stopping.is_cancelled() {
-                self.give_back_waiting();
-                let idle = self.running == 0 && self.outcomes.is_empty() && flight.is_none();
-                if idle {
-                    return;
-                }
-                flight = flight.or_else(|| self.next_flight());
+            let settled = self.outcomes.is_empty() && self.pending.is_none();
+            if stopping && self.running == 0 && settled && flight.is_none() {
+                return;
             }
             let wait_until = self.wait_until(flight.is_some());
             tokio::select! {
                 biased;
                 () = engine.ended.cancelled() => return,
-                landed = landed(&mut flight) => {
-                    flight = None;
-                    self.landed(landed);
-                }
                 end = self.ends.recv() => {
                     if let Some(end) = end {
                         self.ended(end);
@@ -153,9 +175,13 @@ impl Dispatcher {
                         self.ended(end);
                     }
                 }
+                landed = landed(&mut flight) => {
+                    flight = None;
+                    self.landed(landed);
+                }
                 push = next_push(&mut self.pushes) => self.pushed(push),
                 () = engine.signals.dispatcher.notified() => self.look_again(),
-                () = engine.stopping.cancelled(), if !engine.quiet.is_cancelled() => engine.quiet.cancel(),
+                () = engine.stopping.cancelled(), if !stopping => {}
                 _ = stuck_check.tick() => self.replace_stuck(),
                 () = tokio::time::sleep_until(wait_until) => {}
             }
@@ -188,18 +214,24 @@ impl Dispatcher {
 
     /// When something is to be done even if nothing happens.
     fn wait_until(&self, in_flight: bool) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
-        if in_flight {
-            return far;
-        }
-        let mut until = self.blocked_until.unwrap_or(far);
-        if self.blocked_until.is_none() && self.wants() > 0 {
-            until = until.min(self.poll_at);
-        }
+        let mut until = Instant::now() + Duration::from_secs(3600);
         if let Some(first) = self.waiting.front() {
             until = until.min(first.since + PREFETCH_KEPT);
         }
-        until
+        if let Some(alone) = &self.alone {
+            until = until.min(alone.since + ALONE_WAIT);
+        }
+        if in_flight {
+            return until;
+        }
+        if let Some(blocked_until) = self.blocked_until {
+            return until.min(blocked_until);
+        }
+        if self.wants() > 0 {
+            until = until.min(self.poll_at);
+        }
+        let due = self.outcomes.iter().filter_map(|outcome| outcome.not_before).min();
+        due.map_or(until, |due| until.min(due))
     }
 
     /// Workers that could start a job now.
@@ -208,10 +240,16 @@ impl Dispatcher {
         (self.engine.options.workers + replaced).saturating_sub(self.running)
     }
 
+    /// Whether nothing may be started beside the job that runs, or is to run, alone.
+    fn is_reserved(&self) -> bool {
+        let runs = self.runs_alone.is_some_and(|(_, until)| until > Instant::now());
+        runs || self.alone.is_some()
+    }
+
     /// How many jobs a claim should ask for.
     fn wants(&self) -> usize {
-        let alone = self.alone.is_some() || self.runs_alone;
-        if alone || self.engine.quiet.is_cancelled() || self.outcomes.len() >= STEP_ITEMS * 2 {
+        let full = self.outcomes.len() >= STEP_ITEMS * 2;
+        if self.is_reserved() || self.engine.quiet.is_cancelled() || full {
             // With so many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }
@@ -220,17 +258,20 @@ impl Dispatcher {
 
     /// About 50 ms of work.
     fn prefetch(&self) -> usize {
+        if self.claimed_too_far {
+            return 0;
+        }
         match (self.engine.options.prefetch, self.mean) {
             (Prefetch::Fixed(jobs), _) => jobs,
             (Prefetch::Adaptive, None) => 0,
             (Prefetch::Adaptive, Some(mean)) if mean > 1.0 => 0,
             (Prefetch::Adaptive, Some(mean)) => {
-                let jobs = 0.05 / mean.max(1e-6)
-                    * f64::from(u32::try_from(self.engine.options.workers).unwrap_or(u32::MAX));
+                let workers = u32::try_from(self.engine.options.workers).unwrap_or(u32::MAX);
+                let jobs = 0.05 / mean.max(1e-6) * f64::from(workers);
                 #[allow(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "bounded by the line before"
+                    reason = "bounded by the clamp"
                 )]
                 let jobs = jobs.clamp(0.0, 300.0) as usize;
                 jobs
@@ -239,32 +280,53 @@ impl Dispatcher {
     }
 
     fn start_waiting(&mut self) {
-        if self.runs_alone {
-            return;
-        }
-        if self.alone.is_some() {
-            self.give_back_waiting();
-            if self.running == 0
-                && let Some(job) = self.alone.take()
-            {
-                self.runs_alone = true;
-                self.start(job);
-            }
-            return;
-        }
-        while self.free_workers() > 0 && !self.engine.stopping.is_cancelled() {
-            let Some(next) = self.waiting.pop_front() else { break };
-            if self.engine.is_paused(&next.job.queue, &next.job.kind) || !self.is_sure(&next.job) {
-                self.give_back(next.job);
+        if let Some(alone) = &self.alone {
+            let others = self.running.saturating_sub(self.stuck);
+            if others == 0 || alone.since.elapsed() >= ALONE_WAIT {
+                self.start_alone();
             } else {
-                self.start(next.job);
+                self.give_back_ahead();
             }
+            return;
+        }
+        while self.free_workers() > 0 && !self.is_reserved() {
+            let Some(next) = self.waiting.pop_front() else { break };
+            self.start_or_give_back(next.job);
         }
         let now = Instant::now();
         let is_old = |waiting: &Waiting| now.duration_since(waiting.since) >= PREFETCH_KEPT;
         while self.waiting.front().is_some_and(is_old) {
             if let Some(old) = self.waiting.pop_front() {
+                self.claimed_too_far = true;
                 self.give_back(old.job);
+            }
+        }
+    }
+
+    fn start_alone(&mut self) {
+        let Some(alone) = self.alone.take() else { return };
+        let this = attempt(&alone.job.lease);
+        if self.start_or_give_back(alone.job) {
+            self.runs_alone = Some((this, Instant::now() + ALONE_FOR));
+        }
+    }
+
+    /// Starts a job, unless it was paused meanwhile or its lease may be gone.
+    fn start_or_give_back(&mut self, job: ClaimedJob) -> bool {
+        if self.engine.is_paused(&job.queue, &job.kind) || !self.is_sure(&job) {
+            self.give_back(job);
+            return false;
+        }
+        match self.engine.kinds.get(job.kind.as_str()) {
+            Some(kind) => {
+                self.running += 1;
+                executor::start(&self.engine, kind, job, self.ended.clone());
+                true
+            }
+            None => {
+                tracing::error!(kind = %job.kind, "the storage handed out a kind that was not asked for");
+                self.give_back(job);
+                false
             }
         }
     }
@@ -272,35 +334,27 @@ impl Dispatcher {
     /// Whether the lease surely holds, so that the job may be started.
     fn is_sure(&self, job: &ClaimedJob) -> bool {
         let held = self.engine.held.lock();
-        held.jobs.get(&job.lease.job).is_some_and(|held| held.sure_until > Instant::now())
+        let held = held.jobs.get(&attempt(&job.lease));
+        held.is_some_and(|held| held.sure_until > Instant::now())
     }
 
-    fn start(&mut self, job: ClaimedJob) {
-        match self.engine.kinds.get(job.kind.as_str()) {
-            Some(kind) => {
-                self.running += 1;
-                executor::start(&self.engine, kind, job, self.ended.clone());
-            }
-            None => {
-                tracing::error!(kind = %job.kind, "the storage handed out a kind that was not asked for");
-                self.give_back(job);
-            }
-        }
-    }
-
-    fn give_back_waiting(&mut self) {
+    /// What was claimed ahead.
+    fn give_back_ahead(&mut self) {
         while let Some(waiting) = self.waiting.pop_front() {
             self.give_back(waiting.job);
         }
-        if self.engine.stopping.is_cancelled()
-            && let Some(job) = self.alone.take()
-        {
-            self.give_back(job);
+    }
+
+    /// Everything that has not started.
+    fn give_back_waiting(&mut self) {
+        self.give_back_ahead();
+        if let Some(alone) = self.alone.take() {
+            self.give_back(alone.job);
         }
     }
 
     fn give_back(&mut self, job: ClaimedJob) {
-        if let Some(held) = self.engine.held.lock().jobs.get_mut(&job.lease.job) {
+        if let Some(held) = self.engine.held.lock().jobs.get_mut(&attempt(&job.lease)) {
             held.phase = Phase::Settling;
         }
         let end = End {
@@ -311,23 +365,37 @@ impl Dispatcher {
             context: None,
             was_stuck: false,
         };
-        self.outcomes.extend(settler::settle_of(end, None, &self.engine.options));
+        self.settle(end);
+    }
+
+    fn settle(&mut self, end: End) {
+        let name = end.job.kind.clone();
+        let this = attempt(&end.job.lease);
+        let kind = self.engine.kinds.get(name.as_str()).cloned();
+        match settler::settle_of(end, kind.as_deref(), &self.engine.options) {
+            Some(settle) => self.outcomes.push_back(Outcome {
+                settle,
+                kind: name,
+                alone: false,
+                bare: false,
+                not_before: None,
+            }),
+            None => {
+                self.engine.held.lock().jobs.remove(&this);
+            }
+        }
     }
 
     fn ended(&mut self, end: End) {
-        self.running -= 1;
-        self.stuck -= usize::from(end.was_stuck);
-        self.runs_alone = false;
+        self.running = self.running.saturating_sub(1);
+        self.stuck = self.stuck.saturating_sub(usize::from(end.was_stuck));
+        self.claimed_too_far = false;
+        if self.runs_alone.is_some_and(|(alone, _)| alone == attempt(&end.job.lease)) {
+            self.runs_alone = None;
+        }
         let seconds = end.duration.as_secs_f64();
         self.mean = Some(self.mean.map_or(seconds, |mean| mean + (seconds - mean) * 0.1));
-        let kind = self.engine.kinds.get(end.job.kind.as_str()).cloned();
-        let job = end.job.lease.job;
-        match settler::settle_of(end, kind.as_deref(), &self.engine.options) {
-            Some(settle) => self.outcomes.push_back(settle),
-            None => {
-                self.engine.held.lock().jobs.remove(&job);
-            }
-        }
+        self.settle(end);
     }
 
     fn replace_stuck(&mut self) {
@@ -347,21 +415,43 @@ impl Dispatcher {
         if self.blocked_until.is_some_and(|until| until > now) {
             return None;
         }
-        let mut wanted = self.wants();
+        self.blocked_until = None;
+        let outcomes = self.next_outcomes(now);
+        let wanted = self.wants();
         let due = self.may_be_work || now >= self.poll_at;
-        if self.outcomes.is_empty() && !due || self.isolate && !self.outcomes.is_empty() {
-            wanted = 0;
+        let fits = outcomes.first().is_none_or(|outcome| !outcome.alone);
+        if self.pending.is_none() && wanted > 0 && fits && (due || !outcomes.is_empty()) {
+            let request = self.claim_request(wanted);
+            self.pending = Some(Pending { request, sent_at: now });
         }
-        if self.outcomes.is_empty() && wanted == 0 {
+        let claim = self.pending.as_ref().filter(|_| fits).map(|pending| pending.request.clone());
+        if outcomes.is_empty() && claim.is_none() {
             return None;
         }
-        let most = if self.isolate { 1 } else { STEP_ITEMS };
-        let settles: Vec<_> = self.outcomes.drain(..self.outcomes.len().min(most)).collect();
-        let claim = (wanted > 0).then(|| self.claim_request(wanted, settles.is_empty()));
-        Some(self.fly(settles, claim))
+        Some(self.fly(outcomes, claim))
     }
 
-    fn claim_request(&mut self, wanted: usize, sleeps_if_empty: bool) -> ClaimRequest {
+    /// The outcomes of the next flight: all that may go together, or one that must go alone.
+    fn next_outcomes(&mut self, now: Instant) -> Vec<Outcome> {
+        let may_go = |outcome: &Outcome| outcome.not_before.is_none_or(|at| at <= now);
+        let Some(first) = self.outcomes.iter().position(may_go) else { return Vec::new() };
+        if self.outcomes[first].alone {
+            return self.outcomes.remove(first).into_iter().collect();
+        }
+        let mut chosen = Vec::new();
+        let mut left = VecDeque::new();
+        for outcome in self.outcomes.drain(..) {
+            if chosen.len() < STEP_ITEMS && may_go(&outcome) && !outcome.alone {
+                chosen.push(outcome);
+            } else {
+                left.push_back(outcome);
+            }
+        }
+        self.outcomes = left;
+        chosen
+    }
+
+    fn claim_request(&mut self, wanted: usize) -> ClaimRequest {
         if self.hint_since.elapsed() > Duration::from_secs(1) {
             self.hint = None;
             self.hint_since = Instant::now();
@@ -376,21 +466,17 @@ impl Dispatcher {
             max: wanted,
             started: self.free_workers().saturating_sub(self.waiting.len()),
             lease: self.engine.options.lease,
-            sleeps_if_empty,
+            sleeps_if_empty: true,
             hint: self.hint.clone(),
             now: None,
         }
     }
 
-    fn fly(&self, settles: Vec<Settle>, claim: Option<ClaimRequest>) -> FlightFuture {
+    fn fly(&self, outcomes: Vec<Outcome>, claim: Option<ClaimRequest>) -> FlightFuture {
         let engine = Arc::clone(&self.engine);
         let server: Name = self.engine.info.name.clone();
-        let claiming = claim.as_ref().map(|claim| Claiming {
-            sequence: claim.sequence,
-            wanted: claim.max,
-            sent_at: Instant::now(),
-        });
         Box::pin(async move {
+            let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
             let request = SettleRequest { server, settles, now: None };
             let call = async {
                 let storage = &engine.storage;
@@ -405,116 +491,127 @@ impl Dispatcher {
                         .map(|(answers, claimed)| (answers, Some(claimed))),
                 }
             };
-            let outcome = engine.bounded(call).await;
-            Landed { settles: request.settles, outcome, claim: claiming }
+            let answers = engine.bounded(call).await;
+            Landed { outcomes, answers, claimed: claim.is_some() }
         })
     }
 
     fn landed(&mut self, landed: Landed) {
-        match landed.outcome {
-            Ok((answers, claimed)) if answers.len() == landed.settles.len() => {
+        match landed.answers {
+            Ok((answers, claimed)) if answers.len() == landed.outcomes.len() => {
                 self.engine.health.works("dispatcher");
                 self.backoff.reset();
-                self.blocked_until = None;
-                self.isolate = self.isolate && !self.outcomes.is_empty();
                 if !answers.is_empty() {
                     self.engine.signals.activity.notify_one();
                 }
-                self.settled(landed.settles, answers);
-                if let (Some(claimed), Some(claim)) = (claimed, landed.claim) {
-                    self.claimed(claimed, claim);
+                self.settled(landed.outcomes, answers);
+                if let Some(claimed) = claimed
+                    && let Some(pending) = self.pending.take()
+                {
+                    self.claimed(claimed, &pending);
                 }
             }
             Ok(_) => {
-                let error = Error::new(
-                    ErrorKind::Internal,
-                    "the storage answered another number of settles",
-                );
-                self.flight_failed(landed.settles, &error);
+                let text = "the storage answered another number of settles";
+                let error = Error::new(ErrorKind::Internal, text);
+                self.flight_failed(landed.outcomes, landed.claimed, &error);
             }
-            Err(error) => self.flight_failed(landed.settles, &error),
+            Err(error) => self.flight_failed(landed.outcomes, landed.claimed, &error),
         }
     }
 
-    /// Outcomes are kept until the storage answers; claims are repeated with the same sequence.
-    fn flight_failed(&mut self, settles: Vec<Settle>, error: &Error) {
-        let alone = settles.len() <= 1;
-        for settle in settles.into_iter().rev() {
-            self.outcomes.push_front(settle);
-        }
-        self.may_be_work = true;
+    /// Outcomes are kept until the storage answers; claims are repeated as they were.
+    fn flight_failed(&mut self, outcomes: Vec<Outcome>, claimed: bool, error: &Error) {
+        let alone = outcomes.len() == 1 && !claimed;
+        let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
         if error.kind() == ErrorKind::NotAnnounced {
-            // Forgotten as dead, or not known yet: the lease task announces again.
-            self.engine.signals.leases.notify_one();
+            // Forgotten as dead, or not known yet: the heartbeat announces again.
+            self.engine.signals.heartbeat.notify_one();
         } else {
             self.engine.health.failed("dispatcher", error);
-            if !error.is_retryable() {
-                self.isolate = true;
-                if alone && let Some(poisoned) = self.outcomes.pop_front() {
-                    // It fails alone too: let others go first.
-                    self.outcomes.push_back(poisoned);
-                }
+        }
+        for mut outcome in outcomes.into_iter().rev() {
+            if poisoned && alone {
+                self.replace_by_bare(outcome, error);
+                continue;
             }
+            // One of them may be what the storage chokes on.
+            outcome.alone |= poisoned;
+            self.outcomes.push_front(outcome);
         }
         self.blocked_until = Some(Instant::now() + self.backoff.next());
     }
 
-    fn settled(&mut self, settles: Vec<Settle>, answers: Vec<SettleAnswer>) {
-        let mut held = self.engine.held.lock();
-        let mut again = Vec::new();
-        for (settle, answer) in settles.into_iter().zip(answers) {
+    /// What the storage cannot keep is settled as a bare failure that says so; if it cannot keep that
+    /// either, the job is left to its lease.
+    fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn std::fmt::Display) {
+        let lease = outcome.settle.lease;
+        tracing::warn!(job = %lease.job, reason = %reason, "the storage cannot keep an outcome");
+        if outcome.bare {
+            self.engine.held.lock().jobs.remove(&attempt(&lease));
+            return;
+        }
+        let settle = settler::refused(&outcome.settle, &outcome.kind, reason);
+        self.outcomes.push_back(Outcome { settle, bare: true, alone: true, ..outcome });
+    }
+
+    fn settled(&mut self, outcomes: Vec<Outcome>, answers: Vec<SettleAnswer>) {
+        for (mut outcome, answer) in outcomes.into_iter().zip(answers) {
+            let lease = outcome.settle.lease;
             match answer {
                 SettleAnswer::Settled(state) => {
-                    held.jobs.remove(&settle.lease.job);
                     if state == StateName::Enqueued {
                         self.may_be_work = true;
                     }
-                    let later =
-                        matches!(settle.ending, Ending::Retry { .. } | Ending::Snoozed { .. });
+                    let ending = outcome.settle.ending;
+                    let later = matches!(ending, Ending::Retry { .. } | Ending::Snoozed { .. });
                     if later && self.pushes.is_none() {
                         self.engine.signals.scheduler.notify_one();
                     }
                 }
-                SettleAnswer::AlreadyApplied => {
-                    held.jobs.remove(&settle.lease.job);
-                }
+                SettleAnswer::AlreadyApplied => {}
                 SettleAnswer::LeaseLost => {
-                    tracing::warn!(job = %settle.lease.job, fence = settle.lease.fence, "the lease was lost, the outcome does not count");
-                    held.jobs.remove(&settle.lease.job);
+                    tracing::warn!(job = %lease.job, fence = lease.fence, "the lease was lost, the outcome does not count");
                 }
                 SettleAnswer::Refused(refusal) => {
-                    tracing::warn!(job = %settle.lease.job, reason = %refusal, "the storage refuses the outcome");
-                    again.push(settler::refused(&settle, "", &refusal));
+                    self.replace_by_bare(outcome, &refusal);
+                    continue;
                 }
-                SettleAnswer::Busy => again.push(settle),
+                SettleAnswer::Busy => {
+                    outcome.not_before = Some(Instant::now() + BUSY_PAUSE);
+                    outcome.alone = true;
+                    self.outcomes.push_back(outcome);
+                    continue;
+                }
             }
+            self.engine.held.lock().jobs.remove(&attempt(&lease));
         }
-        drop(held);
-        self.outcomes.extend(again);
     }
 
-    fn claimed(&mut self, claimed: Claimed, claim: Claiming) {
+    fn claimed(&mut self, claimed: Claimed, pending: &Pending) {
+        let request = &pending.request;
         let got = claimed.jobs.len();
-        self.next_claim = claim.sequence + 1;
+        self.next_claim = request.sequence + 1;
         {
             let mut held = self.engine.held.lock();
-            held.seen_claim = claim.sequence;
-            let sure_until = claim.sent_at + self.engine.options.lease;
+            held.seen_claim = request.sequence;
+            // A repeated claim answers leases that began with the first one.
+            let sure_until = pending.sent_at + request.lease;
             for job in &claimed.jobs {
                 let job = HeldJob {
                     lease: job.lease,
-                    claim: claim.sequence,
+                    claim: request.sequence,
                     phase: Phase::Prefetched,
                     started: false,
                     limited: job.limited,
                     sure_until,
                 };
-                held.jobs.insert(job.lease.job, job);
+                held.jobs.insert(attempt(&job.lease), job);
             }
         }
         let now = Instant::now();
         let options = &self.engine.options;
-        if got >= claim.wanted {
+        if got >= request.max {
             self.hint = claimed.hint;
             self.may_be_work = true;
         } else {
@@ -530,11 +627,12 @@ impl Dispatcher {
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
         for job in claimed.jobs {
-            let near_limit = job.crashes + 1 >= crash_limit && job.crashes > 0;
-            if near_limit && self.alone.is_none() && !self.runs_alone {
-                self.alone = Some(job);
+            let near_limit = job.crashes > 0 && job.crashes + 1 >= crash_limit;
+            if near_limit && self.alone.is_none() && self.runs_alone.is_none() {
+                self.alone = Some(Waiting { job, since: now });
             } else if job.crashes > 0 && (free == 0 || near_limit) {
                 // Rescued before: it never waits beside others for a worker.
+                self.claimed_too_far = true;
                 self.give_back(job);
             } else {
                 free = free.saturating_sub(1);

@@ -49,8 +49,8 @@ pub(crate) struct Engine {
 pub(crate) struct Signals {
     /// The dispatcher should look again: a pause, a replaced worker.
     pub(crate) dispatcher: Notify,
-    /// Leases should be renewed now.
-    pub(crate) leases: Notify,
+    /// The server should prove its life, or announce itself, now.
+    pub(crate) heartbeat: Notify,
     /// A running job has something to tell.
     pub(crate) reporter: Arc<Notify>,
     /// Something was written that may leave marks.
@@ -116,12 +116,20 @@ impl Engine {
         }
     }
 
-    /// A call to the storage that takes so long that its answer is taken as lost. By the contract it may
-    /// be repeated.
+    /// A call to the storage; after 30 s its answer is taken as lost.
     pub(crate) async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        const LONGEST: Duration = Duration::from_secs(30);
-        tokio::time::timeout(LONGEST, call).await.unwrap_or_else(|_| {
-            let text = "the storage has not answered for 30 s";
+        self.within(Duration::from_secs(30), call).await
+    }
+
+    /// A call to the storage; after `limit` its answer is taken as lost. By the contract it may be
+    /// repeated.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            let text = format!("the storage has not answered for {limit:?}");
             Err(Error::new(ErrorKind::Timeout, text).maybe_applied())
         })
     }

@@ -9,8 +9,9 @@ use tracing::Instrument;
 
 use crate::context::JobContext;
 use crate::jobs::{Kind, RunEnd};
+use crate::outcome::Failure;
 use crate::server::engine::Engine;
-use crate::server::held::{Phase, Running, StopCause, Stopper};
+use crate::server::held::{Phase, Running, StopCause, Stopper, attempt};
 use crate::storage::ClaimedJob;
 
 /// How an attempt ended, before it is decided what to do.
@@ -49,7 +50,8 @@ pub(super) fn start(
         .or(kind.options.timeout)
         .or(engine.options.timeout);
     let begun = Instant::now();
-    let deadline = timeout.map(|timeout| begun + timeout);
+    // Too far away to be told from no deadline at all.
+    let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
     let context = JobContext::new(
         &job,
         stopper.token.clone(),
@@ -58,7 +60,7 @@ pub(super) fn start(
         Arc::clone(&engine.data),
         Arc::clone(&engine.signals.reporter),
     );
-    if let Some(held) = engine.held.lock().jobs.get_mut(&job.lease.job) {
+    if let Some(held) = engine.held.lock().jobs.get_mut(&attempt(&job.lease)) {
         held.started = true;
         held.phase = Phase::Running(Running {
             stopper: stopper.clone(),
@@ -77,29 +79,62 @@ pub(super) fn start(
     );
     let run = (kind.run)(job.args.clone(), context.clone());
     let grace = engine.options.cancel_grace;
-    let engine = Arc::clone(engine);
+    let mut report = Report {
+        engine: Arc::clone(engine),
+        ends,
+        begun,
+        stopper: stopper.clone(),
+        context: context.clone(),
+        job: Some(job),
+    };
     let task = async move {
         let run = context.clone().scope(run);
-        let how = run_to_end(run, &stopper, deadline, grace).await;
-        let was_stuck = end_of(&engine, &job);
+        let how = run_to_end(run, &context, &stopper, deadline, grace).await;
+        report.end(how);
+    };
+    tokio::spawn(task.instrument(span));
+}
+
+/// Tells the dispatcher how an attempt ended, whatever happens to its task.
+struct Report {
+    engine: Arc<Engine>,
+    ends: mpsc::UnboundedSender<End>,
+    begun: Instant,
+    stopper: Stopper,
+    context: JobContext,
+    job: Option<ClaimedJob>,
+}
+
+impl Report {
+    fn end(&mut self, how: How) {
+        let Some(job) = self.job.take() else { return };
+        let was_stuck = end_of(&self.engine, &job);
         let end = End {
             how,
-            cause: stopper.cause(),
-            duration: begun.elapsed(),
-            context: Some(context),
+            cause: self.stopper.cause(),
+            duration: self.begun.elapsed(),
+            context: Some(self.context.clone()),
             was_stuck,
             job,
         };
         // The dispatcher is gone only when the whole server is.
-        let _ = ends.send(end);
-    };
-    tokio::spawn(task.instrument(span));
+        let _ = self.ends.send(end);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // The task unwound, as when the handler's future panics while it is dropped; or the runtime is
+        // being shut down, and then nobody listens.
+        let failure = Failure::message("panic", "the handler panicked while it was dropped");
+        self.end(How::Ran(RunEnd::Panicked(failure)));
+    }
 }
 
 /// The held job is now on its way to be settled; whether its worker had been replaced.
 fn end_of(engine: &Engine, job: &ClaimedJob) -> bool {
     let mut held = engine.held.lock();
-    match held.jobs.get_mut(&job.lease.job) {
+    match held.jobs.get_mut(&attempt(&job.lease)) {
         Some(held) => match std::mem::replace(&mut held.phase, Phase::Settling) {
             Phase::Running(running) => running.stuck,
             _ => false,
@@ -110,6 +145,7 @@ fn end_of(engine: &Engine, job: &ClaimedJob) -> bool {
 
 async fn run_to_end(
     run: impl Future<Output = RunEnd>,
+    context: &JobContext,
     stopper: &Stopper,
     deadline: Option<Instant>,
     grace: Duration,
@@ -130,6 +166,8 @@ async fn run_to_end(
     tokio::select! {
         biased;
         end = &mut run => How::Ran(end),
-        () = tokio::time::sleep(grace) => How::Dropped,
+        // Code on the blocking pool cannot be dropped: it goes on, and so must its lease. Its worker is
+        // replaced by the dispatcher.
+        () = tokio::time::sleep(grace), if !context.is_blocking() => How::Dropped,
     }
 }

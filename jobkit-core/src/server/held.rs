@@ -16,8 +16,10 @@ use crate::record::Lease;
 pub(super) enum StopCause {
     /// A client or person deleted it, or its batch was cancelled.
     Requested,
-    /// The lease was taken away, or may have been.
+    /// The lease was taken away.
     LeaseLost,
+    /// The lease may have been taken away: it could not be renewed in time.
+    LeaseUnsure,
     /// Its time is up.
     TimedOut,
     /// The server shuts down.
@@ -62,6 +64,14 @@ pub(super) struct Running {
     pub(super) stop_asked_at: Option<Instant>,
 }
 
+/// One attempt of one job.
+pub(super) type Attempt = (JobId, u64);
+
+/// The attempt that a lease is for.
+pub(super) fn attempt(lease: &Lease) -> Attempt {
+    (lease.job, lease.fence)
+}
+
 #[derive(Debug)]
 pub(super) struct HeldJob {
     pub(super) lease: Lease,
@@ -82,7 +92,9 @@ pub(crate) struct Held {
 
 #[derive(Debug, Default)]
 pub(super) struct HeldJobs {
-    pub(super) jobs: HashMap<JobId, HeldJob>,
+    /// By job and fence: an attempt that lost its lease may still be ending while the next one of the
+    /// same job runs here.
+    pub(super) jobs: HashMap<Attempt, HeldJob>,
     /// The last claim whose answer was seen; what it took is in `jobs`.
     pub(super) seen_claim: u64,
 }

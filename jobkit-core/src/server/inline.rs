@@ -55,7 +55,7 @@ impl Inline {
             server: engine.info.name.clone(),
             incarnation: engine.incarnation(),
             sequence: self.next_claim,
-            queues: engine.queues.names().iter().map(|queue| one_of(queue)).collect(),
+            queues: engine.queues.names().iter().map(one_of).collect(),
             kinds: Arc::clone(&engine.kind_names),
             max: 1,
             started: 1,
@@ -104,7 +104,7 @@ impl Inline {
         };
         let answers = engine.storage.settle(&request).await?;
         if let Some(SettleAnswer::Refused(refusal)) = answers.first() {
-            request.settles = vec![settler::refused(&request.settles[0], "", refusal)];
+            request.settles = vec![settler::refused(&request.settles[0], "", &refusal)];
             engine.storage.settle(&request).await?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::bounds::STEP_ITEMS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::engine::Engine;
-use crate::server::held::{Phase, StopCause};
+use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
     Heartbeat, OtherPushes, RenewAnswer, RenewRequest, Renewal, Renewed, ServerCommand,
     WakeUpFilter,
@@ -20,27 +20,41 @@ const RETRY: Duration = Duration::from_millis(500);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(engine: Arc<Engine>) {
+    // Apart, so that a heartbeat which is not answered lets no lease expire.
+    tokio::join!(renewals(&engine), heartbeats(&engine), deadlines(&engine));
+}
+
+/// Goes on renewing what still runs after the server has stopped, since a handler on the blocking pool
+/// cannot be ended: it keeps its lease until it ends, or the process does.
+pub(super) async fn keep(engine: Arc<Engine>) {
+    let mut settled_through = 0;
+    loop {
+        let runs = |job: &HeldJob| matches!(job.phase, Phase::Running(_));
+        {
+            let mut held = engine.held.lock();
+            held.jobs.retain(|_, job| runs(job));
+            if held.jobs.is_empty() {
+                return;
+            }
+        }
+        if let Err(error) = renew(&engine, &mut settled_through).await {
+            tracing::debug!(error = %error, "renewing what still runs failed, trying again");
+        }
+        tokio::time::sleep(engine.options.renew_interval()).await;
+    }
+}
+
+async fn renewals(engine: &Engine) {
     let interval = engine.options.renew_interval();
     let filter = WakeUpFilter {
         queues: Vec::new(),
         others: OtherPushes { cancels_of: Some(engine.incarnation()), ..OtherPushes::default() },
     };
     let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
-    let mut renew_at = Instant::now() + interval;
     // The last claim up to which everything is known to be settled.
     let mut settled_through = 0;
-    let mut beat_at = Instant::now();
+    let mut pause = interval;
     loop {
-        let now = Instant::now();
-        if now >= renew_at {
-            let renewed = renew(&engine, &mut settled_through).await;
-            renew_at = now + next_try(&engine, renewed, interval);
-            stop_unsure(&engine);
-        }
-        if now >= beat_at {
-            let beat = heartbeat(&engine).await;
-            beat_at = now + next_try(&engine, beat, interval.min(HEARTBEAT));
-        }
         let push = async {
             match &mut pushes {
                 Some(pushes) => pushes.next().await,
@@ -49,16 +63,44 @@ pub(super) async fn run(engine: Arc<Engine>) {
         };
         tokio::select! {
             () = engine.ended.cancelled() => return,
-            () = tokio::time::sleep_until(renew_at.min(beat_at)) => {}
-            () = engine.signals.leases.notified() => {
-                beat_at = Instant::now();
-                renew_at = beat_at;
-            }
-            push = push => match push {
-                // The renewal says whether it is true, and for which of ours.
-                Some(_) => renew_at = Instant::now(),
-                None => pushes = None,
+            () = tokio::time::sleep(pause) => {}
+            // The renewal says whether it is true, and for which of ours.
+            push = push => if push.is_none() {
+                pushes = None;
             },
+        }
+        let renewed = renew(engine, &mut settled_through).await;
+        pause = next_try(engine, renewed, interval);
+    }
+}
+
+async fn heartbeats(engine: &Engine) {
+    let interval = engine.options.renew_interval().min(HEARTBEAT);
+    loop {
+        let beat = heartbeat(engine).await;
+        let pause = next_try(engine, beat, interval);
+        tokio::select! {
+            () = engine.ended.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            () = engine.signals.heartbeat.notified() => {}
+        }
+    }
+}
+
+/// Past its local deadline a lease may be gone: holders of limits must not go on.
+async fn deadlines(engine: &Engine) {
+    let longest = engine.options.renew_interval();
+    loop {
+        let now = Instant::now();
+        let mut next = longest;
+        for job in engine.held.lock().jobs.values_mut().filter(|job| job.limited) {
+            match job.sure_until.checked_duration_since(now) {
+                Some(left) if !left.is_zero() => next = next.min(left),
+                _ => job.stop(StopCause::LeaseUnsure),
+            }
+        }
+        if !engine.sleep(next).await {
+            return;
         }
     }
 }
@@ -74,6 +116,11 @@ fn next_try(engine: &Engine, result: Result<()>, interval: Duration) -> Duration
             RETRY.min(interval)
         }
     }
+}
+
+/// How long one call may take, so that the next one comes before leases expire.
+fn limit(engine: &Engine) -> Duration {
+    engine.options.renew_interval().min(HEARTBEAT)
 }
 
 /// Renews everything held, in chunks of whole claims, so that each range is listed completely.
@@ -104,7 +151,7 @@ async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
             lease: engine.options.lease,
             now: None,
         };
-        let renewed = engine.bounded(engine.storage.renew(&request)).await?;
+        let renewed = engine.within(limit(engine), engine.storage.renew(&request)).await?;
         if renewed.answers.len() != request.held.len() {
             let text = "the storage answered another number of renewals";
             return Err(Error::new(ErrorKind::Internal, text));
@@ -137,7 +184,7 @@ fn whole_claims(held: &[(u64, Renewal)], seen: u64) -> (&[(u64, Renewal)], u64) 
 fn apply(engine: &Engine, request: &RenewRequest, renewed: &Renewed, sent_at: Instant) {
     let mut held = engine.held.lock();
     for (renewal, answer) in request.held.iter().zip(&renewed.answers) {
-        let Some(job) = held.jobs.get_mut(&renewal.lease.job) else { continue };
+        let Some(job) = held.jobs.get_mut(&attempt(&renewal.lease)) else { continue };
         if job.lease != renewal.lease {
             continue;
         }
@@ -162,16 +209,6 @@ fn apply(engine: &Engine, request: &RenewRequest, renewed: &Renewed, sent_at: In
     }
 }
 
-/// Past its local deadline a lease may be gone: holders of limits must not go on.
-fn stop_unsure(engine: &Engine) {
-    let now = Instant::now();
-    for job in engine.held.lock().jobs.values_mut() {
-        if job.limited && job.sure_until <= now {
-            job.stop(StopCause::LeaseLost);
-        }
-    }
-}
-
 async fn heartbeat(engine: &Engine) -> Result<()> {
     let busy = {
         let held = engine.held.lock();
@@ -181,7 +218,7 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
         incarnation: engine.incarnation(),
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
     };
-    let answer = engine.bounded(engine.storage.heartbeat(&beat, None)).await?;
+    let answer = engine.within(limit(engine), engine.storage.heartbeat(&beat, None)).await?;
     if !answer.known {
         engine.announce().await?;
         engine.signals.dispatcher.notify_one();

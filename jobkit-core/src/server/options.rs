@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::bounds;
 use crate::error::{Error, Result};
+use crate::record::MAX_TIMEOUT;
 use crate::retry::RetryPolicy;
 use crate::state::Retention;
 
@@ -169,7 +170,20 @@ impl ServerOptions {
 
     /// All mistakes.
     pub(crate) fn mistakes(&self) -> Vec<Error> {
-        let checks: [Result<()>; 6] = [
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let timeout =
+            self.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout <= MAX_TIMEOUT);
+        let graces = self.cancel_grace <= DAY && self.shutdown_grace <= DAY;
+        let prefetch = !matches!(self.prefetch, Prefetch::Fixed(jobs) if jobs > bounds::STEP_ITEMS);
+        let checks: [Result<()>; 10] = [
+            check("timeout", timeout, "must be over zero and at most 366 days"),
+            check("cancel_grace, shutdown_grace", graces, "must be at most a day"),
+            check("prefetch", prefetch, "must be at most 300"),
+            check(
+                "dead_after",
+                self.dead_after >= Duration::from_secs(1),
+                "must be at least a second",
+            ),
             check("workers", (1..=10_000).contains(&self.workers), "must be 1 to 10,000"),
             check(
                 "lease",
@@ -179,13 +193,14 @@ impl ServerOptions {
             check(
                 "poll_interval",
                 self.poll_interval >= Duration::from_millis(10)
-                    && self.max_poll_interval >= self.poll_interval,
-                "must be at least 10 ms, and the longest at least the first",
+                    && self.max_poll_interval >= self.poll_interval
+                    && self.max_poll_interval <= DAY,
+                "must be 10 ms to a day, and the longest at least the first",
             ),
             check(
                 "janitor_interval",
-                self.janitor_interval >= Duration::from_millis(10),
-                "must be at least 10 ms",
+                self.janitor_interval >= Duration::from_millis(10) && self.janitor_interval <= DAY,
+                "must be 10 ms to a day",
             ),
             check("crash_limit", (1..=100).contains(&self.crash_limit), "must be 1 to 100"),
             self.retry.validate(),

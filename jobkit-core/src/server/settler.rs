@@ -27,7 +27,6 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, options: &ServerOptions) 
         settle.duration = Some(end.duration);
     }
     let failure = match (end.how, end.cause) {
-        (_, Some(StopCause::LeaseLost)) => return None,
         (How::NotStarted, _) => None,
         (How::Ran(RunEnd::Done(result)), _) => match result {
             Some(result) if result.len() > options.max_result_bytes => {
@@ -45,8 +44,10 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, options: &ServerOptions) 
                 None
             }
         },
-        // What ends because the server shuts down has not failed.
-        (_, Some(StopCause::Shutdown)) => None,
+        // Success is told even so: the storage decides. Nothing else of a lost attempt counts.
+        (_, Some(StopCause::LeaseLost)) => return None,
+        // What ends because the server shuts down, or may have lost its lease, has not failed.
+        (_, Some(StopCause::Shutdown | StopCause::LeaseUnsure)) => None,
         (How::Ran(RunEnd::BadArguments(failure)), _) => {
             settle.ending = Ending::Failed(Reason::BadArguments);
             Some(failure)
@@ -126,9 +127,9 @@ fn retention(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions
 }
 
 /// What is settled where the storage refuses what came with an outcome: a failure that says so.
-pub(super) fn refused(settle: &Settle, kind: &str, refusal: &crate::refusal::Refusal) -> Settle {
+pub(super) fn refused(settle: &Settle, kind: &str, reason: &dyn std::fmt::Display) -> Settle {
     let failure =
-        Failure::message("Refused", format!("the storage cannot keep the outcome: {refusal}"));
+        Failure::message("Refused", format!("the storage cannot keep the outcome: {reason}"));
     Settle {
         retention: settle.retention,
         duration: settle.duration,

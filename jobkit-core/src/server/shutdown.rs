@@ -43,6 +43,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             if ended.is_err() {
                 tracing::error!("the dispatcher panicked, which is a bug in jobkit or the storage");
                 engine.health.failed("dispatcher", &"panicked; the server has stopped");
+                engine.held.stop_all(StopCause::Shutdown);
             }
         }
         () = stages => tracing::warn!("some jobs did not end in time; they are taken back when their leases expire"),
@@ -55,6 +56,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
     processes.shutdown().await;
     if !hard_stop {
         say_goodbye(&engine).await;
+        tokio::spawn(leases::keep(engine));
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Fault {
     Before,
     /// It is applied, and its answer is lost.
     AnswerLost,
+    /// It fails with an error that no repetition mends, before anything is changed.
+    Broken,
 }
 
 type Decide = Box<dyn FnMut(&'static str) -> Fault + Send>;
@@ -119,6 +121,9 @@ impl FaultyStorage {
             Fault::None => call.await,
             Fault::Before => {
                 Err(Error::new(ErrorKind::Unavailable, "a fault was asked for").during(method))
+            }
+            Fault::Broken => {
+                Err(Error::new(ErrorKind::Internal, "a bug was asked for").during(method))
             }
             Fault::AnswerLost => {
                 call.await?;

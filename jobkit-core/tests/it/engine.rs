@@ -410,3 +410,89 @@ async fn a_stale_holder_cannot_settle() {
     assert_eq!(bench.storage.settle(&request).await.unwrap(), [SettleAnswer::LeaseLost]);
     job.wait(SOON).await.unwrap();
 }
+
+/// What users wrote may panic anywhere: in decoding, encoding, dropping.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_anywhere_is_a_failure_and_costs_no_worker() {
+    use jobkit_core::{Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+    enum Where {
+        Decoding,
+        Encoding,
+        Dropping,
+        Nowhere,
+    }
+
+    struct Panics(Where);
+
+    impl Serialize for Panics {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Panics {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let place = Where::deserialize(deserializer)?;
+            assert!(place != Where::Decoding, "decoding");
+            Ok(Self(place))
+        }
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Mine(Panics);
+
+    struct Output(Where);
+
+    impl Serialize for Output {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            assert!(self.0 != Where::Encoding, "encoding");
+            serializer.serialize_unit()
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Output {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            <()>::deserialize(deserializer).map(|()| Self(Where::Nowhere))
+        }
+    }
+
+    impl Job for Mine {
+        const KIND: &'static str = "mine";
+        type Output = Output;
+    }
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropping");
+        }
+    }
+
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let jobs = Jobs::new().handle(|job: Mine, _: JobContext| async move {
+        if job.0.0 == Where::Dropping {
+            let _bomb = Bomb;
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, Failure>(Output(job.0.0))
+    });
+    let server = Server::builder(storage).jobs(jobs).options(quick().workers(1)).build().unwrap();
+    let _server = server.start().await.unwrap();
+    for place in [Where::Decoding, Where::Encoding, Where::Dropping, Where::Nowhere] {
+        let job =
+            NewJob::new(Mine(Panics(place))).max_attempts(1).timeout(Duration::from_millis(50));
+        let job = client.enqueue(job).await.unwrap();
+        let ended = job.wait(SOON).await;
+        if place == Where::Nowhere {
+            assert!(ended.is_ok());
+        } else {
+            let Err(WaitError::Failed(Some(error))) = ended else { panic!("no failure") };
+            assert_eq!(error.detail.error_type, "panic");
+        }
+    }
+}

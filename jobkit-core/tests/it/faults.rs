@@ -172,3 +172,63 @@ async fn a_forgotten_server_announces_itself_again() {
     job.wait(SOON).await.unwrap();
     assert_eq!(memory.servers().await.unwrap()[0].info.incarnation, life);
 }
+
+/// One outcome that the storage chokes on holds up nobody else, and its job is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_the_storage_cannot_take_stops_nothing() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    // The flight, then one of its outcomes alone, then the bare failure in its place.
+    let mut left = 3;
+    faulty.decide(move |method| {
+        if left > 0 && matches!(method, "settle" | "settle_and_claim") {
+            left -= 1;
+            return Fault::Broken;
+        }
+        Fault::None
+    });
+    client.enqueue_many((0..50).map(|_| script("short", Act::Return(1)))).await.unwrap();
+    let _server = server(&faulty, &ledger, quick()).await;
+    eventually("all finished", || async {
+        let snapshot = memory.snapshot(None).await.unwrap();
+        snapshot.count(StateName::Succeeded) + snapshot.count(StateName::Failed) == 50
+    })
+    .await;
+    let job = client.enqueue(script("after", Act::Return(1))).await.unwrap();
+    job.wait(SOON).await.unwrap();
+}
+
+/// On one thread, with a storage that always answers at once, a stop still stops.
+#[tokio::test]
+async fn a_stop_under_load_ends_on_one_thread() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    client.enqueue_many((0..20_000).map(|_| script("short", Act::Return(1)))).await.unwrap();
+    let handle = server(&faulty, &ledger, quick()).await;
+    eventually("some ran", || async { !ledger.lock().unwrap().ends.is_empty() }).await;
+    tokio::time::timeout(SOON, handle.shutdown()).await.expect("stops in time").unwrap();
+    let snapshot = memory.snapshot(None).await.unwrap();
+    assert_eq!(snapshot.count(StateName::Processing), 0);
+    let ends = ledger.lock().unwrap().ends.len() as u64;
+    assert_eq!(snapshot.count(StateName::Succeeded), ends);
+}
+
+/// Jobs that were claimed ahead and not started are given back once, not again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_claimed_too_far_ahead_is_left_alone() {
+    use jobkit_core::server::Prefetch;
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    let options = quick().workers(1).prefetch(Prefetch::Fixed(20));
+    let _server = server(&faulty, &ledger, options).await;
+    let first = client.enqueue(script("long", Act::Sleep(1_500))).await.unwrap();
+    eventually("it runs", || async { ledger.lock().unwrap().running == 1 }).await;
+    let others: Vec<_> = (0..10).map(|_| script("short", Act::Return(1))).collect();
+    let others = client.enqueue(others).await.unwrap();
+    first.wait(SOON).await.unwrap();
+    for other in others {
+        other.wait(SOON).await.unwrap();
+        let head = memory.jobs(&[other.id()]).await.unwrap().remove(0).unwrap().head;
+        assert!(head.fence <= 3, "claimed {} times", head.fence);
+    }
+}

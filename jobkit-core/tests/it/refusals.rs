@@ -40,6 +40,8 @@ async fn every_mistake_names_its_field_and_stores_nothing() {
         ("limit", job().limit("", 1)),
         ("limit", job().limit("l", 0)),
         ("limits", (0..5).fold(job(), |job, n| job.limit(format!("l{n}"), 1))),
+        ("timeout", job().timeout(Duration::MAX)),
+        ("timeout", job().timeout(Duration::ZERO)),
         ("max_attempts", job().max_attempts(0)),
         ("max_attempts", job().retry(RetryPolicy::none().max_attempts(5_000))),
         ("parents", job().after_all(parents)),
