@@ -22,6 +22,7 @@ use crate::ids::{BatchId, JobId};
 use crate::name::Name;
 use crate::outcome::Failure;
 use crate::record::{Extras, Lease, NewRecord, Progress};
+use crate::state::Retention;
 use crate::storage::{ClaimedJob, LogLevel, LogLine, LogWrite};
 
 pub use durable::{FromParent, FromParents, ParentOutcome};
@@ -45,7 +46,9 @@ pub(crate) struct Inner {
     batch: Option<BatchId>,
     extras: Option<Box<Extras>>,
     token: CancellationToken,
+    begun: Instant,
     deadline: Option<Instant>,
+    retention: Retention,
     client: Client,
     data: Arc<DataMap>,
     told: Mutex<Told>,
@@ -67,6 +70,7 @@ impl JobContext {
         job: &ClaimedJob,
         token: CancellationToken,
         deadline: Option<Instant>,
+        retention: Retention,
         client: Client,
         data: Arc<DataMap>,
         dirty: Arc<tokio::sync::Notify>,
@@ -82,7 +86,9 @@ impl JobContext {
             batch: job.batch,
             extras: job.extras.clone(),
             token,
+            begun: Instant::now(),
             deadline,
+            retention,
             client,
             data,
             told: Mutex::default(),
@@ -274,6 +280,17 @@ impl JobContext {
     #[doc(hidden)]
     pub fn lease(&self) -> Lease {
         self.0.lease
+    }
+
+    /// How long the job is kept once it has finished.
+    #[doc(hidden)]
+    pub fn retention(&self) -> Retention {
+        self.0.retention
+    }
+
+    /// How long the handler has been running.
+    pub fn running_for(&self) -> Duration {
+        self.0.begun.elapsed()
     }
 
     fn captured_context(&self) -> Option<&BTreeMap<String, String>> {

@@ -42,7 +42,8 @@ pub use retry::{RetryDecision, RetryPolicy};
 pub use schedule::{Schedule, TimeZone};
 
 pub use client::{
-    Batch, BatchHandle, Client, ClientOptions, Enqueue, JobHandle, Recurring, WaitError,
+    Batch, BatchHandle, Client, ClientOptions, Enqueue, InTransaction, IntoSubmission, JobHandle,
+    Recurring, WaitError,
 };
 pub use context::{
     Data, FromContext, FromParent, FromParents, JobContext, ParentOutcome, Requirements,

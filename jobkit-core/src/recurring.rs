@@ -27,7 +27,7 @@ pub enum Misfire {
         /// The most that are fired, 1 to 1,000.
         cap: u32,
     },
-    /// All are recorded as skipped.
+    /// All that are more than a minute late are recorded as skipped.
     Skip,
 }
 

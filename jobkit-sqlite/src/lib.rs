@@ -14,6 +14,7 @@ mod queue;
 mod recurring;
 mod servers;
 mod sweep;
+mod transaction;
 mod wake_up;
 
 mod codec;
@@ -25,3 +26,4 @@ mod writer;
 pub use options::{SqliteDurability, SqliteOptions};
 pub use schema::print_migrations;
 pub use storage::SqliteStorage;
+pub use transaction::SqliteScope;

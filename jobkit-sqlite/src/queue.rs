@@ -262,7 +262,7 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
-    fn settle_all(&mut self, request: &SettleRequest) -> Done<Vec<SettleAnswer>> {
+    pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Done<Vec<SettleAnswer>> {
         let now = self.now(request.now);
         request.settles.iter().map(|settle| self.settle(settle, now)).collect()
     }

@@ -121,6 +121,15 @@ impl SqliteStorage {
         .await
     }
 
+    /// What every table's name begins with.
+    pub(crate) fn prefix(&self) -> Arc<str> {
+        format!("{}_", self.inner.options.namespace).into()
+    }
+
+    pub(crate) fn clock(&self) -> &dyn jobkit_core::Clock {
+        &*self.inner.shared.clock
+    }
+
     pub(crate) async fn connect(options: SqliteOptions) -> Result<Self> {
         let prefix: Arc<str> = format!("{}_", options.namespace).into();
         let shared = Arc::new(Shared {
@@ -169,7 +178,7 @@ impl SqliteStorage {
             SqliteDurability::Normal => Durability::ProcessCrash,
             SqliteDurability::Full => Durability::PowerLoss,
         };
-        capabilities.transactions = Support::No;
+        capabilities.transactions = Support::Yes;
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
         let ways = Some(Ways { writer: Writer::new(requests), reads });

@@ -253,6 +253,12 @@ impl<'d, 'c> Flight<'d, 'c> {
 
     /// Writes what was counted, together with what this process has counted since the last fold: one
     /// row is written again and again, so that there are few to read. Answers what it holds then.
+    /// What a commit of the writer would add, inside a transaction that another commits.
+    pub(crate) fn end_inside(&mut self) -> Done {
+        self.write_deltas(None)?;
+        self.signal()
+    }
+
     fn write_deltas(&mut self, tail: Option<&Tail>) -> Done<Option<Tail>> {
         let mut tail = tail.cloned();
         for delta in self.deltas.drain(..).filter(|delta| !delta.is_empty()) {

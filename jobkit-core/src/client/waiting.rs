@@ -56,27 +56,34 @@ impl<T: DeserializeOwned> JobHandle<T> {
     /// # Cancel safety
     /// A dropped future changes nothing; wait again at any time.
     pub async fn wait(&self, timeout: Duration) -> Result<T, WaitError> {
-        let finished = tokio::time::timeout(timeout, self.client.shared.waiting.finished(self.id));
-        match finished.await {
-            Err(_) => return Err(WaitError::TimedOut),
-            Ok(false) => return Err(WaitError::Gone),
-            Ok(true) => {}
+        match tokio::time::timeout(timeout, self.wait_for_end()).await {
+            Ok(ended) => ended,
+            Err(_) => Err(WaitError::TimedOut),
         }
-        let details = self.client.dyn_storage().job(self.id).await.map_err(WaitError::Storage)?;
-        let Some(mut details) = details else { return Err(WaitError::Gone) };
-        match details.record.state() {
-            StateName::Succeeded => {
-                let result = details.result.as_deref().unwrap_or(b"null");
-                serde_json::from_slice(result).map_err(|error| {
-                    WaitError::Storage(Error::corrupt(format!(
-                        "the result does not decode: {error}"
-                    )))
-                })
+    }
+
+    async fn wait_for_end(&self) -> Result<T, WaitError> {
+        loop {
+            if !self.client.shared.waiting.finished(self.id).await {
+                return Err(WaitError::Gone);
             }
-            StateName::Failed => Err(WaitError::Failed(details.errors.pop().map(Box::new))),
-            StateName::Deleted => Err(WaitError::Deleted(details.record.head.reason)),
-            // Requeued between the two looks.
-            _ => Err(WaitError::TimedOut),
+            let details =
+                self.client.dyn_storage().job(self.id).await.map_err(WaitError::Storage)?;
+            let Some(mut details) = details else { return Err(WaitError::Gone) };
+            return match details.record.state() {
+                StateName::Succeeded => {
+                    let result = details.result.as_deref().unwrap_or(b"null");
+                    serde_json::from_slice(result).map_err(|error| {
+                        WaitError::Storage(Error::corrupt(format!(
+                            "the result does not decode: {error}"
+                        )))
+                    })
+                }
+                StateName::Failed => Err(WaitError::Failed(details.errors.pop().map(Box::new))),
+                StateName::Deleted => Err(WaitError::Deleted(details.record.head.reason)),
+                // Requeued between the two looks.
+                _ => continue,
+            };
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::bounds::RESULT_BYTES;
 use crate::context::{FromContext, JobContext};
 use crate::edge::Parent;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::JobId;
 use crate::name::{Name, check_label};
 use crate::outcome::Failure;
@@ -25,37 +25,38 @@ impl JobContext {
     /// idempotency key. The value is kept until the job is removed or requeued; at most 64 KiB.
     ///
     /// # Errors
-    /// The effect's own failure; or the value could not be kept, since the storage was away or the lease
-    /// lost. All of them fail the attempt.
+    /// The effect's own; or the value could not be kept, since the storage was away or the lease lost,
+    /// as the same type: `anyhow::Error`, a boxed error, [`Failure`], or any that an [`Error`] converts
+    /// into. All of them fail the attempt.
     ///
     /// # Example: charge once, however often the rest is repeated
     /// ```
     /// # use jobkit_core::{Failure, JobContext};
-    /// # async fn charge(_: u64) -> Result<String, std::io::Error> { Ok("r-1".into()) }
+    /// # async fn charge(_: u64) -> Result<String, Failure> { Ok("r-1".into()) }
     /// # async fn send(_: &str) -> Result<(), std::io::Error> { Ok(()) }
     /// async fn pay(order: u64, ctx: JobContext) -> Result<(), Failure> {
     ///     let receipt: String = ctx.once("charge", || charge(order)).await?;
     ///     Ok(send(&receipt).await?)
     /// }
     /// ```
-    pub async fn once<T, E, F, Fut>(&self, key: &str, effect: F) -> Result<T, Failure>
+    pub async fn once<T, E, F, Fut>(&self, key: &str, effect: F) -> Result<T, E>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<Failure>,
+        E: From<Error>,
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
         check_label("key", key)?;
         let storage = self.client().storage();
         if let Some(memo) = storage.memo(self.id(), key).await? {
-            return decode("memo", &memo);
+            return Ok(decode("memo", &memo)?);
         }
-        let value = effect().await.map_err(Into::into)?;
+        let value = effect().await?;
         let memo = encode("memo", &value)?;
         match storage.put_memo(self.lease(), key, &memo).await? {
             // Its own, or that of a call whose answer was lost.
-            Some(kept) => decode("memo", &kept),
-            None => Err(lease_lost()),
+            Some(kept) => Ok(decode("memo", &kept)?),
+            None => Err(lease_lost().into()),
         }
     }
 
@@ -79,7 +80,7 @@ impl JobContext {
     ///     Ok(())
     /// }
     /// ```
-    pub async fn checkpoint<T: Serialize>(&self, cursor: &T) -> Result<(), Failure> {
+    pub async fn checkpoint<T: Serialize>(&self, cursor: &T) -> Result<()> {
         let cursor = encode("checkpoint", cursor)?;
         match self.client().storage().put_checkpoint(self.lease(), &cursor).await? {
             WriteAnswer::Written => Ok(()),
@@ -91,7 +92,7 @@ impl JobContext {
     ///
     /// # Errors
     /// The storage was away, or what is kept does not decode as `T`.
-    pub async fn last_checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, Failure> {
+    pub async fn last_checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         let kept = self.client().storage().checkpoint(self.id()).await?;
         kept.map(|kept| decode("checkpoint", &kept)).transpose()
     }
@@ -101,7 +102,7 @@ impl JobContext {
     ///
     /// # Errors
     /// The storage was away.
-    pub async fn parents(&self) -> Result<Vec<ParentOutcome>, Failure> {
+    pub async fn parents(&self) -> Result<Vec<ParentOutcome>> {
         let storage = self.client().storage();
         let Some(me) = storage.job(self.id()).await? else { return Ok(Vec::new()) };
         let mut parents = Vec::new();
@@ -141,10 +142,10 @@ impl ParentOutcome {
     ///
     /// # Errors
     /// It has not succeeded, or its output does not decode as `T`.
-    pub fn output<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+    pub fn output<T: DeserializeOwned>(&self) -> Result<T> {
         if self.state != StateName::Succeeded {
             let text = format!("parent {} of kind {} is {}", self.id, self.kind, self.state);
-            return Err(Failure::message("no output", text));
+            return Err(Error::new(ErrorKind::NotFound, text));
         }
         decode("output of the parent", self.output.as_deref().unwrap_or(b"null"))
     }
@@ -185,27 +186,25 @@ pub struct FromParents<T>(pub Vec<T>);
 impl<T: DeserializeOwned + Send> FromContext for FromParents<T> {
     async fn from_context(context: &JobContext) -> Result<Self, Failure> {
         let parents = context.parents().await?;
-        Ok(Self(parents.iter().map(ParentOutcome::output).collect::<Result<_, _>>()?))
+        Ok(Self(parents.iter().map(ParentOutcome::output).collect::<Result<_>>()?))
     }
 }
 
-fn lease_lost() -> Failure {
-    Failure::message("lease lost", "the lease was lost, so nothing more of this attempt counts")
+fn lease_lost() -> Error {
+    Error::new(ErrorKind::Conflict, "the lease was lost, so nothing more of this attempt counts")
 }
 
-fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Payload, Failure> {
-    let bytes = serde_json::to_vec(value).map_err(|error| {
-        Failure::message("encoding", format!("the {what} does not serialise: {error}"))
-    })?;
+fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Payload> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|error| Error::invalid(what, format_args!("does not serialise: {error}")))?;
     if bytes.len() > RESULT_BYTES {
         let reason = format!("has {} bytes, where at most {RESULT_BYTES} are kept", bytes.len());
-        return Err(Error::invalid(what, reason).into());
+        return Err(Error::invalid(what, reason));
     }
     Ok(bytes.into())
 }
 
-fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Failure::message("decoding", format!("the {what} does not decode: {error}"))
-    })
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::corrupt(format!("the {what} does not decode: {error}")))
 }

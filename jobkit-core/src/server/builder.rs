@@ -64,6 +64,7 @@ pub struct ServerBuilder {
     weighted: bool,
     only_queues: bool,
     options: ServerOptions,
+    workers: Option<usize>,
 }
 
 impl ServerBuilder {
@@ -100,9 +101,9 @@ impl ServerBuilder {
         self
     }
 
-    /// How many jobs run at once; 20 by default.
+    /// How many jobs run at once, over the number in [`options`](Self::options); 20 by default.
     pub fn workers(mut self, workers: usize) -> Self {
-        self.options = self.options.workers(workers);
+        self.workers = Some(workers);
         self
     }
 
@@ -148,7 +149,10 @@ impl ServerBuilder {
     /// # Errors
     /// All mistakes together: missing `Data`, two kinds of one name, a queue that nobody here serves, a
     /// bad schedule, options out of range.
-    pub fn build(self) -> Result<Server, BuildError> {
+    pub fn build(mut self) -> Result<Server, BuildError> {
+        if let Some(workers) = self.workers {
+            self.options = self.options.workers(workers);
+        }
         let mut mistakes: Vec<Error> = self.options.mistakes();
         let (kinds, twice) = self.jobs.by_name();
         for name in twice {
@@ -385,6 +389,7 @@ impl Server {
             weighted: false,
             only_queues: false,
             options: ServerOptions::default(),
+            workers: None,
         }
     }
 

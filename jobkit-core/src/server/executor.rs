@@ -12,6 +12,7 @@ use crate::jobs::{Kind, RunEnd};
 use crate::outcome::Failure;
 use crate::server::engine::Engine;
 use crate::server::held::{Phase, Running, StopCause, Stopper, attempt};
+use crate::server::settler;
 use crate::storage::ClaimedJob;
 
 /// How an attempt ended, before it is decided what to do.
@@ -56,6 +57,7 @@ pub(super) fn start(
         &job,
         stopper.token.clone(),
         deadline,
+        settler::retention(job.extras.as_deref(), Some(kind), &engine.options),
         engine.client.clone(),
         Arc::clone(&engine.data),
         Arc::clone(&engine.signals.reporter),

@@ -77,6 +77,7 @@ impl Inline {
             &job,
             Stopper::default().token,
             None,
+            settler::retention(job.extras.as_deref(), Some(kind), &engine.options),
             engine.client.clone(),
             Arc::clone(&engine.data),
             Arc::clone(&engine.signals.reporter),

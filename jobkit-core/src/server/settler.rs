@@ -6,7 +6,7 @@ use crate::bounds;
 use crate::ids::random_fraction;
 use crate::jobs::{Kind, RunEnd};
 use crate::outcome::{Advice, Failure};
-use crate::record::Overrides;
+use crate::record::{Extras, Overrides};
 use crate::retry::{RetryDecision, RetryPolicy};
 use crate::server::executor::{End, How};
 use crate::server::held::StopCause;
@@ -20,7 +20,7 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, options: &ServerOptions) 
     let no_overrides = Overrides::default();
     let overrides = end.job.extras.as_deref().map_or(&no_overrides, |extras| &extras.overrides);
     let policy = policy(overrides, kind, options);
-    let retention = retention(overrides, kind, options);
+    let retention = retention(end.job.extras.as_deref(), kind, options);
     let mut settle = Settle::new(end.job.lease, Ending::GivenBack);
     settle.retention = retention;
     if !matches!(end.how, How::NotStarted) {
@@ -119,9 +119,14 @@ fn policy(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -
     }
 }
 
-fn retention(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -> Retention {
-    overrides
-        .retention
+/// How long a job is kept once finished: as the job says, else its kind, else the server.
+pub(super) fn retention(
+    extras: Option<&Extras>,
+    kind: Option<&Kind>,
+    options: &ServerOptions,
+) -> Retention {
+    extras
+        .and_then(|extras| extras.overrides.retention)
         .or_else(|| kind.and_then(|kind| kind.options.retention))
         .unwrap_or(options.retention)
 }

@@ -54,7 +54,10 @@ impl Ledger {
     /// The lines so far, in the order in which they were appended.
     pub(crate) fn read(&self) -> Vec<Line> {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
-        text.lines()
+        // A line may be read while it is being written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        whole
+            .lines()
             .map(|line| {
                 let parts: Vec<_> = line.splitn(6, ' ').collect();
                 Line {
