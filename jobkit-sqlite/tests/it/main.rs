@@ -5,4 +5,6 @@
 mod conformance;
 mod file;
 mod model;
+#[cfg(target_os = "linux")]
+mod read_only;
 mod transaction;
