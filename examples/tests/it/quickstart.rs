@@ -1,3 +1,4 @@
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -128,8 +129,13 @@ fn killed_half_way_it_goes_on_with_the_rest() {
     let mut command = run.command(folder.path());
     command.args(["--slow", "300"]).stdout(Stdio::piped());
     let mut first = Killed(command.spawn().unwrap());
-    // Twenty at a time: after a second some are finished, and some are not.
-    std::thread::sleep(Duration::from_millis(1000));
+    // Killed once it has told of finished files, of which there are more to come.
+    let mut told = BufReader::new(first.0.stdout.take().unwrap()).lines();
+    let some_are_finished = |line: &str| {
+        let finished = line.trim().split(" of ").next().and_then(|n| n.parse::<u32>().ok());
+        finished.is_some_and(|finished| finished > 0)
+    };
+    assert!(told.any(|line| some_are_finished(&line.unwrap())), "it ended before it told");
     assert!(first.0.try_wait().unwrap().is_none(), "it still runs");
     drop(first);
     assert!(run.report().is_none());

@@ -20,13 +20,14 @@ use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
 use crate::server::held::{Attempt, HeldJob, Phase, attempt};
 use crate::server::options::Prefetch;
+use crate::server::outcomes::{Outcome, Outcomes};
 use crate::server::settler;
 use crate::server::supervisor::Backoff;
 use crate::state::StateName;
 use crate::state_machine::Ending;
 use crate::storage::{
-    ClaimHint, ClaimRequest, Claimed, ClaimedJob, OtherPushes, Settle, SettleAnswer, SettleRequest,
-    WakeUp, WakeUpFilter, WakeUps,
+    ClaimHint, ClaimRequest, Claimed, ClaimedJob, OtherPushes, SettleAnswer, SettleRequest, WakeUp,
+    WakeUpFilter, WakeUps,
 };
 
 /// After how long a job that was claimed ahead and not started is given back.
@@ -39,8 +40,6 @@ const STUCK_CHECK: Duration = Duration::from_secs(1);
 const ALONE_WAIT: Duration = Duration::from_secs(5);
 /// How long nothing else is started beside it.
 const ALONE_FOR: Duration = Duration::from_secs(30);
-/// How soon an outcome that is blocked by a stranger's lock goes again.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 type FlightFuture = Pin<Box<dyn Future<Output = Landed> + Send>>;
 
@@ -49,17 +48,6 @@ struct Landed {
     outcomes: Vec<Outcome>,
     answers: Result<(Vec<SettleAnswer>, Option<Claimed>)>,
     claimed: bool,
-}
-
-/// An outcome on its way to the storage.
-struct Outcome {
-    settle: Settle,
-    kind: Name,
-    /// It goes in a flight of its own, since it was in one that was refused as a whole.
-    alone: bool,
-    /// What came with it was refused once, so only the bare failure is left.
-    bare: bool,
-    not_before: Option<Instant>,
 }
 
 /// The claim that has not been answered yet. It is repeated as it was, whatever is wanted meanwhile:
@@ -91,7 +79,7 @@ pub(super) struct Dispatcher {
     /// Handlers whose workers were replaced; they are among the running.
     stuck: usize,
     /// Outcomes that the storage has not answered yet.
-    outcomes: VecDeque<Outcome>,
+    outcomes: Outcomes,
     next_claim: u64,
     pending: Option<Pending>,
     hint: Option<ClaimHint>,
@@ -123,7 +111,7 @@ impl Dispatcher {
             runs_alone: None,
             running: 0,
             stuck: 0,
-            outcomes: VecDeque::new(),
+            outcomes: Outcomes::default(),
             next_claim: 1,
             pending: None,
             hint: None,
@@ -230,8 +218,7 @@ impl Dispatcher {
         if self.wants() > 0 {
             until = until.min(self.poll_at);
         }
-        let due = self.outcomes.iter().filter_map(|outcome| outcome.not_before).min();
-        due.map_or(until, |due| until.min(due))
+        self.outcomes.next_due().map_or(until, |due| until.min(due))
     }
 
     /// Workers that could start a job now.
@@ -373,13 +360,7 @@ impl Dispatcher {
         let this = attempt(&end.job.lease);
         let kind = self.engine.kinds.get(name.as_str()).cloned();
         match settler::settle_of(end, kind.as_deref(), &self.engine.options) {
-            Some(settle) => self.outcomes.push_back(Outcome {
-                settle,
-                kind: name,
-                alone: false,
-                bare: false,
-                not_before: None,
-            }),
+            Some(settle) => self.outcomes.push(settle, name),
             None => {
                 self.engine.held.lock().jobs.remove(&this);
             }
@@ -416,10 +397,10 @@ impl Dispatcher {
             return None;
         }
         self.blocked_until = None;
-        let outcomes = self.next_outcomes(now);
+        let outcomes = self.outcomes.next(now);
         let wanted = self.wants();
         let due = self.may_be_work || now >= self.poll_at;
-        let fits = outcomes.first().is_none_or(|outcome| !outcome.alone);
+        let fits = outcomes.first().is_none_or(|outcome| !outcome.goes_alone());
         if self.pending.is_none() && wanted > 0 && fits && (due || !outcomes.is_empty()) {
             let request = self.claim_request(wanted);
             self.pending = Some(Pending { request, sent_at: now });
@@ -429,26 +410,6 @@ impl Dispatcher {
             return None;
         }
         Some(self.fly(outcomes, claim))
-    }
-
-    /// The outcomes of the next flight: all that may go together, or one that must go alone.
-    fn next_outcomes(&mut self, now: Instant) -> Vec<Outcome> {
-        let may_go = |outcome: &Outcome| outcome.not_before.is_none_or(|at| at <= now);
-        let Some(first) = self.outcomes.iter().position(may_go) else { return Vec::new() };
-        if self.outcomes[first].alone {
-            return self.outcomes.remove(first).into_iter().collect();
-        }
-        let mut chosen = Vec::new();
-        let mut left = VecDeque::new();
-        for outcome in self.outcomes.drain(..) {
-            if chosen.len() < STEP_ITEMS && may_go(&outcome) && !outcome.alone {
-                chosen.push(outcome);
-            } else {
-                left.push_back(outcome);
-            }
-        }
-        self.outcomes = left;
-        chosen
     }
 
     fn claim_request(&mut self, wanted: usize) -> ClaimRequest {
@@ -530,14 +491,11 @@ impl Dispatcher {
         } else {
             self.engine.health.failed("dispatcher", error);
         }
-        for mut outcome in outcomes.into_iter().rev() {
-            if poisoned && alone {
-                self.replace_by_bare(outcome, error);
-                continue;
-            }
+        if poisoned && alone {
+            outcomes.into_iter().for_each(|outcome| self.replace_by_bare(outcome, error));
+        } else {
             // One of them may be what the storage chokes on.
-            outcome.alone |= poisoned;
-            self.outcomes.push_front(outcome);
+            self.outcomes.put_back(outcomes, poisoned);
         }
         self.blocked_until = Some(Instant::now() + self.backoff.next());
     }
@@ -547,16 +505,13 @@ impl Dispatcher {
     fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn std::fmt::Display) {
         let lease = outcome.settle.lease;
         tracing::warn!(job = %lease.job, reason = %reason, "the storage cannot keep an outcome");
-        if outcome.bare {
+        if !self.outcomes.replace_by_bare(outcome, reason) {
             self.engine.held.lock().jobs.remove(&attempt(&lease));
-            return;
         }
-        let settle = settler::refused(&outcome.settle, &outcome.kind, reason);
-        self.outcomes.push_back(Outcome { settle, bare: true, alone: true, ..outcome });
     }
 
     fn settled(&mut self, outcomes: Vec<Outcome>, answers: Vec<SettleAnswer>) {
-        for (mut outcome, answer) in outcomes.into_iter().zip(answers) {
+        for (outcome, answer) in outcomes.into_iter().zip(answers) {
             let lease = outcome.settle.lease;
             match answer {
                 SettleAnswer::Settled(state) => {
@@ -578,9 +533,7 @@ impl Dispatcher {
                     continue;
                 }
                 SettleAnswer::Busy => {
-                    outcome.not_before = Some(Instant::now() + BUSY_PAUSE);
-                    outcome.alone = true;
-                    self.outcomes.push_back(outcome);
+                    self.outcomes.try_later(outcome);
                     continue;
                 }
             }

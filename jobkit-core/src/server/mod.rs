@@ -16,6 +16,7 @@ pub(crate) mod inline;
 mod janitor;
 mod leases;
 mod options;
+mod outcomes;
 mod recurring_scheduler;
 mod reporter;
 mod scheduler;

@@ -1,0 +1,169 @@
+//! The outcomes that the storage has not answered yet: kept until it does.
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::bounds::STEP_ITEMS;
+use crate::name::Name;
+use crate::server::settler;
+use crate::storage::Settle;
+
+/// How soon an outcome that is blocked by a stranger's lock goes again.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// An outcome on its way to the storage.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) settle: Settle,
+    kind: Name,
+    /// It goes in a flight of its own, since it was in one that was refused as a whole.
+    alone: bool,
+    /// What came with it was refused once, so only the bare failure is left.
+    bare: bool,
+    not_before: Option<Instant>,
+}
+
+impl Outcome {
+    pub(super) fn goes_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn may_go(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+}
+
+/// Outcomes in the order in which they came, as far as nothing is wrong with them.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes(VecDeque<Outcome>);
+
+impl Outcomes {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, settle: Settle, kind: Name) {
+        self.0.push_back(Outcome { settle, kind, alone: false, bare: false, not_before: None });
+    }
+
+    /// When the first of those that wait for an instant may go.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.0.iter().filter_map(|outcome| outcome.not_before).min()
+    }
+
+    /// The outcomes of the next flight: all that may go together, or one that must go alone.
+    pub(super) fn next(&mut self, now: Instant) -> Vec<Outcome> {
+        let Some(first) = self.0.iter().position(|outcome| outcome.may_go(now)) else {
+            return Vec::new();
+        };
+        if self.0[first].alone {
+            return self.0.remove(first).into_iter().collect();
+        }
+        let mut chosen = Vec::new();
+        let mut left = VecDeque::new();
+        for outcome in self.0.drain(..) {
+            if chosen.len() < STEP_ITEMS && outcome.may_go(now) && !outcome.alone {
+                chosen.push(outcome);
+            } else {
+                left.push_back(outcome);
+            }
+        }
+        self.0 = left;
+        chosen
+    }
+
+    /// Outcomes of a flight that failed; each goes alone where one of them may be the cause.
+    pub(super) fn put_back(&mut self, outcomes: Vec<Outcome>, alone: bool) {
+        for mut outcome in outcomes.into_iter().rev() {
+            outcome.alone |= alone;
+            self.0.push_front(outcome);
+        }
+    }
+
+    /// An outcome that is blocked for now.
+    pub(super) fn try_later(&mut self, outcome: Outcome) {
+        let not_before = Some(Instant::now() + BUSY_PAUSE);
+        self.0.push_back(Outcome { alone: true, not_before, ..outcome });
+    }
+
+    /// Puts the bare failure that says so in the place of what the storage cannot keep; `false` if it
+    /// could not keep that either.
+    pub(super) fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn Display) -> bool {
+        if outcome.bare {
+            return false;
+        }
+        let settle = settler::refused(&outcome.settle, &outcome.kind, reason);
+        self.0.push_back(Outcome { settle, bare: true, alone: true, ..outcome });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Incarnation, JobId};
+    use crate::record::{Lease, Locator};
+    use crate::state_machine::Ending;
+
+    fn outcomes(count: u64) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for fence in 0..count {
+            let lease = Lease {
+                job: JobId::new(),
+                locator: Locator(0),
+                fence,
+                incarnation: Incarnation::from_i64(1),
+            };
+            outcomes.push(Settle::new(lease, Ending::Succeeded), Name::from_stored("k"));
+        }
+        outcomes
+    }
+
+    fn fences(chosen: &[Outcome]) -> Vec<u64> {
+        chosen.iter().map(|outcome| outcome.settle.lease.fence).collect()
+    }
+
+    #[test]
+    fn a_flight_takes_all_that_may_go_together() {
+        let mut outcomes = outcomes(4);
+        let chosen = outcomes.next(Instant::now());
+        assert_eq!(fences(&chosen), [0, 1, 2, 3]);
+        outcomes.put_back(chosen, true);
+        let now = Instant::now();
+        assert_eq!(fences(&outcomes.next(now)), [0]);
+        assert_eq!(fences(&outcomes.next(now)), [1]);
+        assert_eq!(outcomes.len(), 2);
+    }
+
+    #[test]
+    fn what_is_blocked_holds_up_nobody() {
+        let mut outcomes = outcomes(3);
+        let now = Instant::now();
+        let mut chosen = outcomes.next(now);
+        outcomes.try_later(chosen.remove(0));
+        outcomes.put_back(chosen, false);
+        assert_eq!(fences(&outcomes.next(now)), [1, 2]);
+        assert!(outcomes.next(now).is_empty() && !outcomes.is_empty());
+        let due = outcomes.next_due().expect("one waits");
+        assert_eq!(fences(&outcomes.next(due)), [0]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_replaced_once() {
+        let mut outcomes = outcomes(1);
+        let now = Instant::now();
+        let outcome = outcomes.next(now).remove(0);
+        assert!(outcomes.replace_by_bare(outcome, &"no room"));
+        let bare = outcomes.next(now).remove(0);
+        assert!(bare.settle.error.as_ref().is_some_and(|error| error.message.contains("no room")));
+        assert!(!outcomes.replace_by_bare(bare, &"no room"));
+        assert!(outcomes.is_empty());
+    }
+}
