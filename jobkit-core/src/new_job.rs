@@ -168,20 +168,24 @@ impl<J> NewJob<J> {
         self.set(|record| record.unique = Some(Unique::new(key)))
     }
 
-    /// Until when the unique key is held. Has no effect without a key.
+    /// Until when the unique key is held; named after [`unique`](Self::unique).
     pub fn unique_until(self, until: Until) -> Self {
-        self.set(|record| {
-            if let Some(unique) = &mut record.unique {
-                unique.until = until;
-            }
-        })
+        self.change_unique("unique_until", |unique| unique.until = until)
     }
 
-    /// What happens when the unique key is held. Has no effect without a key.
+    /// What happens when the unique key is held; named after [`unique`](Self::unique).
     pub fn on_conflict(self, on_conflict: OnConflict) -> Self {
-        self.set(|record| {
-            if let Some(unique) = &mut record.unique {
-                unique.on_conflict = on_conflict;
+        self.change_unique("on_conflict", |unique| unique.on_conflict = on_conflict)
+    }
+
+    fn change_unique(self, field: &'static str, change: impl FnOnce(&mut Unique)) -> Self {
+        self.change(|record| match &mut record.unique {
+            Some(unique) => {
+                change(unique);
+                Ok(())
+            }
+            None => {
+                Err(Error::invalid(field, "needs a unique key: name it with `.unique(key)` before"))
             }
         })
     }

@@ -35,6 +35,7 @@ async fn every_mistake_names_its_field_and_stores_nothing() {
         ("metadata", job().metadata("k", "v".repeat(5_000))),
         ("metadata", job().metadata("k", "\0")),
         ("display_name", job().display_name("y".repeat(201))),
+        ("on_conflict", job().on_conflict(OnConflict::Reject)),
         ("unique", job().unique("")),
         ("unique", job().unique("z".repeat(1_001))),
         ("limit", job().limit("", 1)),
