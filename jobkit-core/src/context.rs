@@ -262,6 +262,13 @@ impl JobContext {
         self.0.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// What was told and not sent yet: lines, how many were dropped, and bars.
+    #[doc(hidden)]
+    pub fn told_so_far(&self) -> (Vec<LogLine>, u64, Vec<Progress>) {
+        let told = self.told();
+        (told.lines.clone(), told.dropped, told.progress.clone())
+    }
+
     /// What was told since it was last taken.
     pub(crate) fn take_told(&self) -> Option<LogWrite> {
         let told = std::mem::take(&mut *self.told());

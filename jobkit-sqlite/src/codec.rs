@@ -397,7 +397,8 @@ impl Job {
         let text: Option<String> = db
             .one("SELECT history FROM jk_job WHERE seq = ?1", [self.seq], |row| row.get(0))?
             .flatten();
-        Ok(text.as_deref().map(json).transpose()?.unwrap_or_default())
+        // A history that cannot be read is no reason to hold the job up.
+        Ok(text.as_deref().and_then(|text| json(text).ok()).unwrap_or_default())
     }
 
     /// Moves what the columns hold into the history, since they are about to be overwritten.

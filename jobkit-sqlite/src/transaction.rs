@@ -90,7 +90,8 @@ impl SqliteScope<'_> {
     /// Call it last before the commit. What the handler returns afterwards has no effect.
     ///
     /// # Errors
-    /// A conflict when the lease is lost: roll back, since another attempt may run. Invalid input when
+    /// A conflict when the lease is lost or the attempt was settled before: roll back, since another
+    /// attempt may run. Invalid input when
     /// the output does not serialise or is larger than a result may be.
     pub fn succeed<T: Serialize>(&self, context: &JobContext, output: &T) -> Result<()> {
         let during = |error: Error| error.during("succeed");
@@ -101,6 +102,8 @@ impl SqliteScope<'_> {
         settle.result = (output != b"null").then(|| output.into());
         settle.retention = context.retention();
         settle.duration = Some(context.running_for());
+        // What the server sends with its own settle is too late then.
+        (settle.log, settle.log_dropped, settle.progress) = context.told_so_far();
         let request = SettleRequest {
             server: Name::from_stored("in a transaction"),
             settles: vec![settle],
@@ -108,10 +111,12 @@ impl SqliteScope<'_> {
         };
         let answers = self.write(|flight| flight.settle_all(&request)).map_err(during)?;
         match answers.into_iter().next() {
-            Some(SettleAnswer::Settled(_) | SettleAnswer::AlreadyApplied) => Ok(()),
+            Some(SettleAnswer::Settled(_)) => Ok(()),
             Some(SettleAnswer::Refused(refusal)) => Err(during(refusal.into())),
+            // Settled before, by an earlier transaction or by the server: these rows are not the ones
+            // that were settled.
             _ => {
-                let text = "the lease is lost, so another attempt may run; roll back";
+                let text = "the attempt is settled already, or its lease is lost; roll back";
                 Err(during(Error::new(ErrorKind::Conflict, text).with("job", context.id())))
             }
         }

@@ -532,13 +532,12 @@ fn bug() -> Error {
 
 fn finish(mut flight: Flight<'_, '_>, tail: Option<&Tail>, fold: bool) -> Result<After> {
     let mut tail = flight.write_deltas(tail)?;
-    let folded = fold && fold_deltas(flight.db)?;
-    if folded {
+    if fold && fold_apart(flight.db)? {
         tail = None;
     }
     flight.signal()?;
     match flight.db.run("COMMIT", []) {
-        Ok(_) => Ok(After { work: flight.work, pushes: flight.pushes, folded, tail }),
+        Ok(_) => Ok(After { work: flight.work, pushes: flight.pushes, folded: fold, tail }),
         Err(error) => {
             let failed = sqlite(error);
             // When the log could not be written or synced, it may yet hold the commit.
@@ -546,6 +545,25 @@ fn finish(mut flight: Flight<'_, '_>, tail: Option<&Tail>, fold: bool) -> Result
                 ErrorKind::NotWritable => failed,
                 _ => failed.maybe_applied(),
             })
+        }
+    }
+}
+
+/// Folds as a part of its own: statistics that cannot be read must stop nobody's jobs. What was counted
+/// waits until they can.
+fn fold_apart(db: &Db<'_>) -> Done<bool> {
+    db.run("SAVEPOINT fold", [])?;
+    match fold_deltas(db) {
+        Ok(folded) => {
+            db.run("RELEASE fold", [])?;
+            Ok(folded)
+        }
+        Err(fault) => {
+            db.run("ROLLBACK TO fold", [])?;
+            db.run("RELEASE fold", [])?;
+            let error = Error::from(fault);
+            tracing::warn!(%error, "statistics cannot be added up for now");
+            Ok(false)
         }
     }
 }

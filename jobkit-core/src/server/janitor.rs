@@ -15,6 +15,8 @@ use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest
 const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
 /// Steps of purge in one go; the rest waits for the next, so that it never crowds out other work.
 const PURGE_STEPS: usize = 20;
+/// The shortest pause between two goes.
+const SHORTEST_PURGE_PAUSE: Duration = Duration::from_millis(50);
 /// How soon a failed task is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -126,18 +128,30 @@ async fn sweep(engine: &Engine) {
 
 /// Retention, and servers that have been silent.
 async fn purge(engine: &Engine) {
-    while engine.sleep(jittered(engine.options.janitor_interval * 4)).await {
+    let interval = engine.options.janitor_interval * 4;
+    let mut pause = jittered(interval);
+    while engine.sleep(pause).await {
+        pause = jittered(interval);
         if !engine.clock.is_trusted() {
             continue;
         }
+        let began = Instant::now();
         let done = purge_once(engine).await;
-        report(engine, &done);
+        if matches!(done, Ok(true)) {
+            // As much again soon, so that retention keeps pace with whatever is enqueued; in between,
+            // others write for twice as long.
+            pause = (began.elapsed() * 2).clamp(SHORTEST_PURGE_PAUSE, interval);
+        }
+        report(engine, &done.map(drop));
     }
 }
 
-async fn purge_once(engine: &Engine) -> Result<()> {
+/// Some steps; whether more has expired.
+async fn purge_once(engine: &Engine) -> Result<bool> {
+    let mut more = true;
     for _ in 0..PURGE_STEPS {
-        if !engine.bounded(engine.storage.purge_expired(StepRequest::default())).await?.more {
+        more = engine.bounded(engine.storage.purge_expired(StepRequest::default())).await?.more;
+        if !more {
             break;
         }
         // Others write between two steps.
@@ -148,5 +162,5 @@ async fn purge_once(engine: &Engine) -> Result<()> {
     {
         tracing::warn!(server = %server, "the server was silent for too long and is forgotten; its jobs are taken back when their leases expire");
     }
-    Ok(())
+    Ok(more)
 }

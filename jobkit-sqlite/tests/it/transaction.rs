@@ -180,3 +180,40 @@ async fn a_job_is_completed_with_its_rows() {
     let details = app.client.storage().job(done.id()).await.unwrap().unwrap();
     assert_eq!((details.record.head.failures, details.errors.len()), (0, 0));
 }
+
+/// A thread that outlives its attempt, or a second transaction, cannot commit as if it were the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_is_completed_once() {
+    let app = app().await;
+    let (path, client) = (app.path.clone(), app.client.clone());
+    let jobs = Jobs::new().handle(move |job: Charge, ctx: JobContext| {
+        let (path, client) = (path.clone(), client.clone());
+        async move {
+            let run = move || -> Result<String, Failure> {
+                let mut db = Connection::open(path)?;
+                db.busy_timeout(Duration::from_secs(5))?;
+                ctx.info("a line");
+                for id in [job.order, job.order + 1] {
+                    let tx = db.transaction_with_behavior(Immediate)?;
+                    tx.execute("INSERT INTO orders (id) VALUES (?1)", [id])?;
+                    if let Err(error) = client.within(&tx).succeed(&ctx, &"done") {
+                        return Ok(error.to_string());
+                    }
+                    tx.commit()?;
+                }
+                Ok("twice".to_owned())
+            };
+            let told = tokio::task::spawn_blocking(run).await??;
+            assert!(told.contains("roll back"), "{told}");
+            Ok::<_, Failure>(told)
+        }
+    });
+    let server = Server::builder(app.client.storage().clone()).jobs(jobs).build().unwrap();
+    let _server = server.start().await.unwrap();
+    let job = app.client.enqueue(charge(1)).await.unwrap();
+    assert_eq!(job.wait(Duration::from_secs(10)).await.unwrap(), "done");
+    assert_eq!(app.orders(), 1, "the second transaction was rolled back");
+    use jobkit_core::storage::JobLog;
+    let log = app.client.storage().read_log(job.id(), None, 0, 10).await.unwrap();
+    assert_eq!(log.lines.len(), 1, "the line came with the commit");
+}
