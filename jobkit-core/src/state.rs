@@ -140,10 +140,13 @@ pub enum Reason {
     Replaced,
     /// Its batch was never started.
     BatchDiscarded,
+    /// A reason that this release does not know: a newer one wrote it.
+    #[serde(other)]
+    Other = 255,
 }
 
 impl Reason {
-    /// All reasons, in a fixed order.
+    /// All reasons that this release knows, in a fixed order.
     pub const ALL: [Self; 30] = [
         Self::Submitted,
         Self::Recurring,
@@ -182,9 +185,9 @@ impl Reason {
         self as usize
     }
 
-    /// The reason at a position of [`ALL`](Self::ALL).
-    pub fn from_index(index: usize) -> Option<Self> {
-        Self::ALL.get(index).copied()
+    /// The reason at a position of [`ALL`](Self::ALL); beyond it, [`Other`](Self::Other).
+    pub fn from_index(index: usize) -> Self {
+        Self::ALL.get(index).copied().unwrap_or(Self::Other)
     }
 
     /// The reason as words for people.
@@ -220,6 +223,7 @@ impl Reason {
             Self::NotStartedInTime => "not started in time",
             Self::Replaced => "replaced by a job with the same unique key",
             Self::BatchDiscarded => "its batch was never started",
+            Self::Other => "for a reason of a newer release",
         }
     }
 }
@@ -368,8 +372,18 @@ mod tests {
             assert_eq!((state.index(), StateName::from_index(i)), (i, Some(state)));
         }
         for (i, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!((reason.index(), Reason::from_index(i)), (i, Some(reason)));
+            assert_eq!((reason.index(), Reason::from_index(i)), (i, reason));
         }
+        assert_eq!(Reason::from_index(Reason::Other.index()), Reason::Other);
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_release_is_read() {
+        let read = serde_json::from_str::<Reason>(r#""evaporated""#);
+        assert_eq!(read.expect("falls back"), Reason::Other);
+        let counts: std::collections::BTreeMap<Reason, u64> =
+            serde_json::from_str(r#"{"done":2,"evaporated":1}"#).expect("falls back");
+        assert_eq!(counts[&Reason::Other], 1);
     }
 
     #[test]

@@ -70,9 +70,8 @@ pub(crate) fn state_at(number: i64) -> Done<StateName> {
         .ok_or_else(|| Error::corrupt(format!("there is no state number {number}")))?)
 }
 
-pub(crate) fn reason_at(number: i64) -> Done<Reason> {
-    Ok(Reason::from_index(index(number))
-        .ok_or_else(|| Error::corrupt(format!("there is no reason number {number}")))?)
+pub(crate) fn reason_at(number: i64) -> Reason {
+    Reason::from_index(index(number))
 }
 
 pub(crate) fn on_at(number: i64) -> On {
@@ -196,7 +195,7 @@ impl Job {
                 claimed_at: at(row.get(16)?),
                 expires_at: at(row.get(28)?),
                 started: row.get::<_, i64>(7)? & STARTED != 0,
-                cancel: row.get::<_, Option<i64>>(29)?.map(reason_at).transpose()?,
+                cancel: row.get::<_, Option<i64>>(29)?.map(reason_at),
             }),
             4 => State::Succeeded,
             5 => State::Failed,
@@ -221,7 +220,7 @@ impl Job {
             flags: row.get(7)?,
             head: JobHead {
                 state,
-                reason: reason_at(row.get(3)?)?,
+                reason: reason_at(row.get(3)?),
                 entered_at: at(row.get(13)?),
                 fence: uint(row.get(8)?),
                 failures: small(row.get(9)?),
@@ -238,7 +237,7 @@ impl Job {
             duration: row.get::<_, Option<i64>>(19)?.map(length),
             start_by: instant(21)?,
             parked: row.get(23)?,
-            was: row.get::<_, Option<i64>>(24)?.map(reason_at).transpose()?,
+            was: row.get::<_, Option<i64>>(24)?.map(reason_at),
             server: row.get(25)?,
             batch: row
                 .get_ref(32)?
