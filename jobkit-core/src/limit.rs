@@ -1,5 +1,7 @@
 //! Limits: how many jobs may run at the same time under a name (G13).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::LIMIT_HOLDERS;
@@ -16,12 +18,26 @@ pub struct Limit {
     pub name: String,
     /// How many may run at once, unless an operator set another number.
     pub max: u32,
+    /// Counts starts in a window instead of running jobs. Reserved: refused for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+}
+
+/// The window of a rate limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Window {
+    /// Windows follow each other, each of this length.
+    Fixed(Duration),
+    /// The window of this length ends now, always.
+    Sliding(Duration),
 }
 
 impl Limit {
     /// At most `max` jobs of this name at once.
     pub fn new(name: impl Into<String>, max: u32) -> Self {
-        Self { name: name.into(), max }
+        Self { name: name.into(), max, window: None }
     }
 
     /// Checks name and number (G20).
@@ -29,6 +45,9 @@ impl Limit {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
     pub fn check(&self) -> Result<()> {
+        if self.window.is_some() {
+            return Err(Error::invalid("limit", "names a window, which is not supported yet"));
+        }
         check_label("limit", &self.name)?;
         check_holders(self.max)
     }

@@ -1,10 +1,12 @@
 //! Unique jobs: at most one job holds a key (G11).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::bounds::UNIQUE_KEY_BYTES;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::check_text;
 
 /// How long a job holds its unique key.
@@ -17,6 +19,8 @@ pub enum Until {
     /// Until it has finished, retries included.
     #[default]
     Finished,
+    /// For so long after it was taken, whatever becomes of the job. Reserved: refused for now.
+    Period(Duration),
 }
 
 /// What happens to a new job whose key is held.
@@ -79,6 +83,12 @@ impl Unique {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
+        if matches!(self.until, Until::Period(_)) {
+            return Err(Error::invalid(
+                "unique_until",
+                "names a period, which is not supported yet",
+            ));
+        }
         check_text("unique", &self.key, UNIQUE_KEY_BYTES)
     }
 }

@@ -130,7 +130,7 @@ impl Flight<'_, '_> {
 
 fn usage(row: &Row<'_>) -> rusqlite::Result<LimitUsage> {
     Ok(LimitUsage {
-        limit: Limit { name: row.get(0)?, max: small(row.get(1)?) },
+        limit: Limit::new(row.get::<_, String>(0)?, small(row.get(1)?)),
         used: small(row.get(2)?),
         waiting: uint(row.get(3)?),
         defined_by_operator: row.get::<_, i64>(4)? != 0,
