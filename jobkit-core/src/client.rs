@@ -15,8 +15,11 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::codec::{Codec, Codecs, Place};
 use crate::error::Result;
-use crate::storage::{IntoStorage, Storage};
+use crate::filter::SubmitFilter;
+use crate::record::NewRecord;
+use crate::storage::{IntoStorage, Storage, Submission};
 
 pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany};
 pub use lock::Lock;
@@ -28,16 +31,33 @@ use submitter::Submitter;
 use waiting::WaitingRoom;
 
 /// How a client behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ClientOptions {
     submit_timeout: Duration,
     clock: Arc<dyn Clock>,
+    filters: Vec<Arc<dyn SubmitFilter>>,
+    codecs: Codecs,
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("submit_timeout", &self.submit_timeout)
+            .field("filters", &self.filters.len())
+            .field("codecs", &self.codecs)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { submit_timeout: Duration::from_secs(15), clock: Arc::new(SystemClock) }
+        Self {
+            submit_timeout: Duration::from_secs(15),
+            clock: Arc::new(SystemClock),
+            filters: Vec::new(),
+            codecs: Codecs::default(),
+        }
     }
 }
 
@@ -55,6 +75,50 @@ impl ClientOptions {
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// Adds a filter that sees every job before it is submitted.
+    ///
+    /// # Example: a tag on everything this process enqueues
+    /// ```
+    /// use jobkit_core::ClientOptions;
+    /// use jobkit_core::record::NewRecord;
+    ///
+    /// let options = ClientOptions::default().filter(|job: &mut NewRecord| {
+    ///     job.tags.push("web".into());
+    ///     Ok(())
+    /// });
+    /// # drop(options);
+    /// ```
+    #[must_use]
+    pub fn filter(mut self, filter: impl SubmitFilter) -> Self {
+        self.filters.push(Arc::new(filter));
+        self
+    }
+
+    /// Adds a codec: the first one writes, all of them read.
+    #[must_use]
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codecs.push(codec);
+        self
+    }
+
+    /// Whether jobs are submitted as they are.
+    fn are_plain(&self) -> bool {
+        self.filters.is_empty() && self.codecs.is_empty()
+    }
+
+    /// Lets the filters look at what is submitted, and seals the arguments.
+    fn prepare(&self, job: &mut NewRecord, owner: &str) -> Result<()> {
+        for filter in &self.filters {
+            filter.submit(job)?;
+        }
+        if !self.codecs.is_empty() {
+            job.check()?;
+            let place = Place { owner, part: "args" };
+            job.args = self.codecs.seal(place, std::mem::take(&mut job.args))?;
+        }
+        Ok(())
     }
 }
 
@@ -144,6 +208,20 @@ impl<S: Storage + ?Sized> Client<S> {
     /// A dropped future leaves it open whether the job was stored.
     pub async fn enqueue<E: Enqueue>(&self, jobs: E) -> Result<E::Handle> {
         jobs.enqueue(&self.erase()).instrument(tracing::debug_span!("enqueue")).await
+    }
+
+    /// Applies this client's filters and codecs, for backends that submit inside a caller's transaction.
+    ///
+    /// # Errors
+    /// A filter's refusal.
+    #[doc(hidden)]
+    pub fn prepare(&self, submission: &mut Submission) -> Result<()> {
+        self.shared.prepare(submission)
+    }
+
+    /// Reads what this client's codecs made.
+    pub fn codecs(&self) -> &Codecs {
+        &self.shared.options.codecs
     }
 
     /// The wall clock of this process, for what it tells people.

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use serde::Serialize;
 
 use crate::context::{JobContext, Requirements};
+use crate::filter::{ElectFilter, Filters, PerformFilter};
 use crate::job::{Job, JobOptions, Run};
 use crate::new_job::NewJob;
 use crate::outcome::Failure;
@@ -29,10 +30,24 @@ pub(crate) enum RunEnd {
     Panicked(Failure),
     /// Its output does not serialise.
     BadOutput(Failure),
+    /// A filter found that there was nothing to do, and why.
+    Skipped(String),
+}
+
+impl RunEnd {
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure)
+            | Self::BadArguments(failure)
+            | Self::Panicked(failure)
+            | Self::BadOutput(failure) => Some(failure),
+            Self::Done(_) | Self::Skipped(_) => None,
+        }
+    }
 }
 
 type BoxRun = Pin<Box<dyn Future<Output = RunEnd> + Send>>;
-type Handler = Arc<dyn Fn(Payload, JobContext) -> BoxRun + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Payload, JobContext) -> BoxRun + Send + Sync>;
 
 /// A kind that can be served.
 #[derive(Clone)]
@@ -42,6 +57,7 @@ pub(crate) struct Kind {
     pub(crate) options: JobOptions,
     pub(crate) requires: fn(&mut Requirements),
     pub(crate) run: Handler,
+    pub(crate) filters: Filters,
 }
 
 impl fmt::Debug for Kind {
@@ -121,7 +137,29 @@ impl Jobs {
             options: J::options(),
             requires,
             run,
+            filters: Filters::default(),
         });
+        self
+    }
+
+    /// Lays a filter round every run of the kinds added so far; the first one is outermost.
+    #[must_use]
+    pub fn around(mut self, filter: impl PerformFilter) -> Self {
+        let filter: Arc<dyn PerformFilter> = Arc::new(filter);
+        for kind in &mut self.kinds {
+            kind.filters.perform.push(Arc::clone(&filter));
+        }
+        self
+    }
+
+    /// Gives a filter a say in what follows from every run of the kinds added so far, such as a retry
+    /// policy of one's own.
+    #[must_use]
+    pub fn elect(mut self, filter: impl ElectFilter) -> Self {
+        let filter: Arc<dyn ElectFilter> = Arc::new(filter);
+        for kind in &mut self.kinds {
+            kind.filters.elect.push(Arc::clone(&filter));
+        }
         self
     }
 

@@ -5,10 +5,12 @@ pub mod bounds;
 pub mod client;
 pub mod clock;
 mod coalescer;
+pub mod codec;
 pub mod context;
 pub mod edge;
 pub mod error;
 pub mod failure;
+pub mod filter;
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 

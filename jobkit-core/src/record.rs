@@ -39,6 +39,13 @@ impl Payload {
     }
 }
 
+impl Default for Payload {
+    /// No bytes.
+    fn default() -> Self {
+        Self(Arc::from([]))
+    }
+}
+
 impl<T: Into<Arc<[u8]>>> From<T> for Payload {
     fn from(bytes: T) -> Self {
         Self(bytes.into())

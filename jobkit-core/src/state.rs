@@ -140,6 +140,8 @@ pub enum Reason {
     Replaced,
     /// Its batch was never started.
     BatchDiscarded,
+    /// A filter found that there was nothing to do any more.
+    Skipped,
     /// A reason that this release does not know: a newer one wrote it.
     #[serde(other)]
     Other = 255,
@@ -147,7 +149,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons that this release knows, in a fixed order.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Submitted,
         Self::Recurring,
         Self::Parents,
@@ -178,6 +180,7 @@ impl Reason {
         Self::NotStartedInTime,
         Self::Replaced,
         Self::BatchDiscarded,
+        Self::Skipped,
     ];
 
     /// The position in [`ALL`](Self::ALL), which storages may keep; it never changes.
@@ -223,6 +226,7 @@ impl Reason {
             Self::NotStartedInTime => "not started in time",
             Self::Replaced => "replaced by a job with the same unique key",
             Self::BatchDiscarded => "its batch was never started",
+            Self::Skipped => "skipped by a filter",
             Self::Other => "for a reason of a newer release",
         }
     }

@@ -47,14 +47,14 @@ use crate::writer::Flight;
 #[derive(Debug)]
 pub struct SqliteScope<'t> {
     connection: &'t Connection,
-    storage: SqliteStorage,
+    client: Client<SqliteStorage>,
 }
 
 impl<'t> InTransaction<SqliteStorage> for &'t Transaction<'_> {
     type Scope = SqliteScope<'t>;
 
     fn scope(self, client: &Client<SqliteStorage>) -> SqliteScope<'t> {
-        SqliteScope { connection: self, storage: SqliteStorage::clone(client.storage()) }
+        SqliteScope { connection: self, client: client.clone() }
     }
 }
 
@@ -67,7 +67,8 @@ impl SqliteScope<'_> {
     /// every case nothing of it is in the transaction, which may go on.
     pub fn enqueue<J: IntoSubmission>(&self, jobs: J) -> Result<J::Ids> {
         let during = |error: Error| error.during("enqueue");
-        let (submission, ids) = jobs.into_submission().map_err(during)?;
+        let (mut submission, ids) = jobs.into_submission().map_err(during)?;
+        self.client.prepare(&mut submission)?;
         submission.check().and_then(|()| check_stands_alone(&submission)).map_err(during)?;
         let prepared = NewSubmission::new(&submission);
         let stored = self.write(|flight| {
@@ -99,7 +100,10 @@ impl SqliteScope<'_> {
             during(Error::invalid("output", format!("does not serialise: {error}")))
         })?;
         let mut settle = Settle::new(context.lease(), Ending::Succeeded);
-        settle.result = (output != b"null").then(|| output.into());
+        if output != b"null" {
+            let result = self.client.seal_result(context.id(), output.into()).map_err(during)?;
+            settle.result = Some(result);
+        }
         settle.retention = context.retention();
         settle.duration = Some(context.running_for());
         // What the server sends with its own settle is too late then.
@@ -128,7 +132,7 @@ impl SqliteScope<'_> {
             let text = "the transaction has ended: SQLite rolled it back, or it was committed";
             return Err(Error::new(ErrorKind::Conflict, text));
         }
-        let db = Db::new(self.connection, self.storage.prefix());
+        let db = Db::new(self.connection, self.client.storage().prefix());
         let known = db
             .one("SELECT value FROM jk_meta WHERE key = 'version'", [], |row| row.get::<_, i64>(0));
         if !matches!(known, Ok(Some(_))) {
@@ -137,7 +141,7 @@ impl SqliteScope<'_> {
             return Err(Error::new(ErrorKind::Schema, text));
         }
         db.run("SAVEPOINT jobkit", []).map_err(sqlite)?;
-        let mut flight = Flight::new(&db, self.storage.clock());
+        let mut flight = Flight::new(&db, self.client.storage().clock());
         let done = work(&mut flight).and_then(|answer| flight.end_inside().map(|()| answer));
         drop(flight);
         match done {

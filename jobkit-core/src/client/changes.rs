@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::client::{BatchHandle, Client};
 use crate::clock::Timestamp;
+use crate::codec::{Codecs, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, JobId, OperationId};
 use crate::name::Name;
-use crate::record::{JobDetails, check_instant};
+use crate::record::{Extras, JobDetails, Payload, check_instant};
 use crate::state::StateName;
 use crate::storage::{Action, Change, ChangeOutcome, ChangeRequest, Guard, Storage};
 
@@ -28,6 +29,54 @@ impl<S: Storage + ?Sized> Client<S> {
     /// The storage's.
     pub async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
         self.dyn_storage().job(id).await
+    }
+
+    /// The arguments of a job as its handler sees them, opened by this client's codecs.
+    ///
+    /// # Errors
+    /// The codec that sealed them is missing, or cannot read them.
+    pub fn open_args(&self, job: &JobDetails) -> Result<Payload> {
+        self.open_stored_args(job.record.id, job.record.extras.as_deref(), &job.args)
+    }
+
+    /// The result of a job as its handler gave it, opened by this client's codecs.
+    ///
+    /// # Errors
+    /// The codec that sealed it is missing, or cannot read it.
+    pub fn open_result(&self, job: JobId, result: &Payload) -> Result<Payload> {
+        let owner = job.to_string();
+        self.codecs().open(Place { owner: &owner, part: "result" }, result)
+    }
+
+    /// A result as it is stored, for backends that complete a job inside a caller's transaction.
+    ///
+    /// # Errors
+    /// The codec's.
+    #[doc(hidden)]
+    pub fn seal_result(&self, job: JobId, result: Payload) -> Result<Payload> {
+        if self.codecs().is_empty() {
+            return Ok(result);
+        }
+        let owner = job.to_string();
+        self.codecs().seal(Place { owner: &owner, part: "result" }, result)
+    }
+
+    pub(crate) fn open_stored_args(
+        &self,
+        job: JobId,
+        extras: Option<&Extras>,
+        args: &Payload,
+    ) -> Result<Payload> {
+        if !Codecs::are_sealed(args) {
+            return Ok(args.clone());
+        }
+        // Those of a fired job were sealed with the schedule.
+        let occurrence = extras.and_then(|extras| extras.occurrence.as_ref());
+        let owner = match occurrence {
+            Some(occurrence) => occurrence.recurring.clone(),
+            None => job.to_string(),
+        };
+        self.codecs().open(Place { owner: &owner, part: "args" }, args)
     }
 
     /// Runs a finished job again; its counters begin anew, its fence goes on.

@@ -27,7 +27,18 @@ pub trait Enqueue: Send {
 }
 
 impl Shared {
-    pub(super) async fn submit(&self, submission: Submission) -> Result<Vec<JobSubmitted>> {
+    pub(super) fn prepare(&self, submission: &mut Submission) -> Result<()> {
+        for job in &mut submission.jobs {
+            let owner = job.id.to_string();
+            self.options.prepare(job, &owner).map_err(|error| error.during("enqueue"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn submit(&self, mut submission: Submission) -> Result<Vec<JobSubmitted>> {
+        if !self.options.are_plain() {
+            self.prepare(&mut submission)?;
+        }
         self.submitter.submit(submission, self.options.submit_timeout).await
     }
 }

@@ -150,15 +150,34 @@ impl<S: Storage + ?Sized> Client<S> {
     pub(crate) async fn save_specs(&self, specs: Vec<RecurringSpec>) -> Result<()> {
         let storage = self.dyn_storage();
         let now = storage.now().await?;
-        let saves: Vec<_> = specs
-            .into_iter()
-            .map(|spec| SaveRecurring { next: spec.next_after(now), spec, if_etag: None })
-            .collect();
+        let saves = specs.into_iter().map(|mut spec| {
+            self.prepare_template(&mut spec)?;
+            Ok(SaveRecurring { next: spec.next_after(now), spec, if_etag: None })
+        });
+        let saves = saves.collect::<Result<Vec<_>>>()?;
         for outcome in super::changes::repeated(|| storage.save_recurring(&saves, None)).await? {
             if let SaveOutcome::Refused(refusal) = outcome {
                 return Err(refusal.into());
             }
         }
+        Ok(())
+    }
+
+    /// Lets this client's filters look at the template, and its codecs seal the arguments.
+    fn prepare_template(&self, spec: &mut RecurringSpec) -> Result<()> {
+        let options = &self.shared.options;
+        if options.are_plain() {
+            return Ok(());
+        }
+        // Each occurrence has an id of its own; this one is never stored.
+        let id = JobId::from_key("template", &spec.id);
+        let occurrence = Occurrence { recurring: spec.id.clone(), nominal_at: Timestamp::MIN };
+        let mut record = spec.job.instantiate(id, occurrence);
+        record.extras_mut().occurrence = None;
+        options
+            .prepare(&mut record, &spec.id)
+            .map_err(|error| error.with("recurring", &spec.id))?;
+        spec.job = JobTemplate::from_record(&record)?;
         Ok(())
     }
 

@@ -72,8 +72,9 @@ impl<T: DeserializeOwned> JobHandle<T> {
             let Some(mut details) = details else { return Err(WaitError::Gone) };
             return match details.record.state() {
                 StateName::Succeeded => {
-                    let result = details.result.as_deref().unwrap_or(b"null");
-                    serde_json::from_slice(result).map_err(|error| {
+                    let result = details.result.take().unwrap_or_else(|| b"null"[..].into());
+                    let result = self.client.open_result(self.id, &result);
+                    serde_json::from_slice(&result.map_err(WaitError::Storage)?).map_err(|error| {
                         WaitError::Storage(Error::corrupt(format!(
                             "the result does not decode: {error}"
                         )))

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bounds::RESULT_BYTES;
+use crate::codec::Place;
 use crate::context::{FromContext, JobContext};
 use crate::edge::Parent;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,13 +50,13 @@ impl JobContext {
         check_label("key", key)?;
         let storage = self.client().storage();
         if let Some(memo) = storage.memo(self.id(), key).await? {
-            return Ok(decode("memo", &memo)?);
+            return Ok(self.decode("memo", &memo)?);
         }
         let value = effect().await?;
-        let memo = encode("memo", &value)?;
+        let memo = self.encode("memo", &value)?;
         match storage.put_memo(self.lease(), key, &memo).await? {
             // Its own, or that of a call whose answer was lost.
-            Some(kept) => Ok(decode("memo", &kept)?),
+            Some(kept) => Ok(self.decode("memo", &kept)?),
             None => Err(lease_lost().into()),
         }
     }
@@ -81,7 +82,7 @@ impl JobContext {
     /// }
     /// ```
     pub async fn checkpoint<T: Serialize>(&self, cursor: &T) -> Result<()> {
-        let cursor = encode("checkpoint", cursor)?;
+        let cursor = self.encode("checkpoint", cursor)?;
         match self.client().storage().put_checkpoint(self.lease(), &cursor).await? {
             WriteAnswer::Written => Ok(()),
             WriteAnswer::LeaseLost => Err(lease_lost()),
@@ -94,7 +95,7 @@ impl JobContext {
     /// The storage was away, or what is kept does not decode as `T`.
     pub async fn last_checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         let kept = self.client().storage().checkpoint(self.id()).await?;
-        kept.map(|kept| decode("checkpoint", &kept)).transpose()
+        kept.map(|kept| self.decode("checkpoint", &kept)).transpose()
     }
 
     /// The jobs this one waited for, in the order in which they were named, with what became of them.
@@ -113,7 +114,10 @@ impl JobContext {
                     id,
                     state: parent.record.state(),
                     kind: parent.record.kind,
-                    output: parent.result,
+                    output: parent
+                        .result
+                        .map(|result| self.client().open_result(id, &result))
+                        .transpose()?,
                     error: parent.errors.into_iter().next_back(),
                 });
             }
@@ -147,7 +151,9 @@ impl ParentOutcome {
             let text = format!("parent {} of kind {} is {}", self.id, self.kind, self.state);
             return Err(Error::new(ErrorKind::NotFound, text));
         }
-        decode("output of the parent", self.output.as_deref().unwrap_or(b"null"))
+        serde_json::from_slice(self.output.as_deref().unwrap_or(b"null")).map_err(|error| {
+            Error::corrupt(format!("the output of the parent does not decode: {error}"))
+        })
     }
 }
 
@@ -194,17 +200,25 @@ fn lease_lost() -> Error {
     Error::new(ErrorKind::Conflict, "the lease was lost, so nothing more of this attempt counts")
 }
 
-fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Payload> {
-    let bytes = serde_json::to_vec(value)
-        .map_err(|error| Error::invalid(what, format_args!("does not serialise: {error}")))?;
-    if bytes.len() > RESULT_BYTES {
-        let reason = format!("has {} bytes, where at most {RESULT_BYTES} are kept", bytes.len());
-        return Err(Error::invalid(what, reason));
+impl JobContext {
+    /// As it is kept; `part` is a memo or a checkpoint.
+    fn encode<T: Serialize>(&self, part: &'static str, value: &T) -> Result<Payload> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|error| Error::invalid(part, format_args!("does not serialise: {error}")))?;
+        let owner = self.id().to_string();
+        let bytes = self.client().codecs().seal(Place { owner: &owner, part }, bytes.into())?;
+        if bytes.len() > RESULT_BYTES {
+            let reason =
+                format!("has {} bytes, where at most {RESULT_BYTES} are kept", bytes.len());
+            return Err(Error::invalid(part, reason));
+        }
+        Ok(bytes)
     }
-    Ok(bytes.into())
-}
 
-fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::corrupt(format!("the {what} does not decode: {error}")))
+    fn decode<T: DeserializeOwned>(&self, part: &'static str, kept: &Payload) -> Result<T> {
+        let owner = self.id().to_string();
+        let bytes = self.client().codecs().open(Place { owner: &owner, part }, kept)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::corrupt(format!("the {part} does not decode: {error}")))
+    }
 }

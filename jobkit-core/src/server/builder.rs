@@ -10,6 +10,7 @@ use crate::client::{Client, Recurring};
 use crate::clock::{Clock, SystemClock};
 use crate::context::{DataMap, Requirements};
 use crate::error::{Error, Result};
+use crate::filter::{ElectFilter, Filters, PerformFilter};
 use crate::ids::{Incarnation, random_fraction};
 use crate::jobs::{Jobs, panics};
 use crate::name::Name;
@@ -65,6 +66,7 @@ pub struct ServerBuilder {
     only_queues: bool,
     options: ServerOptions,
     workers: Option<usize>,
+    filters: Filters,
 }
 
 impl ServerBuilder {
@@ -132,9 +134,23 @@ impl ServerBuilder {
         self
     }
 
-    /// The client that handlers are given; one with default options otherwise.
-    pub(crate) fn client(mut self, client: Client) -> Self {
-        self.client = client;
+    /// Lays a filter round every run; the first one is outermost.
+    pub fn around(mut self, filter: impl PerformFilter) -> Self {
+        self.filters.perform.push(Arc::new(filter));
+        self
+    }
+
+    /// Gives a filter a say in what follows from every run.
+    pub fn elect(mut self, filter: impl ElectFilter) -> Self {
+        self.filters.elect.push(Arc::new(filter));
+        self
+    }
+
+    /// The client that handlers are given, with its filters and codecs; one with default options
+    /// otherwise. The server works on this client's storage.
+    pub fn client<S: Storage + ?Sized>(mut self, client: &Client<S>) -> Self {
+        self.client = client.erase();
+        self.storage = Arc::clone(self.client.storage());
         self
     }
 
@@ -205,8 +221,16 @@ impl ServerBuilder {
             kinds: kind_names,
             started_at: SystemClock.now(),
         };
-        let engine =
-            Engine::new(self.storage, self.client, info, self.options, queues, kinds, self.data);
+        let engine = Engine::new(
+            self.storage,
+            self.client,
+            info,
+            self.options,
+            queues,
+            kinds,
+            self.data,
+            self.filters,
+        );
         Ok(Server { engine: Arc::new(engine), recurring })
     }
 
@@ -390,6 +414,7 @@ impl Server {
             only_queues: false,
             options: ServerOptions::default(),
             workers: None,
+            filters: Filters::default(),
         }
     }
 

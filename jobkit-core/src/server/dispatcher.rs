@@ -359,7 +359,7 @@ impl Dispatcher {
         let name = end.job.kind.clone();
         let this = attempt(&end.job.lease);
         let kind = self.engine.kinds.get(name.as_str()).cloned();
-        match settler::settle_of(end, kind.as_deref(), &self.engine.options) {
+        match settler::settle_of(end, kind.as_deref(), &self.engine) {
             Some(settle) => self.outcomes.push(settle, name),
             None => {
                 self.engine.held.lock().jobs.remove(&this);

@@ -10,16 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::clock::Timestamp;
-use crate::context::DataMap;
+use crate::context::{DataMap, JobContext};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::{self, Filters};
 use crate::ids::Incarnation;
-use crate::jobs::Kind;
+use crate::jobs::{Kind, RunEnd};
 use crate::name::Name;
 use crate::server::builder::Queues;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
-use crate::storage::{PauseTarget, ServerInfo, Storage};
+use crate::storage::{ClaimedJob, PauseTarget, ServerInfo, Storage};
 
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -31,6 +32,7 @@ pub(crate) struct Engine {
     pub(crate) kinds: BTreeMap<&'static str, Arc<Kind>>,
     pub(crate) kind_names: Arc<[Name]>,
     pub(crate) data: Arc<DataMap>,
+    pub(crate) filters: Filters,
     pub(crate) health: HealthBoard,
     pub(crate) held: Held,
     pub(crate) clock: ClockGuard,
@@ -69,6 +71,7 @@ impl Engine {
         queues: Queues,
         kinds: BTreeMap<&'static str, Arc<Kind>>,
         data: DataMap,
+        filters: Filters,
     ) -> Self {
         Self {
             kind_names: info.kinds.clone().into(),
@@ -79,6 +82,7 @@ impl Engine {
             queues,
             kinds,
             data: Arc::new(data),
+            filters,
             health: HealthBoard::default(),
             held: Held::default(),
             clock: ClockGuard::default(),
@@ -87,6 +91,36 @@ impl Engine {
             stopping: CancellationToken::new(),
             ended: CancellationToken::new(),
             signals: Signals::default(),
+        }
+    }
+
+    /// The handler of a kind with all filters round it.
+    pub(crate) fn perform(
+        &self,
+        kind: &Kind,
+        job: &ClaimedJob,
+        context: &JobContext,
+    ) -> impl Future<Output = RunEnd> + Send + 'static {
+        let filters = &self.filters.perform;
+        let filters = filters.iter().chain(&kind.filters.perform).cloned().collect();
+        let args = self.client.open_stored_args(job.lease.job, job.extras.as_deref(), &job.args);
+        let (context, handler) = (context.clone(), Arc::clone(&kind.run));
+        async move {
+            // A codec that lacks a key today may have it tomorrow, so it is a failure like others.
+            let args = match args {
+                Ok(args) => args,
+                Err(error) => return RunEnd::Failed(error.into()),
+            };
+            let end = filter::perform(filters, context.clone(), args, handler).await;
+            let codecs = context.client().codecs();
+            let output = match end {
+                RunEnd::Done(Some(output)) if !codecs.is_empty() => output,
+                end => return end,
+            };
+            match context.client().seal_result(context.id(), output) {
+                Ok(output) => RunEnd::Done(Some(output)),
+                Err(error) => RunEnd::BadOutput(error.into()),
+            }
         }
     }
 

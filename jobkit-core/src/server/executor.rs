@@ -79,7 +79,7 @@ pub(super) fn start(
         attempt = job.failures + 1,
         fence = job.lease.fence,
     );
-    let run = (kind.run)(job.args.clone(), context.clone());
+    let run = engine.perform(kind, &job, &context);
     let grace = engine.options.cancel_grace;
     let mut report = Report {
         engine: Arc::clone(engine),

@@ -82,7 +82,7 @@ impl Inline {
             Arc::clone(&engine.data),
             Arc::clone(&engine.signals.reporter),
         );
-        let run = (kind.run)(job.args.clone(), context.clone());
+        let run = engine.perform(kind, &job, &context);
         let how = How::Ran(context.clone().scope(run).await);
         let context = Some(context);
         let duration = Duration::ZERO;
@@ -92,7 +92,7 @@ impl Inline {
     /// How it is settled.
     pub(crate) fn settle_of(&self, end: RunEnded) -> Option<Settle> {
         let kind = self.engine.kinds.get(end.0.job.kind.as_str()).cloned();
-        settler::settle_of(end.0, kind.as_deref(), &self.engine.options)
+        settler::settle_of(end.0, kind.as_deref(), &self.engine)
     }
 
     /// Settles it as a server would.

@@ -1,33 +1,35 @@
 //! What the end of an attempt means: how it is settled.
 
-use std::time::Duration;
-
 use crate::bounds;
-use crate::ids::random_fraction;
+use crate::filter::{self, ElectFilter, Election, Ended, Retrying};
 use crate::jobs::{Kind, RunEnd};
-use crate::outcome::{Advice, Failure};
+use crate::outcome::Failure;
 use crate::record::{Extras, Overrides};
-use crate::retry::{RetryDecision, RetryPolicy};
+use crate::retry::RetryPolicy;
+use crate::server::engine::Engine;
 use crate::server::executor::{End, How};
 use crate::server::held::StopCause;
 use crate::server::options::ServerOptions;
 use crate::state::{Reason, Retention};
 use crate::state_machine::Ending;
-use crate::storage::Settle;
+use crate::storage::{ClaimedJob, Settle};
 
 /// The settle of an end; `None` where nobody may settle any more.
-pub(super) fn settle_of(end: End, kind: Option<&Kind>, options: &ServerOptions) -> Option<Settle> {
-    let no_overrides = Overrides::default();
-    let overrides = end.job.extras.as_deref().map_or(&no_overrides, |extras| &extras.overrides);
-    let policy = policy(overrides, kind, options);
-    let retention = retention(end.job.extras.as_deref(), kind, options);
+pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Option<Settle> {
+    let options = &engine.options;
     let mut settle = Settle::new(end.job.lease, Ending::GivenBack);
-    settle.retention = retention;
+    settle.retention = retention(end.job.extras.as_deref(), kind, options);
     if !matches!(end.how, How::NotStarted) {
         settle.duration = Some(end.duration);
     }
+    let mut skipped = None;
+    // Whether the end is the handler's own, so that filters have a say in what follows.
+    let mut elects = true;
     let failure = match (end.how, end.cause) {
-        (How::NotStarted, _) => None,
+        (How::NotStarted, _) => {
+            elects = false;
+            None
+        }
         (How::Ran(RunEnd::Done(result)), _) => match result {
             Some(result) if result.len() > options.max_result_bytes => {
                 let text = format!(
@@ -36,6 +38,7 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, options: &ServerOptions) 
                     options.max_result_bytes
                 );
                 settle.ending = Ending::Failed(Reason::ResultTooLarge);
+                elects = false;
                 Some(Failure::message("ResultTooLarge", text))
             }
             result => {
@@ -47,60 +50,99 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, options: &ServerOptions) 
         // Success is told even so: the storage decides. Nothing else of a lost attempt counts.
         (_, Some(StopCause::LeaseLost)) => return None,
         // What ends because the server shuts down, or may have lost its lease, has not failed.
-        (_, Some(StopCause::Shutdown | StopCause::LeaseUnsure)) => None,
+        (_, Some(StopCause::Shutdown | StopCause::LeaseUnsure)) => {
+            elects = false;
+            None
+        }
         (How::Ran(RunEnd::BadArguments(failure)), _) => {
             settle.ending = Ending::Failed(Reason::BadArguments);
+            elects = false;
             Some(failure)
         }
         (How::Ran(RunEnd::BadOutput(failure)), _) => {
             settle.ending = Ending::Failed(Reason::Permanent);
+            elects = false;
             Some(failure)
         }
         (how, Some(StopCause::Requested)) => {
             settle.ending = Ending::Deleted(Reason::Cancelled);
+            elects = false;
             match how {
                 How::Ran(RunEnd::Failed(failure) | RunEnd::Panicked(failure)) => Some(failure),
                 _ => None,
             }
         }
+        (How::Ran(RunEnd::Skipped(why)), _) => {
+            settle.ending = Ending::Deleted(Reason::Skipped);
+            skipped = Some(why);
+            None
+        }
         (How::Dropped, _) => {
+            settle.ending = Ending::Failed(Reason::Permanent);
             let text =
                 "the handler ignored its cancellation after its time was up, and was dropped";
-            Some(failed(&mut settle, Failure::message("timeout", text), &policy, end.job.failures))
+            Some(Failure::message("timeout", text))
         }
         (How::Ran(RunEnd::Failed(failure)), Some(StopCause::TimedOut)) => {
-            let text = format!("time was up: {}", failure.text());
-            Some(failed(&mut settle, Failure::message("timeout", text), &policy, end.job.failures))
+            settle.ending = Ending::Failed(Reason::Permanent);
+            Some(Failure::message("timeout", format!("time was up: {}", failure.text())))
         }
         (How::Ran(RunEnd::Failed(failure) | RunEnd::Panicked(failure)), _) => {
-            Some(failed(&mut settle, failure, &policy, end.job.failures))
+            settle.ending = Ending::Failed(Reason::Permanent);
+            Some(failure)
         }
     };
-    settle.error = failure.map(|failure| failure.into_detail(&end.job.kind));
     if let Some(told) = end.context.as_ref().and_then(|context| context.take_told()) {
         settle.log = told.lines;
         settle.log_dropped = told.dropped;
         settle.progress = told.progress;
     }
+    let of_kind = kind.map(|kind| kind.filters.elect.as_slice()).unwrap_or_default();
+    let asked = !of_kind.is_empty() || !engine.filters.elect.is_empty();
+    // Most jobs just succeed, and nobody has anything to say.
+    elects &= asked || failure.is_some() || skipped.is_some();
+    if let Some(context) = end.context.as_ref().filter(|_| elects) {
+        let ended = Ended {
+            context,
+            failure: failure.as_ref(),
+            failures: end.job.failures.saturating_add(1),
+            duration: end.duration,
+        };
+        let now = engine.client.clock_now();
+        let mut election = Election::new(settle.ending, settle.retention, now);
+        if let Some(why) = skipped {
+            election.note(why);
+        }
+        let election = elected(&ended, election, &end.job, kind, engine);
+        settle.ending = election.ending;
+        settle.retention = election.retention;
+        settle.log.extend(election.lines);
+        let over = settle.log.len().saturating_sub(bounds::LOG_LINES);
+        settle.log.drain(..over);
+        settle.log_dropped += over as u64;
+    }
+    settle.error = failure.map(|failure| failure.into_detail(&end.job.kind));
     Some(settle)
 }
 
-/// Sets the ending that a failure leads to.
-fn failed(settle: &mut Settle, failure: Failure, policy: &RetryPolicy, failures: u32) -> Failure {
-    let failures = failures.saturating_add(1);
-    settle.ending = match (failure.advice(), policy.next(failures, random_fraction())) {
-        (Some(Advice::Snooze(delay)), _) => Ending::Snoozed { delay: bounded(delay) },
-        (Some(Advice::Permanent), _) => Ending::Failed(Reason::Permanent),
-        (_, RetryDecision::GiveUp) => Ending::Failed(Reason::OutOfAttempts),
-        (Some(Advice::RetryAfter(delay)), _) => Ending::Retry { delay: bounded(delay) },
-        (None, RetryDecision::RetryAfter(delay)) => Ending::Retry { delay },
-    };
-    failure
-}
-
-/// A delay that a handler chose: at most a year.
-fn bounded(delay: Duration) -> Duration {
-    delay.min(Duration::from_secs(365 * 24 * 3600))
+/// Asks the retry policy and all filters what follows.
+fn elected(
+    ended: &Ended<'_>,
+    election: Election,
+    job: &ClaimedJob,
+    kind: Option<&Kind>,
+    engine: &Engine,
+) -> Election {
+    let of_kind = kind.map(|kind| kind.filters.elect.as_slice()).unwrap_or_default();
+    let others = of_kind.iter().chain(&engine.filters.elect).map(AsRef::as_ref);
+    if ended.failure.is_none() {
+        return filter::elect(others, ended, election);
+    }
+    let no_overrides = Overrides::default();
+    let overrides = job.extras.as_deref().map_or(&no_overrides, |extras| &extras.overrides);
+    let retrying = Retrying::new(policy(overrides, kind, &engine.options));
+    let first: &dyn ElectFilter = &retrying;
+    filter::elect(std::iter::once(first).chain(others), ended, election)
 }
 
 fn policy(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -> RetryPolicy {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::client::{Client, ClientOptions, Recurring};
 use crate::clock::{Clock, SystemClock, TestClock, Timestamp};
+use crate::filter::{ElectFilter, PerformFilter};
 use crate::ids::JobId;
 use crate::jobs::Jobs;
 use crate::memory::MemoryStorage;
@@ -75,8 +76,7 @@ impl TestServer {
         let storage = FaultyStorage::new(Arc::new(memory.clone()));
         let options = ClientOptions::default().clock(Arc::new(clock.clone()));
         let client = Client::with_options(storage.clone(), options).erase();
-        let builder =
-            Server::builder(storage.clone()).client(client.clone()).jobs(jobs).name("test");
+        let builder = Server::builder(storage.clone()).client(&client).jobs(jobs).name("test");
         Self { memory, storage, clock, client, builder: Some(builder), inline: None, vanish: false }
     }
 
@@ -102,6 +102,28 @@ impl TestServer {
     #[must_use]
     pub fn recurring(self, recurring: Recurring) -> Self {
         self.configure(|builder| builder.recurring(recurring))
+    }
+
+    /// The options of its client, such as filters and codecs; before [`client`](Self::client) is
+    /// called.
+    #[must_use]
+    pub fn client_options(mut self, change: impl FnOnce(ClientOptions) -> ClientOptions) -> Self {
+        let options = ClientOptions::default().clock(Arc::new(self.clock.clone()));
+        self.client = Client::with_options(self.storage.clone(), change(options)).erase();
+        let client = self.client.clone();
+        self.configure(|builder| builder.client(&client))
+    }
+
+    /// A filter round every run.
+    #[must_use]
+    pub fn around(self, filter: impl PerformFilter) -> Self {
+        self.configure(|builder| builder.around(filter))
+    }
+
+    /// A say in what follows from every run.
+    #[must_use]
+    pub fn elect(self, filter: impl ElectFilter) -> Self {
+        self.configure(|builder| builder.elect(filter))
     }
 
     /// The server's options; the lease, retries and limits of crashes matter here.

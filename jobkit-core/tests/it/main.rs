@@ -3,6 +3,7 @@
 
 mod engine;
 mod faults;
+mod filters;
 mod inside;
 mod refusals;
 mod support;
