@@ -1,6 +1,7 @@
 //! [`Client`]: enqueues jobs, changes them, waits for them.
 
 mod changes;
+mod ends;
 mod enqueue;
 mod lock;
 mod recurring;
@@ -21,6 +22,7 @@ use crate::filter::SubmitFilter;
 use crate::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
+pub use ends::Ends;
 pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany};
 pub use lock::Lock;
 pub use recurring::Recurring;

@@ -15,13 +15,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bounds;
+use crate::capture;
 use crate::client::Client;
 use crate::clock::Timestamp;
 use crate::failure::cleaned;
 use crate::ids::{BatchId, JobId};
 use crate::name::Name;
 use crate::outcome::Failure;
-use crate::record::{Extras, Lease, NewRecord, Progress};
+use crate::record::{Extras, Lease, Progress};
 use crate::state::Retention;
 use crate::storage::{ClaimedJob, LogLevel, LogLine, LogWrite};
 
@@ -108,6 +109,11 @@ impl JobContext {
     /// Runs `future` as this job, so that jobs it enqueues inherit the context.
     pub(crate) async fn scope<F: Future>(self, future: F) -> F::Output {
         CURRENT.scope(self, future).await
+    }
+
+    /// Runs code of this job on another thread.
+    pub(crate) fn sync_scope<T>(self, run: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, run)
     }
 
     /// The context of the job that the present task runs, if it runs one.
@@ -300,7 +306,15 @@ impl JobContext {
         self.0.begun.elapsed()
     }
 
-    fn captured_context(&self) -> Option<&BTreeMap<String, String>> {
+    /// The W3C trace context of this attempt, to be handed to other systems as `traceparent`: of the
+    /// trace in which the job was enqueued, else of one that is named after the job. Children belong to
+    /// the same trace.
+    pub fn trace_parent(&self) -> String {
+        let captured = self.captured(capture::TRACEPARENT);
+        capture::trace_parent(captured, *self.id().as_bytes(), self.fence())
+    }
+
+    pub(crate) fn all_captured(&self) -> Option<&BTreeMap<String, String>> {
         self.0.extras.as_deref().map(|extras| &extras.context).filter(|context| !context.is_empty())
     }
 }
@@ -314,18 +328,6 @@ impl fmt::Debug for JobContext {
             .field("fence", &self.fence())
             .finish_non_exhaustive()
     }
-}
-
-/// A job that is enqueued inside another one inherits the captured context.
-pub(crate) fn inherit(record: &mut NewRecord) {
-    let _ = CURRENT.try_with(|parent| {
-        if let Some(context) = parent.captured_context() {
-            let mine = &mut record.extras_mut().context;
-            for (key, value) in context {
-                mine.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
-    });
 }
 
 /// Something that a handler's parameter can be made of.

@@ -260,12 +260,18 @@ fn encode<T: Serialize>(output: &T) -> RunEnd {
 /// Runs code that blocks on the blocking pool; a panic goes on here, with its place.
 #[doc(hidden)]
 pub async fn run_blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    if let Some(context) = JobContext::current() {
+    let context = JobContext::current();
+    if let Some(context) = &context {
         context.set_blocking();
     }
     let span = tracing::Span::current();
     let caught = tokio::task::spawn_blocking(move || {
-        let run = AssertUnwindSafe(|| span.in_scope(run));
+        let run = AssertUnwindSafe(|| {
+            span.in_scope(|| match context {
+                Some(context) => context.sync_scope(run),
+                None => run(),
+            })
+        });
         std::panic::catch_unwind(run).map_err(|panic| (panic, panics::last_location()))
     });
     match caught.await {

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod bounds;
+pub mod capture;
 pub mod client;
 pub mod clock;
 mod coalescer;
@@ -18,6 +19,8 @@ pub mod ids;
 mod job;
 mod jobs;
 pub mod limit;
+#[cfg(feature = "log-layer")]
+mod log_layer;
 pub mod memory;
 pub mod name;
 mod new_job;
@@ -44,8 +47,8 @@ pub use retry::{RetryDecision, RetryPolicy};
 pub use schedule::{Schedule, TimeZone};
 
 pub use client::{
-    Batch, BatchHandle, Client, ClientOptions, Enqueue, InTransaction, IntoSubmission, JobHandle,
-    Recurring, WaitError,
+    Batch, BatchHandle, Client, ClientOptions, Ends, Enqueue, InTransaction, IntoSubmission,
+    JobHandle, Recurring, WaitError,
 };
 pub use context::{
     Data, FromContext, FromParent, FromParents, JobContext, ParentOutcome, Requirements,
@@ -53,6 +56,8 @@ pub use context::{
 pub use edge::On;
 pub use job::{Job, JobOptions, Run};
 pub use jobs::{JobFn, Jobs};
+#[cfg(feature = "log-layer")]
+pub use log_layer::JobLogLayer;
 pub use new_job::{AsParent, NewJob, Untyped, job_by_name};
 pub use outcome::{Advice, Failure, Outcome, Stop, permanent, retry_after, snooze};
 pub use server::{Server, ServerBuilder, ServerHandle, ServerOptions};

@@ -158,6 +158,14 @@ impl<J> NewJob<J> {
         })
     }
 
+    /// A value that travels with the job and its children, over what is captured round the enqueue; 4 KiB
+    /// in all. See [`capture`](crate::capture).
+    pub fn capture(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set(|record| {
+            record.extras_mut().context.insert(key.into(), value.into());
+        })
+    }
+
     /// A name for people, instead of the kind's.
     pub fn display_name(self, name: impl Into<String>) -> Self {
         self.set(|record| record.extras_mut().display_name = Some(name.into()))
@@ -259,7 +267,7 @@ impl<J> NewJob<J> {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the reason.
     pub fn into_record(self) -> Result<NewRecord> {
         let mut record = self.record.map_err(Error::from)?;
-        crate::context::inherit(&mut record);
+        crate::capture::into(&mut record);
         record.check()?;
         Ok(record)
     }

@@ -78,7 +78,11 @@ pub(super) fn start(
         queue = %job.queue,
         attempt = job.failures + 1,
         fence = job.lease.fence,
+        traceparent = tracing::field::Empty,
     );
+    if !span.is_disabled() {
+        span.record("traceparent", context.trace_parent());
+    }
     let run = engine.perform(kind, &job, &context);
     let grace = engine.options.cancel_grace;
     let mut report = Report {

@@ -1,6 +1,7 @@
 //! The engine on the memory storage, in real time.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod around;
 mod engine;
 mod faults;
 mod filters;

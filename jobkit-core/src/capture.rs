@@ -1,0 +1,135 @@
+//! What travels with a job: captured where it is enqueued, restored round its run, inherited by its
+//! children. W3C trace, locale, tenant, keys of one's own; at most 4 KiB a job.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use crate::context::JobContext;
+use crate::record::NewRecord;
+
+/// The key of the [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
+pub const TRACEPARENT: &str = "traceparent";
+
+tokio::task_local! {
+    static SCOPE: BTreeMap<String, String>;
+}
+
+/// Runs `future` so that every job it enqueues carries these values, beside those of the scope or job
+/// around it; inner ones win. A task that it spawns is outside: begin another scope there.
+///
+/// # Example: a web request's tenant reaches the handler
+/// ```
+/// use jobkit_core::{Client, Error, MemoryStorage, capture};
+/// # use jobkit_core::{Job, NewJob};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Report {}
+/// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::new(MemoryStorage::new());
+/// let request = async { client.enqueue(NewJob::new(Report {})).await };
+/// let job = capture::with([("tenant", "acme"), ("locale", "de")], request).await?;
+///
+/// let stored = client.job(job.id()).await?;
+/// let extras = stored.and_then(|job| job.record.extras);
+/// assert_eq!(extras.map(|extras| extras.context["tenant"].clone()), Some("acme".into()));
+/// # Ok(())
+/// # }
+/// ```
+pub async fn with<K: Into<String>, V: Into<String>, F: Future>(
+    values: impl IntoIterator<Item = (K, V)>,
+    future: F,
+) -> F::Output {
+    let mut all = SCOPE.try_with(Clone::clone).unwrap_or_default();
+    all.extend(values.into_iter().map(|(key, value)| (key.into(), value.into())));
+    SCOPE.scope(all, future).await
+}
+
+/// A value of the scope around, else of the job that the present task runs.
+pub fn get(key: &str) -> Option<String> {
+    let of_scope = SCOPE.try_with(|scope| scope.get(key).cloned()).ok().flatten();
+    of_scope.or_else(|| JobContext::current()?.captured(key).map(str::to_owned))
+}
+
+/// Adds what is captured here to a job: its own values first, then the scope's, then its parent's.
+pub(crate) fn into(record: &mut NewRecord) {
+    let mut add = |values: &BTreeMap<String, String>| {
+        let mine = &mut record.extras_mut().context;
+        for (key, value) in values {
+            mine.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    };
+    let _ = SCOPE.try_with(|scope| {
+        if !scope.is_empty() {
+            add(scope);
+        }
+    });
+    if let Some(parent) = JobContext::current() {
+        // Its own span, not the one it was enqueued in.
+        add(&BTreeMap::from([(TRACEPARENT.to_owned(), parent.trace_parent())]));
+        if let Some(context) = parent.all_captured() {
+            add(context);
+        }
+    }
+}
+
+/// The trace context of a run: of the captured trace, or of one that is named after the job.
+pub(crate) fn trace_parent(captured: Option<&str>, job: [u8; 16], fence: u64) -> String {
+    let mut own = [0; 8];
+    own.copy_from_slice(&job[8..]);
+    // Every attempt is a span of its own; zero is not allowed.
+    let span = (u64::from_be_bytes(own) ^ fence.rotate_right(16)).max(1);
+    match captured.and_then(parse) {
+        Some((trace, flags)) => format!("00-{trace}-{span:016x}-{flags}"),
+        None => format!("00-{:032x}-{span:016x}-01", u128::from_be_bytes(job)),
+    }
+}
+
+/// Trace id and flags of a `traceparent`, if it is one.
+fn parse(text: &str) -> Option<(&str, &str)> {
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let mut parts = text.split('-');
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let valid = hex(version, 2)
+        && version != "ff"
+        && hex(trace, 32)
+        && trace.bytes().any(|b| b != b'0')
+        && hex(span, 16)
+        && hex(flags, 2);
+    valid.then_some((trace, flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_a_span_of_the_captured_trace() {
+        let job = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes();
+        let captured = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let first = trace_parent(Some(captured), job, 1);
+        assert!(first.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{first}");
+        assert!(first.ends_with("-00"), "not sampled stays so: {first}");
+        assert_ne!(first, trace_parent(Some(captured), job, 2), "another attempt, another span");
+        assert!(parse(&first).is_some());
+    }
+
+    #[test]
+    fn without_a_valid_trace_the_job_names_one() {
+        let job = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes();
+        for bad in [
+            None,
+            Some(""),
+            Some("00-0-0-0"),
+            Some("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ] {
+            let own = trace_parent(bad, job, 1);
+            assert!(own.starts_with("00-0123456789abcdef0123456789abcdef-"), "{own}");
+            assert_eq!(own.len(), 55);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The ends of jobs, as they happen.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::bounds::PAGE;
+use crate::client::Client;
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::ids::JobId;
+use crate::name::Name;
+use crate::record::JobRecord;
+use crate::state::StateName;
+use crate::storage::{JobQuery, OtherPushes, Storage, WakeUp, WakeUpFilter, WakeUps};
+
+/// How long a subscriber lets ends gather, so that a busy storage is not asked for each.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often a storage that does not push is asked.
+const POLL: Duration = Duration::from_secs(1);
+/// How far back each look goes: what was committed late by another process is still seen.
+const OVERLAP: Duration = Duration::from_secs(2);
+
+const ENDS: [StateName; 3] = [StateName::Succeeded, StateName::Failed, StateName::Deleted];
+
+impl<S: Storage + ?Sized> Client<S> {
+    /// Follows the ends of jobs from now on: of every server, in about their order, each end once. A job
+    /// that is requeued ends again.
+    ///
+    /// For people, tests and small reactions: it reads what the storage keeps, so a job that is removed
+    /// as soon as it ends is not seen, and nothing is remembered when this process dies. Work that must
+    /// follow an end is a continuation.
+    ///
+    /// # Errors
+    /// The storage's; [`Unsupported`](crate::ErrorKind::Unsupported) where it keeps no lists.
+    ///
+    /// # Example: what fails, as it fails
+    /// ```
+    /// # use jobkit_core::{Client, MemoryStorage};
+    /// # use jobkit_core::state::StateName;
+    /// # async fn watch(client: Client) -> Result<(), jobkit_core::Error> {
+    /// let mut ends = client.subscribe().await?.kind("charge_card")?;
+    /// loop {
+    ///     let job = ends.next().await?;
+    ///     if job.state() == StateName::Failed {
+    ///         eprintln!("{} failed", job.id);
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub async fn subscribe(&self) -> Result<Ends> {
+        let client = self.erase();
+        let storage = client.dyn_storage();
+        let filter = WakeUpFilter {
+            queues: Vec::new(),
+            others: OtherPushes { finished: true, ..OtherPushes::default() },
+        };
+        let pushes = storage.wake_ups(filter).await?;
+        // One who asks must be told at once that there is nothing to be had.
+        storage.list(&JobQuery { limit: 1, ..JobQuery::new(StateName::Succeeded) }).await?;
+        let since = storage.now().await?;
+        Ok(Ends {
+            pushes,
+            since,
+            begun_at: since,
+            kind: None,
+            queue: None,
+            seen: HashSet::new(),
+            ready: VecDeque::new(),
+            look_at: None,
+            client,
+        })
+    }
+}
+
+/// The ends of jobs; made by [`Client::subscribe`].
+pub struct Ends {
+    client: Client,
+    pushes: Option<Box<dyn WakeUps>>,
+    /// Up to where everything was seen.
+    since: Timestamp,
+    begun_at: Timestamp,
+    kind: Option<Name>,
+    queue: Option<Name>,
+    /// The ends within the overlap: job and instant, since a job may end several times.
+    seen: HashSet<(JobId, Timestamp)>,
+    ready: VecDeque<JobRecord>,
+    look_at: Option<Instant>,
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ends").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+impl Ends {
+    /// Of this kind only.
+    ///
+    /// # Errors
+    /// Invalid input for a bad name.
+    pub fn kind(mut self, kind: &str) -> Result<Self> {
+        self.kind = Some(Name::new("kind", kind)?);
+        Ok(self)
+    }
+
+    /// Of this queue only.
+    ///
+    /// # Errors
+    /// Invalid input for a bad name.
+    pub fn queue(mut self, queue: &str) -> Result<Self> {
+        self.queue = Some(Name::new("queue", queue)?);
+        Ok(self)
+    }
+
+    /// Waits for the next end.
+    ///
+    /// # Errors
+    /// The storage's; the next call goes on where this one was.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses no end.
+    pub async fn next(&mut self) -> Result<JobRecord> {
+        loop {
+            if let Some(job) = self.ready.pop_front() {
+                return Ok(job);
+            }
+            let look_at = match self.look_at {
+                Some(at) => at,
+                None => {
+                    let at = self.hint().await;
+                    *self.look_at.insert(at)
+                }
+            };
+            tokio::time::sleep_until(look_at).await;
+            self.look().await?;
+            self.look_at = None;
+        }
+    }
+
+    /// Waits for a reason to look; when to do so.
+    async fn hint(&mut self) -> Instant {
+        let Some(pushes) = &mut self.pushes else { return Instant::now() + POLL };
+        let push = async {
+            loop {
+                match pushes.next().await {
+                    Some(WakeUp::Finished(_) | WakeUp::Lost) => return true,
+                    Some(_) => {}
+                    None => return false,
+                }
+            }
+        };
+        match tokio::time::timeout(POLL, push).await {
+            Ok(true) => return Instant::now() + GATHER,
+            Ok(false) => self.pushes = None,
+            // Another process does not push here.
+            Err(_) => {}
+        }
+        Instant::now()
+    }
+
+    async fn look(&mut self) -> Result<()> {
+        let storage = self.client.dyn_storage();
+        let from = self.since.minus(OVERLAP).max(self.begun_at);
+        let mut found = Vec::new();
+        for state in ENDS {
+            let mut query = JobQuery {
+                kind: self.kind.clone(),
+                queue: self.queue.clone(),
+                from: Some(from),
+                limit: PAGE,
+                ..JobQuery::new(state)
+            };
+            loop {
+                let page = storage.list(&query).await?;
+                let new = |job: &JobRecord| !self.seen.contains(&(job.id, job.head.entered_at));
+                found.extend(page.jobs.into_iter().filter(new));
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+            }
+        }
+        found.sort_by_key(|job| (job.head.entered_at, job.sequence));
+        if let Some(last) = found.last() {
+            self.since = self.since.max(last.head.entered_at);
+        }
+        let oldest = self.since.minus(OVERLAP);
+        self.seen.retain(|(_, at)| *at >= oldest);
+        for job in found {
+            if self.seen.insert((job.id, job.head.entered_at)) {
+                self.ready.push_back(job);
+            }
+        }
+        Ok(())
+    }
+}

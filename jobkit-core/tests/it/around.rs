@@ -1,0 +1,168 @@
+//! What surrounds jobs: captured context, logs through `tracing`, the ends of jobs.
+
+use std::time::Duration;
+
+use jobkit_core::state::StateName;
+use jobkit_core::storage::{JobLog, LogLevel};
+use jobkit_core::testing::TestServer;
+use jobkit_core::{
+    Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server, capture, permanent,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::quick;
+
+macro_rules! job {
+    ($name:ident) => {
+        #[derive(Serialize, Deserialize)]
+        struct $name {}
+        impl Job for $name {
+            const KIND: &'static str = stringify!($name);
+            type Output = String;
+        }
+    };
+}
+
+job!(Parent);
+job!(Child);
+
+/// Tells what it was given, and enqueues a child.
+fn family() -> Jobs {
+    Jobs::new()
+        .handle(|_: Parent, ctx: JobContext| async move {
+            ctx.client().enqueue(NewJob::new(Child {}).capture("locale", "fr")).await?;
+            Ok::<_, Failure>(format!("{:?} {}", ctx.captured("tenant"), ctx.trace_parent()))
+        })
+        .handle(|_: Child, ctx: JobContext| async move {
+            let deep_inside = (capture::get("tenant"), capture::get("locale"));
+            Ok::<_, Failure>(format!("{deep_inside:?} {}", ctx.trace_parent()))
+        })
+}
+
+async fn outputs(t: &TestServer) -> Vec<String> {
+    let text = |job: &jobkit_core::testing::TestedJob| {
+        serde_json::from_slice(job.0.result.as_deref().expect("succeeded")).unwrap()
+    };
+    t.jobs().await.iter().map(text).collect()
+}
+
+#[tokio::test]
+async fn what_is_captured_reaches_the_handler_and_its_children() {
+    let mut t = TestServer::new(family());
+    let client = t.client();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let inner = capture::with([("locale", "de")], async {
+        client.enqueue(NewJob::new(Parent {}).capture("tenant", "initech")).await
+    });
+    let outer = [("tenant", "acme"), ("locale", "en"), ("traceparent", trace)];
+    capture::with(outer, inner).await.unwrap();
+    t.run_until_idle().await;
+    let jobs = t.jobs().await;
+    let context = &jobs[0].0.record.extras.as_deref().unwrap().context;
+    assert_eq!(context["tenant"], "initech", "the job's own goes before");
+    assert_eq!(context["locale"], "de", "the inner scope goes before");
+    let told = outputs(&t).await;
+    assert!(
+        told[0].starts_with("Some(\"initech\") 00-4bf92f3577b34da6a3ce929d0e0e4736-"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].starts_with("(Some(\"initech\"), Some(\"fr\")) 00-4bf92f3577b34da6"),
+        "{told:?}"
+    );
+    // The child hangs below the run of its parent, and has a span of its own.
+    let below = &jobs[1].0.record.extras.as_deref().unwrap().context["traceparent"];
+    assert!(told[0].ends_with(below.as_str()), "{told:?} {below}");
+    assert!(!told[1].ends_with(below.as_str()), "{told:?} {below}");
+}
+
+#[tokio::test]
+async fn children_belong_to_the_trace_of_a_job_without_one() {
+    let mut t = TestServer::new(family());
+    let parent = t.client().enqueue(NewJob::new(Parent {})).await.unwrap();
+    t.run_until_idle().await;
+    let jobs = t.jobs().await;
+    assert!(jobs[0].0.record.extras.is_none(), "nothing is stored for it");
+    let trace: String = parent.id().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    for told in outputs(&t).await {
+        assert!(told.contains(&format!(" 00-{trace}-")), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn too_much_context_is_refused() {
+    let t = TestServer::new(family());
+    let job = NewJob::new(Parent {}).capture("all", "x".repeat(5_000));
+    let error = t.client().enqueue(job).await.expect_err("too much");
+    assert!(error.to_string().contains("context"), "{error}");
+    assert!(t.jobs().await.is_empty());
+}
+
+#[cfg(feature = "log-layer")]
+#[tokio::test]
+async fn what_a_handler_logs_is_in_the_log_of_its_job() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let subscriber = tracing_subscriber::registry().with(jobkit_core::JobLogLayer::new());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let jobs = Jobs::new().handle(|_: Parent, _: JobContext| async move {
+        tracing::info!(order = 17, by = "ann", "charged");
+        tracing::warn!("slow");
+        tracing::debug!("too much detail");
+        tracing::info!(target: "jobkit_core::x", "its own");
+        Ok::<_, Failure>(String::new())
+    });
+    let mut t = TestServer::new(jobs);
+    tracing::info!("outside of any job");
+    let job = t.client().enqueue(NewJob::new(Parent {})).await.unwrap();
+    t.run_until_idle().await;
+    let log = t.storage().read_log(job.id(), None, 0, 10).await.unwrap();
+    let lines: Vec<_> =
+        log.lines.iter().map(|(_, line)| (line.level, line.text.as_str())).collect();
+    assert_eq!(lines, [(LogLevel::Info, "charged order=17 by=ann"), (LogLevel::Warn, "slow")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_sees_each_end_once() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let jobs = Jobs::new()
+        .handle(|_: Parent, _: JobContext| async { Ok::<_, Failure>(String::new()) })
+        .handle(|_: Child, _: JobContext| async { Err(permanent("no")) });
+    let before = client.enqueue(NewJob::new(Parent {})).await.unwrap();
+    let server = Server::builder(storage).jobs(jobs).options(quick()).build().unwrap();
+    let server = server.start().await.unwrap();
+    before.wait(Duration::from_secs(10)).await.unwrap();
+
+    let mut ends = client.subscribe().await.unwrap();
+    let mut failures = client.subscribe().await.unwrap().kind("Child").unwrap();
+    let mut expected = Vec::new();
+    for n in 0..40 {
+        expected.push(match n % 4 {
+            0 => client.enqueue(NewJob::new(Child {})).await.unwrap().id(),
+            _ => client.enqueue(NewJob::new(Parent {})).await.unwrap().id(),
+        });
+    }
+    let again = expected[1];
+    let mut seen = Vec::new();
+    while seen.len() < 40 {
+        let end = tokio::time::timeout(Duration::from_secs(20), ends.next()).await;
+        seen.push(end.expect("an end in time").unwrap());
+    }
+    let failed = seen.iter().filter(|job| job.state() == StateName::Failed).count();
+    assert_eq!(failed, 10);
+    let mut ids: Vec<_> = seen.iter().map(|job| job.id).collect();
+    ids.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(ids, expected, "each once, and none of before");
+
+    client.requeue(again).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), ends.next()).await;
+    let end = end.expect("in time").unwrap();
+    assert_eq!((end.id, end.head.run), (again, 1), "it ended again");
+    for _ in 0..10 {
+        let end = tokio::time::timeout(Duration::from_secs(20), failures.next()).await;
+        assert_eq!(end.expect("in time").unwrap().kind, *"Child");
+    }
+    server.shutdown().await.unwrap();
+}
