@@ -269,6 +269,7 @@ macro_rules! __list {
                 a_page_out_of_range_is_refused
                 relations_tell_parents_and_children_in_pages
                 kinds_beyond_the_bound_are_counted_as_one
+                lanes_name_what_waits_and_since_when
             }
             operations {
                 a_paused_queue_or_kind_yields_nothing

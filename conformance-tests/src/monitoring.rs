@@ -544,3 +544,39 @@ pub async fn kinds_beyond_the_bound_are_counted_as_one(env: Env) {
     let other = counters(&env, Scope::Kind(name(jobkit_core::bounds::OTHER))).await.to[enqueued];
     assert_eq!((sum, other), (200, 30));
 }
+
+/// MON-7: lanes name every queue and kind with Enqueued jobs that are not parked, and since when the
+/// first in line has been claimable.
+pub async fn lanes_name_what_waits_and_since_when(env: Env) {
+    assert_eq!(env.storage.lanes(10).await.expect("lanes"), []);
+    let first = env.now();
+    env.add(NewRecord { kind: name("b"), ..job() }).await;
+    env.advance(5);
+    let second = env.now();
+    env.add(NewRecord { kind: name("b"), ..job() }).await;
+    env.add(NewRecord { kind: name("a"), queue: name("mail"), ..job() }).await;
+    // The first in line is the first by priority.
+    env.add(NewRecord { kind: name("a"), ..job() }).await;
+    env.advance(5);
+    let third = env.now();
+    env.add(NewRecord { kind: name("a"), priority: 9, ..job() }).await;
+    env.add(NewRecord { kind: name("later"), start: Start::After(seconds(60)), ..job() }).await;
+    for _ in 0..2 {
+        env.add(NewRecord { kind: name("limited"), ..limited("l", 1) }).await;
+    }
+    let mut server = env.claimer("w").await.kinds(&["limited"]);
+    assert_eq!(server.claim(2).await.len(), 1, "the other one is parked");
+
+    let lanes = env.storage.lanes(10).await.expect("lanes");
+    let lanes: Vec<_> = lanes.iter().map(|l| (&*l.queue, &*l.kind, l.first_at)).collect();
+    let expected =
+        [("default", "a", Some(third)), ("default", "b", Some(first)), ("mail", "a", Some(second))];
+    assert_eq!(lanes, expected);
+    assert_eq!(env.storage.lanes(2).await.expect("lanes").len(), 2);
+
+    let mut server = env.claimer("x").await.kinds(&["b"]);
+    let claimed = server.claim(1).await;
+    let lanes = env.storage.lanes(10).await.expect("lanes");
+    assert_eq!(lanes[1].first_at, Some(second), "the next one is the first now");
+    server.settle_with(Settle::new(claimed[0].lease, Ending::Succeeded)).await;
+}

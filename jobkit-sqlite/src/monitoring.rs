@@ -10,8 +10,8 @@ use jobkit_core::edge::Parent;
 use jobkit_core::state::StateName;
 use jobkit_core::stats::{Histogram, Scope, Step, Tally};
 use jobkit_core::storage::{
-    Cursor, HistogramQuery, JobPage, JobQuery, Measure, Monitoring, PauseTarget, QueueSnapshot,
-    Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo, Snapshot,
+    Cursor, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring, PauseTarget,
+    QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo, Snapshot,
 };
 use jobkit_core::{Error, JobId, Name, Result, Timestamp, bounds};
 use rusqlite::params;
@@ -23,6 +23,7 @@ use crate::connection::Db;
 use crate::error::Done;
 use crate::jobs::{find, parents, state_of};
 use crate::operations::pauses;
+use crate::queue::lanes::lanes_of;
 use crate::recurring::running;
 use crate::storage::SqliteStorage;
 
@@ -114,6 +115,26 @@ fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
         recurring: running(db, now)?,
         parked: uint(parked.unwrap_or(0)),
     })
+}
+
+fn lanes(db: &Db<'_>, limit: usize) -> Done<Vec<Lane>> {
+    let mut lanes = Vec::new();
+    for (queue, id) in list::queues_in_use(db)? {
+        for kind in lanes_of(db, id)? {
+            let first_at = db.one(
+                "SELECT enqueued_at FROM jk_job INDEXED BY jk_ready \
+                 WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 \
+                 ORDER BY rank, seq LIMIT 1",
+                [id, kind],
+                |row| row.get::<_, Option<i64>>(0),
+            )?;
+            let first_at = first_at.flatten().map(Timestamp::from_micros);
+            lanes.push(Lane { queue: queue.clone(), kind: db.name(kind)?, first_at });
+        }
+    }
+    lanes.sort_unstable_by(|a, b| (&a.queue, &a.kind).cmp(&(&b.queue, &b.kind)));
+    lanes.truncate(limit);
+    Ok(lanes)
 }
 
 fn relations(db: &Db<'_>, id: JobId, after: Option<&Cursor>, limit: usize) -> Done<RelationPage> {
@@ -224,6 +245,10 @@ impl Monitoring for SqliteStorage {
         check_limit(query.limit)?;
         let query = query.clone();
         self.read("list", move |db| list::list(db, &query)).await
+    }
+
+    async fn lanes(&self, limit: usize) -> Result<Vec<Lane>> {
+        self.read("lanes", move |db| lanes(db, limit)).await
     }
 
     async fn relations(

@@ -1,6 +1,6 @@
 //! `JobQueue`.
 
-mod lanes;
+pub(crate) mod lanes;
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -15,7 +15,7 @@ use crate::name::Name;
 use crate::state::StateName;
 use crate::stats::{Histogram, Scope, Step, Tally};
 use crate::storage::{
-    Count, Cursor, HistogramQuery, JobPage, JobQuery, Measure, Monitoring, PauseTarget,
+    Count, Cursor, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring, PauseTarget,
     QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, Snapshot,
 };
 
@@ -62,6 +62,23 @@ impl Monitoring for MemoryStorage {
     async fn list(&self, query: &JobQuery) -> Result<JobPage> {
         check_limit(query.limit)?;
         self.read(None, |tables, _| tables.list(query))
+    }
+
+    async fn lanes(&self, limit: usize) -> Result<Vec<Lane>> {
+        Ok(self.read(None, |tables, _| {
+            let mut lanes = Vec::new();
+            for (queue, row) in &tables.queues {
+                let mut kinds: Vec<_> = row.lanes.iter().collect();
+                kinds.sort_unstable_by_key(|(kind, _)| *kind);
+                for (kind, lane) in kinds {
+                    let Some((_, first)) = lane.first() else { continue };
+                    let first_at = tables.job(*first).record.enqueued_at;
+                    lanes.push(Lane { queue: queue.clone(), kind: kind.clone(), first_at });
+                }
+            }
+            lanes.truncate(limit);
+            lanes
+        }))
     }
 
     async fn relations(

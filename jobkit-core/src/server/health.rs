@@ -22,7 +22,7 @@ impl Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The part of the server: `dispatcher`, `leases`, `scheduler`, `recurring`, `janitor`,
-    /// `reporter`, `handlers`, `clock`.
+    /// `reporter`, `handlers`, `clock`, `unserved`.
     pub part: &'static str,
     /// What is wrong, and why.
     pub message: String,
@@ -46,6 +46,16 @@ impl HealthBoard {
         if self.lock().remove(part).is_some() {
             tracing::info!(part, "a part of the server works again");
         }
+    }
+
+    /// Reports a problem that was logged elsewhere.
+    pub(crate) fn stands(&self, part: &'static str, problem: String) {
+        self.lock().insert(part, problem);
+    }
+
+    /// Reports its end, which was logged elsewhere.
+    pub(crate) fn cleared(&self, part: &'static str) {
+        self.lock().remove(part);
     }
 
     pub(crate) fn read(&self) -> Health {

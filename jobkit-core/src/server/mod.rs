@@ -23,6 +23,7 @@ mod scheduler;
 mod settler;
 mod shutdown;
 mod supervisor;
+mod watch;
 
 pub use builder::{BuildError, Server, ServerBuilder};
 pub use health::{Health, Problem};

@@ -26,6 +26,7 @@ pub struct ServerOptions {
     pub(crate) cancel_grace: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) max_result_bytes: usize,
+    pub(crate) unserved_after: Duration,
 }
 
 /// How many jobs are claimed before a worker is free for them.
@@ -54,6 +55,7 @@ impl Default for ServerOptions {
             cancel_grace: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(25),
             max_result_bytes: bounds::RESULT_BYTES,
+            unserved_after: Duration::from_secs(30),
         }
     }
 }
@@ -158,6 +160,15 @@ impl ServerOptions {
         self
     }
 
+    /// How long jobs may wait while no live server serves their kind and queue, before health says so;
+    /// 30 s by default, a day at most. Looked for at every [`janitor_interval`](Self::janitor_interval),
+    /// and told at the second look.
+    #[must_use]
+    pub fn unserved_after(mut self, wait: Duration) -> Self {
+        self.unserved_after = wait;
+        self
+    }
+
     /// How often leases are renewed.
     pub(crate) fn renew_interval(&self) -> Duration {
         self.lease / 3
@@ -175,7 +186,7 @@ impl ServerOptions {
             self.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout <= MAX_TIMEOUT);
         let graces = self.cancel_grace <= DAY && self.shutdown_grace <= DAY;
         let prefetch = !matches!(self.prefetch, Prefetch::Fixed(jobs) if jobs > bounds::STEP_ITEMS);
-        let checks: [Result<()>; 10] = [
+        let checks: [Result<()>; 11] = [
             check("timeout", timeout, "must be over zero and at most 366 days"),
             check("cancel_grace, shutdown_grace", graces, "must be at most a day"),
             check("prefetch", prefetch, "must be at most 300"),
@@ -202,6 +213,7 @@ impl ServerOptions {
                 self.janitor_interval >= Duration::from_millis(10) && self.janitor_interval <= DAY,
                 "must be 10 ms to a day",
             ),
+            check("unserved_after", self.unserved_after <= DAY, "must be at most a day"),
             check("crash_limit", (1..=100).contains(&self.crash_limit), "must be 1 to 100"),
             self.retry.validate(),
         ];

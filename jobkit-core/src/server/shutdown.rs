@@ -11,7 +11,7 @@ use crate::server::engine::Engine;
 use crate::server::health::Health;
 use crate::server::held::{Phase, StopCause};
 use crate::server::supervisor::supervise;
-use crate::server::{janitor, leases, recurring_scheduler, reporter, scheduler};
+use crate::server::{janitor, leases, recurring_scheduler, reporter, scheduler, watch};
 
 /// How long outcomes may take to land after all handlers have ended.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
@@ -26,6 +26,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
     processes.spawn(supervise(Arc::clone(&engine), "recurring", recurring_scheduler::run));
     processes.spawn(supervise(Arc::clone(&engine), "janitor", janitor::run));
     processes.spawn(supervise(Arc::clone(&engine), "reporter", reporter::run));
+    processes.spawn(supervise(Arc::clone(&engine), "unserved", watch::run));
     let dispatcher = tokio::spawn(Dispatcher::new(Arc::clone(&engine)).run());
     tokio::pin!(dispatcher);
     let options = &engine.options;

@@ -29,6 +29,8 @@ use crate::stats::{Histogram, Scope, Step, Tally};
 /// - **MON-5** Filters combine by "and"; one that the storage cannot serve is
 ///   [`Unsupported`](crate::ErrorKind::Unsupported).
 /// - **MON-6** `relations` tells parents and children with their state, in pages.
+/// - **MON-7** `lanes` names every queue and kind with Enqueued jobs that are not parked, with since when
+///   the first in line has been claimable, and costs a look for each, not for each job.
 #[async_trait]
 pub trait Monitoring {
     /// Counts, queues, servers: one page's worth.
@@ -58,6 +60,13 @@ pub trait Monitoring {
     /// A page of jobs.
     async fn list(&self, query: &JobQuery) -> Result<JobPage> {
         let _ = query;
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// Every queue and kind with jobs that wait for a worker, those parked at a limit left out; by queue
+    /// and kind, at most `limit`.
+    async fn lanes(&self, limit: usize) -> Result<Vec<Lane>> {
+        let _ = limit;
         Err(Error::unsupported("monitoring"))
     }
 
@@ -123,6 +132,17 @@ pub struct QueueSnapshot {
     pub oldest_at: Option<Timestamp>,
     /// Its pause.
     pub pause: Option<Pause>,
+}
+
+/// The line of one kind in one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The queue.
+    pub queue: Name,
+    /// The kind.
+    pub kind: Name,
+    /// Since when the first in line has been claimable.
+    pub first_at: Option<Timestamp>,
 }
 
 /// A range of buckets.

@@ -289,6 +289,10 @@ impl Monitoring for FaultyStorage {
         self.call("relations", self.inner.relations(id, after, limit)).await
     }
 
+    async fn lanes(&self, limit: usize) -> Result<Vec<Lane>> {
+        self.call("lanes", self.inner.lanes(limit)).await
+    }
+
     async fn error_groups(
         &self,
         since: Option<Timestamp>,

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use jobkit_core::state::StateName;
-use jobkit_core::storage::{JobLog, LogLevel};
 use jobkit_core::testing::TestServer;
 use jobkit_core::{
     Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server, capture, permanent,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::quick;
+use crate::support::{eventually, quick};
 
 macro_rules! job {
     ($name:ident) => {
@@ -101,6 +100,7 @@ async fn too_much_context_is_refused() {
 #[cfg(feature = "log-layer")]
 #[tokio::test]
 async fn what_a_handler_logs_is_in_the_log_of_its_job() {
+    use jobkit_core::storage::{JobLog, LogLevel};
     use tracing_subscriber::layer::SubscriberExt;
 
     let subscriber = tracing_subscriber::registry().with(jobkit_core::JobLogLayer::new());
@@ -164,5 +164,26 @@ async fn a_subscriber_sees_each_end_once() {
         let end = tokio::time::timeout(Duration::from_secs(20), failures.next()).await;
         assert_eq!(end.expect("in time").unwrap().kind, *"Child");
     }
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_nobody_serves_lowers_health_until_it_is_gone() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let jobs =
+        Jobs::new().handle(|_: Parent, _: JobContext| async { Ok::<_, Failure>(String::new()) });
+    let options = quick().unserved_after(Duration::from_millis(300));
+    let server = Server::builder(storage).jobs(jobs).options(options).build().unwrap();
+    let server = server.start().await.unwrap();
+    client.enqueue(NewJob::new(Parent {})).await.unwrap();
+    let orphan = client.enqueue(NewJob::new(Child {}).queue("mail")).await.unwrap();
+    let problems = || server.health().problems;
+    eventually("health names it", async || !problems().is_empty()).await;
+    let problem = &problems()[0];
+    assert_eq!(problem.part, "unserved");
+    assert_eq!(problem.message, "jobs wait that no live server serves: `Child` in queue `mail`");
+    client.delete(orphan.id()).await.unwrap();
+    eventually("health is well again", async || problems().is_empty()).await;
     server.shutdown().await.unwrap();
 }

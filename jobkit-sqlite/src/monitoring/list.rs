@@ -387,7 +387,7 @@ pub(super) fn first_in_line(db: &Db<'_>, queue: i64) -> Done<Option<Timestamp>> 
 }
 
 /// The queues that hold Enqueued jobs, by name.
-fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
+pub(super) fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
     let mut ids = std::collections::BTreeSet::new();
     let mut last = i64::MIN;
     while let Some(queue) = db.one(

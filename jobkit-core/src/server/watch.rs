@@ -1,0 +1,89 @@
+//! Looks for kinds that wait while no live server serves them, which nobody else would notice.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::{ErrorKind, Result};
+use crate::ids::jittered;
+use crate::name::Name;
+use crate::server::engine::Engine;
+use crate::storage::{Lane, ServerStatus};
+
+/// More than anybody lets wait without a server.
+const LANES: usize = 1_000;
+/// How many are named in health; the rest is counted.
+const NAMED: usize = 5;
+
+const PART: &str = "unserved";
+
+pub(super) async fn run(engine: Arc<Engine>) {
+    let mut before = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    while engine.sleep(jittered(engine.options.janitor_interval)).await {
+        match engine.bounded(unserved(&engine)).await {
+            Ok(now) => {
+                // On the second look only: a server that is being restarted is back by then.
+                let lasting: BTreeSet<_> = now.intersection(&before).cloned().collect();
+                tell(&engine, &lasting, &mut told);
+                before = now;
+            }
+            // A storage without lists cannot tell.
+            Err(error) if error.kind() == ErrorKind::Unsupported => return,
+            // The other parts say that the storage is away.
+            Err(error) => tracing::debug!(error = %error, "looking for unserved kinds failed"),
+        }
+    }
+}
+
+type Unserved = BTreeSet<(Name, Name)>;
+
+/// Kinds and their queues that have waited for so long, and are served by nobody.
+async fn unserved(engine: &Engine) -> Result<Unserved> {
+    let storage = &engine.storage;
+    let lanes = storage.lanes(LANES).await?;
+    let now = storage.now().await?;
+    let waits = |lane: &Lane| {
+        lane.first_at.is_some_and(|first| now.since(first) >= engine.options.unserved_after)
+    };
+    let lanes: Vec<_> = lanes.into_iter().filter(waits).collect();
+    let here = |lane: &Lane| {
+        engine.info.kinds.contains(&lane.kind) && engine.info.queues.contains(&lane.queue)
+    };
+    if lanes.iter().all(here) {
+        return Ok(Unserved::new());
+    }
+    let servers = storage.servers().await?;
+    let serves = |server: &ServerStatus, lane: &Lane| {
+        now.since(server.heartbeat_at) < engine.options.dead_after
+            && server.info.kinds.contains(&lane.kind)
+            && server.info.queues.contains(&lane.queue)
+    };
+    let unserved = lanes.into_iter().filter(|lane| !servers.iter().any(|one| serves(one, lane)));
+    Ok(unserved.map(|lane| (lane.kind, lane.queue)).collect())
+}
+
+/// Logs each kind once, and lowers health as long as one is there.
+fn tell(engine: &Engine, unserved: &Unserved, told: &mut Unserved) {
+    for (kind, queue) in unserved.difference(told) {
+        tracing::warn!(kind = %kind, queue = %queue, "jobs wait, and no live server serves their kind");
+    }
+    for (kind, queue) in told.difference(unserved) {
+        tracing::info!(kind = %kind, queue = %queue, "jobs of this kind do not wait without a server any more");
+    }
+    told.clone_from(unserved);
+    if unserved.is_empty() {
+        engine.health.cleared(PART);
+        return;
+    }
+    let named: Vec<_> = unserved
+        .iter()
+        .take(NAMED)
+        .map(|(kind, queue)| format!("`{kind}` in queue `{queue}`"))
+        .collect();
+    let more = match unserved.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let problem = format!("jobs wait that no live server serves: {}{more}", named.join(", "));
+    engine.health.stands(PART, problem);
+}
