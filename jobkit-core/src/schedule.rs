@@ -3,9 +3,11 @@
 //! A [`Schedule`] is a value without a clock: it answers which instant comes after another one.
 
 mod crontab;
+mod quartz;
 #[cfg(test)]
 mod tests;
 mod time_zone;
+mod wall_clock;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::crontab::Crontab;
+use self::quartz::Quartz;
 pub use self::time_zone::TimeZone;
 use crate::{Error, Result, Timestamp};
 
@@ -31,7 +34,7 @@ pub const MAX_UPCOMING: usize = 20;
 /// Two schedules are equal when they were written alike; `@daily` and `0 0 * * *` fire together but
 /// are not equal. White space at the ends and between fields does not count.
 ///
-/// Serialized, a schedule is an object whose `type` is `cron` (with `expression`) or `every` (with
+/// Serialized, a schedule is an object whose `type` is `cron` or `quartz` (with `expression`) or `every` (with
 /// `interval_micros` and `anchor_at`). Reading one checks it as the constructors do.
 ///
 /// # Example: the next three nights in Berlin
@@ -58,6 +61,7 @@ pub struct Schedule(Rule);
 #[derive(Clone, PartialEq)]
 enum Rule {
     Cron(Arc<Crontab>),
+    Quartz(Arc<Quartz>),
     /// Both in microseconds; the interval is positive.
     Every {
         interval: i64,
@@ -65,11 +69,14 @@ enum Rule {
     },
 }
 
-/// What is stored. The tag `quartz` is kept for the dialect of that name.
+/// What is stored.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Stored {
     Cron {
+        expression: String,
+    },
+    Quartz {
         expression: String,
     },
     Every {
@@ -130,6 +137,49 @@ impl Schedule {
     /// ```
     pub fn cron(expression: &str) -> Result<Self> {
         Crontab::parse(expression).map(|crontab| Self(Rule::Cron(Arc::new(crontab))))
+    }
+
+    /// A schedule from an expression in the dialect of
+    /// [Quartz](https://www.quartz-scheduler.org/documentation/quartz-2.3.0/tutorials/crontrigger.html),
+    /// at most [`MAX_CRON_BYTES`] long: a subset, for schedules that are brought along. New ones are
+    /// better written as [`cron`](Self::cron).
+    ///
+    /// Six fields, or seven with the year:
+    ///
+    /// | field | values |
+    /// |---|---|
+    /// | second | 0–59 |
+    /// | minute | 0–59 |
+    /// | hour | 0–23 |
+    /// | day of month | 1–31, `?` |
+    /// | month | 1–12, `JAN`–`DEC` |
+    /// | day of week | **1–7, where 1 is Sunday**, `SUN`–`SAT`, `?` |
+    /// | year (may be left out) | 1970–2100 |
+    ///
+    /// Each field takes `*`, values, ranges, steps `*/15`, `10-50/20` and `5/15` (from 5 on), and lists of
+    /// them. **A day matches that satisfies both day fields.** `L`, `W` and `#` are not part of the
+    /// subset. Changes of the clock are passed as by [`cron`](Self::cron).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) that names the field and what is wrong with it;
+    /// also when the expression can never fire.
+    ///
+    /// # Example: weekdays at nine
+    ///
+    /// ```
+    /// use jobkit_core::schedule::Schedule;
+    ///
+    /// # fn main() -> jobkit_core::Result<()> {
+    /// let weekdays = Schedule::quartz("0 0 9 ? * MON-FRI")?;
+    /// assert_eq!(weekdays, Schedule::quartz("0 0 9 ? * MON-FRI")?);
+    /// let error = Schedule::quartz("0 0 9 L * ?").map(drop);
+    /// assert!(error.is_err_and(|error| error.to_string().contains("Schedule::cron")));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn quartz(expression: &str) -> Result<Self> {
+        Quartz::parse(expression).map(|quartz| Self(Rule::Quartz(Arc::new(quartz))))
     }
 
     /// Every `interval`, counted from the Unix epoch.
@@ -209,6 +259,9 @@ impl Schedule {
             Rule::Cron(crontab) => {
                 Timestamp::from(crontab.next_after(after.to_chrono(), zone.tz())?)
             }
+            Rule::Quartz(quartz) => {
+                Timestamp::from(quartz.next_after(after.to_chrono(), zone.tz())?)
+            }
             Rule::Every { interval, anchor } => {
                 let passed = (after.as_micros() - anchor).rem_euclid(*interval);
                 Timestamp::from_micros(after.as_micros().checked_add(interval - passed)?)
@@ -237,6 +290,7 @@ impl Schedule {
     pub fn expression(&self) -> Option<&str> {
         match &self.0 {
             Rule::Cron(crontab) => Some(crontab.text()),
+            Rule::Quartz(quartz) => Some(quartz.text()),
             Rule::Every { .. } => None,
         }
     }
@@ -244,7 +298,7 @@ impl Schedule {
     /// The interval; `None` for a cron expression.
     pub fn interval(&self) -> Option<Duration> {
         match &self.0 {
-            Rule::Cron(_) => None,
+            Rule::Cron(_) | Rule::Quartz(_) => None,
             Rule::Every { interval, .. } => Some(Duration::from_micros(interval.unsigned_abs())),
         }
     }
@@ -255,6 +309,7 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Rule::Cron(crontab) => f.write_str(crontab.text()),
+            Rule::Quartz(quartz) => f.write_str(quartz.text()),
             Rule::Every { interval, .. } => {
                 write!(f, "every {:?}", Duration::from_micros(interval.unsigned_abs()))
             }
@@ -266,6 +321,7 @@ impl fmt::Debug for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Rule::Cron(crontab) => f.debug_tuple("Cron").field(&crontab.text()).finish(),
+            Rule::Quartz(quartz) => f.debug_tuple("Quartz").field(&quartz.text()).finish(),
             Rule::Every { interval, anchor } => f
                 .debug_struct("Every")
                 .field("interval", &Duration::from_micros(interval.unsigned_abs()))
@@ -279,6 +335,7 @@ impl From<Schedule> for Stored {
     fn from(schedule: Schedule) -> Self {
         match schedule.0 {
             Rule::Cron(crontab) => Self::Cron { expression: crontab.text().to_owned() },
+            Rule::Quartz(quartz) => Self::Quartz { expression: quartz.text().to_owned() },
             Rule::Every { interval, anchor } => Self::Every {
                 interval_micros: interval.unsigned_abs(),
                 anchor_at: Timestamp::from_micros(anchor),
@@ -293,6 +350,7 @@ impl TryFrom<Stored> for Schedule {
     fn try_from(stored: Stored) -> Result<Self> {
         match stored {
             Stored::Cron { expression } => Self::cron(&expression),
+            Stored::Quartz { expression } => Self::quartz(&expression),
             Stored::Every { interval_micros, anchor_at } => {
                 Self::every_from(Duration::from_micros(interval_micros), anchor_at)
             }

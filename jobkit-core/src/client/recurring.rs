@@ -47,6 +47,11 @@ impl Recurring {
         Self::schedule(id, Schedule::cron(expression))
     }
 
+    /// By an expression in the dialect of Quartz; see [`Schedule::quartz`].
+    pub fn quartz(id: impl Into<String>, expression: &str) -> Self {
+        Self::schedule(id, Schedule::quartz(expression))
+    }
+
     /// At a fixed pace, a second at least.
     pub fn every(id: impl Into<String>, interval: Duration) -> Self {
         Self::schedule(id, Schedule::every(interval))

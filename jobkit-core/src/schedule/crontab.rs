@@ -1,34 +1,24 @@
-//! Crontab expressions: checked here field by field, evaluated by `croner` on the wall clock, and
-//! brought from the wall clock to instants here.
+//! Crontab expressions: checked here field by field, and evaluated by `croner` on the wall clock.
 //!
 //! The check comes first because `croner` replaces names in every field (`MON` is a minute to it),
-//! reads years, and names no field in its messages. The way to instants is ours because `croner`
-//! takes every list of times for an interval: `0 2,14 * * *` would run twice in autumn and be lost
-//! in spring.
+//! reads years, and names no field in its messages.
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeZone as _, Timelike, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
 use super::MAX_CRON_BYTES;
+use super::wall_clock::{Pace, WallClock};
 use crate::{Error, Result};
-
-/// How often a search may jump over a clock change before it gives up; each jump passes one, and
-/// none hides more than a day.
-const MAX_JUMPS: usize = 64;
 
 /// A checked expression.
 pub(super) struct Crontab {
     text: String,
     cron: Cron,
-    /// Whether it runs every hour, or has a second, minute or hour written with `*` or a step: it
-    /// goes on through both passes of a repeated hour.
-    is_interval: bool,
-    /// Whether it runs in every hour of the day: an hour that does not exist is no loss.
-    is_hourly: bool,
+    pace: Pace,
 }
 
 /// Equal when written alike; the rest follows from the text.
@@ -61,7 +51,8 @@ impl Crontab {
             return Err(refused(format_args!("`{text}` never fires: no year has such a day")));
         }
         let is_hourly = cron.pattern.hours.values().len() == 24;
-        Ok(Self { is_interval: is_hourly || fields.has_interval(), is_hourly, cron, text })
+        let pace = Pace { is_interval: is_hourly || fields.has_interval(), is_hourly };
+        Ok(Self { pace, cron, text })
     }
 
     pub(super) fn text(&self) -> &str {
@@ -69,113 +60,10 @@ impl Crontab {
     }
 
     /// The first instant after `after` in `tz`.
-    ///
-    /// The wall clock passes a repeated hour once, so the second pass of an interval is searched
-    /// apart, and the nearer answer taken.
     pub(super) fn next_after(&self, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
-        let ahead = self.next_ahead(after, tz);
-        let repeated = self.next_repeated(after, tz);
-        [ahead, repeated].into_iter().flatten().min()
+        let next = |from, inclusive| self.cron.find_next_occurrence(&from, inclusive).ok();
+        WallClock { pace: self.pace, next }.next_after(after, tz)
     }
-
-    /// The first instant whose wall-clock time is later than the one of `after`.
-    fn next_ahead(&self, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
-        let mut from = wall_clock(after, tz);
-        let mut inclusive = false;
-        for _ in 0..MAX_JUMPS {
-            let at = self.next_wall_clock(from, inclusive)?;
-            from = match tz.from_local_datetime(&at) {
-                LocalResult::Single(instant) => return Some(instant.to_utc()),
-                LocalResult::Ambiguous(first, second) => {
-                    let (first, second) = (first.to_utc(), second.to_utc());
-                    if first > after {
-                        return Some(first);
-                    }
-                    if self.is_interval {
-                        return Some(second);
-                    }
-                    // Fixed times ran in the first pass: go on where the second one ends.
-                    let offset = wall_clock(first, tz) - first.naive_utc();
-                    clock_change(first, second, tz)?.naive_utc() + offset
-                }
-                LocalResult::None => {
-                    let end = gap_end(at, tz)?;
-                    if !self.is_hourly {
-                        return Some(end);
-                    }
-                    wall_clock(end, tz)
-                }
-            };
-            inclusive = true;
-        }
-        None
-    }
-
-    /// If `after` is in the first pass of a repeated hour: the first instant in the second pass.
-    fn next_repeated(&self, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
-        if !self.is_interval {
-            return None;
-        }
-        let wall = wall_clock(after, tz);
-        let LocalResult::Ambiguous(first, second) = tz.from_local_datetime(&wall) else {
-            return None;
-        };
-        if after >= second.to_utc() {
-            return None;
-        }
-        let start = clock_change(first.to_utc(), second.to_utc(), tz)?;
-        let at = self.next_wall_clock(wall_clock(start, tz), true)?;
-        match tz.from_local_datetime(&at) {
-            LocalResult::Ambiguous(_, again) => Some(again.to_utc()),
-            _ => None,
-        }
-    }
-
-    /// The first matching time on a wall clock that is never changed.
-    fn next_wall_clock(&self, from: NaiveDateTime, inclusive: bool) -> Option<NaiveDateTime> {
-        self.cron.find_next_occurrence(&from, inclusive).ok()
-    }
-}
-
-/// What the wall clock shows, in whole seconds.
-fn wall_clock(at: DateTime<Utc>, tz: Tz) -> NaiveDateTime {
-    let wall = at.with_timezone(&tz).naive_local();
-    wall.with_nanosecond(0).unwrap_or(wall)
-}
-
-/// The instant between `first` and `second`, the two that one wall-clock time names, at which the
-/// clock is put back.
-fn clock_change(first: DateTime<Utc>, second: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
-    let before = wall_clock(first, tz) - first.naive_utc();
-    first_second(first.timestamp(), second.timestamp(), |t| {
-        wall_clock(t, tz) - t.naive_utc() != before
-    })
-}
-
-/// The first instant after the gap in which the wall-clock time `skipped` lies.
-fn gap_end(skipped: NaiveDateTime, tz: Tz) -> Option<DateTime<Utc>> {
-    // No zone is a day away from UTC, and no gap is longer than one: Samoa, 30 December 2011.
-    const TWO_DAYS: i64 = 2 * 24 * 60 * 60;
-    let near = skipped.and_utc().timestamp();
-    first_second(near - TWO_DAYS, near + TWO_DAYS, |t| wall_clock(t, tz) >= skipped)
-}
-
-/// The first second after `low`, at most `high`, for which `is_past` holds, given that it holds from
-/// there on.
-fn first_second(
-    mut low: i64,
-    mut high: i64,
-    is_past: impl Fn(DateTime<Utc>) -> bool,
-) -> Option<DateTime<Utc>> {
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if is_past(DateTime::from_timestamp(middle, 0)?) {
-            high = middle;
-        } else {
-            low = middle;
-        }
-    }
-    DateTime::from_timestamp(high, 0)
 }
 
 fn refused(reason: impl std::fmt::Display) -> Error {
