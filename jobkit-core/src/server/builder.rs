@@ -169,6 +169,10 @@ impl ServerBuilder {
         if let Some(workers) = self.workers {
             self.options = self.options.workers(workers);
         }
+        self.name = self.name.or_else(|| self.options.name.clone());
+        if let (None, Some(queues)) = (&self.queues, &self.options.queues) {
+            self.queues = Some(queues.iter().map(|queue| (queue.clone(), 1.0)).collect());
+        }
         let mut mistakes: Vec<Error> = self.options.mistakes();
         let (kinds, twice) = self.jobs.by_name();
         for name in twice {

@@ -20,6 +20,7 @@ mod outcomes;
 mod recurring_scheduler;
 mod reporter;
 mod scheduler;
+mod settings;
 mod settler;
 mod shutdown;
 mod supervisor;

@@ -12,6 +12,8 @@ use crate::state::Retention;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerOptions {
+    pub(crate) name: Option<String>,
+    pub(crate) queues: Option<Vec<String>>,
     pub(crate) workers: usize,
     pub(crate) lease: Duration,
     pub(crate) poll_interval: Duration,
@@ -41,6 +43,8 @@ pub enum Prefetch {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
+            name: None,
+            queues: None,
             workers: 20,
             lease: Duration::from_secs(30),
             poll_interval: Duration::from_secs(1),
