@@ -4,6 +4,7 @@ mod changes;
 mod ends;
 mod enqueue;
 mod lock;
+mod operations;
 mod recurring;
 mod submitter;
 mod transaction;
@@ -23,7 +24,7 @@ use crate::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
 pub use ends::Ends;
-pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany};
+pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany, HasOutput};
 pub use lock::Lock;
 pub use recurring::Recurring;
 pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};

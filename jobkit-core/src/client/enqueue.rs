@@ -9,7 +9,7 @@ use crate::edge::{Edge, On, Parent};
 use crate::error::{Error, Result};
 use crate::ids::{BatchId, JobId};
 use crate::job::Job;
-use crate::new_job::{AsParent, NewJob};
+use crate::new_job::{AsParent, NewJob, Untyped};
 use crate::record::NewRecord;
 use crate::storage::{BatchOutcome, JobSubmitted, Storage, Submission};
 
@@ -48,7 +48,21 @@ fn handle<T>(client: &Client, id: JobId, submitted: JobSubmitted) -> JobHandle<T
     JobHandle::new(client.clone(), id, submitted)
 }
 
-impl<J: Job> Enqueue for NewJob<J> {
+/// What can stand in a job value: a [`Job`], or [`Untyped`] for one known by name only.
+pub trait HasOutput: 'static {
+    /// What the job returns, as its handle gives it.
+    type Output;
+}
+
+impl<J: Job> HasOutput for J {
+    type Output = J::Output;
+}
+
+impl HasOutput for Untyped {
+    type Output = serde_json::Value;
+}
+
+impl<J: HasOutput> Enqueue for NewJob<J> {
     type Handle = JobHandle<J::Output>;
 
     async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
@@ -59,18 +73,7 @@ impl<J: Job> Enqueue for NewJob<J> {
     }
 }
 
-impl Enqueue for NewJob<crate::new_job::Untyped> {
-    type Handle = JobHandle<serde_json::Value>;
-
-    async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
-        let id = self.id();
-        let record = self.into_record().map_err(|error| error.during("enqueue"))?;
-        let jobs = client.shared.submit(Submission::one(record)).await?;
-        Ok(handle(client, id, jobs[0]))
-    }
-}
-
-impl<J: Job> Enqueue for Vec<NewJob<J>> {
+impl<J: HasOutput> Enqueue for Vec<NewJob<J>> {
     type Handle = Vec<JobHandle<J::Output>>;
 
     async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
@@ -87,7 +90,7 @@ impl<J: Job> Enqueue for Vec<NewJob<J>> {
 
 macro_rules! enqueue_tuple {
     ($($job:ident $index:tt),+) => {
-        impl<$($job: Job),+> Enqueue for ($(NewJob<$job>,)+) {
+        impl<$($job: HasOutput),+> Enqueue for ($(NewJob<$job>,)+) {
             type Handle = ($(JobHandle<$job::Output>,)+);
 
             async fn enqueue(self, client: &Client) -> Result<Self::Handle> {
@@ -300,7 +303,10 @@ impl BatchHandle {
     ///
     /// # Errors
     /// A conflict when the batch has completed or was cancelled.
-    pub async fn attach<J: Job>(&self, jobs: Vec<NewJob<J>>) -> Result<Vec<JobHandle<J::Output>>> {
+    pub async fn attach<J: HasOutput>(
+        &self,
+        jobs: Vec<NewJob<J>>,
+    ) -> Result<Vec<JobHandle<J::Output>>> {
         let jobs = jobs.into_iter().map(|job| job.in_batch(self.id)).collect::<Vec<_>>();
         jobs.enqueue(&self.client).await
     }

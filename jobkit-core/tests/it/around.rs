@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use jobkit_core::recurring::Pause;
 use jobkit_core::state::StateName;
 use jobkit_core::testing::TestServer;
 use jobkit_core::{
-    Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server, capture, permanent,
+    Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server, capture, job_by_name,
+    permanent,
 };
 use serde::{Deserialize, Serialize};
 
@@ -186,4 +188,41 @@ async fn a_kind_that_nobody_serves_lowers_health_until_it_is_gone() {
     client.delete(orphan.id()).await.unwrap();
     eventually("health is well again", async || problems().is_empty()).await;
     server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pause_holds_until_it_is_lifted() {
+    let mut t = TestServer::new(family());
+    let client = t.client();
+    for of_queue in [true, false] {
+        let pause = || Pause::new("ann", "provider is down");
+        match of_queue {
+            true => client.pause_queue("default", pause()).await.unwrap(),
+            false => client.pause_kind("Child", pause()).await.unwrap(),
+        }
+        let job = client.enqueue(NewJob::new(Child {})).await.unwrap();
+        t.run_until_idle().await;
+        assert_eq!(client.state(job.id()).await.unwrap(), Some(StateName::Enqueued));
+        match of_queue {
+            true => client.resume_queue("default").await.unwrap(),
+            false => client.resume_kind("Child").await.unwrap(),
+        }
+        t.run_until_idle().await;
+        assert_eq!(client.state(job.id()).await.unwrap(), Some(StateName::Succeeded));
+    }
+}
+
+#[tokio::test]
+async fn jobs_known_by_name_only_belong_to_flows_too() {
+    let mut t = TestServer::new(family());
+    let none = serde_json::Map::new();
+    let first = job_by_name("Child", &none).unwrap();
+    let second = NewJob::new(Child {}).after(&first);
+    let third = job_by_name("Child", &none).unwrap().after(&second);
+    let (_, second, third) = t.client().enqueue((first, second, third)).await.unwrap();
+    t.run_until_idle().await;
+    let soon = Duration::from_secs(1);
+    let typed: String = second.wait(soon).await.unwrap();
+    let untyped: serde_json::Value = third.wait(soon).await.unwrap();
+    assert!(untyped.is_string() && !typed.is_empty(), "{untyped}");
 }
