@@ -51,6 +51,7 @@ async fn counts(env: &Env, batch: BatchId, members: &[JobId]) -> BatchCounts {
         succeeded: of(StateName::Succeeded),
         failed: of(StateName::Failed),
         deleted: of(StateName::Deleted),
+        lost: false,
     };
     assert_eq!(counts, expected, "the counts equal the members' states");
     counts

@@ -9,6 +9,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("states", include_str!("states.rs")),
     ("continuations", include_str!("continuations.rs")),
     ("batches", include_str!("batches.rs")),
+    ("nested_batches", include_str!("nested_batches.rs")),
     ("locks", include_str!("locks.rs")),
     ("recurring", include_str!("recurring.rs")),
     ("limits", include_str!("limits.rs")),
@@ -185,6 +186,17 @@ macro_rules! __list {
                 a_member_that_is_run_now_does_not_wait_for_the_start
                 batches_are_listed_newest_first
                 a_batch_of_a_thousand_members_is_one_step
+            }
+            nested_batches {
+                a_nested_batch_is_one_member
+                a_failure_inside_is_a_failed_member_until_it_is_mended
+                a_nested_batch_that_is_cancelled_is_a_deleted_member
+                a_nested_batch_starts_with_the_one_around_it
+                many_nested_batches_are_started_and_cancelled_by_sweeps
+                a_batch_is_not_nested_where_it_cannot_be
+                a_half_filled_batch_is_discarded_with_what_is_inside
+                nested_members_are_kept_for_the_batches_around
+                a_lost_member_decides_what_waits_for_success
             }
             recurring {
                 saving_stores_a_definition_once

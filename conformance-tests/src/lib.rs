@@ -20,6 +20,8 @@ pub mod log;
 #[doc(hidden)]
 pub mod monitoring;
 #[doc(hidden)]
+pub mod nested_batches;
+#[doc(hidden)]
 pub mod operations;
 #[doc(hidden)]
 pub mod queue;

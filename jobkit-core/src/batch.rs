@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::edge::BatchCounts;
+use crate::edge::{BatchCounts, Finish};
 use crate::error::Result;
 use crate::ids::BatchId;
 use crate::name::check_label;
+use crate::refusal::Refusal;
 
 /// A batch to be opened by a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,9 +16,10 @@ pub struct NewBatch {
     pub id: BatchId,
     /// For people: 1 to 200 bytes of any text.
     pub name: String,
-    /// The batch it is a member of. Reserved: storages refuse it as unsupported for now.
+    /// The batch it is a member of; batches nest up to
+    /// [`BATCH_NESTING`](crate::bounds::BATCH_NESTING) deep.
     pub parent: Option<BatchId>,
-    /// Whether it is complete with this submission and starts at once; otherwise more is attached,
+    /// Whether it is complete with this submission and starts at once, or with the batch around it; otherwise more is attached,
     /// and [`start_batch`](crate::storage::BatchStore::start_batch) starts it.
     pub starts: Starts,
 }
@@ -44,6 +46,12 @@ impl NewBatch {
     pub fn check(&self) -> Result<()> {
         check_label("batch", &self.name)
     }
+}
+
+/// Why a batch is not opened inside another one.
+pub fn too_deep() -> Refusal {
+    let reason = format!("is nested deeper than {}", crate::bounds::BATCH_NESTING);
+    Refusal::Invalid { field: "batch", reason }
 }
 
 /// A batch as it is stored.
@@ -103,6 +111,22 @@ impl BatchRecord {
         }
     }
 
+    /// How it counts in the batch around it; `None` as long as it has not completed.
+    ///
+    /// It may go from Failed, or from Deleted, to Succeeded, when members that were requeued succeed.
+    pub fn as_member(&self) -> Option<Finish> {
+        self.completed_at?;
+        Some(if self.succeeded_at.is_some() {
+            Finish::Succeeded
+        } else if self.cancelled_at.is_some() {
+            Finish::Deleted
+        } else if self.counts.failed > 0 || self.counts.open() > 0 {
+            Finish::Failed
+        } else {
+            Finish::Deleted
+        })
+    }
+
     /// Sets `completed_at` and `succeeded_at` as the counts demand, and tells whether anything
     /// changed, so that edges must be decided. Pure; each is set once.
     pub fn advance(&mut self, now: Timestamp) -> bool {
@@ -121,7 +145,6 @@ impl BatchRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::Finish;
 
     #[test]
     fn a_batch_completes_once_and_may_succeed_later() {
@@ -150,5 +173,33 @@ mod tests {
         batch.counts.count(Finish::Succeeded, 1);
         assert!(batch.advance(later));
         assert_eq!((batch.completed_at, batch.succeeded_at), (Some(at), Some(later)));
+        assert_eq!(batch.as_member(), Some(Finish::Succeeded));
+    }
+
+    #[test]
+    fn a_nested_batch_counts_as_its_members_ended() {
+        let at = Timestamp::from_micros(1);
+        let with = |succeeded, failed, deleted, cancelled_at| {
+            let mut batch = BatchRecord {
+                id: BatchId::new(),
+                name: "b".into(),
+                parent: None,
+                counts: BatchCounts { total: 2, succeeded, failed, deleted, lost: false },
+                created_at: at,
+                attached_at: at,
+                started_at: Some(at),
+                completed_at: None,
+                succeeded_at: None,
+                cancelled_at,
+            };
+            batch.advance(at);
+            batch.as_member()
+        };
+        assert_eq!(with(1, 0, 0, None), None, "one is open");
+        assert_eq!(with(2, 0, 0, None), Some(Finish::Succeeded));
+        assert_eq!(with(1, 1, 0, None), Some(Finish::Failed));
+        assert_eq!(with(0, 1, 1, None), Some(Finish::Failed));
+        assert_eq!(with(1, 0, 1, None), Some(Finish::Deleted));
+        assert_eq!(with(0, 1, 1, Some(at)), Some(Finish::Deleted));
     }
 }

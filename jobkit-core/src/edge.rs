@@ -86,7 +86,7 @@ impl On {
             Self::Failed if counts.failed > 0 => Decision::Met,
             Self::Failed => Decision::Unmeetable,
             Self::Success if counts.succeeded == counts.total => Decision::Met,
-            Self::Success if counts.deleted > 0 => Decision::Unmeetable,
+            Self::Success if counts.deleted > 0 || counts.lost => Decision::Unmeetable,
             Self::Success => Decision::Open,
         }
     }
@@ -103,6 +103,9 @@ pub struct BatchCounts {
     pub failed: u64,
     /// Members that are Deleted.
     pub deleted: u64,
+    /// Whether a Failed member was removed, which cannot succeed any more.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 impl BatchCounts {
@@ -161,11 +164,18 @@ mod tests {
 
     #[test]
     fn a_batch_succeeds_only_when_every_member_did() {
-        let counts =
-            |succeeded, failed, deleted| BatchCounts { total: 3, succeeded, failed, deleted };
+        let counts = |succeeded, failed, deleted| BatchCounts {
+            total: 3,
+            succeeded,
+            failed,
+            deleted,
+            lost: false,
+        };
         assert_eq!(On::Success.decide_batch(true, &counts(3, 0, 0)), Decision::Met);
         assert_eq!(On::Success.decide_batch(true, &counts(2, 1, 0)), Decision::Open);
         assert_eq!(On::Success.decide_batch(true, &counts(1, 1, 1)), Decision::Unmeetable);
+        let lost = BatchCounts { lost: true, ..counts(2, 1, 0) };
+        assert_eq!(On::Success.decide_batch(true, &lost), Decision::Unmeetable);
         assert_eq!(On::Failed.decide_batch(true, &counts(2, 1, 0)), Decision::Met);
         assert_eq!(On::Failed.decide_batch(true, &counts(3, 0, 0)), Decision::Unmeetable);
         assert_eq!(On::Any.decide_batch(true, &counts(0, 0, 3)), Decision::Met);

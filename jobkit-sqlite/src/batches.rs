@@ -1,7 +1,7 @@
 //! `BatchStore`.
 
 use async_trait::async_trait;
-use jobkit_core::batch::{BatchRecord, BatchState, Starts};
+use jobkit_core::batch::{BatchRecord, BatchState, NewBatch, Starts};
 use jobkit_core::edge::{BatchCounts, Finish, Parent};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::storage::{BatchOutcome, BatchStore};
@@ -20,15 +20,20 @@ use crate::writer::Flight;
 #[derive(Debug)]
 pub(crate) struct Touched {
     pub(crate) record: BatchRecord,
+    /// How the batch around it counts it.
+    counted: Option<Finish>,
+    /// It is filled, and begins with the batch around it.
+    with_parent: bool,
     /// Whether it must be written.
-    changed: bool,
+    pub(crate) changed: bool,
 }
 
 macro_rules! select_batch {
     ($rest:literal) => {
         concat!(
             "SELECT id, name, total, succeeded, failed, deleted, created_at, attached_at, started_at, ",
-            "completed_at, succeeded_at, cancelled_at FROM jk_batch ",
+            "completed_at, succeeded_at, cancelled_at, parent, lost, counted, with_parent ",
+            "FROM jk_batch ",
             $rest
         )
     };
@@ -41,12 +46,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<BatchRecord> {
     Ok(BatchRecord {
         id: BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?)),
         name: row.get(1)?,
-        parent: None,
+        parent: row.get_ref(12)?.as_blob_or_null()?.map(|it| BatchId::from_bytes(bytes16(it))),
         counts: BatchCounts {
             total: uint(row.get(2)?),
             succeeded: uint(row.get(3)?),
             failed: uint(row.get(4)?),
             deleted: uint(row.get(5)?),
+            lost: row.get(13)?,
         },
         created_at: at(row.get(6)?),
         attached_at: at(row.get(7)?),
@@ -57,6 +63,27 @@ fn read(row: &Row<'_>) -> rusqlite::Result<BatchRecord> {
     })
 }
 
+fn read_touched(row: &Row<'_>) -> rusqlite::Result<Touched> {
+    let counted = row.get::<_, Option<i64>>(14)?.map(finish_at);
+    Ok(Touched { record: read(row)?, counted, with_parent: row.get(15)?, changed: false })
+}
+
+const fn finish_at(number: i64) -> Finish {
+    match number {
+        0 => Finish::Succeeded,
+        1 => Finish::Failed,
+        _ => Finish::Deleted,
+    }
+}
+
+const fn finish_number(finish: Finish) -> i64 {
+    match finish {
+        Finish::Succeeded => 0,
+        Finish::Failed => 1,
+        Finish::Deleted => 2,
+    }
+}
+
 fn load(db: &Db<'_>, id: BatchId) -> Done<Option<BatchRecord>> {
     Ok(db.one(select_batch!("WHERE id = ?1"), [&id.as_bytes()[..]], read)?)
 }
@@ -65,36 +92,71 @@ impl Flight<'_, '_> {
     /// The batch as this flight has left it.
     pub(crate) fn batch(&mut self, id: BatchId) -> Done<Option<&mut Touched>> {
         if !self.batches.contains_key(&id) {
-            let Some(record) = load(self.db, id)? else { return Ok(None) };
-            self.batches.insert(id, Touched { record, changed: false });
+            let found =
+                self.db.one(select_batch!("WHERE id = ?1"), [&id.as_bytes()[..]], read_touched)?;
+            let Some(batch) = found else { return Ok(None) };
+            self.batches.insert(id, batch);
         }
         Ok(self.batches.get_mut(&id))
     }
 
-    pub(crate) fn batch_is_cancelled(&mut self, id: BatchId) -> Done<bool> {
-        Ok(self.batch(id)?.is_some_and(|batch| batch.record.cancelled_at.is_some()))
+    /// A batch and those around it, from the inside.
+    pub(crate) fn batches_around(&mut self, id: BatchId) -> Done<Vec<BatchRecord>> {
+        let mut around: Vec<BatchRecord> = Vec::with_capacity(1);
+        let mut next = Some(id);
+        while let Some(id) = next
+            && let Some(batch) = self.batch(id)?
+        {
+            next = batch.record.parent;
+            around.push(batch.record.clone());
+        }
+        Ok(around)
     }
 
-    pub(crate) fn open_batch(
-        &mut self,
-        id: BatchId,
-        name: &str,
-        starts: Starts,
-        now: Timestamp,
-    ) -> Done {
-        let started_at = (starts == Starts::AtOnce).then_some(now);
+    /// Whether a batch, or one around it, was cancelled.
+    pub(crate) fn batch_is_cancelled(&mut self, id: BatchId) -> Done<bool> {
+        let mut next = Some(id);
+        while let Some(id) = next
+            && let Some(batch) = self.batch(id)?
+        {
+            if batch.record.cancelled_at.is_some() {
+                return Ok(true);
+            }
+            next = batch.record.parent;
+        }
+        Ok(false)
+    }
+
+    fn is_filling(&mut self, id: BatchId) -> Done<bool> {
+        Ok(self.batch(id)?.is_some_and(|batch| batch.record.started_at.is_none()))
+    }
+
+    /// Opens a batch; one with a parent was checked to have room for it.
+    pub(crate) fn open_batch(&mut self, new: &NewBatch, now: Timestamp) -> Done {
+        let at_once = new.starts == Starts::AtOnce;
+        let waits = match new.parent {
+            Some(parent) => self.is_filling(parent)?,
+            None => false,
+        };
+        let started_at = (at_once && !waits).then_some(now);
         self.db.run(
             "INSERT INTO jk_batch (id, name, total, succeeded, failed, deleted, members, created_at, \
-             attached_at, started_at) VALUES (?1, ?2, 0, 0, 0, 0, 0, ?3, ?3, ?4)",
+             attached_at, started_at, parent, with_parent) \
+             VALUES (?1, ?2, 0, 0, 0, 0, 0, ?3, ?3, ?4, ?5, ?6)",
             params![
-                &id.as_bytes()[..],
-                name,
+                &new.id.as_bytes()[..],
+                new.name,
                 now.as_micros(),
-                started_at.map(Timestamp::as_micros)
+                started_at.map(Timestamp::as_micros),
+                new.parent.as_ref().map(|parent| &parent.as_bytes()[..]),
+                at_once && waits,
             ],
         )?;
-        if let Some(batch) = self.batch(id)? {
+        if let Some(batch) = self.batch(new.id)? {
             batch.changed = true;
+        }
+        if let Some(parent) = new.parent {
+            self.attach(parent, None, now)?;
         }
         Ok(())
     }
@@ -103,14 +165,44 @@ impl Flight<'_, '_> {
     pub(crate) fn attach(&mut self, id: BatchId, finish: Option<Finish>, now: Timestamp) -> Done {
         if let Some(batch) = self.batch(id)? {
             batch.changed = true;
-            batch.record.attached_at = now;
             batch.record.counts.total += 1;
             if let Some(finish) = finish {
                 batch.record.counts.count(finish, 1);
             }
         }
+        // Batches that are being filled are discarded so long after the last attach to them, or inside.
+        let mut next = Some(id);
+        while let Some(id) = next
+            && let Some(batch) = self.batch(id)?
+        {
+            batch.changed = true;
+            batch.record.attached_at = now;
+            next = batch.record.parent.filter(|_| batch.record.started_at.is_none());
+        }
         self.db
             .run("UPDATE jk_batch SET members = members + 1 WHERE id = ?1", [&id.as_bytes()[..]])?;
+        Ok(())
+    }
+
+    /// A member was removed: batches without any go too, and those around them.
+    pub(crate) fn leave_batch(&mut self, id: BatchId) -> Done {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let parent = self.batch(id)?.and_then(|batch| batch.record.parent);
+            self.db.run(
+                "UPDATE jk_batch SET members = members - 1 WHERE id = ?1",
+                [&id.as_bytes()[..]],
+            )?;
+            let emptied = self.db.run(
+                "DELETE FROM jk_batch WHERE id = ?1 AND members <= 0 AND total > 0",
+                [&id.as_bytes()[..]],
+            )?;
+            if emptied == 0 {
+                break;
+            }
+            self.batches.remove(&id);
+            next = parent;
+        }
         Ok(())
     }
 
@@ -138,9 +230,17 @@ impl Flight<'_, '_> {
     /// what waits for them. Whether any had changed.
     pub(crate) fn settle_batches(&mut self, now: Timestamp, budget: &mut Budget) -> Done<bool> {
         let mut changed: Vec<BatchRecord> = Vec::new();
+        let mut told = Vec::new();
         for batch in self.batches.values_mut().filter(|batch| batch.changed) {
             batch.changed = false;
             batch.record.advance(now);
+            if let Some(parent) = batch.record.parent {
+                let as_member = batch.record.as_member();
+                let before = std::mem::replace(&mut batch.counted, as_member);
+                if before != as_member {
+                    told.push((parent, before, as_member));
+                }
+            }
             changed.push(batch.record.clone());
         }
         // In an order that does not depend on a hash.
@@ -150,6 +250,10 @@ impl Flight<'_, '_> {
             if batch.completed_at.is_some() {
                 self.decide_batch(batch, now, budget)?;
             }
+        }
+        // Those around are settled in the next round of the caller.
+        for (parent, before, now) in told {
+            self.recount(parent, before, now)?;
         }
         Ok(!changed.is_empty())
     }
@@ -162,10 +266,11 @@ impl Flight<'_, '_> {
 
     fn write_batch(&self, batch: &BatchRecord) -> Done {
         let instant = |at: Option<Timestamp>| at.map(Timestamp::as_micros);
+        let Some(touched) = self.batches.get(&batch.id) else { return Ok(()) };
         self.db.run(
             "UPDATE jk_batch SET total = ?2, succeeded = ?3, failed = ?4, deleted = ?5, \
              attached_at = ?6, started_at = ?7, completed_at = ?8, succeeded_at = ?9, \
-             cancelled_at = ?10 WHERE id = ?1",
+             cancelled_at = ?10, lost = ?11, counted = ?12, with_parent = ?13 WHERE id = ?1",
             params![
                 &batch.id.as_bytes()[..],
                 int(batch.counts.total),
@@ -177,24 +282,37 @@ impl Flight<'_, '_> {
                 instant(batch.completed_at),
                 instant(batch.succeeded_at),
                 instant(batch.cancelled_at),
+                batch.counts.lost,
+                touched.counted.map(finish_number),
+                touched.with_parent,
             ],
         )?;
         Ok(())
     }
 
     fn start_batch(&mut self, id: BatchId, now: Timestamp) -> Done<BatchOutcome> {
+        if self.batch_is_cancelled(id)? {
+            return Ok(BatchOutcome::Refused(Refusal::BatchCancelled { batch: id }));
+        }
         let Some(batch) = self.batch(id)? else {
             return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
         };
-        if batch.record.cancelled_at.is_some() {
-            return Ok(BatchOutcome::Refused(Refusal::BatchCancelled { batch: id }));
-        }
-        if batch.record.started_at.is_some() {
+        if batch.record.started_at.is_some() || batch.with_parent {
             return Ok(BatchOutcome::AlreadyApplied);
         }
-        batch.record.started_at = Some(now);
-        batch.changed = true;
-        self.begin_mark(&Mark::Start { batch: id }, now)?;
+        let waits = match batch.record.parent {
+            Some(parent) => self.is_filling(parent)?,
+            None => false,
+        };
+        if waits {
+            if let Some(batch) = self.batch(id)? {
+                batch.with_parent = true;
+                batch.changed = true;
+            }
+        } else {
+            self.begin_batch(id, now, &mut Budget(STEP))?;
+        }
+        self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         Ok(BatchOutcome::Changed)
     }
 
@@ -208,30 +326,94 @@ impl Flight<'_, '_> {
         if batch.record.completed_at.is_some() {
             return Ok(BatchOutcome::Refused(Refusal::BatchFinished { batch: id }));
         }
-        self.end_batch(id, Mark::Cancel { batch: id }, now)?;
+        self.end_batch(Mark::Cancel { batch: id }, now, &mut Budget(STEP))?;
+        self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         Ok(BatchOutcome::Changed)
     }
 
-    /// Cancels or discards a batch.
-    pub(crate) fn end_batch(&mut self, id: BatchId, mark: Mark, now: Timestamp) -> Done {
+    /// Starts a batch and what is inside, as far as there is room in the step.
+    pub(crate) fn begin_batch(&mut self, id: BatchId, now: Timestamp, room: &mut Budget) -> Done {
         if let Some(batch) = self.batch(id)? {
+            batch.record.started_at = Some(now);
+            batch.with_parent = false;
+            batch.changed = true;
+        }
+        self.begin_mark(Mark::Start { batch: id }, now, room)
+    }
+
+    /// Cancels or discards a batch and what is inside, as far as there is room in the step.
+    pub(crate) fn end_batch(&mut self, mark: Mark, now: Timestamp, room: &mut Budget) -> Done {
+        if let Some(id) = mark.batch()
+            && let Some(batch) = self.batch(id)?
+        {
             batch.record.cancelled_at.get_or_insert(now);
             // So that it can complete.
             batch.record.started_at.get_or_insert(now);
+            batch.with_parent = false;
             batch.changed = true;
         }
-        self.begin_mark(&mark, now)
+        self.begin_mark(mark, now, room)
     }
 
-    /// Does the first bounded step of a mark, and marks what is left.
-    fn begin_mark(&mut self, mark: &Mark, now: Timestamp) -> Done {
-        let mut budget = Budget(bounds::CHILDREN_IN_SETTLE);
+    /// Does the first bounded step of a mark, for members and then for batches inside, and marks what
+    /// is left.
+    fn begin_mark(&mut self, mark: Mark, now: Timestamp, room: &mut Budget) -> Done {
         let until = self.last_seq()?;
-        let done = self.members_step(mark, 0, until, STEP, now)?;
-        if let Some(done) = done {
-            self.mark_from(mark, done, until)?;
+        if let Some(done) = self.members_step(&mark, 0, until, room, now)? {
+            self.mark_from(&mark, done, until)?;
         }
-        self.cascade(now, &mut budget)
+        let (mark, until) = (mark.of_nested(), self.last_batch()?);
+        if let Some(done) = self.nested_step(&mark, 0, until, room, now)? {
+            self.mark_from(&mark, done, until)?;
+        }
+        Ok(())
+    }
+
+    fn last_batch(&self) -> Done<i64> {
+        let last = self.db.one("SELECT max(num) FROM jk_batch", [], |row| row.get(0))?;
+        Ok(last.flatten().unwrap_or(0))
+    }
+
+    /// Handles batches inside one after number `done`; the last one handled if there may be more.
+    pub(crate) fn nested_step(
+        &mut self,
+        mark: &Mark,
+        done: i64,
+        until: i64,
+        room: &mut Budget,
+        now: Timestamp,
+    ) -> Done<Option<i64>> {
+        let Some(around) = mark.batch() else { return Ok(None) };
+        let nested = self.db.all(
+            "SELECT num, id FROM jk_batch INDEXED BY jk_batch_nested \
+             WHERE parent IS NOT NULL AND parent = ?1 AND num > ?2 AND num <= ?3 ORDER BY num LIMIT ?4",
+            params![&around.as_bytes()[..], done, until, size(room.0 + 1)],
+            |row| Ok((row.get::<_, i64>(0)?, BatchId::from_bytes(bytes16(row.get_ref(1)?.as_blob()?)))),
+        )?;
+        let mut last = done;
+        for (num, id) in nested {
+            if room.0 == 0 {
+                return Ok(Some(last));
+            }
+            room.0 -= 1;
+            last = num;
+            let Some(batch) = self.batch(id)? else { continue };
+            let goes_on =
+                batch.record.completed_at.is_none() && batch.record.cancelled_at.is_none();
+            match mark {
+                Mark::StartNested { .. } if batch.with_parent => {
+                    self.begin_batch(id, now, room)?;
+                }
+                Mark::CancelNested { .. } if goes_on => {
+                    self.end_batch(Mark::Cancel { batch: id }, now, room)?;
+                }
+                Mark::DiscardNested { .. } if goes_on => {
+                    self.end_batch(Mark::Discard { batch: id }, now, room)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 }
 

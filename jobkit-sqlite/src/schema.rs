@@ -8,11 +8,16 @@ use crate::connection::{Db, with_prefix};
 use crate::error::Done;
 
 /// The schema that this release writes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The oldest release, by the schema it writes, that may write to what this release has migrated.
-const OLDEST_WRITER: u32 = 1;
+///
+/// Schema 2: an older one would complete a batch without telling the one around it.
+const OLDEST_WRITER: u32 = 2;
 
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/001_initial.sql"),
+    include_str!("../migrations/002_nested_batches.sql"),
+];
 
 /// The SQL that brings a namespace from schema `from` (0: nothing) to the present one, to be read or
 /// run by hand.

@@ -65,6 +65,12 @@ pub(crate) enum Mark {
     Cancel { batch: BatchId },
     /// Members of a batch that was never started.
     Discard { batch: BatchId },
+    /// Batches inside one that was started; places are numbers of batches.
+    StartNested { batch: BatchId },
+    /// Batches inside one that was cancelled.
+    CancelNested { batch: BatchId },
+    /// Batches inside one that was never started.
+    DiscardNested { batch: BatchId },
 }
 
 impl Mark {
@@ -79,6 +85,9 @@ impl Mark {
             Self::Start { batch } => (2, *batch.as_bytes(), 0),
             Self::Cancel { batch } => (3, *batch.as_bytes(), 0),
             Self::Discard { batch } => (4, *batch.as_bytes(), 0),
+            Self::StartNested { batch } => (5, *batch.as_bytes(), 0),
+            Self::CancelNested { batch } => (6, *batch.as_bytes(), 0),
+            Self::DiscardNested { batch } => (7, *batch.as_bytes(), 0),
         }
     }
 
@@ -90,7 +99,33 @@ impl Mark {
             1 => Self::Decide { parent: Parent::Batch(batch), verdict },
             2 => Self::Start { batch },
             3 => Self::Cancel { batch },
-            _ => Self::Discard { batch },
+            4 => Self::Discard { batch },
+            5 => Self::StartNested { batch },
+            6 => Self::CancelNested { batch },
+            _ => Self::DiscardNested { batch },
+        }
+    }
+
+    /// The batch whose members or batches it is about.
+    pub(crate) const fn batch(&self) -> Option<BatchId> {
+        match self {
+            Self::Decide { .. } => None,
+            Self::Start { batch }
+            | Self::Cancel { batch }
+            | Self::Discard { batch }
+            | Self::StartNested { batch }
+            | Self::CancelNested { batch }
+            | Self::DiscardNested { batch } => Some(*batch),
+        }
+    }
+
+    /// The same for the batches inside.
+    pub(crate) const fn of_nested(self) -> Self {
+        match self {
+            Self::Start { batch } => Self::StartNested { batch },
+            Self::Cancel { batch } => Self::CancelNested { batch },
+            Self::Discard { batch } => Self::DiscardNested { batch },
+            other => other,
         }
     }
 }
@@ -119,13 +154,14 @@ impl Flight<'_, '_> {
         Ok(marked.is_some())
     }
 
-    /// Handles up to `max` members after `done`; the last one handled if there may be more.
+    /// Handles members after `done`, as many as there is room for; the last one handled if there may be
+    /// more.
     pub(crate) fn members_step(
         &mut self,
         mark: &Mark,
         done: i64,
         until: i64,
-        max: usize,
+        room: &mut Budget,
         now: Timestamp,
     ) -> Done<Option<i64>> {
         let (batch, event) = match mark {
@@ -134,20 +170,24 @@ impl Flight<'_, '_> {
             }
             Mark::Cancel { batch } => (batch, Event::Delete(Reason::BatchCancelled)),
             Mark::Discard { batch } => (batch, Event::Delete(Reason::BatchDiscarded)),
-            Mark::Decide { .. } => return Ok(None),
+            _ => return Ok(None),
         };
+        let max = room.0;
         let mut members = Vec::new();
         {
             let mut statement = self.db.prepare(select_job!(
                 "INDEXED BY jk_member WHERE batch = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4"
             ))?;
             let mut rows =
-                statement.query(params![&batch.as_bytes()[..], done, until, size(max)])?;
+                statement.query(params![&batch.as_bytes()[..], done, until, size(max + 1)])?;
             while let Some(row) = rows.next()? {
                 members.push(Job::read(self.db, row)?);
             }
         }
-        let last = (members.len() == max).then(|| members.last().map(|job| job.seq)).flatten();
+        let more = members.len() > max;
+        members.truncate(max);
+        room.0 -= members.len();
+        let last = more.then(|| members.last().map_or(done, |job| job.seq));
         for mut job in members {
             // A start is meant for those that await it alone; finished jobs stay as they are.
             let meant = match (&event, job.state()) {
@@ -185,10 +225,12 @@ impl Flight<'_, '_> {
                     self.decide_children(parent, verdict, until, now, &mut budget)?.then_some(from)
                 }
                 Mark::Start { .. } | Mark::Cancel { .. } | Mark::Discard { .. } => {
-                    let max = budget.0;
-                    let rest = self.members_step(&mark, from, until, max, now)?;
-                    budget.0 = if rest.is_some() { 0 } else { budget.0 - 1 };
-                    rest
+                    self.members_step(&mark, from, until, &mut budget, now)?
+                }
+                Mark::StartNested { .. }
+                | Mark::CancelNested { .. }
+                | Mark::DiscardNested { .. } => {
+                    self.nested_step(&mark, from, until, &mut budget, now)?
                 }
             };
             done += (before - budget.0).max(1);
@@ -210,7 +252,7 @@ impl Flight<'_, '_> {
         let more = self.db.one("SELECT 1 FROM jk_mark LIMIT 1", [], |_| Ok(()))?.is_some();
         let filling = self.db.one(
             "SELECT min(attached_at) FROM jk_batch INDEXED BY jk_batch_filling \
-             WHERE started_at IS NULL",
+             WHERE started_at IS NULL AND with_parent = 0",
             [],
             |row| row.get::<_, Option<i64>>(0),
         )?;
@@ -226,13 +268,13 @@ impl Flight<'_, '_> {
     fn discard_batches(&mut self, now: Timestamp, budget: &mut Budget) -> Done<usize> {
         let stale = self.db.all(
             "SELECT id FROM jk_batch INDEXED BY jk_batch_filling \
-             WHERE started_at IS NULL AND attached_at <= ?1 ORDER BY attached_at LIMIT 10",
+             WHERE started_at IS NULL AND with_parent = 0 AND attached_at <= ?1 ORDER BY attached_at LIMIT 10",
             [now.minus(bounds::BATCH_FILLING).as_micros()],
             |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
         )?;
         for batch in &stale {
-            self.end_batch(*batch, Mark::Discard { batch: *batch }, now)?;
-            budget.0 = budget.0.saturating_sub(1);
+            self.end_batch(Mark::Discard { batch: *batch }, now, budget)?;
+            self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         }
         Ok(stale.len())
     }

@@ -144,6 +144,8 @@ pub struct Batch {
     name: String,
     members: Vec<NewRecord>,
     continuations: Vec<NewRecord>,
+    nested: Vec<Self>,
+    parent: Option<BatchId>,
     mistake: Option<crate::error::Error>,
 }
 
@@ -155,6 +157,8 @@ impl Batch {
             name: name.into(),
             members: Vec::new(),
             continuations: Vec::new(),
+            nested: Vec::new(),
+            parent: None,
             mistake: None,
         }
     }
@@ -200,33 +204,93 @@ impl Batch {
         self
     }
 
-    /// The submissions that make it: one where it fits; otherwise the first opens the batch with its
-    /// continuations, and the others fill it.
-    fn into_submissions(self) -> (BatchId, Vec<Submission>) {
+    /// Adds a batch as one member: it has succeeded when all of its own members have. Batches nest five
+    /// deep.
+    ///
+    /// # Example: a report for each region, and one when all are there
+    /// ```
+    /// # use jobkit_core::{Batch, Client, Job, MemoryStorage, NewJob};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Row { n: u32 }
+    /// # impl Job for Row { const KIND: &'static str = "row"; type Output = (); }
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Report { of: String }
+    /// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # let client = Client::new(MemoryStorage::new());
+    /// let region = |name: &str| {
+    ///     let rows = (0..10).map(|n| NewJob::new(Row { n }));
+    ///     Batch::new(name).jobs(rows).then(NewJob::new(Report { of: name.to_owned() }))
+    /// };
+    /// let world = Batch::new("world")
+    ///     .batch(region("north"))
+    ///     .batch(region("south"))
+    ///     .then(NewJob::new(Report { of: "world".into() }));
+    /// client.enqueue(world).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn batch(mut self, nested: Self) -> Self {
+        self.nested.push(nested);
+        self
+    }
+
+    /// Makes it a member of a batch that is open or runs, such as from inside one of its handlers.
+    pub fn inside(mut self, parent: BatchId) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    fn take_mistake(&mut self) -> Option<Error> {
+        let of_nested = self.nested.iter_mut().find_map(Self::take_mistake);
+        self.mistake.take().or(of_nested)
+    }
+
+    /// The calls that make it: one submission where it fits; otherwise the first opens the batch with
+    /// its continuations, the others fill it, and a start ends them.
+    fn into_calls(self) -> Vec<Call> {
         let size: usize = self.members.iter().chain(&self.continuations).map(NewRecord::size).sum();
         let fits = self.members.len() + self.continuations.len() <= bounds::SUBMISSION_JOBS
             && size <= bounds::SUBMISSION_BYTES;
         let mut batch = NewBatch::new(self.id, self.name);
-        if fits {
+        batch.parent = self.parent;
+        if fits && self.nested.is_empty() {
             let jobs = self.members.into_iter().chain(self.continuations).collect();
-            return (self.id, vec![Submission { batch: Some(batch), jobs }]);
+            return vec![Call::Submit(Submission { batch: Some(batch), jobs })];
         }
         batch.starts = Starts::WhenStarted;
         let opening = Submission { batch: Some(batch), jobs: self.continuations };
-        (self.id, std::iter::once(opening).chain(chunks(self.members)).collect())
+        let filling = std::iter::once(opening).chain(chunks(self.members)).map(Call::Submit);
+        let mut calls: Vec<Call> = filling.collect();
+        for nested in self.nested {
+            calls.extend(nested.inside(self.id).into_calls());
+        }
+        calls.push(Call::Start(self.id));
+        calls
     }
+}
+
+/// A step towards a batch.
+enum Call {
+    Submit(Submission),
+    Start(BatchId),
 }
 
 impl Batch {
     /// The one submission it makes.
     pub(super) fn into_one_submission(mut self) -> Result<(BatchId, Submission)> {
-        if let Some(mistake) = self.mistake.take() {
+        if let Some(mistake) = self.take_mistake() {
             return Err(mistake);
         }
-        let jobs = self.members.len() + self.continuations.len();
-        let (id, mut submissions) = self.into_submissions();
-        match submissions.pop() {
-            Some(submission) if submissions.is_empty() => Ok((id, submission)),
+        let (id, jobs) = (self.id, self.members.len() + self.continuations.len());
+        if !self.nested.is_empty() {
+            let reason = "has batches inside, which take more than one submission; enqueue it outside the transaction";
+            return Err(Error::invalid("batch", reason));
+        }
+        let mut calls = self.into_calls();
+        match calls.pop() {
+            Some(Call::Submit(submission)) if calls.is_empty() => Ok((id, submission)),
             _ => Err(Error::invalid(
                 "batch",
                 format_args!(
@@ -258,17 +322,15 @@ impl Enqueue for Batch {
     type Handle = BatchHandle;
 
     async fn enqueue(mut self, client: &Client) -> Result<BatchHandle> {
-        if let Some(mistake) = self.mistake.take() {
+        if let Some(mistake) = self.take_mistake() {
             return Err(mistake.during("enqueue"));
         }
-        let (id, submissions) = self.into_submissions();
-        let whole = submissions.len() == 1;
-        for submission in submissions {
-            client.shared.submit(submission).await?;
-        }
-        let handle = BatchHandle { id, client: client.clone() };
-        if !whole {
-            handle.start().await?;
+        let handle = BatchHandle { id: self.id, client: client.clone() };
+        for call in self.into_calls() {
+            match call {
+                Call::Submit(submission) => drop(client.shared.submit(submission).await?),
+                Call::Start(id) => client.batch(id).start().await?,
+            }
         }
         Ok(handle)
     }

@@ -64,6 +64,9 @@ pub fn check_stands_alone(submission: &Submission) -> Result<()> {
     use crate::edge::Parent;
     let outside = "names one that exists already, whose row the transaction would hold until it commits; enqueue after the commit instead";
     let batch = submission.batch.as_ref().map(|batch| batch.id);
+    if submission.batch.as_ref().is_some_and(|batch| batch.parent.is_some()) {
+        return Err(Error::invalid("batch", outside));
+    }
     for job in &submission.jobs {
         if job.batch.is_some() && job.batch != batch {
             return Err(Error::invalid("batch", outside));

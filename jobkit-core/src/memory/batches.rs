@@ -16,20 +16,21 @@ use crate::storage::{BatchOutcome, BatchStore};
 impl BatchStore for MemoryStorage {
     async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
         Ok(self.write(now, |tables, work| {
-            let Some(batch) = tables.batches.get_mut(&id) else {
+            let Some(batch) = tables.batches.get(&id) else {
                 return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
             };
-            if batch.record.cancelled_at.is_some() {
+            if tables.is_cancelled(id) {
                 return BatchOutcome::Refused(Refusal::BatchCancelled { batch: id });
             }
-            if batch.record.started_at.is_some() {
+            if batch.record.started_at.is_some() || batch.starts_with_parent {
                 return BatchOutcome::AlreadyApplied;
             }
-            batch.record.started_at = Some(work.now);
-            let open = (batch.record.attached_at, id);
-            tables.open_batches.remove(&open);
-            work.batches.insert(id);
-            tables.release_members(work, id, bounds::MAX_STEP_ITEMS);
+            let parent = batch.record.parent;
+            if parent.is_some_and(|parent| tables.is_filling(parent)) {
+                tables.starts_with_parent(id);
+            } else {
+                tables.begin_batch(work, id, bounds::MAX_STEP_ITEMS);
+            }
             BatchOutcome::Changed
         }))
     }

@@ -10,6 +10,7 @@ mod limits;
 mod lock;
 mod log;
 mod monitoring;
+mod nested;
 mod operations;
 mod queue;
 mod recurring;

@@ -143,6 +143,12 @@ impl Children {
 pub(super) struct Batch {
     pub(super) record: BatchRecord,
     pub(super) members: BTreeSet<Place>,
+    /// The batches inside it.
+    pub(super) nested: BTreeSet<BatchId>,
+    /// How the batch around it counts it.
+    pub(super) counted: Option<Finish>,
+    /// It is filled, and waits for the batch around it to be started.
+    pub(super) starts_with_parent: bool,
     /// Members that wait for the start.
     pub(super) unreleased: BTreeSet<Place>,
     /// Members whose expiry has passed, but which the batch still needs.
@@ -178,6 +184,10 @@ pub(super) enum Mark {
     Release(BatchId),
     /// Members to delete or to cancel, after this one.
     Cancel { batch: BatchId, reason: Reason, after: Place },
+    /// Batches inside this one to start, after the one named.
+    StartNested { batch: BatchId, after: Option<BatchId> },
+    /// Batches inside this one to cancel, after the one named.
+    CancelNested { batch: BatchId, reason: Reason, after: Option<BatchId> },
 }
 
 /// The end of a parent, as far as its edges were not decided in its step.

@@ -22,6 +22,8 @@ use super::state::{Batch, Job, LimitRow, Tables, Work, on_index};
 struct Plan {
     jobs: Vec<Planned>,
     opens_batch: bool,
+    /// The batch around it is being filled.
+    waits_for_parent: bool,
     /// Holders of keys that give way.
     replaced: Vec<JobId>,
 }
@@ -62,10 +64,11 @@ impl Tables {
     ) -> Result<Plan, Refusal> {
         submission.check()?;
         let jobs = &submission.jobs;
-        if submission.batch.as_ref().is_some_and(|batch| batch.parent.is_some()) {
-            return Err(Refusal::Unsupported { what: "nested batches" });
-        }
         let opens = submission.batch.as_ref().filter(|new| !self.batches.contains_key(&new.id));
+        let waits_for_parent = match opens.and_then(|new| new.parent) {
+            Some(parent) => self.nestable(parent)?,
+            None => false,
+        };
         let places: HashMap<JobId, usize> =
             jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
         let mut planned: Vec<Option<Planned>> = jobs.iter().map(|_| None).collect();
@@ -87,7 +90,7 @@ impl Tables {
             let waits_for_batch = match job.batch {
                 None => false,
                 Some(id) => match opens.filter(|new| new.id == id) {
-                    Some(new) => new.starts == Starts::WhenStarted,
+                    Some(new) => new.starts == Starts::WhenStarted || waits_for_parent,
                     None => self.attachable(id)?,
                 },
             };
@@ -129,19 +132,28 @@ impl Tables {
             }
         }
         let jobs = planned.into_iter().flatten().collect();
-        Ok(Plan { jobs, opens_batch: opens.is_some(), replaced })
+        Ok(Plan { jobs, opens_batch: opens.is_some(), waits_for_parent, replaced })
     }
 
     /// Whether a job attached to a stored batch has to wait for its start.
     fn attachable(&self, id: BatchId) -> Result<bool, Refusal> {
         let batch = self.batches.get(&id).ok_or(Refusal::BatchGone { batch: id })?;
-        if batch.record.cancelled_at.is_some() {
+        if self.is_cancelled(id) {
             return Err(Refusal::BatchCancelled { batch: id });
         }
         if batch.record.completed_at.is_some() {
             return Err(Refusal::BatchFinished { batch: id });
         }
         Ok(batch.record.started_at.is_none())
+    }
+
+    /// Whether a batch opened inside a stored one has to wait for its start.
+    fn nestable(&self, parent: BatchId) -> Result<bool, Refusal> {
+        let waits = self.attachable(parent)?;
+        if self.batches_around(parent).count() >= bounds::BATCH_NESTING {
+            return Err(crate::batch::too_deep());
+        }
+        Ok(waits)
     }
 
     fn is_running(&self, id: JobId) -> bool {
@@ -199,14 +211,15 @@ impl Tables {
     fn store(&mut self, work: &mut Work, submission: &Submission, plan: Plan) -> Vec<JobSubmitted> {
         work.budget = bounds::CHILDREN_IN_SETTLE;
         if let Some(new) = submission.batch.as_ref().filter(|_| plan.opens_batch) {
-            let started_at = (new.starts == Starts::AtOnce).then_some(work.now);
-            if started_at.is_none() {
+            let at_once = new.starts == Starts::AtOnce;
+            let started_at = (at_once && !plan.waits_for_parent).then_some(work.now);
+            if !at_once {
                 self.open_batches.insert((work.now, new.id));
             }
             let record = BatchRecord {
                 id: new.id,
                 name: new.name.clone(),
-                parent: None,
+                parent: new.parent,
                 counts: BatchCounts::default(),
                 created_at: work.now,
                 attached_at: work.now,
@@ -218,11 +231,20 @@ impl Tables {
             let batch = Batch {
                 record,
                 members: BTreeSet::new(),
+                nested: BTreeSet::new(),
+                counted: None,
+                starts_with_parent: at_once && plan.waits_for_parent,
                 unreleased: BTreeSet::new(),
                 kept: BTreeSet::new(),
             };
             self.batches.insert(new.id, batch);
             work.batches.insert(new.id);
+            if let Some(parent) = new.parent {
+                let around = self.batch_mut(parent);
+                around.nested.insert(new.id);
+                around.record.counts.total += 1;
+                self.touch_batches(work.now, parent);
+            }
         }
         let mut answers = Vec::with_capacity(plan.jobs.len());
         for (job, planned) in submission.jobs.iter().zip(plan.jobs) {
@@ -371,11 +393,7 @@ impl Tables {
         if let Some(finish) = finish {
             batch.record.counts.count(finish, 1);
         }
-        let before = std::mem::replace(&mut batch.record.attached_at, work.now);
-        if batch.record.started_at.is_none() {
-            self.open_batches.remove(&(before, id));
-            self.open_batches.insert((work.now, id));
-        }
+        self.touch_batches(work.now, id);
         work.batches.insert(id);
     }
 }

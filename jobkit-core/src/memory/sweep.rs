@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::bounds;
-use crate::edge::{On, Parent};
+use crate::edge::Parent;
 use crate::ids::BatchId;
-use crate::state::{Reason, StateName};
+use crate::state::Reason;
 use crate::state_machine::Event;
 use crate::storage::Step;
 
-use super::state::{Children, Ended, Mark, Place, Tables, Verdict, Work, on_index};
+use super::state::{Ended, Mark, Place, Tables, Verdict, Work, on_index};
 
 impl Tables {
     pub(super) fn sweep(&mut self, work: &mut Work, max: usize) -> Step {
@@ -61,6 +61,10 @@ impl Tables {
             Mark::Cancel { batch, reason, after } => {
                 self.cancel_members(work, batch, reason, after, before)
             }
+            Mark::StartNested { batch, after } => self.begin_nested(work, batch, after, before),
+            Mark::CancelNested { batch, reason, after } => {
+                self.cancel_nested(work, batch, reason, after, before)
+            }
         }
     }
 
@@ -96,9 +100,11 @@ impl Tables {
         let open = (batch.record.attached_at, id);
         // So that it can complete.
         batch.record.started_at.get_or_insert(now);
+        batch.starts_with_parent = false;
         self.open_batches.remove(&open);
         work.batches.insert(id);
-        self.cancel_members(work, id, reason, 0, max)
+        let done = self.cancel_members(work, id, reason, 0, max);
+        done + self.cancel_nested(work, id, reason, None, max - done)
     }
 
     fn cancel_members(
@@ -179,41 +185,6 @@ impl Tables {
         Step { done, more, next_in }
     }
 
-    /// Whether a batch has completed and its continuations have finished.
-    fn is_over(&self, id: BatchId) -> bool {
-        let Some(batch) = self.batches.get(&id) else { return true };
-        let children = self.children.get(&Parent::Batch(id));
-        batch.record.completed_at.is_some()
-            && children.is_none_or(|children| {
-                !children.is_open()
-                    && children.marks == 0
-                    && children
-                        .all
-                        .iter()
-                        .all(|(child, _)| self.job(*child).record.state().is_finished())
-            })
-    }
-
-    /// Whether an expired member may be removed. A Failed one ends the wait for the batch's success,
-    /// which would keep everything for ever.
-    fn lets_members_go(&mut self, work: &mut Work, id: BatchId, place: Place) -> bool {
-        let parent = Parent::Batch(id);
-        let completed = self.batches.get(&id).is_some_and(|it| it.record.completed_at.is_some());
-        let waits_for_success = |children: &Children| {
-            children.marks == 0 && !children.open[on_index(On::Success)].is_empty()
-        };
-        if completed
-            && self.job(place).record.state() == StateName::Failed
-            && self.children.get(&parent).is_some_and(waits_for_success)
-        {
-            work.budget = bounds::CHILDREN_IN_SETTLE;
-            let through = self.sequence;
-            work.ended.push_back(Ended { parent, verdict: Verdict::Gone, through });
-            self.settle_down(work);
-        }
-        self.is_over(id)
-    }
-
     /// Removes a finished job with all that belongs to it; `false` while edges to its children are
     /// left, which have to be decided first.
     fn remove(&mut self, work: &mut Work, place: Place) -> bool {
@@ -252,16 +223,11 @@ impl Tables {
         if let Some(batch_id) = record.batch {
             let batch = self.batch_mut(batch_id);
             batch.members.remove(&place);
-            if batch.members.is_empty() {
+            if batch.members.is_empty() && batch.nested.is_empty() {
                 self.remove_batch(batch_id);
             }
         }
         true
-    }
-
-    fn remove_batch(&mut self, id: BatchId) {
-        self.batches.remove(&id);
-        self.children.remove(&Parent::Batch(id));
     }
 }
 

@@ -37,11 +37,10 @@ impl Tables {
         with: With<'_>,
     ) -> Result<StateName, Forbidden> {
         let record = &self.job(place).record;
-        let batch = record.batch.and_then(|id| self.batches.get(&id));
         let situation = Situation {
             now: work.now,
             retention: with.retention.unwrap_or_else(|| retention_of(record.extras.as_deref())),
-            batch_cancelled: batch.is_some_and(|batch| batch.record.cancelled_at.is_some()),
+            batch_cancelled: record.batch.is_some_and(|batch| self.is_cancelled(batch)),
         };
         let Transition { from, head, effects } = apply(&record.head, event, &situation)?;
         let to = head.state.name();
@@ -262,6 +261,7 @@ impl Tables {
             let verdict = Verdict::Batch(batch.record.counts);
             work.ended.push_back(Ended { parent, verdict, through });
         }
+        self.tell_batch_around(work, id);
     }
 
     /// Decides edges of a parent that ended; `false` when the budget did not suffice.

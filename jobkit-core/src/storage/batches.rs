@@ -22,6 +22,11 @@ use crate::refusal::Refusal;
 ///   afterwards attach, retry and requeue of members are refused.
 /// - **BAT-6** A failed member that is requeued and succeeds makes the batch succeed, and its on-success
 ///   children are released.
+/// - **BAT-7** A nested batch is one member of the batch around it: open until it has completed, then
+///   Succeeded, Failed or Deleted as [`as_member`](BatchRecord::as_member) says, counted in the same
+///   step, at every depth.
+/// - **BAT-8** A nested batch runs when both it and the batch around it were started; starting or
+///   cancelling reaches what is nested inside, beyond a bounded step by sweeps.
 #[async_trait]
 pub trait BatchStore {
     /// Marks a batch as filled: its members may run.

@@ -44,6 +44,9 @@ use crate::state::{Keep, StateName};
 ///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
 ///   [`BatchCancelled`](Refusal::BatchCancelled), a missing one
 ///   [`BatchGone`](Refusal::BatchGone) (G9).
+/// - **SUB-14** A batch is opened inside another that is open or runs, and counted there as one member in
+///   the same step; a completed, cancelled or missing one answers as for jobs, and deeper than
+///   [`BATCH_NESTING`](bounds::BATCH_NESTING) is refused with field `batch` (G9).
 /// - **SUB-11** The first submit that names a limit defines it; later ones do not change it (G13).
 /// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
 ///   submission and between submissions that did not overlap (G14).
@@ -80,15 +83,17 @@ use crate::state::{Keep, StateName};
 ///   nothing else, at most `max` at a time (G19).
 /// - **PUR-2** A removed parent's open edges are decided as unmeetable, in the same step (G8).
 /// - **PUR-3** Members are kept until the continuations of their batch have finished; the batch goes
-///   after its last member (G9).
+///   after its last member, and what is nested before what is around it (G9).
+/// - **PUR-4** Before a Failed member goes, its batch and those around it cannot succeed any more: what
+///   waits for that is decided, and so is what is added later (G8, G9).
 ///
 /// **Contract: `sweep`**
 /// - **SWP-1** It completes durable marks in bounded steps, exactly once, also when two sweep at the
 ///   same time or one dies between two steps (G7).
 /// - **SWP-2** It finds what slipped through: an open edge of a parent that has finished, a waiting job
 ///   at a limit that has room (G8, G13, G21).
-/// - **SWP-3** It discards a batch that was not started within an hour of its last attach, with its
-///   members (G9).
+/// - **SWP-3** It discards a batch that was not started within an hour of the last attach to it or inside
+///   it, with all its members (G9).
 /// - **SWP-4** Without work it costs no scan, and says that nothing is left.
 #[async_trait]
 pub trait JobStore {

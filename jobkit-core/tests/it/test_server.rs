@@ -84,3 +84,29 @@ async fn assertions_tell_what_there_is() {
     assert!(text.contains(r#""name":"two""#) && text.contains(r#""name":"one""#), "{text}");
     assert!(text.contains("test_server.rs"), "{text}");
 }
+
+#[tokio::test]
+async fn batches_inside_a_batch_run_to_their_end() {
+    let (mut t, ledger) = server();
+    let region = |name: &str, count| {
+        let members = (0..count).map(|n| script("member", Act::Return(n)));
+        Batch::new(name).jobs(members).then(script(name, Act::Return(1)))
+    };
+    // The second one is larger than a submission, and has one inside.
+    let world = Batch::new("world")
+        .job(script("member", Act::Return(1)))
+        .batch(region("north", 3))
+        .batch(region("south", 1_500).batch(region("cape", 2)))
+        .then(script("world", Act::Return(1)));
+    let world = t.client().enqueue(world).await.unwrap();
+    t.run_until_idle().await;
+    t.advance(Duration::from_secs(2)).await;
+    let status = world.status().await.unwrap().expect("kept");
+    assert_eq!((status.counts.total, status.counts.succeeded), (3, 3));
+    let ended =
+        |name: &str| ledger.lock().unwrap().ends.iter().filter(|end| **end == *name).count();
+    assert_eq!(ended("member"), 1 + 3 + 1_500 + 2);
+    assert_eq!(["north", "south", "cape", "world"].map(ended), [1; 4]);
+    let place = |name: &str| ledger.lock().unwrap().ends.iter().rposition(|end| *end == *name);
+    assert!(place("world") > place("member"), "it waits for the members of every batch inside");
+}

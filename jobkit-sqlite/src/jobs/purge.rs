@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use jobkit_core::edge::{Decision, On, Parent};
+use jobkit_core::batch::BatchRecord;
+use jobkit_core::edge::{On, Parent};
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, Timestamp};
@@ -90,8 +91,8 @@ impl Flight<'_, '_> {
         })
     }
 
-    /// Whether the members of a batch may go: it has completed, and what waits for it has finished
-    /// (G9).
+    /// Whether the members of a batch may go: it and all around it have completed, and what waits for
+    /// them has finished (G9).
     fn may_lose_members(
         &mut self,
         id: BatchId,
@@ -99,32 +100,44 @@ impl Flight<'_, '_> {
         now: Timestamp,
         budget: &mut Budget,
     ) -> Done<bool> {
-        let completed = match self.batch(id)? {
-            Some(batch) => batch.record.completed_at.is_some(),
-            // Nothing is left that could want them.
-            None => return Ok(true),
-        };
-        if !completed {
+        let around = self.batches_around(id)?;
+        if around.iter().any(|batch| batch.completed_at.is_none()) {
             return Ok(false);
         }
-        if member.state() == StateName::Failed {
-            // Once it is gone the batch cannot succeed any more, and nothing may wait for ever.
-            let verdict = Verdict::of(|on| match on {
-                On::Success => Decision::Unmeetable,
-                On::Failed | On::Any => Decision::Open,
-            });
-            self.decide_or_mark(Parent::Batch(id), verdict, now, budget)?;
+        if member.state() == StateName::Failed && self.are_over(&around, true)? {
+            // Once it is gone none of them can succeed, and nothing may wait for that for ever.
+            for batch in &around {
+                if batch.counts.lost || batch.succeeded_at.is_some() {
+                    continue;
+                }
+                if let Some(batch) = self.batch(batch.id)? {
+                    batch.record.counts.lost = true;
+                    batch.changed = true;
+                }
+            }
+            self.cascade(now, budget)?;
         }
-        if self.is_marked(Parent::Batch(id))? {
-            return Ok(false);
+        self.are_over(&around, false)
+    }
+
+    /// Whether nothing unfinished waits for any of these batches; or nothing but for their success.
+    fn are_over(&self, batches: &[BatchRecord], but_for_success: bool) -> Done<bool> {
+        for batch in batches {
+            if self.is_marked(Parent::Batch(batch.id))? {
+                return Ok(false);
+            }
+            let unfinished = self.db.one(
+                "SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
+                 WHERE e.parent = ?1 AND e.batch = 1 \
+                 AND CASE WHEN e.decided <> 0 THEN j.state < 4 ELSE NOT (?2 AND e.cond = 0) END LIMIT 1",
+                params![&batch.id.as_bytes()[..], but_for_success],
+                |_| Ok(()),
+            )?;
+            if unfinished.is_some() {
+                return Ok(false);
+            }
         }
-        let unfinished = self.db.one(
-            "SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
-             WHERE e.parent = ?1 AND e.batch = 1 AND (e.decided = 0 OR j.state < 4) LIMIT 1",
-            [&id.as_bytes()[..]],
-            |_| Ok(()),
-        )?;
-        Ok(unfinished.is_none())
+        Ok(true)
     }
 
     /// Decides what still waits for a job that goes; whether nothing is left.
@@ -157,17 +170,7 @@ impl Flight<'_, '_> {
             self.db.run("DELETE FROM jk_edge WHERE child = ?1", [seq])?;
         }
         if let Some(batch) = job.batch {
-            self.db.run(
-                "UPDATE jk_batch SET members = members - 1 WHERE id = ?1",
-                [&batch.as_bytes()[..]],
-            )?;
-            let emptied = self.db.run(
-                "DELETE FROM jk_batch WHERE id = ?1 AND members <= 0 AND total > 0",
-                [&batch.as_bytes()[..]],
-            )?;
-            if emptied > 0 {
-                self.batches.remove(&batch);
-            }
+            self.leave_batch(batch)?;
         }
         let (queue, kind) = self.lane(job.queue, job.kind)?;
         let state = job.state();
@@ -187,10 +190,21 @@ impl Flight<'_, '_> {
             [now.minus(DAY).as_micros()],
             |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
         )?;
-        for batch in &empty {
+        let mut removed = 0;
+        for batch in empty {
+            let around = self.batches_around(batch)?;
+            let parent = around.get(1).map(|parent| parent.id);
+            let over = around.iter().all(|batch| batch.completed_at.is_some());
+            if !over || !self.are_over(&around, false)? {
+                continue;
+            }
             self.db.run("DELETE FROM jk_batch WHERE id = ?1", [&batch.as_bytes()[..]])?;
-            self.batches.remove(batch);
+            self.batches.remove(&batch);
+            removed += 1;
+            if let Some(parent) = parent {
+                self.leave_batch(parent)?;
+            }
         }
-        Ok(empty.len())
+        Ok(removed)
     }
 }

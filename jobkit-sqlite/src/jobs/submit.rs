@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use jobkit_core::batch::NewBatch;
+use jobkit_core::batch::{NewBatch, too_deep};
 use jobkit_core::edge::{Decision, Edge, Finish, Parent};
 use jobkit_core::ids::{IdAge, id_age};
 use jobkit_core::record::NewRecord;
@@ -11,7 +11,7 @@ use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::state_machine::{Event, JobHead, new_head, new_unmeetable_head};
 use jobkit_core::storage::{JobSubmitted, Submission, Submitted};
 use jobkit_core::unique::OnConflict;
-use jobkit_core::{JobId, Timestamp, bounds};
+use jobkit_core::{BatchId, JobId, Timestamp, bounds};
 use rusqlite::params;
 
 use super::state_of;
@@ -313,12 +313,14 @@ impl Flight<'_, '_> {
         now: Timestamp,
     ) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
         if let Some(new) = batch {
-            if new.parent.is_some() {
-                return Ok(Err(Refusal::Unsupported { what: "nested batches" }));
-            }
             // One that exists was opened by the same submission, whose answer was lost.
             if self.batch(new.id)?.is_none() {
-                self.open_batch(new.id, &new.name, new.starts, now)?;
+                if let Some(parent) = new.parent
+                    && let Some(refusal) = self.refuse_nested(parent)?
+                {
+                    return Ok(Err(refusal));
+                }
+                self.open_batch(new, now)?;
             }
         }
         let mut answers = vec![None; jobs.len()];
@@ -371,7 +373,9 @@ impl Flight<'_, '_> {
         if let Some(refusal) = self.refuse_age(record, now)? {
             return Ok(Err(refusal));
         }
-        if let Some(refusal) = self.refuse_batch(record)? {
+        if let Some(batch) = record.batch
+            && let Some(refusal) = self.refuse_batch(batch)?
+        {
             return Ok(Err(refusal));
         }
         let plan = match self.plan_new(record, &part.stand_ins, submitted, now)? {
@@ -441,13 +445,22 @@ impl Flight<'_, '_> {
         Ok(Ok(JobSubmitted::Created(state)))
     }
 
-    fn refuse_batch(&mut self, record: &NewRecord) -> Done<Option<Refusal>> {
-        let Some(id) = record.batch else { return Ok(None) };
+    /// Why a batch is not opened inside this one.
+    fn refuse_nested(&mut self, parent: BatchId) -> Done<Option<Refusal>> {
+        if let Some(refusal) = self.refuse_batch(parent)? {
+            return Ok(Some(refusal));
+        }
+        let depth = self.batches_around(parent)?.len();
+        Ok((depth >= bounds::BATCH_NESTING).then(too_deep))
+    }
+
+    /// Why nothing is attached to a batch.
+    fn refuse_batch(&mut self, id: BatchId) -> Done<Option<Refusal>> {
+        if self.batch_is_cancelled(id)? {
+            return Ok(Some(Refusal::BatchCancelled { batch: id }));
+        }
         Ok(match self.batch(id)?.map(|batch| &batch.record) {
             None => Some(Refusal::BatchGone { batch: id }),
-            Some(batch) if batch.cancelled_at.is_some() => {
-                Some(Refusal::BatchCancelled { batch: id })
-            }
             Some(batch) if batch.completed_at.is_some() => {
                 Some(Refusal::BatchFinished { batch: id })
             }

@@ -43,7 +43,7 @@ async fn two_that_open_a_new_file_at_once_both_succeed() {
         let snapshot = one.snapshot(None).await.expect("reads");
         assert_eq!(snapshot.by_state.iter().sum::<u64>(), 2);
         let migrated = other.migrate().await.expect("migrates");
-        assert_eq!((migrated.from, migrated.to), (1, 1));
+        assert!(migrated.from > 0 && migrated.from == migrated.to, "nothing is left to do");
     }
 }
 

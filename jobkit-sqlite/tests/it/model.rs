@@ -160,6 +160,9 @@ impl World {
             let mut member_of = None;
             if self.random.one_in(8) {
                 let mut new = NewBatch::new(batch_id(self.batches), "batch");
+                if self.batches > 0 && self.random.one_in(2) {
+                    new.parent = Some(batch_id(self.random.below(self.batches)));
+                }
                 self.batches += 1;
                 if self.random.one_in(2) {
                     new.starts = Starts::WhenStarted;
