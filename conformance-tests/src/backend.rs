@@ -1,5 +1,6 @@
 //! What a backend has to say of itself to be tested.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -202,30 +203,62 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// # Panics
 /// When the backend fails the case, or takes two minutes for it.
 pub fn run<B: TestBackend>(groups: &'static [Group], case: fn(Env) -> CaseFuture) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    if let Err(panic) = run_named::<B>(groups, "case", case) {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs one case on threads that bear its name; what it panicked with.
+pub(crate) fn attempt<B: TestBackend>(
+    groups: &'static [Group],
+    case: &Case,
+) -> Result<(), Box<dyn Any + Send>> {
+    run_named::<B>(groups, case.name, case.run)
+}
+
+/// What a backend is called, and what it claims.
+pub(crate) fn describe<B: TestBackend>() -> (&'static str, Capabilities) {
+    let runtime = runtime("describe");
+    runtime.block_on(async {
+        let (storage, _namespace) = open::<B>().await;
+        (storage.backend(), storage.capabilities().clone())
+    })
+}
+
+fn runtime(name: &str) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_name(name)
         .enable_all()
         .build()
-        .expect("a runtime starts");
+        .expect("a runtime starts")
+}
+
+fn run_named<B: TestBackend>(
+    groups: &'static [Group],
+    name: &str,
+    case: fn(Env) -> CaseFuture,
+) -> Result<(), Box<dyn Any + Send>> {
+    let runtime = runtime(name);
     let outcome = runtime.block_on(async {
-        let (storage, namespace) = open::<B>().await;
-        let env = Env::new(storage, namespace, groups).await;
         // On a worker thread, so that a case that never yields does not stop its deadline.
-        let case = tokio::spawn(case(env.clone()));
-        let outcome = tokio::time::timeout(DEADLINE, case).await;
-        drop(env);
-        outcome
+        let case = tokio::spawn(async move {
+            let (storage, namespace) = open::<B>().await;
+            let env = Env::new(storage, namespace, groups).await;
+            case(env).await;
+        });
+        tokio::time::timeout(DEADLINE, case).await
     });
     match outcome {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => Ok(()),
         Ok(Err(failed)) => {
             // Tasks that wait for what will never come must not keep the test from ending.
             runtime.shutdown_background();
-            std::panic::resume_unwind(failed.into_panic());
+            Err(failed.into_panic())
         }
         Err(_) => {
             runtime.shutdown_background();
-            panic!("the case did not end within {DEADLINE:?}");
+            Err(Box::new(format!("the case did not end within {DEADLINE:?}")))
         }
     }
 }

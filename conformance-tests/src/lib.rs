@@ -3,6 +3,7 @@
 mod backend;
 #[macro_use]
 mod cases;
+mod cli;
 mod fixtures;
 
 #[doc(hidden)]
@@ -42,4 +43,5 @@ pub mod unique;
 
 pub use backend::{Case, CaseFuture, Group, TestBackend, run};
 pub use cases::{CASES, SOURCES};
+pub use cli::{cli, cli_with};
 pub use fixtures::Env;

@@ -1,3 +1,4 @@
-//! The quickstart, run as people run it.
+//! The examples, run as people run them.
 
+mod conformance;
 mod quickstart;
