@@ -9,7 +9,7 @@ mod requirements;
 
 use std::process::ExitCode;
 
-use commands::{fix, test, verify};
+use commands::{fix, package, test, verify};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 3] = [
+const COMMANDS: [Command; 4] = [
     Command {
         name: "test",
         arguments: "[nextest arguments]",
@@ -48,6 +48,12 @@ const COMMANDS: [Command; 3] = [
         arguments: "",
         summary: "formats, and applies what clippy can mend",
         run: fix::run,
+    },
+    Command {
+        name: "package",
+        arguments: "",
+        summary: "packs every crate, and builds a program from the packed files",
+        run: package::run_package,
     },
 ];
 
