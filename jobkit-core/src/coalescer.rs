@@ -5,7 +5,10 @@
 //! hundreds of requests.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -77,23 +80,42 @@ impl<F: Flight> Coalescer<F> {
 
     /// Sends a request and waits for its own answer.
     ///
+    /// When nothing is in flight, the caller's own task flies it, which spares two changes of task; those
+    /// who come meanwhile are flown by a task of their own.
+    ///
     /// # Cancel safety
-    /// A dropped future leaves it open whether the request was sent; those that share its flight are
-    /// not disturbed, since flights run in a task of their own.
+    /// A dropped future leaves it open whether the request was sent. A flight that is out goes on in a
+    /// task of its own, so that the storage never sees it torn off, and nobody else is disturbed.
     pub(crate) async fn request(&self, request: F::Request) -> Result<F::Answer> {
-        let (answer, answered) = oneshot::channel();
-        let lead = {
+        let answered = {
             let mut queue = lock(&self.queue);
-            queue.waiting.push_back(Waiting { request, answer });
-            !std::mem::replace(&mut queue.in_flight, true)
+            if !queue.in_flight {
+                queue.in_flight = true;
+                Err(request)
+            } else {
+                let (answer, answered) = oneshot::channel();
+                queue.waiting.push_back(Waiting { request, answer });
+                Ok(answered)
+            }
         };
-        if lead {
-            tokio::spawn(lead_flights(Arc::clone(&self.flight), Arc::clone(&self.queue)));
+        match answered {
+            Ok(answered) => answered.await.unwrap_or_else(|_| {
+                // The task of the flight was dropped with its runtime.
+                Err(Error::new(ErrorKind::Closed, "the runtime was shut down").maybe_applied())
+            }),
+            Err(request) => {
+                let leader = Leader {
+                    flight: Arc::clone(&self.flight),
+                    queue: Some(Arc::clone(&self.queue)),
+                };
+                let flight = Arc::clone(&self.flight);
+                let fly = async move {
+                    let answers = caught(flight.fly(std::slice::from_ref(&request))).await;
+                    answers.and_then(one)
+                };
+                OwnFlight { flight: Some(Box::pin(fly)), leader: Some(leader) }.await
+            }
         }
-        answered.await.unwrap_or_else(|_| {
-            // The task of the flight was dropped with its runtime.
-            Err(Error::new(ErrorKind::Closed, "the runtime was shut down").maybe_applied())
-        })
     }
 }
 
@@ -101,13 +123,51 @@ fn lock<F: Flight>(queue: &Mutex<Queue<F>>) -> std::sync::MutexGuard<'_, Queue<F
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type BoxedFlight<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// A flight of one request, in its caller's task.
+struct OwnFlight<F: Flight> {
+    flight: Option<BoxedFlight<F::Answer>>,
+    leader: Option<Leader<F>>,
+}
+
+impl<F: Flight> Future for OwnFlight<F> {
+    type Output = Result<F::Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(flight) = &mut self.flight else { return Poll::Pending };
+        let answer = std::task::ready!(flight.as_mut().poll(context));
+        self.flight = None;
+        if let Some(leader) = self.leader.take() {
+            leader.hand_over();
+        }
+        Poll::Ready(answer)
+    }
+}
+
+impl<F: Flight> Drop for OwnFlight<F> {
+    fn drop(&mut self) {
+        let (Some(flight), Some(leader)) = (self.flight.take(), self.leader.take()) else { return };
+        // The caller is gone, its flight is not. Without a runtime the leader tells those who wait.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = flight.await;
+                leader.lead().await;
+            });
+        }
+    }
+}
+
 /// Leads flights until nobody waits. Should it be dropped with its runtime, or panic, those who wait are
 /// told, and the next request leads again.
-struct Leader<F: Flight>(Option<Arc<Mutex<Queue<F>>>>);
+struct Leader<F: Flight> {
+    flight: Arc<F>,
+    queue: Option<Arc<Mutex<Queue<F>>>>,
+}
 
 impl<F: Flight> Drop for Leader<F> {
     fn drop(&mut self) {
-        if let Some(queue) = &self.0 {
+        if let Some(queue) = &self.queue {
             let mut queue = lock(queue);
             queue.in_flight = false;
             // Dropped senders tell.
@@ -116,36 +176,61 @@ impl<F: Flight> Drop for Leader<F> {
     }
 }
 
-async fn lead_flights<F: Flight>(flight: Arc<F>, queue: Arc<Mutex<Queue<F>>>) {
-    let mut leader = Leader(Some(Arc::clone(&queue)));
-    loop {
-        let mut requests = Vec::new();
-        let mut answers = Vec::new();
-        {
-            let mut queue = lock(&queue);
-            let mut size = Size { requests: 0, items: 0, bytes: 0 };
-            while let Some(next) = queue.waiting.front() {
-                size = size.plus(flight.size(&next.request));
-                if !requests.is_empty() && !size.fits(flight.most()) {
-                    break;
-                }
-                if let Some(next) = queue.waiting.pop_front() {
-                    // Nobody waits for it any more; it was not sent, so it need not be.
-                    if next.answer.is_closed() {
-                        continue;
-                    }
-                    requests.push(next.request);
-                    answers.push(next.answer);
-                }
-            }
-            if requests.is_empty() {
-                queue.in_flight = false;
-                leader.0 = None;
+impl<F: Flight> Leader<F> {
+    /// Leaves the way free, or lets a task lead those who wait.
+    fn hand_over(mut self) {
+        if let Some(queue) = &self.queue {
+            let mut queue = lock(queue);
+            if !queue.waiting.is_empty() {
+                drop(queue);
+                tokio::spawn(self.lead());
                 return;
             }
+            queue.in_flight = false;
         }
-        send(&*flight, &requests, answers).await;
+        self.queue = None;
     }
+
+    async fn lead(mut self) {
+        let Some(queue) = self.queue.clone() else { return };
+        loop {
+            let mut requests = Vec::new();
+            let mut answers = Vec::new();
+            {
+                let mut queue = lock(&queue);
+                let mut size = Size { requests: 0, items: 0, bytes: 0 };
+                while let Some(next) = queue.waiting.front() {
+                    size = size.plus(self.flight.size(&next.request));
+                    if !requests.is_empty() && !size.fits(self.flight.most()) {
+                        break;
+                    }
+                    if let Some(next) = queue.waiting.pop_front() {
+                        // Nobody waits for it any more; it was not sent, so it need not be.
+                        if next.answer.is_closed() {
+                            continue;
+                        }
+                        requests.push(next.request);
+                        answers.push(next.answer);
+                    }
+                }
+                if requests.is_empty() {
+                    queue.in_flight = false;
+                    self.queue = None;
+                    return;
+                }
+            }
+            send(&*self.flight, &requests, answers).await;
+        }
+    }
+}
+
+/// A storage that panics has failed.
+async fn caught<T>(flight: impl Future<Output = Result<T>>) -> Result<T> {
+    let flown = std::panic::AssertUnwindSafe(flight).catch_unwind().await;
+    flown.unwrap_or_else(|_| {
+        let text = "the storage panicked, which is a bug in it";
+        Err(Error::new(ErrorKind::Internal, text).maybe_applied())
+    })
 }
 
 async fn send<F: Flight>(
@@ -153,12 +238,7 @@ async fn send<F: Flight>(
     requests: &[F::Request],
     answers: Vec<oneshot::Sender<Result<F::Answer>>>,
 ) {
-    let flown = std::panic::AssertUnwindSafe(flight.fly(requests)).catch_unwind().await;
-    let flown = flown.unwrap_or_else(|_| {
-        let text = "the storage panicked, which is a bug in it";
-        Err(Error::new(ErrorKind::Internal, text).maybe_applied())
-    });
-    match flown {
+    match caught(flight.fly(requests)).await {
         Ok(results) => {
             for (answer, result) in answers.into_iter().zip(results) {
                 let _ = answer.send(Ok(result));
@@ -281,6 +361,29 @@ mod tests {
         coalescer.flight.gate.add_permits(1);
         let answer = runtime().block_on(coalescer.request(101));
         assert_eq!(answer.expect("answers"), 202);
+    }
+
+    #[tokio::test]
+    async fn a_flight_goes_on_when_its_caller_is_gone() {
+        let coalescer = doubling(0);
+        let call = |n| {
+            let coalescer = Arc::clone(&coalescer);
+            tokio::spawn(async move { coalescer.request(n).await })
+        };
+        let first = call(100);
+        while !lock(&coalescer.queue).in_flight {
+            tokio::task::yield_now().await;
+        }
+        let second = call(101);
+        while lock(&coalescer.queue).waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        first.abort();
+        assert!(first.await.expect_err("aborted").is_cancelled());
+        coalescer.flight.gate.add_permits(2);
+        assert_eq!(second.await.expect("joins").expect("answers"), 202);
+        assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2, "the first one ended too");
+        assert!(!lock(&coalescer.queue).in_flight);
     }
 
     #[tokio::test]
