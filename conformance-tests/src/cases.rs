@@ -227,6 +227,10 @@ macro_rules! __list {
                 a_limit_holds_however_many_claim
                 a_waiter_is_not_forgotten_behind_a_pause
                 a_parked_job_can_be_changed
+                what_nobody_serves_is_not_in_the_way
+                room_that_is_not_used_goes_to_the_next_waiter
+                no_more_are_let_go_than_have_room
+                every_limit_with_waiters_is_looked_at
             }
             unique {
                 a_held_key_answers_as_the_new_job_says

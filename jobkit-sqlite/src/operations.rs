@@ -76,7 +76,8 @@ impl Operations for SqliteStorage {
                      ON CONFLICT (of_kind, name) DO UPDATE SET body = excluded.body",
                     params![of_kind, name.as_str(), serde_json::to_string(&pause)?],
                 )?;
-                Ok(())
+                // Others may use the room that was given to what is paused now.
+                flight.refill_all(pause.since)
             })
             .await
     }
@@ -97,6 +98,7 @@ impl Operations for SqliteStorage {
                     params![of_kind, name.as_str()],
                 )?;
                 flight.work = true;
+                flight.refill_all(now)?;
                 Ok(json::<Pause>(&pause)?.holds(now))
             })
             .await

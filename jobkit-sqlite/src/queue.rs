@@ -259,12 +259,16 @@ impl Flight<'_, '_> {
              expires_at = NULL WHERE seq = ?1",
             params![seq, size(jobkit_core::state::Reason::Unreadable.index()), now.as_micros()],
         )?;
+        self.withdraw(seq)?;
         Ok(())
     }
 
     pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Done<Vec<SettleAnswer>> {
         let now = self.now(request.now);
-        request.settles.iter().map(|settle| self.settle(settle, now)).collect()
+        let answers = request.settles.iter().map(|settle| self.settle(settle, now)).collect();
+        // Once for all of them: many may have freed slots of one limit.
+        self.refill(now)?;
+        answers
     }
 
     fn settle(&mut self, settle: &Settle, now: Timestamp) -> Done<SettleAnswer> {
@@ -344,7 +348,7 @@ impl Flight<'_, '_> {
         }
         self.append_log(job.seq, lease.fence, &settle.log, settle.log_dropped)?;
         self.set_progress(job.seq, &settle.progress)?;
-        self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
+        self.decide_finished(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         Ok(SettleAnswer::Settled(job.state()))
     }
 

@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use jobkit_core::record::Lease;
 use jobkit_core::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
-use rusqlite::params;
+use rusqlite::{Params, params};
 
 use crate::codec::{STARTED, at, json, small};
+use crate::error::Done;
 use crate::operations::pauses;
 use crate::storage::SqliteStorage;
+use crate::writer::Flight;
 
 #[async_trait]
 impl ServerRegistry for SqliteStorage {
@@ -20,6 +22,10 @@ impl ServerRegistry for SqliteStorage {
             .call("announce", move |flight| {
                 let now = flight.now(now);
                 let incarnation = server.incarnation.as_i64();
+                flight.forget_lanes(
+                    "SELECT incarnation FROM jk_server WHERE name = ?1 OR incarnation = ?2",
+                    params![server.name.as_str(), incarnation],
+                )?;
                 // A former life under the same name; its leases stay what they are.
                 flight.db.run(
                     "DELETE FROM jk_server WHERE name = ?1 AND incarnation <> ?2",
@@ -39,7 +45,8 @@ impl ServerRegistry for SqliteStorage {
                         now.as_micros()
                     ],
                 )?;
-                Ok(())
+                flight.serve_lanes(&server)?;
+                flight.refill_all(now)
             })
             .await
     }
@@ -74,6 +81,7 @@ impl ServerRegistry for SqliteStorage {
         let leases = still_running.to_vec();
         self.writer()
             .call("remove_server", move |flight| {
+                flight.forget_lanes("SELECT ?1", [incarnation.as_i64()])?;
                 flight
                     .db
                     .run("DELETE FROM jk_server WHERE incarnation = ?1", [incarnation.as_i64()])?;
@@ -89,7 +97,8 @@ impl ServerRegistry for SqliteStorage {
                         )?;
                     }
                 }
-                Ok(())
+                let now = flight.now(None);
+                flight.refill_all(now)
             })
             .await
     }
@@ -97,16 +106,22 @@ impl ServerRegistry for SqliteStorage {
     async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
         self.writer()
             .call("remove_dead", move |flight| {
-                let silent_since = flight.now(now).minus(silent_for).as_micros();
+                let now = flight.now(now);
+                let silent_since = now.minus(silent_for).as_micros();
                 let dead = flight.db.all(
                     "SELECT name FROM jk_server WHERE heartbeat_at < ?1 ORDER BY name",
                     [silent_since],
                     |row| row.get::<_, String>(0),
                 )?;
                 if !dead.is_empty() {
+                    flight.forget_lanes(
+                        "SELECT incarnation FROM jk_server WHERE heartbeat_at < ?1",
+                        [silent_since],
+                    )?;
                     flight
                         .db
                         .run("DELETE FROM jk_server WHERE heartbeat_at < ?1", [silent_since])?;
+                    flight.refill_all(now)?;
                 }
                 Ok(dead.into_iter().map(Name::from_stored).collect())
             })
@@ -139,5 +154,27 @@ impl ServerRegistry for SqliteStorage {
             .collect()
         })
         .await
+    }
+}
+
+impl Flight<'_, '_> {
+    /// Notes the queues and kinds of a server.
+    fn serve_lanes(&self, server: &ServerInfo) -> Done {
+        let queues = server.queues.iter().map(|queue| (0, queue));
+        for (of_kind, name) in queues.chain(server.kinds.iter().map(|kind| (1, kind))) {
+            self.db.run(
+                "INSERT OR IGNORE INTO jk_serves (name, of_kind, server) VALUES (?1, ?2, ?3)",
+                params![self.db.intern(name)?, of_kind, server.incarnation.as_i64()],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what servers serve: of those whose incarnations are selected.
+    fn forget_lanes(&self, servers: &'static str, params: impl Params) -> Done {
+        for server in self.db.all(servers, params, |row| row.get::<_, i64>(0))? {
+            self.db.run("DELETE FROM jk_serves WHERE server = ?1", [server])?;
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, JobId, Timestamp, bounds};
 use rusqlite::params;
 
-use crate::codec::{Job, at, bytes16, select_job, size};
+use crate::codec::{Job, at, bytes16, int, select_job, size, uint};
 use crate::error::Done;
 use crate::jobs::transition::{Budget, Why};
 use crate::writer::Flight;
@@ -207,6 +207,7 @@ impl Flight<'_, '_> {
         let now = self.now(request.now);
         let mut budget = Budget(request.max.clamp(1, STEP));
         let mut done = 0;
+        let mut limits_left = true;
 
         while budget.0 > 0 {
             let mark = self.db.one(
@@ -247,7 +248,14 @@ impl Flight<'_, '_> {
 
         if budget.0 > 0 {
             done += self.discard_batches(now, &mut budget)?;
-            done += self.fill_limits(now)?;
+            let from = self.meta("limits_from")?;
+            let (admitted, next) = self.fill_limits(int(from), budget.0, now)?;
+            done += admitted;
+            limits_left = next.is_some();
+            let next = uint(next.unwrap_or(0));
+            if next != from {
+                self.set_meta("limits_from", next)?;
+            }
         }
         let more = self.db.one("SELECT 1 FROM jk_mark LIMIT 1", [], |_| Ok(()))?.is_some();
         let filling = self.db.one(
@@ -259,7 +267,7 @@ impl Flight<'_, '_> {
         let discard_at = filling.flatten().map(|since| at(since).plus(bounds::BATCH_FILLING));
         Ok(Step {
             done,
-            more: more || discard_at.is_some_and(|at| at <= now),
+            more: more || limits_left || discard_at.is_some_and(|at| at <= now),
             next_in: discard_at.map(|at| at.since(now)),
         })
     }
@@ -277,19 +285,5 @@ impl Flight<'_, '_> {
             self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         }
         Ok(stale.len())
-    }
-
-    /// Makes waiters claimable where a limit has room for them.
-    fn fill_limits(&mut self, now: Timestamp) -> Done<usize> {
-        let limits = self.db.all(
-            "SELECT id FROM jk_limit INDEXED BY jk_limit_waiting WHERE waiting > 0 AND used < max LIMIT 100",
-            [],
-            |row| row.get::<_, i64>(0),
-        )?;
-        let mut unparked = 0;
-        for limit in limits {
-            unparked += self.unpark(limit, now)?;
-        }
-        Ok(unparked)
     }
 }

@@ -4,7 +4,7 @@
 //! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
 //! sleeps it looks whether another process has written.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,6 +145,8 @@ pub(crate) struct Flight<'d, 'c> {
     pub(crate) finished: VecDeque<(JobId, Finish)>,
     /// Batches that were looked at since the last [`settle_batches`](Self::settle_batches).
     pub(crate) batches: HashMap<BatchId, Touched>,
+    /// Limits that may have room for those who wait at them.
+    pub(crate) refills: BTreeSet<i64>,
     next_seq: Option<i64>,
 }
 
@@ -180,6 +182,7 @@ impl<'d, 'c> Flight<'d, 'c> {
             pushes: Vec::new(),
             finished: VecDeque::new(),
             batches: HashMap::new(),
+            refills: BTreeSet::new(),
             next_seq: None,
         }
     }
@@ -242,6 +245,7 @@ impl<'d, 'c> Flight<'d, 'c> {
         self.next_seq = saved.next_seq;
         self.finished.clear();
         self.batches.clear();
+        self.refills.clear();
         self.release()
     }
 

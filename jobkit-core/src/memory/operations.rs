@@ -20,6 +20,8 @@ impl Operations for MemoryStorage {
         self.write(now, |tables, work| {
             let pause = Pause { since: work.now, ..pause.clone() };
             tables.pauses.insert(target.clone(), pause);
+            // Others may use the room that was given to what is paused now.
+            tables.refill_limits(work);
         });
         Ok(())
     }
@@ -28,6 +30,7 @@ impl Operations for MemoryStorage {
         Ok(self.write(None, |tables, work| {
             let pause = tables.pauses.remove(target);
             work.claimable |= pause.is_some();
+            tables.refill_limits(work);
             pause.is_some_and(|pause| pause.holds(work.now))
         }))
     }

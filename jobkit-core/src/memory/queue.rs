@@ -195,7 +195,10 @@ impl Tables {
             .find(|limit| self.limits.get(&limit.name).is_some_and(|row| row.room() == 0));
         if let Some(full) = full.map(|limit| limit.name.clone()) {
             self.unindex(place);
-            self.job_mut(place).record.parked_at = Some(full);
+            let job = self.job_mut(place);
+            job.record.parked_at = Some(full);
+            // Another one may use the room that it was given elsewhere.
+            work.limits.extend(job.admitted.take());
             self.index(place);
             return false;
         }

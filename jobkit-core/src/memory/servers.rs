@@ -25,6 +25,7 @@ impl ServerRegistry for MemoryStorage {
             {
                 row.info = server.clone();
                 row.heartbeat_at = work.now;
+                tables.refill_limits(work);
                 return;
             }
             tables.forget_life(life);
@@ -38,6 +39,7 @@ impl ServerRegistry for MemoryStorage {
                 ServerRow { info: server.clone(), heartbeat_at: work.now, busy: 0, last_claim };
             tables.servers.insert(name.clone(), row);
             tables.lives.insert(life, name.clone());
+            tables.refill_limits(work);
         });
         Ok(())
     }
@@ -61,7 +63,7 @@ impl ServerRegistry for MemoryStorage {
     }
 
     async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
-        self.write(None, |tables, _| {
+        self.write(None, |tables, work| {
             for lease in still_running.iter().filter(|lease| lease.incarnation == incarnation) {
                 if let Some(place) = tables.find_held(lease)
                     && let State::Processing(hold) = &mut tables.job_mut(place).record.head.state
@@ -71,6 +73,7 @@ impl ServerRegistry for MemoryStorage {
                 }
             }
             tables.forget_life(incarnation);
+            tables.refill_limits(work);
         });
         Ok(())
     }
@@ -83,6 +86,9 @@ impl ServerRegistry for MemoryStorage {
                 dead.map(|row| (row.info.name.clone(), row.info.incarnation)).collect();
             for (_, life) in &dead {
                 tables.forget_life(*life);
+            }
+            if !dead.is_empty() {
+                tables.refill_limits(work);
             }
             dead.into_iter().map(|(name, _)| name).collect()
         }))

@@ -7,6 +7,7 @@ use crate::bounds;
 use crate::clock::Timestamp;
 use crate::edge::{BatchCounts, Decision, Finish, On, Parent};
 use crate::ids::{BatchId, Incarnation, JobId, OperationId};
+use crate::limit::Limit;
 use crate::name::Name;
 use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
 use crate::recurring::{Pause, RecurringRecord, RecurringRun};
@@ -56,6 +57,8 @@ pub(super) struct Tables {
     pub(super) limits: BTreeMap<String, LimitRow>,
     /// Limits at which jobs are parked.
     pub(super) full_limits: BTreeSet<String>,
+    /// The limit behind which the next step of a sweep goes on.
+    pub(super) swept_limit: Option<String>,
     pub(super) marks: VecDeque<Mark>,
     pub(super) locks: HashMap<String, LockRow>,
     pub(super) servers: BTreeMap<Name, ServerRow>,
@@ -82,6 +85,8 @@ pub(super) struct Job {
     pub(super) progress: Vec<Progress>,
     /// The last change that was applied.
     pub(super) operation: Option<OperationId>,
+    /// The limit from which it was let go, until it is claimed.
+    pub(super) admitted: Option<String>,
     /// Its order within the claim that holds it.
     pub(super) ordinal: u32,
     /// Memos of the present run.
@@ -162,10 +167,53 @@ pub(super) struct LimitRow {
     pub(super) by_operator: bool,
     /// Jobs that hold a slot, by the time of their claim.
     pub(super) holders: BTreeSet<(Timestamp, Place)>,
-    pub(super) waiting: BTreeSet<Rank>,
+    /// Jobs that are parked at it.
+    pub(super) waiting: Lines,
+    /// Jobs that were parked at it, were let go, and are not claimed yet.
+    pub(super) admitted: Lines,
+}
+
+/// Jobs of several lanes, each in the order of claims.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    pub(super) lanes: BTreeMap<(Name, Name), BTreeSet<Rank>>,
+    len: usize,
+}
+
+impl Lines {
+    fn set(&mut self, queue: &Name, kind: &Name, rank: Rank, enter: bool) {
+        let lane = (queue.clone(), kind.clone());
+        if enter {
+            let added = self.lanes.entry(lane).or_default().insert(rank);
+            self.len += usize::from(added);
+        } else if let Some(line) = self.lanes.get_mut(&lane) {
+            self.len -= usize::from(line.remove(&rank));
+            if line.is_empty() {
+                self.lanes.remove(&lane);
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
 }
 
 impl LimitRow {
+    pub(super) fn new(limit: &Limit, by_operator: bool) -> Self {
+        Self {
+            max: limit.max,
+            by_operator,
+            holders: BTreeSet::new(),
+            waiting: Lines::default(),
+            admitted: Lines::default(),
+        }
+    }
+
     pub(super) fn used(&self) -> u32 {
         u32::try_from(self.holders.len()).unwrap_or(u32::MAX)
     }
@@ -256,6 +304,8 @@ pub(super) struct Work {
     pub(super) ended: VecDeque<Ended>,
     /// Batches whose counts changed.
     pub(super) batches: BTreeSet<BatchId>,
+    /// Limits that may have room for those who wait at them.
+    pub(super) limits: BTreeSet<String>,
     pub(super) claimable: bool,
     pub(super) due: Option<Timestamp>,
     pub(super) finished: Vec<JobId>,
@@ -269,6 +319,7 @@ impl Work {
             budget: bounds::CHILDREN_IN_SETTLE,
             ended: VecDeque::new(),
             batches: BTreeSet::new(),
+            limits: BTreeSet::new(),
             claimable: false,
             due: None,
             finished: Vec::new(),
@@ -319,6 +370,13 @@ impl Tables {
             && (holds(PauseTarget::Queue(queue.clone())) || holds(PauseTarget::Kind(kind.clone())))
     }
 
+    /// Whether an announced server would claim what stands in a lane.
+    pub(super) fn is_live(&self, queue: &Name, kind: &Name, now: Timestamp) -> bool {
+        let serves =
+            |row: &ServerRow| row.info.queues.contains(queue) && row.info.kinds.contains(kind);
+        !self.is_paused(queue, kind, now) && self.servers.values().any(serves)
+    }
+
     /// Enters a job into the indexes of its state.
     pub(super) fn index(&mut self, place: Place) {
         self.reindex(place, true);
@@ -349,19 +407,27 @@ impl Tables {
                 match &record.parked_at {
                     Some(name) => {
                         let row = self.limits.get_mut(name).expect("jobs are parked at limits");
-                        set(&mut row.waiting, job.rank(), enter);
+                        row.waiting.set(&record.queue, &record.kind, job.rank(), enter);
                         if row.waiting.is_empty() {
                             self.full_limits.remove(name);
                         } else if enter {
                             self.full_limits.insert(name.clone());
                         }
                     }
-                    None => match queue.lanes.get_mut(&record.kind) {
-                        Some(lane) => set(lane, job.rank(), enter),
-                        None => {
-                            queue.lanes.insert(record.kind.clone(), BTreeSet::from([job.rank()]));
+                    None => {
+                        if let Some(row) =
+                            job.admitted.as_ref().and_then(|it| self.limits.get_mut(it))
+                        {
+                            row.admitted.set(&record.queue, &record.kind, job.rank(), enter);
                         }
-                    },
+                        match queue.lanes.get_mut(&record.kind) {
+                            Some(lane) => set(lane, job.rank(), enter),
+                            None => {
+                                let lane = BTreeSet::from([job.rank()]);
+                                queue.lanes.insert(record.kind.clone(), lane);
+                            }
+                        }
+                    }
                 }
             }
             State::Processing(hold) => {

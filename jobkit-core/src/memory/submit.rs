@@ -293,13 +293,7 @@ impl Tables {
         }
         for limit in &job.limits {
             if !self.limits.contains_key(&limit.name) {
-                let row = LimitRow {
-                    max: limit.max,
-                    by_operator: false,
-                    holders: BTreeSet::new(),
-                    waiting: BTreeSet::new(),
-                };
-                self.limits.insert(limit.name.clone(), row);
+                self.limits.insert(limit.name.clone(), LimitRow::new(limit, false));
             }
         }
         self.stats.tail(now).count(&job.queue, &job.kind, None, state, head.reason);
@@ -355,6 +349,7 @@ impl Tables {
             edges,
             progress: Vec::new(),
             operation: None,
+            admitted: None,
             ordinal: 0,
             memos: HashMap::new(),
             checkpoint: None,

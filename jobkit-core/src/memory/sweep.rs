@@ -29,15 +29,12 @@ impl Tables {
             done += 1 + self.cancel_batch(work, id, Reason::BatchDiscarded, max - done);
             self.settle_down(work);
         }
-        for name in self.full_limits.clone() {
-            if done < max {
-                done += self.admit(work, &name, max - done);
-            }
-        }
+        let (admitted, more) = self.fill_limits(work, max.saturating_sub(done));
+        done += admitted;
         let next_discard = self.open_batches.first().map(|(at, _)| at.plus(bounds::BATCH_FILLING));
         Step {
             done,
-            more: !self.marks.is_empty() || next_discard.is_some_and(|at| at <= work.now),
+            more: more || !self.marks.is_empty() || next_discard.is_some_and(|at| at <= work.now),
             next_in: next_discard.map(|at| at.since(work.now)),
         }
     }

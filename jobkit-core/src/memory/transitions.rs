@@ -10,12 +10,11 @@ use crate::state::{Reason, Retention, State, StateName};
 use crate::state_machine::{Event, Forbidden, Situation, Transition, apply};
 use crate::unique::Until;
 
+use super::limits::ADMITTED_AT_ONCE;
 use super::state::{CONDITIONS, Children, Ended, Mark, Place, Tables, Verdict, Work, on_index};
 
 /// How long an empty batch is kept once it has completed.
 const EMPTY_BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-/// How many waiters of a limit are looked at for one whose queue and kind are not paused.
-const WAITERS_LOOKED_AT: usize = 1_000;
 
 /// What a transition is accompanied by.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +89,11 @@ impl Tables {
         }
         if to != StateName::Enqueued {
             record.parked_at = None;
+            let admitted = job.admitted.take();
+            if claimed.is_none() {
+                // Another one may use the room that it was given.
+                work.limits.extend(admitted);
+            }
         }
         if claimed.is_some() {
             record.claimed_at = Some(work.now);
@@ -180,43 +184,7 @@ impl Tables {
                 row.holders.remove(&(claimed_at, place));
             }
         }
-        for limit in &limits {
-            self.admit(work, &limit.name, usize::MAX);
-        }
-    }
-
-    /// Makes the next waiters of a limit claimable, as many as have room; answers how many.
-    ///
-    /// Those whose queue and kind are not paused go first: a slot kept for a paused job would keep
-    /// others waiting for ever.
-    pub(super) fn admit(&mut self, work: &mut Work, limit: &str, max: usize) -> usize {
-        let Some(row) = self.limits.get(limit) else { return 0 };
-        let room = row.room().min(max);
-        if room == 0 || row.waiting.is_empty() {
-            return 0;
-        }
-        let mut next = Vec::new();
-        let mut paused = Vec::new();
-        for (_, place) in row.waiting.iter().take(WAITERS_LOOKED_AT.max(room)) {
-            let record = &self.job(*place).record;
-            if self.is_paused(&record.queue, &record.kind, work.now) {
-                paused.push(*place);
-            } else {
-                next.push(*place);
-            }
-            if next.len() == room {
-                break;
-            }
-        }
-        next.extend(paused);
-        next.truncate(room);
-        for place in &next {
-            self.unindex(*place);
-            self.job_mut(*place).record.parked_at = None;
-            self.index(*place);
-        }
-        work.claimable = true;
-        next.len()
+        work.limits.extend(limits.into_iter().map(|limit| limit.name));
     }
 
     /// Decides what the call's transitions made decidable: batches that completed, edges of parents
@@ -233,6 +201,8 @@ impl Tables {
                 if queued || !self.decide(work, &ended) {
                     self.mark_ended(ended);
                 }
+            } else if let Some(limit) = work.limits.pop_first() {
+                self.admit(work, &limit, ADMITTED_AT_ONCE);
             } else {
                 break;
             }

@@ -91,7 +91,7 @@ use crate::state::{Keep, StateName};
 /// - **SWP-1** It completes durable marks in bounded steps, exactly once, also when two sweep at the
 ///   same time or one dies between two steps (G7).
 /// - **SWP-2** It finds what slipped through: an open edge of a parent that has finished, a waiting job
-///   at a limit that has room (G8, G13, G21).
+///   at a limit that has room, however many limits there are (G8, G13, G21).
 /// - **SWP-3** It discards a batch that was not started within an hour of the last attach to it or inside
 ///   it, with all its members (G9).
 /// - **SWP-4** Without work it costs no scan, and says that nothing is left.

@@ -16,7 +16,13 @@ use crate::limit::Limit;
 /// - **LIM-2** `limits` and `limit_holders` tell what is committed: used slots are exactly the running
 ///   jobs that hold them, waiting ones exactly the parked jobs.
 /// - **LIM-3** Never more than the number hold a limit, however many claim, and also after crashes.
-/// - **LIM-4** Waiters of a limit become claimable in the order of priority and sequence.
+/// - **LIM-4** Waiters of a limit become claimable in the order of priority and sequence, as many as
+///   have room.
+/// - **LIM-5** What no announced server serves (queue and kind), or what is paused, takes no room from
+///   others while it stands in line, however much of it there is: room reaches the waiters that are
+///   served, in the step in which a slot is freed, a server comes or goes, a pause begins or ends, or
+///   a job that was let go is given up or parked at another limit; beyond a bound by the next sweeps
+///   (G21).
 #[async_trait]
 pub trait LimitStore {
     /// Sets a limit's number by an operator's hand.

@@ -129,10 +129,8 @@ impl Flight<'_, '_> {
         if let Some(expires_at) = effects.expires_at {
             job.expires_at = expires_at;
         }
-        if to != StateName::Enqueued
-            && let Some(limit) = job.parked.take()
-        {
-            self.count_waiting(limit, -1)?;
+        if from == StateName::Enqueued && job.limits.is_some() {
+            self.leave_line(job, to)?;
         }
         match (&job.head.state, in_columns) {
             (State::Processing(hold), true) => job.write_claim(self.db, &hold.clone())?,
@@ -152,7 +150,7 @@ impl Flight<'_, '_> {
         }
         if effects.frees_slots && job.limits.is_some() {
             for limit in job.limits()? {
-                self.free_slot(&limit.name, now)?;
+                self.free_slot(&limit.name)?;
             }
         }
         if (effects.frees_key || effects.frees_key_at_start) && job.unique.is_some() {
@@ -212,9 +210,16 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
+    /// Ends a step: decides what waits for the jobs and batches that finished, and lets go who waits
+    /// at limits that have room.
+    pub(crate) fn cascade(&mut self, now: Timestamp, budget: &mut Budget) -> Done {
+        self.decide_finished(now, budget)?;
+        self.refill(now)
+    }
+
     /// Decides what waits for the jobs and batches that finished, as far as the budget goes; the rest
     /// is marked for sweeps.
-    pub(crate) fn cascade(&mut self, now: Timestamp, budget: &mut Budget) -> Done {
+    pub(crate) fn decide_finished(&mut self, now: Timestamp, budget: &mut Budget) -> Done {
         loop {
             while let Some((parent, finish)) = self.finished.pop_front() {
                 let verdict = Verdict::of(|on| on.decide(finish));

@@ -289,12 +289,12 @@ fn finished(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<
     }
 }
 
-/// A part of a queue's line that one index holds in order: a kind that can be claimed, or what is
-/// parked at a limit.
+/// A part of a queue's line that one index holds in order: a kind that can be claimed, or one that
+/// is parked at a limit.
 #[derive(Clone, Copy)]
 enum Part {
     Ready(i64),
-    Parked(i64),
+    Parked(i64, i64),
 }
 
 /// The parts of a queue's line.
@@ -308,7 +308,24 @@ fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> Done<Vec<Part>> {
         [],
         |row| row.get::<_, i64>(0),
     )?;
-    parts.extend(limits.into_iter().map(Part::Parked));
+    for limit in limits {
+        match kind {
+            Some(kind) => parts.push(Part::Parked(limit, kind)),
+            None => {
+                let mut last = i64::MIN;
+                while let Some(kind) = db.one(
+                    "SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
+                     WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 \
+                     AND kind > ?3 ORDER BY kind LIMIT 1",
+                    [limit, queue, last],
+                    |row| row.get::<_, i64>(0),
+                )? {
+                    parts.push(Part::Parked(limit, kind));
+                    last = kind;
+                }
+            }
+        }
+    }
     Ok(parts)
 }
 
@@ -334,14 +351,14 @@ fn part_rows(
             params![queue, kind, rank, seq, chunk],
             place,
         )?,
-        Part::Parked(limit) => rows(
+        Part::Parked(limit, kind) => rows(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_parked WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
-                 AND queue = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
+                "INDEXED BY jk_parked_lane WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                 AND queue = ?2 AND kind = ?3 AND rank = ?4 AND seq > ?5 ORDER BY seq LIMIT ?6"
             ),
-            params![limit, queue, rank, seq, chunk],
+            params![limit, queue, kind, rank, seq, chunk],
             place,
         )?,
     };
@@ -357,14 +374,14 @@ fn part_rows(
             params![queue, kind, rank, left],
             place,
         )?,
-        Part::Parked(limit) => rows(
+        Part::Parked(limit, kind) => rows(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_parked WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
-                 AND queue = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
+                "INDEXED BY jk_parked_lane WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                 AND queue = ?2 AND kind = ?3 AND rank > ?4 ORDER BY rank, seq LIMIT ?5"
             ),
-            params![limit, queue, rank, left],
+            params![limit, queue, kind, rank, left],
             place,
         )?,
     });
@@ -406,7 +423,7 @@ pub(super) fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
     )? {
         let mut last = i64::MIN;
         while let Some(queue) = db.one(
-            "SELECT queue FROM jk_job INDEXED BY jk_parked \
+            "SELECT queue FROM jk_job INDEXED BY jk_parked_lane \
              WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
              ORDER BY queue LIMIT 1",
             [limit, last],

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jobkit_core::limit::Limit;
 use jobkit_core::record::NewRecord;
 use jobkit_core::storage::*;
 use jobkit_core::{ErrorKind, JobId, Name};
@@ -210,4 +211,86 @@ async fn places_are_never_given_twice() {
     submit(&storage, two).await;
     let after = storage.jobs(&[id]).await.expect("reads")[0].clone().expect("is there").sequence;
     assert!(after > before, "{after} after {before}");
+}
+
+/// A file as schema 1 left it: a running job under a limit, one that is parked there, one that holds a
+/// unique key, and a server.
+fn write_schema_1(path: &Path) -> [JobId; 3] {
+    let conn = rusqlite::Connection::open(path).expect("opens");
+    let schema = include_str!("../../migrations/001_initial.sql").replace("jk_", "jobkit_");
+    conn.execute_batch(&schema).expect("the schema of that release");
+    conn.execute_batch(
+        "INSERT INTO jobkit_meta VALUES ('version', 1), ('oldest_writer', 1); \
+         INSERT INTO jobkit_name VALUES (1, 'default'), (2, 'kind'), (3, 'server'); \
+         INSERT INTO jobkit_limit (id, name, max, used, waiting) VALUES (1, 'l', 1, 1, 1);",
+    )
+    .expect("writes");
+    let ids = [JobId::new(), JobId::new(), JobId::new()];
+    let limits = r#"[{"name":"l","max":1}]"#;
+    let unique = r#"{"key":"k","until":"finished","on_conflict":"reject"}"#;
+    for (seq, id, state, parked, limits, unique) in [
+        (1, ids[0], 3, None, Some(limits), None),
+        (2, ids[1], 2, Some(1), Some(limits), None),
+        (3, ids[2], 2, None, None, Some(unique)),
+    ] {
+        let running = (state == 3).then_some(7);
+        conn.execute(
+            "INSERT INTO jobkit_job (seq, id, state, reason, queue, kind, rank, fence, entered_at, \
+             created_at, enqueued_at, claimed_at, server, incarnation, claim_seq, lease_until, parked, \
+             digest, limits, uniq, args) \
+             VALUES (?1, ?2, ?3, 0, 1, 2, 4, ?4, 5, 5, 5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+            rusqlite::params![
+                seq,
+                &id.as_bytes()[..],
+                state,
+                i64::from(state == 3),
+                running,
+                running.map(|_| 3),
+                running,
+                running.map(|_| 1),
+                running.map(|_| 1_000),
+                parked,
+                [0_u8; 16],
+                limits,
+                unique,
+                b"{}",
+            ],
+        )
+        .expect("writes");
+    }
+    let hash = jobkit_core::unique::KeyHash::of("k").0;
+    conn.execute("INSERT INTO jobkit_ukey VALUES (?1, 3)", [&hash[..]]).expect("writes");
+    ids
+}
+
+#[tokio::test]
+async fn a_file_of_schema_1_is_upgraded_with_its_jobs() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let [running, parked, keyed] = write_schema_1(&path);
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let mut other = job();
+    other.jobs[0].unique = Some(jobkit_core::unique::Unique::new("k"));
+    let request = SubmitRequest { submissions: &[other], now: None };
+    let answers = storage.submit(request).await.expect("submits");
+    assert_eq!(answers, [Submitted::Created(vec![JobSubmitted::Existing(keyed)])]);
+    let usage = storage.limit("l").await.expect("reads").expect("is defined");
+    assert_eq!((usage.limit, usage.used, usage.waiting), (Limit::new("l", 1), 1, 1));
+    let record = storage.jobs(&[parked]).await.expect("reads")[0].clone().expect("is there");
+    assert_eq!(record.parked_at.as_deref(), Some("l"));
+    // The rescue of what ran frees the slot, and the waiter is found.
+    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 10, now: None };
+    let seen = storage.rescue_expired(&rescue(Vec::new())).await.expect("looks").expired;
+    let rescued = storage.rescue_expired(&rescue(seen)).await.expect("rescues").rescued;
+    assert_eq!(rescued.iter().map(|it| it.0).collect::<Vec<_>>(), [running]);
+    let record = storage.jobs(&[parked]).await.expect("reads")[0].clone().expect("is there");
+    assert_eq!(record.parked_at, None);
+
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    let read = |key: &str| -> i64 {
+        let text = "SELECT value FROM jobkit_meta WHERE key = ?1";
+        conn.query_row(text, [key], |row| row.get(0)).expect("reads")
+    };
+    // What releases before it write would be wrong: they know no windows.
+    assert!(read("version") >= 3 && read("oldest_writer") >= 3);
 }
