@@ -231,6 +231,14 @@ macro_rules! __list {
                 room_that_is_not_used_goes_to_the_next_waiter
                 no_more_are_let_go_than_have_room
                 every_limit_with_waiters_is_looked_at
+                fixed_windows_begin_at_their_instants
+                sliding_windows_free_each_start_at_its_instant
+                nothing_gives_a_start_back
+                time_makes_waiters_claimable_in_order
+                a_rate_limit_tells_its_starts
+                an_operator_changes_windows
+                a_job_may_be_under_limits_of_both_kinds
+                a_window_holds_however_many_claim
             }
             unique {
                 a_held_key_answers_as_the_new_job_says
@@ -300,6 +308,9 @@ macro_rules! __list {
                 an_idle_claimer_is_told_of_new_work
                 an_idle_claimer_is_told_of_releases_slots_and_resumes
                 ends_cancellations_and_due_instants_are_told
+            }
+            limits {
+                the_instant_of_room_is_told
             }
         }
         durable {

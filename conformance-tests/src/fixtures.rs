@@ -78,6 +78,11 @@ impl Env {
         self.clock.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
+    /// Sets the case's clock.
+    pub(crate) fn move_to(&self, instant: Timestamp) {
+        self.clock.store(instant.as_micros(), Ordering::SeqCst);
+    }
+
     /// A second connection to the namespace, or the same again where there can be only one.
     pub(crate) async fn second(&self) -> Self {
         let storage = self.namespace.reopen().await.unwrap_or_else(|| self.storage.clone());

@@ -47,8 +47,11 @@ pub const TAGS: usize = 8;
 pub const TAG_BYTES: usize = 64;
 /// Limits of one job.
 pub const LIMITS: usize = 4;
-/// The highest number of holders a limit may name.
+/// The highest number of holders, or of starts in a window, that a limit may name.
 pub const LIMIT_HOLDERS: u32 = 100_000;
+/// The shortest and longest window of a rate limit: 1 s to 31 days.
+pub const RATE_WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(31 * 24 * 3600);
 /// The highest priority; it goes first.
 pub const MAX_PRIORITY: u8 = 9;
 /// The priority of a job that names none.

@@ -10,7 +10,7 @@ use crate::edge::{Edge, On, Parent};
 use crate::error::{Error, Result};
 use crate::ids::{BatchId, JobId};
 use crate::job::Job;
-use crate::limit::Limit;
+use crate::limit::{Limit, Window};
 use crate::name::Name;
 use crate::record::NewRecord;
 use crate::refusal::Refusal;
@@ -201,6 +201,26 @@ impl<J> NewJob<J> {
     /// Runs under a limit: at most `max` jobs of that name at once. A mutex is a limit of one.
     pub fn limit(self, name: impl Into<String>, max: u32) -> Self {
         self.set(|record| record.limits.push(Limit::new(name, max)))
+    }
+
+    /// Starts under a rate limit: at most `max` attempts of jobs that name it start in a window.
+    ///
+    /// # Example: no more than a hundred a minute
+    /// ```
+    /// # use jobkit_core::{Job, NewJob};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Push { customer: u64 }
+    /// # impl Job for Push { const KIND: &'static str = "push"; type Output = (); }
+    /// use std::time::Duration;
+    /// use jobkit_core::limit::Window;
+    ///
+    /// let minute = Window::Sliding(Duration::from_secs(60));
+    /// let push = NewJob::new(Push { customer: 7 }).rate_limit("crm", 100, minute);
+    /// # push.into_record()?;
+    /// # Ok::<(), jobkit_core::Error>(())
+    /// ```
+    pub fn rate_limit(self, name: impl Into<String>, max: u32, window: Window) -> Self {
+        self.set(|record| record.limits.push(Limit::rate(name, max, window)))
     }
 
     /// When a failed attempt is repeated, instead of the kind's policy.

@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use jobkit_core::limit::Limit;
+use jobkit_core::limit::{Limit, Window};
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{LimitHolder, LimitStore, LimitUsage};
 use jobkit_core::{Error, Result, Timestamp};
 use rusqlite::params;
 
-use crate::codec::{Job, at, index, select_job, size, small, uint};
+use crate::codec::{Job, at, index, length, micros, select_job, size, small, uint};
 use crate::connection::Db;
 use crate::error::Done;
 use crate::operations::Paused;
 use crate::storage::SqliteStorage;
-use crate::writer::Flight;
+use crate::writer::{Flight, Push};
 
 /// The most waiters of a limit that one step makes claimable; the rest is left to sweeps.
 const ADMITTED_AT_ONCE: usize = 500;
@@ -27,36 +27,70 @@ struct Row {
     max: i64,
     used: i64,
     waiting: i64,
+    window: Option<Window>,
+    /// Starts that counted when the limit was looked at last.
+    started: i64,
+    /// When the first of these starts does not count any more.
+    room_at: Option<i64>,
 }
 
 /// The columns of a [`Row`].
 macro_rules! select_limit {
     ($rest:literal) => {
-        concat!("SELECT id, max, used, waiting FROM jk_limit ", $rest)
+        concat!("SELECT id, max, used, waiting, win, len, started, room_at FROM jk_limit ", $rest)
     };
 }
 
 impl Row {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { id: row.get(0)?, max: row.get(1)?, used: row.get(2)?, waiting: row.get(3)? })
+        Ok(Self {
+            id: row.get(0)?,
+            max: row.get(1)?,
+            used: row.get(2)?,
+            waiting: row.get(3)?,
+            window: window_at(row.get(4)?, row.get(5)?),
+            started: row.get(6)?,
+            room_at: row.get(7)?,
+        })
+    }
+}
+
+/// The columns of a limit's window: its kind, and its length.
+fn window_numbers(window: Option<Window>) -> (i64, i64) {
+    let kind = match window {
+        None => 0,
+        Some(Window::Fixed(_)) => 1,
+        // As strict as the strictest: a kind that this release does not know.
+        Some(_) => 2,
+    };
+    (kind, window.map_or(0, |window| micros(window.length())))
+}
+
+fn window_at(kind: i64, len: i64) -> Option<Window> {
+    match kind {
+        0 => None,
+        1 => Some(Window::Fixed(length(len))),
+        _ => Some(Window::Sliding(length(len))),
     }
 }
 
 impl Flight<'_, '_> {
     /// The first submit that names a limit defines it.
     pub(crate) fn define_default(&self, limit: &Limit) -> Done {
+        let (win, len) = window_numbers(limit.window);
         self.db.run(
-            "INSERT INTO jk_limit (name, max) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
-            params![limit.name, limit.max],
+            "INSERT INTO jk_limit (name, max, win, len) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (name) DO NOTHING",
+            params![limit.name, limit.max, win, len],
         )?;
         Ok(())
     }
 
-    /// Takes a slot of every limit, or of none: then the number of the first that is full.
-    pub(crate) fn take_slots(&self, limits: &[Limit]) -> Done<Option<i64>> {
+    /// Takes a slot or start of every limit, or of none: then the number of the first that is full.
+    pub(crate) fn take_slots(&mut self, limits: &[Limit], now: Timestamp) -> Done<Option<i64>> {
         let mut taken = Vec::with_capacity(limits.len());
         for limit in limits {
-            let row = match self.limit_row(&limit.name)? {
+            let mut row = match self.limit_row(&limit.name)? {
                 Some(row) => row,
                 None => {
                     self.define_default(limit)?;
@@ -64,34 +98,93 @@ impl Flight<'_, '_> {
                         .ok_or_else(|| Error::corrupt("a limit was not kept"))?
                 }
             };
-            if self.room(&row) == 0 {
+            let before = row.room_at;
+            let room = self.room(&mut row, now)?;
+            if row.room_at != before && row.waiting > 0 {
+                // Time has brought room for those who wait, too.
+                self.refills.insert(row.id);
+            }
+            if room == 0 {
                 return Ok(Some(row.id));
             }
-            taken.push(row.id);
+            taken.push(row);
         }
-        for id in taken {
-            self.db.run("UPDATE jk_limit SET used = used + 1 WHERE id = ?1", [id])?;
+        for row in taken {
+            match row.window {
+                None => {
+                    self.db.run("UPDATE jk_limit SET used = used + 1 WHERE id = ?1", [row.id])?;
+                }
+                Some(window) => self.count_start(&row, window, now)?,
+            }
         }
         Ok(None)
+    }
+
+    fn count_start(&mut self, row: &Row, window: Window, now: Timestamp) -> Done {
+        let from = window.counts_from(now);
+        let end = from.plus(window.length());
+        self.db.run(
+            "INSERT INTO jk_limit_start (lim, at, n) VALUES (?1, ?2, 1) \
+             ON CONFLICT (lim, at) DO UPDATE SET n = n + 1",
+            [row.id, from.as_micros()],
+        )?;
+        self.db.run(
+            "UPDATE jk_limit SET used = used + 1, started = started + 1, \
+             room_at = min(COALESCE(room_at, ?2), ?2) WHERE id = ?1",
+            [row.id, end.as_micros()],
+        )?;
+        if row.room_at.is_none() && row.waiting > 0 {
+            self.pushes.push(Push::Due(end));
+        }
+        Ok(())
     }
 
     fn limit_row(&self, name: &str) -> Done<Option<Row>> {
         Ok(self.db.one(select_limit!("WHERE name = ?1"), [name], Row::read)?)
     }
 
-    /// How many more may take it now.
-    fn room(&self, row: &Row) -> usize {
-        index((row.max - row.used).max(0))
+    /// How many more may take it now. Starts that do not count any more are forgotten on the way.
+    fn room(&self, row: &mut Row, now: Timestamp) -> Done<usize> {
+        let Some(window) = row.window else { return Ok(index((row.max - row.used).max(0))) };
+        if row.room_at.is_some_and(|at| at <= now.as_micros()) {
+            self.db.run(
+                "DELETE FROM jk_limit_start WHERE lim = ?1 AND at <= ?2",
+                [row.id, now.minus(window.length()).as_micros()],
+            )?;
+            self.recount_starts(row)?;
+        }
+        Ok(index((row.max - row.started).max(0)))
     }
 
-    /// Frees a slot; who waits for it is let go when the step ends.
-    pub(crate) fn free_slot(&mut self, name: &str) -> Done {
-        let freed = self.db.one(
-            "UPDATE jk_limit SET used = max(used - 1, 0) WHERE name = ?1 RETURNING id, waiting",
-            [name],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    /// Notes what the starts that are kept amount to.
+    fn recount_starts(&self, row: &mut Row) -> Done {
+        let kept = self.db.one(
+            "SELECT sum(n), min(at) FROM jk_limit_start WHERE lim = ?1",
+            [row.id],
+            |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
         )?;
-        self.refills.extend(freed.filter(|(_, waiting)| *waiting > 0).map(|(id, _)| id));
+        let (started, first) = kept.unwrap_or_default();
+        row.started = started.unwrap_or(0);
+        row.room_at = match (row.window, first) {
+            (Some(window), Some(first)) => Some(at(first).plus(window.length()).as_micros()),
+            _ => None,
+        };
+        self.db.run(
+            "UPDATE jk_limit SET started = ?2, room_at = ?3 WHERE id = ?1",
+            params![row.id, row.started, row.room_at],
+        )?;
+        Ok(())
+    }
+
+    /// Frees a slot; who waits for it is let go when the step ends. Nothing but time gives back a start.
+    pub(crate) fn free_slot(&mut self, name: &str) -> Done {
+        let waited_for = self.db.one(
+            "UPDATE jk_limit SET used = max(used - 1, 0) WHERE name = ?1 \
+             RETURNING id, waiting > 0 AND win = 0",
+            [name],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)),
+        )?;
+        self.refills.extend(waited_for.filter(|(_, waited_for)| *waited_for).map(|(id, _)| id));
         Ok(())
     }
 
@@ -101,9 +194,37 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
+    /// An operator's number and window.
+    fn redefine(&mut self, limit: &Limit, now: Timestamp) -> Done {
+        let (win, len) = window_numbers(limit.window);
+        self.db.run(
+            "INSERT INTO jk_limit (name, max, win, len, by_operator) VALUES (?1, ?2, ?3, ?4, 1) \
+             ON CONFLICT (name) DO UPDATE SET max = excluded.max, win = excluded.win, \
+             len = excluded.len, by_operator = 1",
+            params![limit.name, limit.max, win, len],
+        )?;
+        let Some(mut row) = self.limit_row(&limit.name)? else { return Ok(()) };
+        if row.window.is_none() {
+            self.db.run("DELETE FROM jk_limit_start WHERE lim = ?1", [row.id])?;
+        }
+        self.recount_starts(&mut row)?;
+        if let Some(room_at) = row.room_at.filter(|_| row.waiting > 0) {
+            self.pushes.push(Push::Due(at(room_at)));
+        }
+        self.refills.insert(row.id);
+        self.refill(now)
+    }
+
     pub(crate) fn park(&mut self, job: &Job, limit: i64) -> Done {
         self.db.run("UPDATE jk_job SET parked = ?2 WHERE seq = ?1", [job.seq, limit])?;
-        self.count_waiting(limit, 1)?;
+        let first = self.db.one(
+            "UPDATE jk_limit SET waiting = waiting + 1 WHERE id = ?1 RETURNING waiting, room_at",
+            [limit],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)),
+        )?;
+        if let Some((1, Some(room_at))) = first {
+            self.pushes.push(Push::Due(at(room_at)));
+        }
         self.withdraw(job.seq)
     }
 
@@ -166,14 +287,18 @@ impl Flight<'_, '_> {
     ) -> Done<(usize, Option<i64>)> {
         let limits = self.db.all(
             "SELECT id FROM jk_limit INDEXED BY jk_limit_room \
-             WHERE waiting > 0 AND (win > 0 OR used < max) AND id > ?1 ORDER BY id LIMIT ?2",
+             WHERE waiting > 0 AND ((win = 0 AND used < max) OR (win > 0 AND started < max)) \
+             AND id > ?1 ORDER BY id LIMIT ?2",
             [from, size(LIMITS_SWEPT)],
             |row| row.get::<_, i64>(0),
         )?;
         let full = limits.len() == LIMITS_SWEPT;
-        let mut done = 0;
+        // What time has brought is no room yet by what is noted.
+        let mut done = self.fill_due_limits(max, now)?;
         for limit in limits {
-            done += self.admit(limit, now, max - done)?;
+            if done < max {
+                done += self.admit(limit, now, max - done)?;
+            }
             if done >= max {
                 // There may be more at this one.
                 return Ok((done, Some(from)));
@@ -181,6 +306,34 @@ impl Flight<'_, '_> {
             from = limit;
         }
         Ok((done, full.then_some(from)))
+    }
+
+    /// Lets go who waits at rate limits to which time has brought room; how many.
+    pub(crate) fn fill_due_limits(&mut self, max: usize, now: Timestamp) -> Done<usize> {
+        let due = self.db.all(
+            "SELECT id FROM jk_limit INDEXED BY jk_limit_room_at \
+             WHERE waiting > 0 AND room_at IS NOT NULL AND room_at <= ?1 ORDER BY room_at LIMIT ?2",
+            [now.as_micros(), size(LIMITS_SWEPT.min(max))],
+            |row| row.get::<_, i64>(0),
+        )?;
+        let mut done = 0;
+        for limit in due {
+            if done < max {
+                done += self.admit(limit, now, max - done)?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// When the first rate limit at which jobs are parked has room again.
+    pub(crate) fn next_room_at(&self) -> Done<Option<i64>> {
+        let next = self.db.one(
+            "SELECT min(room_at) FROM jk_limit INDEXED BY jk_limit_room_at \
+             WHERE waiting > 0 AND room_at IS NOT NULL",
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )?;
+        Ok(next.flatten())
     }
 
     /// Makes the next waiters of a limit claimable, as many as have room; how many.
@@ -191,8 +344,8 @@ impl Flight<'_, '_> {
     /// go as far as there is room for it alone, so that a server that comes finds it claimable.
     fn admit(&mut self, limit: i64, now: Timestamp, max: usize) -> Done<usize> {
         let row = self.db.one(select_limit!("WHERE id = ?1"), [limit], Row::read)?;
-        let Some(row) = row.filter(|row| row.waiting > 0) else { return Ok(0) };
-        let room = self.room(&row);
+        let Some(mut row) = row.filter(|row| row.waiting > 0) else { return Ok(0) };
+        let room = self.room(&mut row, now)?;
         if room == 0 {
             return Ok(0);
         }
@@ -281,16 +434,70 @@ impl Flight<'_, '_> {
     }
 }
 
-fn usage(row: &rusqlite::Row<'_>) -> rusqlite::Result<LimitUsage> {
-    Ok(LimitUsage {
-        limit: Limit::new(row.get::<_, String>(0)?, small(row.get(1)?)),
-        used: small(row.get(2)?),
-        waiting: uint(row.get(3)?),
-        defined_by_operator: row.get::<_, i64>(4)? != 0,
-    })
+/// The columns that [`usage`] reads.
+macro_rules! select_usage {
+    ($rest:literal) => {
+        concat!("SELECT id, name, max, used, waiting, by_operator, win, len FROM jk_limit ", $rest)
+    };
+}
+
+fn usage(
+    db: &Db<'_>,
+    text: &'static str,
+    params: impl rusqlite::Params,
+    now: Timestamp,
+) -> Done<Vec<LimitUsage>> {
+    let rows = db.all(text, params, |row| {
+        let window = window_at(row.get(6)?, row.get(7)?);
+        let limit = Limit { name: row.get(1)?, max: small(row.get(2)?), window };
+        let usage = LimitUsage {
+            limit,
+            used: small(row.get(3)?),
+            room_at: None,
+            waiting: uint(row.get(4)?),
+            defined_by_operator: row.get::<_, i64>(5)? != 0,
+        };
+        Ok((row.get::<_, i64>(0)?, usage))
+    })?;
+    let with_starts = |(id, mut usage): (i64, LimitUsage)| {
+        if let Some(window) = usage.limit.window {
+            (usage.used, usage.room_at) = starts(db, id, usage.limit.max, window, now)?;
+        }
+        Ok(usage)
+    };
+    rows.into_iter().map(with_starts).collect()
+}
+
+/// The starts that count now, and if these are all that may, when there is room again.
+fn starts(
+    db: &Db<'_>,
+    limit: i64,
+    max: u32,
+    window: Window,
+    now: Timestamp,
+) -> Done<(u32, Option<Timestamp>)> {
+    let starts = db.all(
+        "SELECT at, n FROM jk_limit_start WHERE lim = ?1 AND at > ?2 ORDER BY at",
+        [limit, now.minus(window.length()).as_micros()],
+        |row| Ok((at(row.get(0)?), row.get::<_, i64>(1)?)),
+    )?;
+    let used: i64 = starts.iter().map(|(_, count)| count).sum();
+    let (mut left, mut room_at) = (used, None);
+    for (from, count) in starts {
+        if left < i64::from(max) {
+            break;
+        }
+        left -= count;
+        room_at = Some(from.plus(window.length()));
+    }
+    Ok((small(used), room_at))
 }
 
 fn holders(db: &Db<'_>, name: &str, limit: usize) -> Done<Vec<LimitHolder>> {
+    let slots = db.one("SELECT 1 FROM jk_limit WHERE name = ?1 AND win = 0", [name], |_| Ok(()))?;
+    if slots.is_none() {
+        return Ok(Vec::new());
+    }
     let mut statement = db.prepare(select_job!(
         "INDEXED BY jk_held WHERE state = 3 AND limits IS NOT NULL ORDER BY claimed_at, seq"
     ))?;
@@ -320,39 +527,27 @@ impl LimitStore for SqliteStorage {
         let limit = limit.clone();
         self.writer()
             .call("define_limit", move |flight| {
-                flight.db.run(
-                    "INSERT INTO jk_limit (name, max, by_operator) VALUES (?1, ?2, 1) \
-                     ON CONFLICT (name) DO UPDATE SET max = excluded.max, by_operator = 1",
-                    params![limit.name, limit.max],
-                )?;
                 let now = flight.now(None);
-                flight.refills.extend(flight.limit_row(&limit.name)?.map(|row| row.id));
-                flight.refill(now)
+                flight.redefine(&limit, now)
             })
             .await
     }
 
     async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
         let after = after.unwrap_or_default().to_owned();
+        let now = self.clock().now();
         self.read("limits", move |db| {
-            Ok(db.all(
-                "SELECT name, max, used, waiting, by_operator FROM jk_limit \
-                 WHERE name > ?1 ORDER BY name LIMIT ?2",
-                params![after, size(limit)],
-                usage,
-            )?)
+            let text = select_usage!("WHERE name > ?1 ORDER BY name LIMIT ?2");
+            usage(db, text, params![after, size(limit)], now)
         })
         .await
     }
 
     async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
         let name = name.to_owned();
+        let now = self.clock().now();
         self.read("limit", move |db| {
-            Ok(db.one(
-                "SELECT name, max, used, waiting, by_operator FROM jk_limit WHERE name = ?1",
-                [name],
-                usage,
-            )?)
+            Ok(usage(db, select_usage!("WHERE name = ?1"), [name], now)?.pop())
         })
         .await
     }

@@ -148,7 +148,7 @@ impl Flight<'_, '_> {
             return Ok(false);
         }
         if !limits.is_empty()
-            && let Some(full) = self.take_slots(&limits)?
+            && let Some(full) = self.take_slots(&limits, now)?
         {
             self.park(&job, full)?;
             return Ok(false);
@@ -414,9 +414,13 @@ impl Flight<'_, '_> {
             ),
             [now.as_micros(), size(request.max.clamp(1, STEP))],
         )?;
-        let count = due.len();
+        let max = request.max.clamp(1, STEP);
+        let mut count = due.len();
         for mut job in due {
             let _ = self.step(&mut job, &Event::Due, &Why::at(now))?;
+        }
+        if count < max {
+            count += self.fill_due_limits(max - count, now)?;
         }
         let next = self
             .db
@@ -424,6 +428,7 @@ impl Flight<'_, '_> {
                 row.get::<_, Option<i64>>(0)
             })?
             .flatten();
+        let next = next.into_iter().chain(self.next_room_at()?).min();
         Ok(Promoted { count, next_due_at: next.map(at), now })
     }
 

@@ -29,8 +29,10 @@ impl Operations for MemoryStorage {
     async fn resume(&self, target: &PauseTarget) -> Result<bool> {
         Ok(self.write(None, |tables, work| {
             let pause = tables.pauses.remove(target);
-            work.claimable |= pause.is_some();
-            tables.refill_limits(work);
+            if pause.is_some() {
+                work.claimable = true;
+                tables.refill_limits(work);
+            }
             pause.is_some_and(|pause| pause.holds(work.now))
         }))
     }

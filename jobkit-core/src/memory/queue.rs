@@ -68,8 +68,11 @@ impl JobQueue for MemoryStorage {
             for place in &due {
                 tables.must(work, *place, &Event::Due);
             }
-            let next_due_at = tables.due.first().map(|(at, _)| *at);
-            Promoted { count: due.len(), next_due_at, now }
+            let count = due.len() + tables.fill_due_limits(work, request.max - due.len());
+            let of_jobs = tables.due.first().map(|(at, _)| *at);
+            let of_limits = tables.room_at.first().map(|(at, _)| *at);
+            let next_due_at = [of_jobs, of_limits].into_iter().flatten().min();
+            Promoted { count, next_due_at, now }
         }))
     }
 
@@ -189,25 +192,25 @@ impl Tables {
             self.must(work, place, &Event::StartExpired);
             return false;
         }
-        let limits = &record.limits;
-        let full = limits
-            .iter()
-            .find(|limit| self.limits.get(&limit.name).is_some_and(|row| row.room() == 0));
+        let limits = record.limits.clone();
+        let full = limits.iter().find(|limit| self.is_full(work, &limit.name));
         if let Some(full) = full.map(|limit| limit.name.clone()) {
             self.unindex(place);
             let job = self.job_mut(place);
-            job.record.parked_at = Some(full);
+            job.record.parked_at = Some(full.clone());
             // Another one may use the room that it was given elsewhere.
             work.limits.extend(job.admitted.take());
             self.index(place);
+            if let Some(at) = self.limits[&full].room_at {
+                work.due_at(at);
+            }
             return false;
         }
-        if !limits.is_empty() {
-            for limit in limits.clone() {
-                if let Some(row) = self.limits.get_mut(&limit.name) {
-                    row.holders.insert((work.now, place));
-                }
+        for limit in &limits {
+            if let Some(row) = self.limits.get_mut(&limit.name) {
+                row.holders.insert((work.now, place));
             }
+            self.count_start(work, &limit.name);
         }
         let hold = Hold {
             server: request.server.clone(),

@@ -7,7 +7,7 @@ use crate::bounds;
 use crate::clock::Timestamp;
 use crate::edge::{BatchCounts, Decision, Finish, On, Parent};
 use crate::ids::{BatchId, Incarnation, JobId, OperationId};
-use crate::limit::Limit;
+use crate::limit::{Limit, Window};
 use crate::name::Name;
 use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
 use crate::recurring::{Pause, RecurringRecord, RecurringRun};
@@ -59,6 +59,8 @@ pub(super) struct Tables {
     pub(super) full_limits: BTreeSet<String>,
     /// The limit behind which the next step of a sweep goes on.
     pub(super) swept_limit: Option<String>,
+    /// Rate limits at which jobs are parked, by the instant at which the first start is free again.
+    pub(super) room_at: BTreeSet<(Timestamp, String)>,
     pub(super) marks: VecDeque<Mark>,
     pub(super) locks: HashMap<String, LockRow>,
     pub(super) servers: BTreeMap<Name, ServerRow>,
@@ -164,7 +166,12 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct LimitRow {
     pub(super) max: u32,
+    pub(super) window: Option<Window>,
     pub(super) by_operator: bool,
+    /// Starts under a rate limit, by the instant from which they count.
+    pub(super) starts: BTreeMap<Timestamp, u32>,
+    /// When the first of these starts does not count any more, while jobs are parked.
+    pub(super) room_at: Option<Timestamp>,
     /// Jobs that hold a slot, by the time of their claim.
     pub(super) holders: BTreeSet<(Timestamp, Place)>,
     /// Jobs that are parked at it.
@@ -207,19 +214,32 @@ impl LimitRow {
     pub(super) fn new(limit: &Limit, by_operator: bool) -> Self {
         Self {
             max: limit.max,
+            window: limit.window,
             by_operator,
+            starts: BTreeMap::new(),
+            room_at: None,
             holders: BTreeSet::new(),
             waiting: Lines::default(),
             admitted: Lines::default(),
         }
     }
 
-    pub(super) fn used(&self) -> u32 {
-        u32::try_from(self.holders.len()).unwrap_or(u32::MAX)
+    /// Slots taken, or starts that count at an instant.
+    pub(super) fn used(&self, now: Timestamp) -> usize {
+        let Some(window) = self.window else { return self.holders.len() };
+        let counts = |at: &Timestamp| at.plus(window.length()) > now;
+        self.starts.iter().filter(|(at, _)| counts(at)).map(|(_, starts)| *starts as usize).sum()
     }
 
-    pub(super) fn room(&self) -> usize {
-        (self.max as usize).saturating_sub(self.holders.len())
+    pub(super) fn room(&self, now: Timestamp) -> usize {
+        (self.max as usize).saturating_sub(self.used(now))
+    }
+
+    /// Forgets the starts that do not count any more.
+    pub(super) fn forget_starts(&mut self, now: Timestamp) {
+        if let Some(window) = self.window {
+            self.starts.retain(|at, _| at.plus(window.length()) > now);
+        }
     }
 }
 
@@ -313,6 +333,11 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// Something is to be done at an instant.
+    pub(super) fn due_at(&mut self, at: Timestamp) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
     pub(super) fn at(now: Timestamp) -> Self {
         Self {
             now,
@@ -413,6 +438,7 @@ impl Tables {
                         } else if enter {
                             self.full_limits.insert(name.clone());
                         }
+                        note_room_at(&mut self.room_at, name, row);
                     }
                     None => {
                         if let Some(row) =
@@ -452,6 +478,23 @@ impl Tables {
             }
         }
     }
+}
+
+/// Enters when a rate limit at which jobs are parked has room again.
+pub(super) fn note_room_at(
+    index: &mut BTreeSet<(Timestamp, String)>,
+    name: &str,
+    row: &mut LimitRow,
+) {
+    let first = row.starts.keys().next().filter(|_| !row.waiting.is_empty());
+    let at = row.window.and_then(|window| first.map(|first| first.plus(window.length())));
+    if at == row.room_at {
+        return;
+    }
+    if let Some(before) = std::mem::replace(&mut row.room_at, at) {
+        index.remove(&(before, name.to_owned()));
+    }
+    index.extend(at.map(|at| (at, name.to_owned())));
 }
 
 /// The position of a finished state among the lists of finished jobs.

@@ -4,6 +4,7 @@
 use crate::clock::Timestamp;
 use crate::edge::{Decision, Finish, Parent};
 use crate::ids::BatchId;
+use crate::limit::Limit;
 use crate::name::Name;
 use crate::record::{HistoryEntry, retention_of};
 use crate::state::{Reason, Retention, State, StateName};
@@ -184,7 +185,10 @@ impl Tables {
                 row.holders.remove(&(claimed_at, place));
             }
         }
-        work.limits.extend(limits.into_iter().map(|limit| limit.name));
+        // Nothing but time gives back a start.
+        let frees =
+            |limit: &Limit| self.limits.get(&limit.name).is_some_and(|it| it.window.is_none());
+        work.limits.extend(limits.into_iter().filter(frees).map(|limit| limit.name));
     }
 
     /// Decides what the call's transitions made decidable: batches that completed, edges of parents

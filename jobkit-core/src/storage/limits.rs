@@ -14,7 +14,8 @@ use crate::limit::Limit;
 /// - **LIM-1** `define_limit` sets an operator's number, which later submits do not change; more room
 ///   makes waiters claimable at once.
 /// - **LIM-2** `limits` and `limit_holders` tell what is committed: used slots are exactly the running
-///   jobs that hold them, waiting ones exactly the parked jobs.
+///   jobs that hold them, waiting ones exactly the parked jobs. A rate limit has no holders: its used
+///   ones are the starts that count now, and when it is full it tells when there is room again.
 /// - **LIM-3** Never more than the number hold a limit, however many claim, and also after crashes.
 /// - **LIM-4** Waiters of a limit become claimable in the order of priority and sequence, as many as
 ///   have room.
@@ -23,9 +24,19 @@ use crate::limit::Limit;
 ///   served, in the step in which a slot is freed, a server comes or goes, a pause begins or ends, or
 ///   a job that was let go is given up or parked at another limit; beyond a bound by the next sweeps
 ///   (G21).
+/// - **LIM-6** A limit with a [`Window`](crate::limit::Window) counts starts. A claim takes one of each
+///   rate limit that its job names, and never more than the number count at an instant: those of the
+///   present fixed window, or those of the length that ends now. Nothing but time gives one back: not a
+///   settle, a give-back or a rescue; every attempt is a start (G13).
+/// - **LIM-7** A job that finds no free start is parked as at any limit, and room that time brings is
+///   told by [`promote_due`](crate::storage::JobQueue::promote_due), which makes the next waiters
+///   claimable. A job may name limits of both kinds.
+/// - **LIM-8** `define_limit` may set another window, or none. Starts that count stay counted as long as
+///   there is a window; who runs holds its slot whatever the limit was when it was claimed. A submit
+///   that names another window than the stored one, or none, means the stored one.
 #[async_trait]
 pub trait LimitStore {
-    /// Sets a limit's number by an operator's hand.
+    /// Sets a limit's number and window by an operator's hand.
     async fn define_limit(&self, limit: &Limit) -> Result<()> {
         let _ = limit;
         Err(Error::unsupported("limits"))
@@ -43,7 +54,7 @@ pub trait LimitStore {
         Err(Error::unsupported("limits"))
     }
 
-    /// The jobs that hold a limit, in the order of their claims, at most `limit`.
+    /// The jobs that hold a limit, in the order of their claims, at most `limit`; none of a rate limit.
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
         let _ = (name, limit);
         Err(Error::unsupported("limits"))
@@ -60,10 +71,12 @@ pub trait LimitStore {
 /// A limit as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitUsage {
-    /// Its name and number.
+    /// Its name, number and window.
     pub limit: Limit,
-    /// Slots taken.
+    /// Slots taken, or starts that count now.
     pub used: u32,
+    /// When a rate limit that is full has room again.
+    pub room_at: Option<Timestamp>,
     /// Jobs parked at it.
     pub waiting: u64,
     /// Whether an operator set the number.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jobkit_core::limit::Window;
 use jobkit_core::storage::{Monitoring, RecurringStore};
 use jobkit_core::unique::{OnConflict, Until};
 use jobkit_core::{
@@ -40,6 +41,8 @@ async fn every_mistake_names_its_field_and_stores_nothing() {
         ("unique", job().unique("z".repeat(1_001))),
         ("limit", job().limit("", 1)),
         ("limit", job().limit("l", 0)),
+        ("limit", job().rate_limit("l", 1, Window::Fixed(Duration::from_millis(999)))),
+        ("limit", job().rate_limit("l", 1, Window::Sliding(Duration::MAX))),
         ("unique_until", job().unique("k").unique_until(Until::Period(Duration::from_secs(9)))),
         ("limits", (0..5).fold(job(), |job, n| job.limit(format!("l{n}"), 1))),
         ("timeout", job().timeout(Duration::MAX)),

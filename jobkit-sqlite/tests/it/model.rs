@@ -7,7 +7,7 @@ use std::time::Duration;
 use jobkit_core::batch::{NewBatch, Starts};
 use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::failure::ErrorDetail;
-use jobkit_core::limit::Limit;
+use jobkit_core::limit::{Limit, Window};
 use jobkit_core::record::{JobDetails, JobRecord, Lease, NewRecord, Payload, Progress};
 use jobkit_core::recurring::{JobTemplate, Misfire, NextRun, Overlap, Pause, RecurringSpec};
 use jobkit_core::schedule::{Schedule, TimeZone};
@@ -124,6 +124,13 @@ impl World {
         }
         if self.random.one_in(6) {
             job.limits.push(Limit::new("larger", 3));
+        }
+        if self.random.one_in(6) {
+            let window = Window::Sliding(Duration::from_secs(30));
+            job.limits.push(Limit::rate("sliding", 2, window));
+        }
+        if self.random.one_in(8) {
+            job.limits.push(Limit::rate("fixed", 3, Window::Fixed(Duration::from_secs(60))));
         }
         if self.random.one_in(6) {
             job.tags.push("tag".into());
@@ -443,6 +450,17 @@ impl World {
             self.mine.define_limit(&limit).await.unwrap();
             self.theirs.define_limit(&limit).await.unwrap();
         }
+        if self.random.one_in(6) {
+            let max = u32::try_from(self.random.below(3) + 1).unwrap();
+            let length = Duration::from_secs(10 * (self.random.below(4) + 1));
+            let limit = match self.random.below(4) {
+                0 => Limit::new("sliding", max),
+                1 => Limit::rate("sliding", max, Window::Fixed(length)),
+                _ => Limit::rate("sliding", max, Window::Sliding(length)),
+            };
+            self.mine.define_limit(&limit).await.unwrap();
+            self.theirs.define_limit(&limit).await.unwrap();
+        }
     }
 
     async fn janitor(&mut self) {
@@ -615,6 +633,9 @@ impl World {
         let a = self.mine.limit_holders("larger", 10).await.unwrap();
         let b = self.theirs.limit_holders("larger", 10).await.unwrap();
         assert_eq!(a, b, "holders");
+        let a = self.mine.limit_holders("sliding", 10).await.unwrap();
+        let b = self.theirs.limit_holders("sliding", 10).await.unwrap();
+        assert_eq!(a, b, "holders of what an operator changed");
         let a = self.mine.snapshot(self.now()).await.unwrap();
         let b = self.theirs.snapshot(self.now()).await.unwrap();
         assert_eq!(a, b, "snapshot at step {}", self.step);
