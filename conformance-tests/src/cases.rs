@@ -208,6 +208,7 @@ macro_rules! __list {
                 a_fire_that_does_not_fit_is_stale
                 an_overlapping_occurrence_is_skipped
                 an_occurrence_whose_key_is_held_is_skipped
+                an_occurrence_within_the_period_of_a_key_is_skipped
                 an_occurrence_whose_job_is_refused_is_recorded
                 skipped_occurrences_are_recorded_with_their_reason
                 a_trigger_creates_a_job_beside_the_schedule
@@ -252,6 +253,11 @@ macro_rules! __list {
                 the_existing_job_stands_in_the_place_of_a_parent
                 a_key_named_twice_in_a_flow_is_taken_by_the_first
                 a_job_that_is_born_deleted_takes_no_key
+                a_key_is_held_for_its_period
+                a_period_outlives_the_record
+                replace_takes_a_key_that_is_held_for_a_period
+                a_requeue_takes_a_period_anew_only_when_it_has_passed
+                purge_removes_keys_whose_period_has_passed
             }
             log {
                 only_the_holder_writes

@@ -13,7 +13,7 @@ use jobkit_core::storage::{
     DueRecurring, Fire, FireJob, FireOutcome, PauseChange, SaveOutcome, SaveRecurring,
     TriggerOutcome,
 };
-use jobkit_core::unique::OnConflict;
+use jobkit_core::unique::{OnConflict, Until};
 use jobkit_core::{JobId, Schedule, TimeZone, Timestamp};
 
 use crate::fixtures::*;
@@ -320,6 +320,25 @@ pub async fn an_occurrence_whose_key_is_held_is_skipped(env: Env) {
         env.delete(holder).await;
         fired(&fire_next(&env, id).await);
     }
+}
+
+/// REC-6, SUB-15, G11: an occurrence whose key is held for a period by a job that has finished is recorded
+/// as skipped, too.
+pub async fn an_occurrence_within_the_period_of_a_key_is_skipped(env: Env) {
+    let mut template = keyed("key", OnConflict::Reject);
+    if let Some(unique) = &mut template.unique {
+        unique.until = Until::Period(seconds(600));
+    }
+    let template = JobTemplate::from_record(&template).expect("can recur");
+    save(&env, RecurringSpec { job: template, ..spec("a") }, env.now()).await;
+    let holder = fired(&fire_next(&env, "a").await);
+    assert_eq!(env.claimer("s").await.run_one(Ending::Succeeded).await, holder);
+    env.advance(599);
+    assert_eq!(fire_next(&env, "a").await, FireOutcome::Skipped);
+    let run = runs(&env, "a").await.remove(0);
+    assert_eq!(run.outcome, RunOutcome::KeyHeld { holder });
+    env.advance(1);
+    fired(&fire_next(&env, "a").await);
 }
 
 /// REC-4, G10, G20: an occurrence whose job is refused is recorded with the reason, and the schedule

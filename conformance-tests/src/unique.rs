@@ -1,11 +1,14 @@
 //! Unique keys.
 
+use jobkit_core::JobId;
 use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::{Reason, Start, StateName};
+use jobkit_core::state::{Keep, Reason, Retention, Start, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Action, ChangeOutcome, JobSubmitted, Submission, Submitted};
+use jobkit_core::storage::{
+    Action, ChangeOutcome, JobSubmitted, Settle, StepRequest, Submission, Submitted,
+};
 use jobkit_core::unique::{OnConflict, Unique, Until};
 
 use crate::fixtures::*;
@@ -234,4 +237,140 @@ pub async fn a_job_that_is_born_deleted_takes_no_key(env: Env) {
     let born = env.add(NewRecord { edges, ..keyed("key", OnConflict::Reject) }).await;
     assert_eq!(env.state(born).await, StateName::Deleted);
     env.add(keyed("key", OnConflict::Reject)).await;
+}
+
+/// A job whose key is held for so many seconds. Its id has no time, since cases move theirs by hours.
+fn for_seconds(id: &str, key: &str, count: u64, on_conflict: OnConflict) -> NewRecord {
+    let unique = Unique { key: key.into(), until: Until::Period(seconds(count)), on_conflict };
+    NewRecord { id: JobId::from_key("k", id), unique: Some(unique), ..job() }
+}
+
+/// SUB-15, G11: a key that is taken for a period is held until its very end, whatever becomes of the job,
+/// and not longer, also when the job still waits.
+pub async fn a_key_is_held_for_its_period(env: Env) {
+    let mut server = env.claimer("s").await;
+    for what in ["waits", "runs", "succeeds", "fails", "is deleted"] {
+        let id = env.add(for_seconds(what, what, 60, OnConflict::Reject)).await;
+        match what {
+            "waits" => drop(env.changed(id, Action::Reschedule { run_at: env.after(900) }).await),
+            "runs" => drop(server.claim_one().await),
+            "succeeds" => drop(server.run_one(Ending::Succeeded).await),
+            "fails" => drop(server.run_one(Ending::Failed(Reason::Permanent)).await),
+            _ => drop(env.delete(id).await),
+        }
+        env.advance(59);
+        let existing = keyed(what, OnConflict::ReturnExisting);
+        let answers = env.submit(Submission::one(existing)).await;
+        assert_eq!(answers, [JobSubmitted::Existing(id)], "{what}");
+        let refusal = env.refused(Submission::one(keyed(what, OnConflict::Reject))).await;
+        assert_eq!(refusal, Refusal::UniqueConflict { holder: id }, "{what}");
+        env.advance(1);
+        let next = for_seconds(&format!("{what} again"), what, 60, OnConflict::Reject);
+        let next = NewRecord { start: Start::After(seconds(3600)), ..next };
+        let next = env.add(next).await;
+        // The end of the one before frees nothing.
+        if what == "waits" {
+            env.delete(id).await;
+        }
+        let refusal = env.refused(Submission::one(keyed(what, OnConflict::Reject))).await;
+        assert_eq!(refusal, Refusal::UniqueConflict { holder: next }, "{what}");
+    }
+}
+
+/// SUB-15, PUR-5, G8: a key that is held for a period outlives the record of its job: that job is
+/// answered, and children of it are refused.
+pub async fn a_period_outlives_the_record(env: Env) {
+    let mut server = env.claimer("s").await;
+    let hour = Retention::all(Keep::For(seconds(3600)));
+    let mut long = for_seconds("long", "key", 4 * 3600, OnConflict::Reject);
+    long.extras_mut().overrides.retention = Some(hour);
+    let holder = env.add(long).await;
+    let lease = server.claim_one().await.lease;
+    server.settle_with(Settle { retention: hour, ..Settle::new(lease, Ending::Succeeded) }).await;
+    env.advance(2 * 3600);
+    assert_eq!(env.purge().await, 1);
+    assert!(env.find(holder).await.is_none());
+    let existing = || for_seconds("other", "key", 60, OnConflict::ReturnExisting);
+    assert_eq!(env.submit(Submission::one(existing())).await, [JobSubmitted::Existing(holder)]);
+    let child = NewRecord { id: JobId::from_key("k", "child"), ..after(existing().id, On::Any) };
+    let refusal = env.refused(Submission::flow(vec![existing(), child])).await;
+    assert_eq!(refusal, Refusal::ParentGone { parent: Parent::Job(holder) });
+    let rejected = for_seconds("rejected", "key", 60, OnConflict::Reject);
+    let refusal = env.refused(Submission::one(rejected)).await;
+    assert_eq!(refusal, Refusal::UniqueConflict { holder });
+    env.add(for_seconds("replacing", "key", 60, OnConflict::Replace)).await;
+}
+
+/// SUB-15, SUB-8: replace deletes a holder that waits, takes the key from one that has finished and leaves
+/// it as it is, and is refused by one that runs.
+pub async fn replace_takes_a_key_that_is_held_for_a_period(env: Env) {
+    let mut server = env.claimer("s").await;
+    let replacing = |id: &str| for_seconds(id, "key", 600, OnConflict::Replace);
+    let first = env.add(replacing("1")).await;
+    let second = env.add(replacing("2")).await;
+    assert_eq!(env.record(first).await.head.reason, Reason::Replaced);
+    let lease = server.claim_one().await.lease;
+    assert_eq!(lease.job, second);
+    let refusal = env.refused(Submission::one(replacing("3"))).await;
+    assert_eq!(refusal, Refusal::UniqueConflict { holder: second });
+    server.settled(lease, Ending::Succeeded).await;
+    let third = env.add(replacing("3")).await;
+    assert_eq!(env.state(second).await, StateName::Succeeded);
+    // The period is that of the third.
+    env.advance(599);
+    let existing = for_seconds("4", "key", 600, OnConflict::ReturnExisting);
+    assert_eq!(env.submit(Submission::one(existing)).await, [JobSubmitted::Existing(third)]);
+    let outcome = env.change(second, Action::Requeue { run_at: None }).await;
+    assert_eq!(outcome, ChangeOutcome::Refused(Refusal::UniqueConflict { holder: third }));
+}
+
+/// CHG-12, CHG-6, G11: a requeue keeps a key that is held for a period as long as it would have been
+/// held, and takes one whose period has passed for another.
+pub async fn a_requeue_takes_a_period_anew_only_when_it_has_passed(env: Env) {
+    let mut server = env.claimer("s").await;
+    let first = env.add(for_seconds("1", "key", 60, OnConflict::Reject)).await;
+    server.run_one(Ending::Succeeded).await;
+    env.advance(30);
+    env.requeue(first).await;
+    server.run_one(Ending::Succeeded).await;
+    let probe = || for_seconds("2", "key", 60, OnConflict::Reject);
+    env.advance(29);
+    let held = Refusal::UniqueConflict { holder: first };
+    assert_eq!(env.refused(Submission::one(probe())).await, held);
+    env.advance(1);
+    env.requeue(first).await;
+    server.run_one(Ending::Succeeded).await;
+    env.advance(59);
+    assert_eq!(env.refused(Submission::one(probe())).await, held, "for another period");
+    env.advance(1);
+    let second = env.add(probe()).await;
+    let outcome = env.change(first, Action::Requeue { run_at: None }).await;
+    assert_eq!(outcome, ChangeOutcome::Refused(Refusal::UniqueConflict { holder: second }));
+    env.advance(60);
+    env.requeue(first).await;
+}
+
+/// PUR-5, G19: purges remove keys whose period has passed in bounded steps, and no others.
+pub async fn purge_removes_keys_whose_period_has_passed(env: Env) {
+    let many = (0..50).map(|n| {
+        let (id, key) = (format!("short-{n}"), format!("key-{n}"));
+        for_seconds(&id, &key, 60, OnConflict::Reject)
+    });
+    env.add_many(many.collect()).await;
+    let kept = env.add(for_seconds("kept", "kept", 120, OnConflict::Reject)).await;
+    let purge = async || {
+        let request = StepRequest { max: 20, now: env.at() };
+        env.storage.purge_expired(request).await.expect("purges")
+    };
+    assert!(!purge().await.more);
+    env.advance(60);
+    let mut steps = 1;
+    while purge().await.more {
+        steps += 1;
+        assert!(steps < 10, "purges never end");
+    }
+    assert!(steps >= 3, "bounded: {steps}");
+    let refusal = env.refused(Submission::one(keyed("kept", OnConflict::Reject))).await;
+    assert_eq!(refusal, Refusal::UniqueConflict { holder: kept });
+    env.add(for_seconds("again", "key-0", 60, OnConflict::Reject)).await;
 }

@@ -41,6 +41,9 @@ pub const NAME_BYTES: usize = 64;
 pub const LABEL_BYTES: usize = 200;
 /// Bytes of a unique key's text.
 pub const UNIQUE_KEY_BYTES: usize = 1_000;
+/// The shortest and longest period for which a unique key is held: 1 s to 366 days.
+pub const UNIQUE_PERIOD: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
 /// Tags of one job.
 pub const TAGS: usize = 8;
 /// Bytes of one tag.

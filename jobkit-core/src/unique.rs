@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::bounds::UNIQUE_KEY_BYTES;
+use crate::bounds::{UNIQUE_KEY_BYTES, UNIQUE_PERIOD};
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::name::check_text;
 
@@ -19,21 +20,27 @@ pub enum Until {
     /// Until it has finished, retries included.
     #[default]
     Finished,
-    /// For so long after it was taken, whatever becomes of the job. Reserved: refused for now.
+    /// For so long after it was taken, whatever becomes of the job: 1 s to 366 days. The key is held
+    /// also when the job has finished, was deleted, or is not kept any more, and it is free at the
+    /// instant at which the period ends, also when the job still runs.
     Period(Duration),
 }
 
 /// What happens to a new job whose key is held.
+///
+/// A key that is held [for a period](Until::Period) may be held by a job that has finished, or even by
+/// one whose record is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConflict {
-    /// The existing job stands in its place, edges included.
+    /// The existing job stands in its place, edges included: children of one that is gone are refused,
+    /// as [`ParentGone`](crate::refusal::Refusal::ParentGone).
     #[default]
     ReturnExisting,
     /// The submission is refused as a whole.
     Reject,
     /// The existing job is deleted and the new one takes its place, unless the existing one runs:
-    /// then the submission is refused.
+    /// then the submission is refused. One that has finished stays as it is and loses the key.
     Replace,
 }
 
@@ -82,11 +89,21 @@ impl Unique {
         KeyHash::of(&self.key)
     }
 
+    /// When a key that is taken at this instant is free again, if a period says so.
+    pub fn held_until(&self, taken_at: Timestamp) -> Option<Timestamp> {
+        match self.until {
+            Until::Period(period) => Some(taken_at.plus(period)),
+            Until::Started | Until::Finished => None,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
-        if matches!(self.until, Until::Period(_)) {
+        if let Until::Period(period) = self.until
+            && !UNIQUE_PERIOD.contains(&period)
+        {
             return Err(Error::invalid(
                 "unique_until",
-                "names a period, which is not supported yet",
+                format_args!("is a period of {period:?}, where 1 s to 366 days are allowed"),
             ));
         }
         check_text("unique", &self.key, UNIQUE_KEY_BYTES)

@@ -201,21 +201,24 @@ impl Flight<'_, '_> {
         };
         let why = Why { actor, retention, ..Why::at(now) };
         let key = match (&event, job.unique()?) {
-            (Event::Requeue { .. }, Some(unique)) if state.is_finished() => Some(unique.hash().0),
+            (Event::Requeue { .. }, Some(unique)) if state.is_finished() => {
+                match self.key_holder(&unique.hash().0, now)? {
+                    Some((seq, holder)) if seq != job.seq => {
+                        return Ok(ChangeOutcome::Refused(Refusal::UniqueConflict { holder }));
+                    }
+                    // It holds it for a period: as long as before.
+                    Some(_) => None,
+                    None => Some(unique),
+                }
+            }
             _ => None,
         };
-        if let Some(key) = &key {
-            let holder = self.key_holder(key)?.filter(|holder| *holder != job.seq);
-            if let Some(holder) = holder.map(|seq| self.load(seq)).transpose()?.flatten() {
-                return Ok(ChangeOutcome::Refused(Refusal::UniqueConflict { holder: holder.id }));
-            }
-        }
         let step = match self.plan(&job, &event, &why)? {
             Ok(step) => step,
             Err(forbidden) => return Ok(ChangeOutcome::Refused(refusal(forbidden, &job))),
         };
         if let Some(key) = key.filter(|_| step.effects.takes_key) {
-            self.take_key(&key, job.seq)?;
+            self.take_key(&key, job.seq, job.id, now)?;
         }
         if matches!(change.action, Action::Requeue { .. }) {
             self.db.run("DELETE FROM jk_checkpoint WHERE seq = ?1", [job.seq])?;

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use crate::bounds;
+use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::ids::JobId;
 use crate::memory::MemoryStorage;
@@ -106,7 +107,7 @@ impl Tables {
             Action::Requeue { run_at } => {
                 check_instant("run_at", *run_at)?;
                 if state.is_finished() {
-                    self.check_key(place)?;
+                    self.check_key(place, work.now)?;
                 }
                 self.transition(work, place, &Event::Requeue { run_at: *run_at }, with)
             }
@@ -150,13 +151,11 @@ impl Tables {
     }
 
     /// Whether the job may take its unique key again.
-    fn check_key(&self, place: Place) -> std::result::Result<(), Refusal> {
+    fn check_key(&self, place: Place, now: Timestamp) -> std::result::Result<(), Refusal> {
         let record = &self.job(place).record;
-        let holder = record.unique.as_ref().and_then(|unique| self.keys.get(&unique.hash()));
-        match holder {
-            Some(holder) if *holder != record.id => {
-                Err(Refusal::UniqueConflict { holder: *holder })
-            }
+        let unique = record.unique.as_ref();
+        match unique.and_then(|unique| self.keys.holder(&unique.hash(), now)) {
+            Some(holder) if holder != record.id => Err(Refusal::UniqueConflict { holder }),
             _ => Ok(()),
         }
     }

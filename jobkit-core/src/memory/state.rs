@@ -13,7 +13,7 @@ use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload
 use crate::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::state::{Reason, State, StateName};
 use crate::storage::{LogLine, PauseTarget, ServerInfo};
-use crate::unique::KeyHash;
+use crate::unique::{KeyHash, Unique};
 
 use super::statistics::Statistics;
 
@@ -45,7 +45,7 @@ pub(super) struct Tables {
     pub(super) finished: [BTreeSet<(Timestamp, Place)>; 3],
     /// Finished jobs by expiry.
     pub(super) expires: BTreeSet<(Timestamp, Place)>,
-    pub(super) keys: HashMap<KeyHash, JobId>,
+    pub(super) keys: Keys,
     pub(super) children: HashMap<Parent, Children>,
     pub(super) batches: BTreeMap<BatchId, Batch>,
     /// Batches that were not started, by their last attach.
@@ -160,6 +160,52 @@ pub(super) struct Batch {
     pub(super) unreleased: BTreeSet<Place>,
     /// Members whose expiry has passed, but which the batch still needs.
     pub(super) kept: BTreeSet<Place>,
+}
+
+/// Unique keys that are held.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    rows: HashMap<KeyHash, (JobId, Option<Timestamp>)>,
+    /// Those that are held for a period, by its end.
+    ends: BTreeSet<(Timestamp, KeyHash)>,
+}
+
+impl Keys {
+    /// Who holds a key at an instant.
+    pub(super) fn holder(&self, hash: &KeyHash, now: Timestamp) -> Option<JobId> {
+        let (holder, until) = self.rows.get(hash)?;
+        until.is_none_or(|until| until > now).then_some(*holder)
+    }
+
+    /// Gives a key to a job, whoever held it.
+    pub(super) fn take(&mut self, unique: &Unique, job: JobId, now: Timestamp) {
+        let (hash, until) = (unique.hash(), unique.held_until(now));
+        if let Some((_, Some(until))) = self.rows.insert(hash, (job, until)) {
+            self.ends.remove(&(until, hash));
+        }
+        self.ends.extend(until.map(|until| (until, hash)));
+    }
+
+    /// Frees a key if the job holds it, and not for a period.
+    pub(super) fn free(&mut self, hash: &KeyHash, job: JobId) {
+        if self.rows.get(hash) == Some(&(job, None)) {
+            self.rows.remove(hash);
+        }
+    }
+
+    /// Removes keys whose period has passed, at most `max`; whether there are more.
+    pub(super) fn purge(&mut self, now: Timestamp, max: usize) -> bool {
+        let is_over = |keys: &Self| keys.ends.first().is_some_and(|(until, _)| *until <= now);
+        for _ in 0..max {
+            if !is_over(self) {
+                return false;
+            }
+            if let Some((_, hash)) = self.ends.pop_first() {
+                self.rows.remove(&hash);
+            }
+        }
+        is_over(self)
+    }
 }
 
 /// A limit.

@@ -106,7 +106,9 @@ impl Tables {
             let unique = job.unique.as_ref().filter(|_| !unmeetable);
             if let Some(unique) = unique {
                 let hash = unique.hash();
-                if let Some(holder) = keys.get(&hash).or(self.keys.get(&hash)).copied() {
+                if let Some(holder) =
+                    keys.get(&hash).copied().or_else(|| self.keys.holder(&hash, now))
+                {
                     match unique.on_conflict {
                         OnConflict::ReturnExisting => {
                             planned[i] = Some(Planned::Existing(holder));
@@ -289,7 +291,7 @@ impl Tables {
             }
         }
         if let Some(unique) = job.unique.as_ref().filter(|_| takes_key) {
-            self.keys.insert(unique.hash(), job.id);
+            self.keys.take(unique, job.id, now);
         }
         for limit in &job.limits {
             if !self.limits.contains_key(&limit.name) {

@@ -177,7 +177,8 @@ impl Tables {
                 self.empty_batches.insert((now.plus(Duration::from_secs(3600)), id));
             }
         }
-        let more = self.expires.first().is_some_and(|(at, _)| *at <= now) && !stopped;
+        let more_keys = self.keys.purge(now, max);
+        let more = self.expires.first().is_some_and(|(at, _)| *at <= now) && !stopped || more_keys;
         let next_in = self.expires.first().map(|(at, _)| at.since(now));
         Step { done, more, next_in }
     }

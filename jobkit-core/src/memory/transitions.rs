@@ -115,11 +115,12 @@ impl Tables {
         if let Some(unique) = &record.unique {
             let hash = unique.hash();
             let at_start = effects.frees_key_at_start && unique.until == Until::Started;
-            if (effects.frees_key || at_start) && keys.get(&hash) == Some(&record.id) {
-                keys.remove(&hash);
+            if effects.frees_key || at_start {
+                keys.free(&hash, record.id);
             }
-            if effects.takes_key {
-                keys.insert(hash, record.id);
+            // One that it holds for a period is held as long as before.
+            if effects.takes_key && keys.holder(&hash, work.now).is_none() {
+                keys.take(unique, record.id, work.now);
             }
         }
         if matches!(event, Event::Requeue { .. }) {

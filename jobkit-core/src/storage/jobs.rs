@@ -51,6 +51,11 @@ use crate::state::{Keep, StateName};
 /// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
 ///   submission and between submissions that did not overlap (G14).
 /// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).
+/// - **SUB-15** A key that is taken for a [period](crate::unique::Until::Period) is held until that has
+///   passed, whatever becomes of its job: finished, deleted, gone. Then it is free, at that instant by
+///   the storage's clock. An existing job that is answered may have finished, or be gone: then edges to
+///   it are refused with [`ParentGone`](Refusal::ParentGone). A replaced holder that has finished stays
+///   as it is and loses the key (G11).
 ///
 /// **Contract: `job`, `jobs`**
 /// - **GET-1** They answer what was last committed, in the order asked; `None` for what does not
@@ -77,6 +82,8 @@ use crate::state::{Keep, StateName};
 /// - **CHG-9** Reschedule moves Scheduled and Enqueued jobs to another instant.
 /// - **CHG-10** Move changes queue or priority of a waiting job, which keeps its sequence.
 /// - **CHG-11** A change of a missing job answers [`JobGone`](Refusal::JobGone).
+/// - **CHG-12** Requeue of a job whose key is held for a period keeps the key as long as it would have
+///   held it; if the period has passed it takes the key for another (G11).
 ///
 /// **Contract: `purge_expired`**
 /// - **PUR-1** It removes finished jobs whose expiry has passed, with all that belongs to them, and
@@ -86,6 +93,8 @@ use crate::state::{Keep, StateName};
 ///   after its last member, and what is nested before what is around it (G9).
 /// - **PUR-4** Before a Failed member goes, its batch and those around it cannot succeed any more: what
 ///   waits for that is decided, and so is what is added later (G8, G9).
+/// - **PUR-5** It removes keys whose period has passed, in bounded steps, and says if there are more; a
+///   job's record does not take the key with it (G11, G19).
 ///
 /// **Contract: `sweep`**
 /// - **SWP-1** It completes durable marks in bounded steps, exactly once, also when two sweep at the

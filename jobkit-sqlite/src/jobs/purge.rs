@@ -74,6 +74,11 @@ impl Flight<'_, '_> {
         self.cascade(now, &mut budget)?;
         removed += self.remove_empty_batches(now)?;
         self.db.run("DELETE FROM jk_lock WHERE expires_at < ?1", [now.minus(DAY).as_micros()])?;
+        let keys = self.db.run(
+            "DELETE FROM jk_ukey WHERE hash IN (SELECT hash FROM jk_ukey INDEXED BY jk_ukey_until \
+             WHERE until IS NOT NULL AND until <= ?1 ORDER BY until LIMIT ?2)",
+            [now.as_micros(), size(max)],
+        )?;
         let stripped = at(int(self.meta("histograms")?));
         let strip_until = statistics::prune(self.db, stripped, now)?;
         if strip_until > stripped {
@@ -86,7 +91,7 @@ impl Flight<'_, '_> {
         )?;
         Ok(Step {
             done: removed,
-            more: full || budget.0 == 0,
+            more: full || budget.0 == 0 || keys == max,
             next_in: next.flatten().map(|next| at(next).since(now)),
         })
     }

@@ -384,15 +384,16 @@ impl Flight<'_, '_> {
         };
         let unmeetable = plan.head.state == State::Deleted;
         if let (Some(unique), false) = (&record.unique, unmeetable)
-            && let Some(holder) = self.key_holder(&unique.hash().0)?
-            && let Some(holder) = self.load(holder)?
+            && let Some((holder_seq, holder)) = self.key_holder(&unique.hash().0, now)?
         {
             match unique.on_conflict {
-                OnConflict::ReturnExisting => return Ok(Ok(JobSubmitted::Existing(holder.id))),
-                OnConflict::Replace if holder.state() != StateName::Processing => {
-                    part.replaced.push(holder.seq);
+                OnConflict::ReturnExisting => return Ok(Ok(JobSubmitted::Existing(holder))),
+                OnConflict::Replace
+                    if state_of(self.db, holder)? != Some(StateName::Processing) =>
+                {
+                    part.replaced.push(holder_seq);
                 }
-                _ => return Ok(Err(Refusal::UniqueConflict { holder: holder.id })),
+                _ => return Ok(Err(Refusal::UniqueConflict { holder })),
             }
         }
 
@@ -430,7 +431,7 @@ impl Flight<'_, '_> {
             }
         }
         if let (Some(unique), false) = (&record.unique, unmeetable) {
-            self.take_key(&unique.hash().0, seq)?;
+            self.take_key(unique, seq, record.id, now)?;
         }
         for limit in &record.limits {
             self.define_default(limit)?;

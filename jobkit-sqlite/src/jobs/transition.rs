@@ -6,11 +6,11 @@ use jobkit_core::edge::{Decision, On, Parent};
 use jobkit_core::record::retention_of;
 use jobkit_core::state::{Reason, Retention, State, StateName};
 use jobkit_core::state_machine::{Event, Forbidden, Situation, Transition, apply};
-use jobkit_core::unique::Until;
+use jobkit_core::unique::{Unique, Until};
 use jobkit_core::{JobId, Timestamp};
 use rusqlite::params;
 
-use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED, on_number, select_job, size};
+use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED, bytes16, on_number, select_job, size};
 use crate::error::Done;
 use crate::sweep::{Mark, Verdict};
 use crate::writer::{Flight, Push};
@@ -178,34 +178,49 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
-    /// Frees the unique key of a job, if it holds it: in any case, or at its start.
+    /// Frees the unique key of a job, if it holds it and not for a period: in any case, or at its start.
     fn free_key(&mut self, job: &Job, in_any_case: bool) -> Done {
         match job.unique() {
             Ok(Some(unique)) if in_any_case || unique.until == Until::Started => {
                 self.db.run(
-                    "DELETE FROM jk_ukey WHERE hash = ?1 AND job = ?2",
+                    "DELETE FROM jk_ukey WHERE hash = ?1 AND job = ?2 AND until IS NULL",
                     params![&unique.hash().0[..], job.seq],
                 )?;
             }
             Ok(_) => {}
             // The key cannot be read any more: look for it by its holder.
             Err(_) if in_any_case => {
-                self.db.run("DELETE FROM jk_ukey WHERE job = ?1", [job.seq])?;
+                self.db.run("DELETE FROM jk_ukey WHERE job = ?1 AND until IS NULL", [job.seq])?;
             }
             Err(_) => {}
         }
         Ok(())
     }
 
-    /// The job that holds a key.
-    pub(crate) fn key_holder(&self, hash: &[u8; 16]) -> Done<Option<i64>> {
-        Ok(self.db.one("SELECT job FROM jk_ukey WHERE hash = ?1", [&hash[..]], |row| row.get(0))?)
+    /// The job that holds a key: its place, and its id, since one that holds it for a period may be
+    /// gone.
+    pub(crate) fn key_holder(&self, hash: &[u8; 16], now: Timestamp) -> Done<Option<(i64, JobId)>> {
+        let held = self.db.one(
+            "SELECT job, holder FROM jk_ukey WHERE hash = ?1 AND (until IS NULL OR until > ?2)",
+            params![&hash[..], now.as_micros()],
+            |row| {
+                let holder = row.get_ref(1)?.as_blob_or_null()?;
+                Ok((row.get::<_, i64>(0)?, holder.map(|id| JobId::from_bytes(bytes16(id)))))
+            },
+        )?;
+        Ok(match held {
+            Some((seq, Some(holder))) => Some((seq, holder)),
+            Some((seq, None)) => self.load(seq)?.map(|job| (seq, job.id)),
+            None => None,
+        })
     }
 
-    pub(crate) fn take_key(&self, hash: &[u8; 16], seq: i64) -> Done {
+    /// Gives a key to a job, whoever held it.
+    pub(crate) fn take_key(&self, unique: &Unique, seq: i64, id: JobId, now: Timestamp) -> Done {
+        let until = unique.held_until(now).map(Timestamp::as_micros);
         self.db.run(
-            "INSERT OR REPLACE INTO jk_ukey (hash, job) VALUES (?1, ?2)",
-            params![&hash[..], seq],
+            "INSERT OR REPLACE INTO jk_ukey (hash, job, until, holder) VALUES (?1, ?2, ?3, ?4)",
+            params![&unique.hash().0[..], seq, until, until.map(|_| &id.as_bytes()[..])],
         )?;
         Ok(())
     }

@@ -111,8 +111,11 @@ impl World {
             job.start_by = Some(self.clock.now().plus(Duration::from_secs(15)));
         }
         if self.random.one_in(5) {
-            let mut unique = Unique::new(format!("key{}", self.random.below(4)));
-            unique.until = *self.random.pick(&[Until::Started, Until::Finished]).unwrap();
+            let mut unique = Unique::new(format!("key{}", self.random.below(6)));
+            let period = Until::Period(Duration::from_secs(20));
+            let day = Until::Period(Duration::from_secs(86_400));
+            let until = [Until::Started, Until::Finished, Until::Finished, period, day];
+            unique.until = *self.random.pick(&until).unwrap();
             unique.on_conflict = *self
                 .random
                 .pick(&[OnConflict::ReturnExisting, OnConflict::Reject, OnConflict::Replace])
