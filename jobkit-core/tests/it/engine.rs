@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use jobkit_core::limit::Window;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::storage::{JobQueue, JobStore, Monitoring};
 use jobkit_core::{Batch, On, RetryPolicy, WaitError};
@@ -215,6 +216,23 @@ async fn limits_hold_and_everything_runs() {
     eventually("all ran", || async { bench.ledger.lock().unwrap().ends.len() == 60 }).await;
     assert!(bench.ledger.lock().unwrap().most_running <= 3);
     assert_eq!(bench.starts(), [("limited".to_owned(), 60)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiters_of_a_rate_limit_go_on_when_time_has_brought_room() {
+    let bench = Bench::new();
+    // Neither polls nor sweeps come in time.
+    let minute = Duration::from_secs(60);
+    let options = quick().poll_interval(minute, minute).janitor_interval(minute);
+    let _server = bench.server(options).await;
+    let began = Instant::now();
+    let window = Window::Sliding(Duration::from_secs(1));
+    let job = |n: usize| script(&n.to_string(), Act::Return(1)).rate_limit("l", 2, window);
+    bench.client.enqueue_many((0..5).map(job)).await.unwrap();
+    eventually("all ran", || async { bench.ledger.lock().unwrap().ends.len() == 5 }).await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2), "5 jobs, 2 a second: {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use jobkit_core::limit::Window;
 use jobkit_core::state::StateName;
 use jobkit_core::testing::{Fault, TestServer};
+use jobkit_core::unique::Until;
 use jobkit_core::{Batch, Recurring, RetryPolicy};
 
 use crate::support::{Act, Shared, jobs, script};
@@ -32,6 +34,30 @@ async fn delays_and_retries_happen_in_virtual_time() {
     client.enqueue(script("after", Act::Return(1))).await.unwrap();
     t.run_until_idle().await;
     assert_eq!(t.succeeded("script").await, 3);
+}
+
+#[tokio::test]
+async fn windows_and_periods_pass_in_virtual_time() {
+    let (mut t, ledger) = server();
+    let client = t.client();
+    let window = Window::Fixed(HOUR);
+    for n in 0..5 {
+        let job = script("call", Act::Return(n)).rate_limit("carrier", 2, window);
+        client.enqueue(job).await.unwrap();
+    }
+    let daily =
+        || script("daily", Act::Return(1)).unique("u").unique_until(Until::Period(HOUR * 24));
+    let first = client.enqueue(daily()).await.unwrap();
+    t.run_until_idle().await;
+    let starts = || ledger.lock().unwrap().starts.len();
+    assert_eq!(starts(), 3);
+    t.advance(HOUR).await;
+    assert_eq!(starts(), 5);
+    t.advance(HOUR).await;
+    assert_eq!(starts(), 6);
+    assert_eq!(client.enqueue(daily()).await.unwrap().id(), first.id());
+    t.advance(HOUR * 22).await;
+    assert_ne!(client.enqueue(daily()).await.unwrap().id(), first.id());
 }
 
 #[tokio::test]
