@@ -276,7 +276,7 @@ impl Flight<'_, '_> {
     fn discard_batches(&mut self, now: Timestamp, budget: &mut Budget) -> Done<usize> {
         let stale = self.db.all(
             "SELECT id FROM jk_batch INDEXED BY jk_batch_filling \
-             WHERE started_at IS NULL AND with_parent = 0 AND attached_at <= ?1 ORDER BY attached_at LIMIT 10",
+             WHERE started_at IS NULL AND with_parent = 0 AND attached_at <= ?1 ORDER BY attached_at, id LIMIT 10",
             [now.minus(bounds::BATCH_FILLING).as_micros()],
             |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
         )?;

@@ -453,6 +453,14 @@ impl World {
             self.mine.define_limit(&limit).await.unwrap();
             self.theirs.define_limit(&limit).await.unwrap();
         }
+        if self.random.one_in(4) {
+            // What a server serves decides whom a limit lets go.
+            let queues = (0..=self.random.below(2)).map(|n| name(format!("queue{n}"))).collect();
+            let kinds = (0..=self.random.below(3)).map(|n| name(format!("kind{n}"))).collect();
+            let server = server(1, queues, kinds);
+            self.mine.announce(&server, self.now()).await.unwrap();
+            self.theirs.announce(&server, self.now()).await.unwrap();
+        }
         if self.random.one_in(6) {
             let max = u32::try_from(self.random.below(3) + 1).unwrap();
             let length = Duration::from_secs(10 * (self.random.below(4) + 1));
@@ -702,6 +710,20 @@ fn plain(mut details: JobDetails) -> JobDetails {
     details
 }
 
+fn server(n: usize, queues: Vec<Name>, kinds: Vec<Name>) -> ServerInfo {
+    ServerInfo {
+        name: name(format!("server{n}")),
+        incarnation: World::lives()[n],
+        pid: 1,
+        host: "h".into(),
+        version: "0".into(),
+        workers: 1,
+        queues,
+        kinds,
+        started_at: Timestamp::MIN,
+    }
+}
+
 async fn walk(seed: u64, steps: usize) {
     let dir = tempfile::tempdir().unwrap();
     let clock = TestClock::default();
@@ -722,18 +744,8 @@ async fn walk(seed: u64, steps: usize) {
         operations: 0,
         step: 0,
     };
-    for (n, incarnation) in World::lives().into_iter().enumerate() {
-        let server = ServerInfo {
-            name: name(format!("server{n}")),
-            incarnation,
-            pid: 1,
-            host: "h".into(),
-            version: "0".into(),
-            workers: 1,
-            queues: vec![name("queue0")],
-            kinds: vec![name("kind0")],
-            started_at: Timestamp::MIN,
-        };
+    for n in 0..2 {
+        let server = server(n, vec![name("queue0")], vec![name("kind0")]);
         world.mine.announce(&server, None).await.unwrap();
         world.theirs.announce(&server, None).await.unwrap();
     }
