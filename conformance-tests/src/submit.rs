@@ -308,6 +308,7 @@ pub async fn a_job_comes_back_as_it_was_submitted(env: Env) {
             timeout: Some(Duration::from_micros(1_500_001)),
             retention: Some(Retention::all(Keep::Forever)),
         },
+        sensitive: vec!["a".into()],
         occurrence: Some(Occurrence { recurring: "nightly".into(), nominal_at: env.now() }),
         made_from: Some(JobId::new()),
     };

@@ -12,6 +12,7 @@ use crate::outcome::Failure;
 use crate::retry::RetryPolicy;
 use crate::state::Retention;
 use crate::unique::Unique;
+use crate::upgrade::Upgrades;
 
 /// A kind of job: its name, its arguments (the type itself), its output and its options.
 ///
@@ -34,11 +35,21 @@ use crate::unique::Unique;
 /// }
 /// ```
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
-    /// The stable name, never a module path: `[A-Za-z0-9._@-]`, at most 64 bytes.
+    /// The stable name, never a module path: `[A-Za-z0-9._@-]`, at most 64 bytes, not ending in `@` and
+    /// digits.
     const KIND: &'static str;
+
+    /// The version of the arguments, from 1. From 2 on jobs are stored as kind `KIND@VERSION`, so that a
+    /// server which does not know the version never claims them.
+    const VERSION: u32 = 1;
 
     /// Former names, under which stored jobs are still served.
     const ALIASES: &'static [&'static str] = &[];
+
+    /// Arguments that are not shown to people, by their stored names.
+    ///
+    /// They are stored like others; the names go with each job, so that whoever shows it can leave them out.
+    const SENSITIVE: &'static [&'static str] = &[];
 
     /// What it returns; kept as its result.
     type Output: Serialize + DeserializeOwned + Send + 'static;
@@ -46,6 +57,21 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The options of the kind.
     fn options() -> JobOptions {
         JobOptions::new()
+    }
+
+    /// How arguments that older versions stored become this one's.
+    fn upgrades() -> Upgrades<Self> {
+        Upgrades::new()
+    }
+
+    /// A name of this job for people, instead of the kind's; cut at 200 bytes.
+    fn display_name(&self) -> Option<String> {
+        None
+    }
+
+    /// Tags of this job; at most 8 of 64 bytes.
+    fn tags(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// The unique key of this job.

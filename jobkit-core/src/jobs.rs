@@ -16,6 +16,7 @@ use crate::job::{Job, JobOptions, Run};
 use crate::new_job::NewJob;
 use crate::outcome::Failure;
 use crate::record::Payload;
+use crate::upgrade::{Decode, Misfit, base_name, decode, stored_name};
 
 /// How one run of a handler ended.
 #[derive(Debug)]
@@ -49,15 +50,32 @@ impl RunEnd {
 type BoxRun = Pin<Box<dyn Future<Output = RunEnd> + Send>>;
 pub(crate) type Handler = Arc<dyn Fn(Payload, JobContext) -> BoxRun + Send + Sync>;
 
+/// Whether arguments stored under a name fit.
+type Check = Arc<dyn Fn(&str, &[u8]) -> Result<(), Misfit> + Send + Sync>;
+
 /// A kind that can be served.
 #[derive(Clone)]
 pub(crate) struct Kind {
-    pub(crate) name: &'static str,
-    pub(crate) aliases: &'static [&'static str],
+    /// As it is stored: with its version.
+    pub(crate) name: String,
+    /// Its name and aliases, without versions.
+    pub(crate) bases: Vec<&'static str>,
+    pub(crate) version: u32,
+    /// The older versions that it upgrades.
+    pub(crate) upgraded: Vec<u32>,
     pub(crate) options: JobOptions,
     pub(crate) requires: fn(&mut Requirements),
     pub(crate) run: Handler,
     pub(crate) filters: Filters,
+    pub(crate) check: Check,
+}
+
+impl Kind {
+    /// Every name under which jobs are served: those of its own version first.
+    fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let versions = std::iter::once(self.version).chain(self.upgraded.iter().copied());
+        versions.flat_map(|version| self.bases.iter().map(move |base| stored_name(base, version)))
+    }
 }
 
 impl fmt::Debug for Kind {
@@ -127,17 +145,33 @@ impl Jobs {
         E: Into<Failure> + Send + 'static,
     {
         let handler = Arc::new(handler);
+        let steps: Arc<[_]> = J::upgrades().into_steps().into();
+        let upgraded = steps.iter().map(|(version, _)| *version).collect();
+        let check: Check = {
+            let steps = Arc::clone(&steps);
+            Arc::new(move |name, args| {
+                let fits = AssertUnwindSafe(|| decode_version::<J>(&steps, name, args).map(drop));
+                std::panic::catch_unwind(fits).unwrap_or_else(|panic| {
+                    let panic = Failure::from_panic(&*panic, None);
+                    let reason = format!("panicked: {}", panic.text());
+                    Err(Misfit { field: None, reason })
+                })
+            })
+        };
         let run: Handler = Arc::new(move |args, context| {
-            let handler = Arc::clone(&handler);
-            Box::pin(run_one::<J, F, Fut, E>(handler, args, context))
+            let (handler, steps) = (Arc::clone(&handler), Arc::clone(&steps));
+            Box::pin(run_one::<J, F, Fut, E>(handler, steps, args, context))
         });
         self.kinds.push(Kind {
-            name: J::KIND,
-            aliases: J::ALIASES,
+            name: stored_name(J::KIND, J::VERSION),
+            bases: std::iter::once(J::KIND).chain(J::ALIASES.iter().copied()).collect(),
+            version: J::VERSION,
+            upgraded,
             options: J::options(),
             requires,
             run,
             filters: Filters::default(),
+            check,
         });
         self
     }
@@ -170,25 +204,24 @@ impl Jobs {
         self
     }
 
-    /// The names of the kinds, aliases included, in the order added.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.kinds
-            .iter()
-            .flat_map(|kind| std::iter::once(kind.name).chain(kind.aliases.iter().copied()))
+    /// The names under which stored jobs are served, in the order added: versions, aliases and upgraded
+    /// versions included.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.kinds.iter().flat_map(Kind::names)
     }
 
     pub(crate) fn kinds(&self) -> &[Kind] {
         &self.kinds
     }
 
-    /// By every name, aliases included; and the names used twice.
-    pub(crate) fn by_name(&self) -> (BTreeMap<&'static str, Arc<Kind>>, Vec<&'static str>) {
+    /// By every name; and the names used twice.
+    pub(crate) fn by_name(&self) -> (BTreeMap<String, Arc<Kind>>, Vec<String>) {
         let mut by_name = BTreeMap::new();
         let mut twice = Vec::new();
         for kind in &self.kinds {
             let kind = Arc::new(kind.clone());
-            for name in std::iter::once(kind.name).chain(kind.aliases.iter().copied()) {
-                if by_name.insert(name, Arc::clone(&kind)).is_some() {
+            for name in kind.names() {
+                if by_name.insert(name.clone(), Arc::clone(&kind)).is_some() {
                     twice.push(name);
                 }
             }
@@ -205,7 +238,12 @@ macro_rules! jobs {
     };
 }
 
-async fn run_one<J, F, Fut, E>(handler: Arc<F>, args: Payload, context: JobContext) -> RunEnd
+async fn run_one<J, F, Fut, E>(
+    handler: Arc<F>,
+    steps: Arc<[(u32, Decode<J>)]>,
+    args: Payload,
+    context: JobContext,
+) -> RunEnd
 where
     J: Job,
     F: Fn(J, JobContext) -> Fut + Send + Sync,
@@ -215,9 +253,12 @@ where
     // What users wrote runs in the decoding, the call, the future, the encoding and the error's own
     // words: a panic anywhere is a failure of the attempt.
     let run = AssertUnwindSafe(async {
-        let job: J = match decode(&args) {
+        let job = match decode_version::<J>(&steps, context.kind(), &args) {
             Ok(job) => job,
-            Err(failure) => return RunEnd::BadArguments(failure),
+            Err(misfit) => {
+                let failure = Failure::message("BadArguments", misfit.to_string());
+                return RunEnd::BadArguments(failure);
+            }
         };
         drop(args);
         match handler(job, context).await {
@@ -231,17 +272,28 @@ where
     }
 }
 
-fn decode<J: Job>(args: &[u8]) -> Result<J, Failure> {
-    let mut json = serde_json::Deserializer::from_slice(args);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = error.into_inner();
-        let text = match path.as_str() {
-            // Missing fields are named in the reason.
-            "." => format!("the stored arguments do not fit: {reason}"),
-            path => format!("the stored argument `{path}` does not fit: {reason}"),
-        };
-        Failure::message("BadArguments", text)
+/// Decodes arguments by the version that the stored name tells.
+fn decode_version<J: Job>(
+    steps: &[(u32, Decode<J>)],
+    stored: &str,
+    args: &[u8],
+) -> Result<J, Misfit> {
+    let step = steps.iter().find(|(version, _)| {
+        J::VERSION != *version && stored_name(base_name(stored), *version) == stored
+    });
+    let decoded = match step {
+        Some((_, step)) => step(args),
+        None => decode(args),
+    };
+    decoded.map_err(|mut misfit| {
+        let of = misfit.field.as_deref().and_then(|field| field.split(['.', '[']).next());
+        // The reason may quote the value. An older version may have called it otherwise.
+        let hidden = !J::SENSITIVE.is_empty()
+            && (step.is_some() || of.is_none_or(|field| J::SENSITIVE.contains(&field)));
+        if hidden && !misfit.reason.starts_with("missing field") {
+            misfit.reason = "not told, since it may hold a sensitive argument".to_owned();
+        }
+        misfit
     })
 }
 

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod arguments;
 pub mod batch;
 pub mod bounds;
 pub mod capture;
+mod check_stored;
 pub mod client;
 pub mod clock;
 mod coalescer;
@@ -37,6 +39,7 @@ pub mod stats;
 pub mod storage;
 pub mod testing;
 pub mod unique;
+mod upgrade;
 
 pub use clock::{Clock, SystemClock, TestClock, Timestamp};
 pub use error::{Applied, Error, ErrorKind, Result};
@@ -46,6 +49,7 @@ pub use name::Name;
 pub use retry::{RetryDecision, RetryPolicy};
 pub use schedule::{Schedule, TimeZone};
 
+pub use check_stored::{StoredCheck, StoredJob, StoredMisfit, TOLD_MISFITS};
 pub use client::{
     Batch, BatchHandle, Client, ClientOptions, Ends, Enqueue, InTransaction, IntoSubmission,
     JobHandle, Recurring, WaitError,
@@ -59,9 +63,10 @@ pub use jobs::{JobFn, Jobs};
 #[cfg(feature = "log-layer")]
 pub use log_layer::JobLogLayer;
 pub use new_job::{AsParent, NewJob, Untyped, job_by_name};
-pub use outcome::{Advice, Failure, Outcome, Stop, permanent, retry_after, snooze};
+pub use outcome::{Advice, Failure, Outcome, Retry, Stop, permanent, retry_after, snooze};
 pub use server::{Server, ServerBuilder, ServerHandle, ServerOptions};
 pub use storage::Storage;
+pub use upgrade::{Upgraded, Upgrades};
 
 /// What `#[job]` expands to. Not for other use: it changes without notice.
 #[doc(hidden)]
@@ -71,10 +76,15 @@ pub mod __private {
     pub use crate::context::{FromContext, JobContext, Requirements};
     pub use crate::job::{Job, JobOptions, Run};
     pub use crate::jobs::run_blocking;
-    pub use crate::limit::Limit;
+    pub use crate::limit::{Limit, Window};
     pub use crate::new_job::NewJob;
-    pub use crate::outcome::{Failure, Outcome};
+    pub use crate::outcome::{Failure, Outcome, Retry};
+    pub use crate::retry::RetryPolicy;
+    pub use crate::state::{Keep, Retention};
     pub use crate::unique::{OnConflict, Unique, Until};
+    pub use crate::upgrade::{Upgraded, Upgrades};
+
+    pub use crate::arguments::missing;
 
     /// A type that can be stored as a job's argument.
     #[diagnostic::on_unimplemented(

@@ -5,9 +5,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::bounds::LABEL_BYTES;
 use crate::clock::Timestamp;
 use crate::edge::{Edge, On, Parent};
 use crate::error::{Error, Result};
+use crate::failure::cleaned;
 use crate::ids::{BatchId, JobId};
 use crate::job::Job;
 use crate::limit::{Limit, Window};
@@ -17,6 +19,7 @@ use crate::refusal::Refusal;
 use crate::retry::RetryPolicy;
 use crate::state::{Retention, Start};
 use crate::unique::{OnConflict, Unique, Until};
+use crate::upgrade::{base_name, kind_of};
 
 /// A job value: it has its id from birth, and does nothing until it is enqueued.
 ///
@@ -68,7 +71,7 @@ impl<J: Job> NewJob<J> {
             )
         })?;
         let options = J::options();
-        let mut record = NewRecord::new(id, Name::new("kind", J::KIND)?, args);
+        let mut record = NewRecord::new(id, kind_of::<J>()?, args);
         if let Some(queue) = options.queue {
             record.queue = Name::new("queue", queue)?;
         }
@@ -77,6 +80,13 @@ impl<J: Job> NewJob<J> {
         }
         record.unique = job.unique();
         record.limits = job.limits();
+        record.tags = job.tags();
+        if let Some(name) = job.display_name().filter(|name| !name.is_empty()) {
+            record.extras_mut().display_name = Some(cleaned(&name, LABEL_BYTES));
+        }
+        if !J::SENSITIVE.is_empty() {
+            record.extras_mut().sensitive = J::SENSITIVE.iter().map(|&name| name.into()).collect();
+        }
         Ok(record)
     }
 }
@@ -89,9 +99,12 @@ impl<J> NewJob<J> {
 
     /// Takes the id that `key` always has for this kind: enqueueing it again, from anywhere, makes no
     /// second job as long as the first one's record is kept.
+    ///
+    /// A new version of the kind gives the same id: what the older one stored under the key stands, and
+    /// enqueueing it again is a conflict.
     pub fn keyed(mut self, key: &str) -> Self {
         if let Ok(record) = &mut self.record {
-            record.id = JobId::from_key(&record.kind, key);
+            record.id = JobId::from_key(base_name(&record.kind), key);
             self.id = record.id;
         }
         self

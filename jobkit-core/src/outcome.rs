@@ -33,6 +33,51 @@ pub enum Advice {
     Snooze(Duration),
 }
 
+/// What a kind's `classify` says about an error of its own.
+///
+/// It is asked about errors that carry no advice themselves: [`permanent`], [`retry_after`] and [`snooze`]
+/// at the place of the failure go before the general rule.
+///
+/// # Example: an enum of one's own
+/// ```
+/// use std::time::Duration;
+/// use jobkit_core::Retry;
+///
+/// enum PayError { CardExpired, Busy, Network }
+///
+/// fn classify(error: &PayError) -> Retry {
+///     match error {
+///         PayError::CardExpired => Retry::Permanent,
+///         PayError::Busy => Retry::After(Duration::from_secs(60)),
+///         PayError::Network => Retry::ByPolicy,
+///     }
+/// }
+/// # assert_eq!(classify(&PayError::CardExpired), Retry::Permanent);
+/// # classify(&PayError::Busy); classify(&PayError::Network);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// As the retry policy says.
+    ByPolicy,
+    /// Not again: running again cannot help.
+    Permanent,
+    /// After this long, if attempts are left.
+    After(Duration),
+    /// After this long; no attempt is used up.
+    Snooze(Duration),
+}
+
+impl Retry {
+    fn advice(self) -> Option<Advice> {
+        match self {
+            Self::ByPolicy => None,
+            Self::Permanent => Some(Advice::Permanent),
+            Self::After(delay) => Some(Advice::RetryAfter(delay)),
+            Self::Snooze(delay) => Some(Advice::Snooze(delay)),
+        }
+    }
+}
+
 /// An error that carries an [`Advice`]; made by [`permanent`], [`retry_after`] and [`snooze`].
 #[derive(Debug)]
 pub struct Stop {
@@ -157,6 +202,13 @@ impl Failure {
         self
     }
 
+    /// This failure with what its kind says about such errors, unless it carries an advice already.
+    #[must_use]
+    pub fn classified(mut self, retry: Retry) -> Self {
+        self.advice = self.advice.or(retry.advice());
+        self
+    }
+
     /// The message.
     pub fn text(&self) -> &str {
         &self.message
@@ -258,6 +310,18 @@ mod tests {
         let boxed: BoxError = Box::new(Wrapped(retry_after(second, "later")));
         assert_eq!(Failure::from(boxed).advice(), Some(Advice::RetryAfter(second)));
         assert_eq!(Failure::from("plain words").advice(), None);
+    }
+
+    #[test]
+    fn a_kinds_rule_gives_way_to_what_the_error_says() {
+        let second = Duration::from_secs(1);
+        let plain = || Failure::from("plain words");
+        assert_eq!(plain().classified(Retry::ByPolicy).advice(), None);
+        assert_eq!(plain().classified(Retry::Permanent).advice(), Some(Advice::Permanent));
+        let after = plain().classified(Retry::After(second));
+        assert_eq!(after.advice(), Some(Advice::RetryAfter(second)));
+        let said = Failure::from(snooze(second)).classified(Retry::Permanent);
+        assert_eq!(said.advice(), Some(Advice::Snooze(second)));
     }
 
     #[cfg(feature = "anyhow")]

@@ -112,6 +112,9 @@ pub struct Extras {
     /// `locale`, `tenant`, own keys; at most 4 KiB in all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub context: BTreeMap<String, String>,
+    /// The arguments that are not shown to people; see [`JobDetails::shown_args`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sensitive: Vec<String>,
     /// What overrides the server's registry.
     pub overrides: Overrides,
     /// The schedule it was fired by.
@@ -384,6 +387,26 @@ pub struct JobDetails {
     pub parents: Vec<EdgeStatus>,
     /// The last progress its handler told.
     pub progress: Vec<Progress>,
+}
+
+impl JobDetails {
+    /// The arguments as people may see them: sensitive ones read `(hidden)`. `None` where what is stored
+    /// is no JSON.
+    pub fn shown_args(&self) -> Option<serde_json::Value> {
+        let mut args = serde_json::from_slice(&self.args).ok()?;
+        let sensitive = self.record.extras.as_deref().map_or(&[][..], |extras| &extras.sensitive);
+        match &mut args {
+            serde_json::Value::Object(args) => {
+                for (_, value) in args.iter_mut().filter(|(name, _)| sensitive.contains(name)) {
+                    *value = "(hidden)".into();
+                }
+            }
+            // Not by name, so nobody can tell which.
+            other if !sensitive.is_empty() => *other = "(hidden)".into(),
+            _ => {}
+        }
+        Some(args)
+    }
 }
 
 /// An edge, and whether it is decided.

@@ -12,7 +12,7 @@ use crate::context::{DataMap, Requirements};
 use crate::error::{Error, Result};
 use crate::filter::{ElectFilter, Filters, PerformFilter};
 use crate::ids::{Incarnation, random_fraction};
-use crate::jobs::{Jobs, panics};
+use crate::jobs::{Jobs, Kind, panics};
 use crate::name::Name;
 use crate::record::MAX_TIMEOUT;
 use crate::recurring::RecurringSpec;
@@ -189,7 +189,8 @@ impl ServerBuilder {
             );
             mistakes.push(Error::invalid("jobs", text));
         }
-        let kind_names = collect(kinds.keys().map(|name| Name::new("kind", *name)), &mut mistakes);
+        let kind_names =
+            collect(kinds.keys().map(|name| Name::new("kind", name.as_str())), &mut mistakes);
         self.check_data(&mut mistakes);
         self.check_kinds(&mut mistakes);
         let queues = self.build_queues(&mut mistakes);
@@ -257,7 +258,9 @@ impl ServerBuilder {
     fn check_kinds(&self, mistakes: &mut Vec<Error>) {
         for kind in self.jobs.kinds() {
             let options = &kind.options;
-            let mut checks = vec![];
+            let mut checks: Vec<_> =
+                kind.bases.iter().map(|base| crate::upgrade::check_base(base)).collect();
+            checks.push(check_versions(kind));
             checks.extend(options.retry.as_ref().map(|policy| policy.validate()));
             checks.extend(
                 options
@@ -276,7 +279,7 @@ impl ServerBuilder {
                 checks
                     .into_iter()
                     .filter_map(Result::err)
-                    .map(|error| error.with("job", kind.name)),
+                    .map(|error| error.with("job", &kind.name)),
             );
         }
     }
@@ -334,6 +337,22 @@ impl ServerBuilder {
             false => Vec::new(),
         };
         Queues { names, weights }
+    }
+}
+
+fn check_versions(kind: &Kind) -> Result<()> {
+    if kind.version == 0 {
+        return Err(Error::invalid("version", "is 0, where versions begin at 1"));
+    }
+    match kind.upgraded.iter().find(|version| !(1..kind.version).contains(*version)) {
+        Some(version) => {
+            let text = format!(
+                "{version} is upgraded to version {}, where only older ones can be",
+                kind.version
+            );
+            Err(Error::invalid("version", text))
+        }
+        None => Ok(()),
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Engine {
     pub(crate) info: ServerInfo,
     pub(crate) options: ServerOptions,
     pub(crate) queues: Queues,
-    pub(crate) kinds: BTreeMap<&'static str, Arc<Kind>>,
+    pub(crate) kinds: BTreeMap<String, Arc<Kind>>,
     pub(crate) kind_names: Arc<[Name]>,
     pub(crate) data: Arc<DataMap>,
     pub(crate) filters: Filters,
@@ -69,7 +69,7 @@ impl Engine {
         info: ServerInfo,
         options: ServerOptions,
         queues: Queues,
-        kinds: BTreeMap<&'static str, Arc<Kind>>,
+        kinds: BTreeMap<String, Arc<Kind>>,
         data: DataMap,
         filters: Filters,
     ) -> Self {
