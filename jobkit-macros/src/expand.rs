@@ -1,31 +1,66 @@
 //! What `#[job]` leaves: one function of the stored arguments that returns a job value. Everything else
 //! lives inside its body, so that only the function's own name enters the scope.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use std::time::Duration;
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{
     Attribute, Error, FnArg, Ident, ItemFn, LitStr, Pat, PatIdent, PatType, Result, ReturnType,
     Type,
 };
 
-use crate::options::{self, Options};
+use crate::arguments::{self, Argument, Serde, bare};
+use crate::options::{self, Keep, Options, Until};
 
 /// A parameter: an argument that is stored, or something the server gives.
 struct Parameter {
     name: Ident,
     mutable: bool,
     ty: Type,
+    /// Lints and the like, for the code that runs.
     attributes: Vec<Attribute>,
+    serde: Serde,
     injected: bool,
+    sensitive: bool,
 }
 
 pub(crate) fn expand(options: TokenStream, function: TokenStream) -> Result<TokenStream> {
     let options: Options = syn::parse2(options)?;
     let function: ItemFn = syn::parse2(function)?;
     check_signature(&function, &options)?;
-    let parameters = function.sig.inputs.iter().map(parameter).collect::<Result<Vec<_>>>()?;
+    let mut parameters = function.sig.inputs.iter().map(parameter).collect::<Result<Vec<_>>>()?;
+    for named in &options.sensitive {
+        match parameters.iter_mut().find(|one| one.name == *named && !one.injected) {
+            Some(parameter) => parameter.sensitive = true,
+            None => return Err(Error::new(named.span(), "is not an argument of this job")),
+        }
+    }
+    check_texts(&options, &parameters)?;
+    arguments::check(&stored(&parameters))?;
     Ok(generate(&options, &function, &parameters))
+}
+
+fn stored(parameters: &[Parameter]) -> Vec<Argument<'_>> {
+    let stored = parameters.iter().filter(|parameter| !parameter.injected);
+    stored.map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }).collect()
+}
+
+/// Texts made of arguments are shown to people, so sensitive arguments are not for them.
+fn check_texts(options: &Options, parameters: &[Parameter]) -> Result<()> {
+    let limits = options.limits.iter().map(|(name, ..)| name);
+    let texts =
+        options.unique.iter().chain(&options.display_name).chain(&options.tags).chain(limits);
+    for text in texts {
+        let value = text.value();
+        let named = |parameter: &&Parameter| parameter.sensitive && names(&value, &parameter.name);
+        if let Some(parameter) = parameters.iter().find(named) {
+            let reason = format!("`{}` is sensitive, and this text is shown", parameter.name);
+            return Err(Error::new(text.span(), reason));
+        }
+    }
+    Ok(())
 }
 
 fn check_signature(function: &ItemFn, options: &Options) -> Result<()> {
@@ -53,13 +88,9 @@ fn check_signature(function: &ItemFn, options: &Options) -> Result<()> {
     }
     if options.name.is_none() {
         let name = LitStr::new(&bare(&signature.ident), signature.ident.span());
-        options::name(&name)?;
+        options::kind(&name)?;
     }
     Ok(())
-}
-
-fn bare(name: &Ident) -> String {
-    name.to_string().trim_start_matches("r#").to_owned()
 }
 
 fn parameter(argument: &FnArg) -> Result<Parameter> {
@@ -85,15 +116,34 @@ fn parameter(argument: &FnArg) -> Result<Parameter> {
             "a job cannot be generic: stored data never chooses code",
         ));
     }
-    let marked = attrs.iter().any(|attribute| attribute.path().is_ident("inject"));
-    let attributes = attrs.iter().filter(|a| !a.path().is_ident("inject")).cloned().collect();
-    Ok(Parameter {
+    let mut parameter = Parameter {
         name: ident.clone(),
         mutable: mutability.is_some(),
         ty: (**ty).clone(),
-        attributes,
-        injected: marked || is_injected(ty),
-    })
+        attributes: Vec::new(),
+        serde: Serde::default(),
+        injected: is_injected(ty),
+        sensitive: false,
+    };
+    for attribute in attrs {
+        let path = attribute.path();
+        if path.is_ident("inject") {
+            parameter.injected = true;
+        } else if path.is_ident("sensitive") {
+            parameter.sensitive = true;
+        } else if path.is_ident("serde") {
+            parameter.serde.read(attribute)?;
+        } else if path.is_ident("cfg") || path.is_ident("cfg_attr") {
+            let text = "an argument is stored, so it cannot come and go with the build";
+            return Err(Error::new(attribute.span(), text));
+        } else if !path.is_ident("doc") {
+            parameter.attributes.push(attribute.clone());
+        }
+    }
+    if parameter.injected && parameter.sensitive {
+        return Err(Error::new(ident.span(), "is given by the server, and not stored"));
+    }
+    Ok(parameter)
 }
 
 /// By the last segment of its path, since a macro sees no types.
@@ -124,21 +174,17 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
             quote!(#text)
         }
     };
-    let stored: Vec<_> = parameters.iter().filter(|parameter| !parameter.injected).collect();
-    let stored_names: Vec<_> = stored.iter().map(|parameter| &parameter.name).collect();
-    let stored_types: Vec<_> = stored.iter().map(|parameter| &parameter.ty).collect();
-    let stored_attributes = stored.iter().map(|parameter| {
-        let attributes = &parameter.attributes;
-        quote!(#(#attributes)*)
-    });
-    let checks = stored.iter().map(|parameter| {
-        let ty = &parameter.ty;
+    let stored = stored(parameters);
+    let stored_names: Vec<_> = stored.iter().map(|argument| argument.name).collect();
+    let stored_types: Vec<_> = stored.iter().map(|argument| argument.ty).collect();
+    let checks = stored.iter().filter(|argument| argument.is_plain()).map(|argument| {
+        let ty = argument.ty;
         quote_spanned!(ty.span()=> #private::assert_argument::<#ty>();)
     });
     let call_parameters = parameters.iter().map(|parameter| {
-        let Parameter { name, ty, mutable, .. } = parameter;
+        let Parameter { name, ty, mutable, attributes, .. } = parameter;
         let mutable = mutable.then(|| quote!(mut));
-        quote!(#mutable #name: #ty)
+        quote!(#(#attributes)* #mutable #name: #ty)
     });
     let call_arguments: Vec<_> = parameters
         .iter()
@@ -159,46 +205,61 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
     });
     let asyncness = &function.sig.asyncness;
     let call = if options.blocking {
-        quote!(#private::run_blocking(move || __Job::call(#(#call_arguments),*)).await)
+        quote!(#private::run_blocking(move || __call(#(#call_arguments),*)).await)
     } else {
-        quote!(__Job::call(#(#call_arguments),*).await)
+        quote!(__call(#(#call_arguments),*).await)
     };
+    let serde = arguments::implement(&stored, &private);
     let job_options = job_options(options, &private);
+    let upgrades = upgrades(options, &private, &stored_names, &stored_types);
     let unique = unique(options, &private, &stored_names);
     let limits = limits(options, &private, &stored_names);
+    let texts = texts(options, &stored_names);
     let aliases = &options.aliases;
-    let serde_path = quote!(#private::serde).to_string().replace(' ', "");
+    let version = options.version.iter();
+    let sensitive = sensitive(parameters);
     let outcome = quote!(<#output as #private::Outcome>);
+    let classified = options.classify.as_ref().map(|path| {
+        let retry = quote_spanned!(path.span()=> #path(&__error));
+        quote!(let __retry: #private::Retry = #retry;)
+    });
+    let apply = options.classify.is_some().then(|| quote!(.classified(__retry)));
+    // That a job is async is not its author's choice.
+    let unused_async = (asyncness.is_some() && !awaits(block.to_token_stream()))
+        .then(|| quote!(#[allow(clippy::unused_async)]));
     quote! {
         #(#outer)*
         #[must_use = "a job does nothing until it is enqueued"]
         #visibility fn #name(#(#stored_names: #stored_types),*)
             -> #private::NewJob<impl #private::Run<Output = #outcome::Ok>>
         {
-            #[derive(#private::serde::Serialize, #private::serde::Deserialize)]
-            #[serde(crate = #serde_path)]
-            struct __Job {
-                #(#stored_attributes #stored_names: #stored_types,)*
-            }
-
-            impl __Job {
-                #(#inner)*
-                // That a job is async is not its author's choice.
-                #[allow(clippy::unused_async)]
-                #asyncness fn call(#(#call_parameters),*) -> #output #block
-            }
-
+            // First, so that its errors are.
             const _: fn() = || { #(#checks)* };
+
+            struct __Job {
+                #(#stored_names: #stored_types,)*
+            }
+
+            #(#inner)*
+            #unused_async
+            #asyncness fn __call(#(#call_parameters),*) -> #output #block
+
+            #serde
 
             impl #private::Job for __Job {
                 const KIND: &'static str = #kind;
                 const ALIASES: &'static [&'static str] = &[#(#aliases),*];
+                #(const VERSION: u32 = #version;)*
+                #sensitive
                 type Output = #outcome::Ok;
+
+                #upgrades
 
                 fn options() -> #private::JobOptions {
                     #job_options
                 }
 
+                #texts
                 #unique
                 #limits
             }
@@ -218,8 +279,11 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
                     let _ = &__context;
                     #(#injections)*
                     let __outcome = #call;
-                    #private::Outcome::into_result(__outcome)
-                        .map_err(<#private::Failure as ::core::convert::From<#outcome::Err>>::from)
+                    #private::Outcome::into_result(__outcome).map_err(|__error| {
+                        #classified
+                        <#private::Failure as ::core::convert::From<#outcome::Err>>::from(__error)
+                            #apply
+                    })
                 }
             }
 
@@ -253,16 +317,117 @@ fn job_options(options: &Options, private: &TokenStream) -> TokenStream {
         tokens = quote!(#tokens.max_attempts(#attempts));
     }
     if let Some(timeout) = options.timeout {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        tokens = quote!(#tokens.timeout(::core::time::Duration::from_millis(#millis)));
+        let timeout = length_of(timeout);
+        tokens = quote!(#tokens.timeout(#timeout));
+    }
+    if let Some(retry) = &options.retry {
+        tokens = quote!(#tokens.retry(#retry));
+    }
+    match &options.retention {
+        Some(Keep::For(length)) => {
+            let length = length_of(*length);
+            tokens =
+                quote!(#tokens.retention(#private::Retention::all(#private::Keep::For(#length))));
+        }
+        Some(Keep::Forever) => {
+            tokens = quote!(#tokens.retention(#private::Retention::all(#private::Keep::Forever)));
+        }
+        Some(Keep::Computed(retention)) => tokens = quote!(#tokens.retention(#retention)),
+        None => {}
     }
     tokens
+}
+
+fn length_of(length: Duration) -> TokenStream {
+    let millis = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+    quote!(::core::time::Duration::from_millis(#millis))
+}
+
+fn sensitive(parameters: &[Parameter]) -> TokenStream {
+    let sensitive = parameters.iter().filter(|parameter| parameter.sensitive);
+    let names: Vec<_> = sensitive
+        .map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }.stored_name())
+        .collect();
+    if names.is_empty() {
+        return TokenStream::new();
+    }
+    quote!(const SENSITIVE: &'static [&'static str] = &[#(#names),*];)
+}
+
+fn upgrades(
+    options: &Options,
+    private: &TokenStream,
+    names: &[&Ident],
+    types: &[&Type],
+) -> TokenStream {
+    if options.upgrades.is_empty() {
+        return TokenStream::new();
+    }
+    let steps = options.upgrades.iter().map(|(version, path)| {
+        let upgraded = quote_spanned! {path.span()=>
+            #private::Upgraded::<(#(#types,)*)>::upgraded(#path(__old))
+        };
+        quote! {
+            .version(#version, |__old| {
+                let (#(#names,)*) = #upgraded?;
+                ::core::result::Result::<Self, #private::Failure>::Ok(Self { #(#names),* })
+            })
+        }
+    });
+    quote! {
+        fn upgrades() -> #private::Upgrades<Self> {
+            #private::Upgrades::new()#(#steps)*
+        }
+    }
+}
+
+fn texts(options: &Options, stored: &[&Ident]) -> TokenStream {
+    let display_name = options.display_name.as_ref().map(|text| {
+        let bindings = bindings(text, stored);
+        quote! {
+            fn display_name(&self) -> ::core::option::Option<::std::string::String> {
+                #bindings
+                ::core::option::Option::Some(::std::format!(#text))
+            }
+        }
+    });
+    let tags = options.tags.iter().map(|text| {
+        let bindings = bindings(text, stored);
+        quote!({
+            #bindings
+            ::std::format!(#text)
+        })
+    });
+    let tags = (!options.tags.is_empty()).then(|| {
+        quote! {
+            fn tags(&self) -> ::std::vec::Vec<::std::string::String> {
+                ::std::vec![#(#tags),*]
+            }
+        }
+    });
+    quote!(#display_name #tags)
+}
+
+/// Whether the code awaits anything, as far as its words tell.
+fn awaits(code: TokenStream) -> bool {
+    code.into_iter().any(|token| match token {
+        TokenTree::Ident(word) => word == "await",
+        TokenTree::Group(group) => awaits(group.stream()),
+        _ => false,
+    })
 }
 
 fn unique(options: &Options, private: &TokenStream, stored: &[&Ident]) -> TokenStream {
     let Some(key) = &options.unique else { return TokenStream::new() };
     let bindings = bindings(key, stored);
-    let until = options.until.clone().unwrap_or_else(|| format_ident!("Finished"));
+    let until = match &options.until {
+        Some(Until::Word(word)) => quote!(#private::Until::#word),
+        Some(Until::Period(length)) => {
+            let length = length_of(*length);
+            quote!(#private::Until::Period(#length))
+        }
+        None => quote!(#private::Until::Finished),
+    };
     let on_conflict =
         options.on_conflict.clone().unwrap_or_else(|| format_ident!("ReturnExisting"));
     quote! {
@@ -270,7 +435,7 @@ fn unique(options: &Options, private: &TokenStream, stored: &[&Ident]) -> TokenS
             #bindings
             ::core::option::Option::Some(#private::Unique {
                 key: ::std::format!(#key),
-                until: #private::Until::#until,
+                until: #until,
                 on_conflict: #private::OnConflict::#on_conflict,
             })
         }
@@ -281,11 +446,21 @@ fn limits(options: &Options, private: &TokenStream, stored: &[&Ident]) -> TokenS
     if options.limits.is_empty() {
         return TokenStream::new();
     }
-    let limits = options.limits.iter().map(|(name, max)| {
+    let limits = options.limits.iter().map(|(name, max, window)| {
         let bindings = bindings(name, stored);
+        let window = window.map(|window| {
+            let window = length_of(window);
+            quote! {
+                __limit.window =
+                    ::core::option::Option::Some(#private::Window::Sliding(#window));
+            }
+        });
+        let mutable = window.is_some().then(|| quote!(mut));
         quote!({
             #bindings
-            #private::Limit::new(::std::format!(#name), #max)
+            let #mutable __limit = #private::Limit::new(::std::format!(#name), #max);
+            #window
+            __limit
         })
     });
     quote! {
@@ -299,12 +474,15 @@ fn limits(options: &Options, private: &TokenStream, stored: &[&Ident]) -> TokenS
 /// is not an argument is underlined in the text by the compiler itself.
 fn bindings(text: &LitStr, stored: &[&Ident]) -> TokenStream {
     let text = text.value();
-    let named = stored.iter().filter(|argument| {
-        let argument = bare(argument);
-        text.split('{').skip(1).any(|rest| {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-            rest[..end] == argument
-        })
-    });
+    let named = stored.iter().filter(|argument| names(&text, argument));
     quote!(#(let #named = &self.#named;)*)
+}
+
+/// Whether a format string names an argument.
+fn names(text: &str, argument: &Ident) -> bool {
+    let argument = bare(argument);
+    text.split('{').skip(1).any(|rest| {
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        rest[..end] == argument
+    })
 }

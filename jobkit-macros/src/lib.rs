@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod arguments;
 mod expand;
 mod options;
 
@@ -10,20 +11,33 @@ use proc_macro::TokenStream;
 /// The function keeps its name, documentation, visibility and place; calling it makes a job value that
 /// does nothing until it is enqueued. Parameters of type `Data<…>` or `JobContext`, and those marked
 /// `#[inject]`, are given by the server; every other one is an argument: owned, and stored as JSON by its
-/// name. Attributes such as `#[serde(default)]` may stand on arguments.
+/// name. On arguments may stand `#[serde(default)]`, `rename`, `alias`, `with` and their like, and
+/// `#[sensitive]` on those that are not to be shown to people.
+///
+/// The body may not name `Self`: in an `impl` block, name the type.
 ///
 /// | option | meaning | default |
 /// |---|---|---|
 /// | `name = "…"` | the stable name of the kind | the function's name |
 /// | `aliases("…", …)` | former names that are still served | none |
+/// | `version = 2` | the version of the arguments; from 2 on stored as `name@2` | 1 |
+/// | `upgrade = path` | a function from the stored arguments of the version before to a tuple of the present ones | none |
+/// | `upgrade(1 = a, 2 = b)` | the same, for several older versions | none |
 /// | `queue = "…"` | where it waits | `default` |
 /// | `priority = 0…9` | 9 goes first | 5 |
 /// | `max_attempts = n` | failures it may have, the first run included | the server's, 11 |
+/// | `retry = expression` | its `RetryPolicy` | the server's |
+/// | `classify = path` | `fn(&E) -> Retry`, asked about errors that carry no advice | by policy |
 /// | `timeout = "2m"` | how long one attempt may take (`ms`, `s`, `m`, `h`, `d`) | the server's, none |
+/// | `retention = "7d"` | how long finished ones are kept: a length, `"forever"`, or a `Retention` | the server's |
 /// | `unique = "welcome:{user_id}"` | at most one job holds this key; names are arguments | none |
-/// | `unique_until = "started"` | until when the key is held: `started` or `finished` | `finished` |
+/// | `unique_until = "started"` | until when the key is held: `started`, `finished`, or a length such as `"10m"` | `finished` |
 /// | `on_conflict = "reject"` | when it is held: `return_existing`, `reject`, `replace` | `return_existing` |
 /// | `limit("smtp", 10)` | at most so many at once under this name, which may hold arguments | none |
+/// | `rate_limit("api", 100, "1m")` | at most so many starts in any such length | none |
+/// | `display_name = "Welcome {user_id}"` | a name of each job for people | the kind |
+/// | `tags("vip", "user:{user_id}")` | tags of each job | none |
+/// | `sensitive(card, pin)` | as `#[sensitive]` on these arguments | none |
 /// | `blocking` | the function is not async and runs on the blocking pool | async |
 /// | `crate = path` | where JobKit is, if it was renamed | `::jobkit` |
 #[proc_macro_attribute]

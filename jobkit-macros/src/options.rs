@@ -2,8 +2,23 @@
 
 use std::time::Duration;
 
+use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
-use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, parenthesized};
+use syn::{Error, Expr, ExprLit, Ident, Lit, LitInt, LitStr, Path, Result, Token, parenthesized};
+
+/// A length of time, or a word for one.
+#[derive(Clone)]
+pub(crate) enum Until {
+    Word(Ident),
+    Period(Duration),
+}
+
+/// How long finished jobs are kept.
+pub(crate) enum Keep {
+    For(Duration),
+    Forever,
+    Computed(Expr),
+}
 
 /// What was named; everything is optional.
 #[derive(Default)]
@@ -15,15 +30,26 @@ pub(crate) struct Options {
     pub(crate) max_attempts: Option<LitInt>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) unique: Option<LitStr>,
-    pub(crate) until: Option<Ident>,
+    /// Where an option stands that means nothing without `unique`.
+    needs_unique: Option<Span>,
+    pub(crate) until: Option<Until>,
     pub(crate) on_conflict: Option<Ident>,
-    pub(crate) limits: Vec<(LitStr, LitInt)>,
+    pub(crate) limits: Vec<(LitStr, LitInt, Option<Duration>)>,
+    pub(crate) version: Option<LitInt>,
+    pub(crate) upgrades: Vec<(u32, Path)>,
+    pub(crate) classify: Option<Path>,
+    pub(crate) retry: Option<Expr>,
+    pub(crate) retention: Option<Keep>,
+    pub(crate) display_name: Option<LitStr>,
+    pub(crate) tags: Vec<LitStr>,
+    pub(crate) sensitive: Vec<Ident>,
     pub(crate) blocking: bool,
     pub(crate) krate: Option<Path>,
 }
 
-const KNOWN: &str = "name, aliases, queue, priority, max_attempts, timeout, unique, unique_until, \
-                     on_conflict, limit, blocking, crate";
+const KNOWN: &str = "name, aliases, version, upgrade, queue, priority, max_attempts, retry, classify, \
+                     timeout, retention, unique, unique_until, on_conflict, limit, rate_limit, tags, \
+                     display_name, sensitive, blocking, crate";
 
 impl Parse for Options {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
@@ -40,34 +66,70 @@ impl Parse for Options {
                 input.parse::<Token![,]>()?;
             }
         }
-        if options.unique.is_none() && (options.until.is_some() || options.on_conflict.is_some()) {
-            return Err(input.error("`unique_until` and `on_conflict` need `unique = \"…\"`"));
+        if let (None, Some(span)) = (&options.unique, options.needs_unique) {
+            return Err(Error::new(span, "needs `unique = \"…\"`"));
         }
+        options.check_versions()?;
         Ok(options)
     }
 }
 
 impl Options {
+    fn version(&self) -> Result<u32> {
+        self.version.as_ref().map_or(Ok(1), LitInt::base10_parse)
+    }
+
+    fn check_versions(&mut self) -> Result<()> {
+        let version = self.version()?;
+        for (from, path) in &mut self.upgrades {
+            // `upgrade = path`: from the version before.
+            if *from == 0 {
+                *from = version.saturating_sub(1);
+            }
+            if *from == 0 || *from >= version {
+                let text = format!(
+                    "only versions before the present one, {version}, can be upgraded; name that by `version = n`"
+                );
+                return Err(Error::new_spanned(path, text));
+            }
+        }
+        for (i, (from, path)) in self.upgrades.iter().enumerate() {
+            if self.upgrades[..i].iter().any(|(other, _)| other == from) {
+                return Err(Error::new_spanned(path, format!("version {from} is upgraded twice")));
+            }
+        }
+        Ok(())
+    }
+
     fn parse_one(&mut self, input: ParseStream<'_>) -> Result<()> {
         let option: Ident = input.parse()?;
         match option.to_string().as_str() {
-            "name" => self.name = Some(name(&value(input)?)?),
+            "name" => self.name = Some(kind(&value(input)?)?),
             "queue" => self.queue = Some(name(&value(input)?)?),
             "aliases" => {
                 let list;
                 parenthesized!(list in input);
                 let names = list.parse_terminated(<LitStr as Parse>::parse, Token![,])?;
-                self.aliases = names.iter().map(name).collect::<Result<_>>()?;
+                self.aliases = names.iter().map(kind).collect::<Result<_>>()?;
             }
             "priority" => self.priority = Some(number(input, 0, 9)?),
             "max_attempts" => self.max_attempts = Some(number(input, 1, 1000)?),
             "timeout" => self.timeout = Some(duration(&value(input)?)?),
             "unique" => self.unique = Some(value(input)?),
             "unique_until" => {
-                self.until =
-                    Some(choice(input, &[("started", "Started"), ("finished", "Finished")])?);
+                self.needs_unique = Some(option.span());
+                let text = value(input)?;
+                self.until = Some(match text.value().as_str() {
+                    "started" => Until::Word(Ident::new("Started", text.span())),
+                    "finished" => Until::Word(Ident::new("Finished", text.span())),
+                    _ => Until::Period(duration(&text).map_err(|_| {
+                        let expected = "must be `started`, `finished` or a length such as \"10m\"";
+                        Error::new(text.span(), expected)
+                    })?),
+                });
             }
             "on_conflict" => {
+                self.needs_unique = Some(option.span());
                 let choices = [
                     ("return_existing", "ReturnExisting"),
                     ("reject", "Reject"),
@@ -82,7 +144,67 @@ impl Options {
                 limit.parse::<Token![,]>()?;
                 let max: LitInt = limit.parse()?;
                 in_range(&max, 1, 100_000)?;
-                self.limits.push((name, max));
+                self.limits.push((name, max, None));
+            }
+            "rate_limit" => {
+                let limit;
+                parenthesized!(limit in input);
+                let name: LitStr = limit.parse()?;
+                limit.parse::<Token![,]>()?;
+                let max: LitInt = limit.parse()?;
+                in_range(&max, 1, 100_000)?;
+                limit.parse::<Token![,]>()?;
+                let window = duration(&limit.parse()?)?;
+                self.limits.push((name, max, Some(window)));
+            }
+            "version" => self.version = Some(number(input, 1, 1_000_000)?),
+            "upgrade" if input.peek(Token![=]) => {
+                input.parse::<Token![=]>()?;
+                self.upgrades.push((0, input.parse()?));
+            }
+            "upgrade" => {
+                let list;
+                parenthesized!(list in input);
+                while !list.is_empty() {
+                    let version: LitInt = list.parse()?;
+                    in_range(&version, 1, 1_000_000)?;
+                    list.parse::<Token![=]>()?;
+                    self.upgrades.push((version.base10_parse()?, list.parse()?));
+                    if !list.is_empty() {
+                        list.parse::<Token![,]>()?;
+                    }
+                }
+            }
+            "classify" => {
+                input.parse::<Token![=]>()?;
+                self.classify = Some(input.parse()?);
+            }
+            "retry" => {
+                input.parse::<Token![=]>()?;
+                self.retry = Some(input.parse()?);
+            }
+            "retention" => {
+                input.parse::<Token![=]>()?;
+                self.retention = Some(match input.parse()? {
+                    Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) if text.value() == "forever" => {
+                        Keep::Forever
+                    }
+                    Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Keep::For(duration(&text)?),
+                    other => Keep::Computed(other),
+                });
+            }
+            "display_name" => self.display_name = Some(value(input)?),
+            "tags" => {
+                let list;
+                parenthesized!(list in input);
+                let tags = list.parse_terminated(<LitStr as Parse>::parse, Token![,])?;
+                self.tags.extend(tags);
+            }
+            "sensitive" => {
+                let list;
+                parenthesized!(list in input);
+                let names = list.parse_terminated(Ident::parse, Token![,])?;
+                self.sensitive.extend(names);
             }
             "blocking" => self.blocking = true,
             other => {
@@ -123,6 +245,19 @@ fn choice(input: ParseStream<'_>, choices: &[(&str, &str)]) -> Result<Ident> {
             Err(Error::new(text.span(), format!("must be one of {}", words.join(", "))))
         }
     }
+}
+
+/// A name as kinds may have it: not like a version of another one.
+pub(crate) fn kind(text: &LitStr) -> Result<LitStr> {
+    let value = text.value();
+    if let Some((base, version)) = value.rsplit_once('@')
+        && !version.is_empty()
+        && version.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        let text_of = format!("ends like a version of `{base}`; say `version = {version}` instead");
+        return Err(Error::new(text.span(), text_of));
+    }
+    name(text)
 }
 
 /// A name as queues and kinds may have it.
