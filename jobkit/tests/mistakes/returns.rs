@@ -1,0 +1,6 @@
+#[jobkit::job]
+async fn number() -> u32 {
+    7
+}
+
+fn main() {}
