@@ -11,6 +11,8 @@ mod guide {
     mod index {}
     #[doc = include_str!("../../docs/guide/jobs.md")]
     mod jobs {}
+    #[doc = include_str!("../../docs/guide/changing-jobs.md")]
+    mod changing_jobs {}
     #[doc = include_str!("../../docs/guide/enqueueing.md")]
     mod enqueueing {}
     #[doc = include_str!("../../docs/guide/errors-and-retries.md")]
