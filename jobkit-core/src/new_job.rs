@@ -199,6 +199,59 @@ impl<J> NewJob<J> {
         self.change_unique("on_conflict", |unique| unique.on_conflict = on_conflict)
     }
 
+    /// Throttles: of the jobs enqueued with this key, at most one in every `period` is stored, the first;
+    /// the others are given its handle. Short for [`unique`](Self::unique) until a
+    /// [`Period`](Until::Period) has passed.
+    ///
+    /// # Example: one reminder an hour
+    /// ```
+    /// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+    /// # use std::time::Duration;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Remind {}
+    /// # impl Job for Remind { const KIND: &'static str = "remind"; type Output = (); }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # let client = Client::new(MemoryStorage::new());
+    /// let remind = || NewJob::new(Remind {}).throttle("remind:42", Duration::from_secs(3600));
+    /// let first = client.enqueue(remind()).await?;
+    /// let second = client.enqueue(remind()).await?;
+    /// assert_eq!(first.id(), second.id());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn throttle(self, key: impl Into<String>, period: Duration) -> Self {
+        self.unique(key).unique_until(Until::Period(period))
+    }
+
+    /// Debounces: the job runs when `quiet` has passed without another one being enqueued with this key,
+    /// and the last one wins; those before it become Deleted, replaced. As long as they keep coming
+    /// faster than that, none runs.
+    ///
+    /// Short for [`unique`](Self::unique) until started, [`Replace`](OnConflict::Replace), and a
+    /// [`delay`](Self::delay).
+    ///
+    /// # Example: index a document once its author pauses
+    /// ```
+    /// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+    /// # use std::time::Duration;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Index { version: u32 }
+    /// # impl Job for Index { const KIND: &'static str = "index"; type Output = (); }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # let client = Client::new(MemoryStorage::new());
+    /// for version in 1..=3 {
+    ///     let index = NewJob::new(Index { version });
+    ///     client.enqueue(index.debounce("index:7", Duration::from_secs(10))).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn debounce(self, key: impl Into<String>, quiet: Duration) -> Self {
+        self.unique(key).unique_until(Until::Started).on_conflict(OnConflict::Replace).delay(quiet)
+    }
+
     fn change_unique(self, field: &'static str, change: impl FnOnce(&mut Unique)) -> Self {
         self.change(|record| match &mut record.unique {
             Some(unique) => {

@@ -136,3 +136,24 @@ async fn batches_inside_a_batch_run_to_their_end() {
     let place = |name: &str| ledger.lock().unwrap().ends.iter().rposition(|end| *end == *name);
     assert!(place("world") > place("member"), "it waits for the members of every batch inside");
 }
+
+#[tokio::test]
+async fn of_debounced_jobs_the_last_runs_and_of_throttled_ones_the_first() {
+    let (mut t, ledger) = server();
+    let client = t.client();
+    let debounced = |n: u64| script(&format!("d{n}"), Act::Return(n)).debounce("d", HOUR);
+    let throttled = |n: u64| script(&format!("t{n}"), Act::Return(n)).throttle("t", HOUR);
+    for n in 0..5 {
+        client.enqueue(debounced(n)).await.unwrap();
+        client.enqueue(throttled(n)).await.unwrap();
+        t.advance(HOUR / 4).await;
+    }
+    // The first period of the throttle has passed before the fifth came; no quiet hour has.
+    assert_eq!(ledger.lock().unwrap().ends, ["t0", "t4"]);
+    t.advance(HOUR).await;
+    assert_eq!(ledger.lock().unwrap().ends, ["t0", "t4", "d4"]);
+    // One that runs is past being replaced, and begins anew.
+    client.enqueue(debounced(9)).await.unwrap();
+    t.advance(HOUR).await;
+    assert_eq!(ledger.lock().unwrap().ends.last().map(String::as_str), Some("d9"));
+}
