@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod chaos;
 pub(crate) mod fix;
 pub(crate) mod package;
 pub(crate) mod test;

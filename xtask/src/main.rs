@@ -9,7 +9,7 @@ mod requirements;
 
 use std::process::ExitCode;
 
-use commands::{fix, package, test, verify};
+use commands::{chaos, fix, package, test, verify};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 4] = [
+const COMMANDS: [Command; 5] = [
     Command {
         name: "test",
         arguments: "[nextest arguments]",
@@ -48,6 +48,12 @@ const COMMANDS: [Command; 4] = [
         arguments: "",
         summary: "formats, and applies what clippy can mend",
         run: fix::run,
+    },
+    Command {
+        name: "chaos",
+        arguments: "[--minutes N] [--seed N] [--storage sqlite]",
+        summary: "kills, freezes and restarts real servers, and checks the books",
+        run: chaos::run_chaos,
     },
     Command {
         name: "package",

@@ -2,6 +2,7 @@
 //! outside the database is checked afterwards.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+mod chaos;
 mod crash;
 mod frozen;
 mod ledger;

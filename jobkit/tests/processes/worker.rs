@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use jobkit::server::ServerOptions;
 use jobkit::sqlite::SqliteStorage;
-use jobkit::{Data, JobContext, Jobs, RetryPolicy, Server, jobs};
+use jobkit::{Data, JobContext, Jobs, Recurring, RetryPolicy, Server, jobs};
 
 use crate::ledger::{Ledger, What};
 
 const DB: &str = "JOBKIT_PROCESSES_DB";
 const LEDGER: &str = "JOBKIT_PROCESSES_LEDGER";
+/// Whether the servers have a schedule.
+const TICKS: &str = "JOBKIT_PROCESSES_TICKS";
 
 /// The lease of these servers: what was running when one is killed goes on after little more.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
@@ -44,6 +46,52 @@ pub(crate) async fn stubborn(name: String, millis: u64, ledger: Data<Ledger>, ct
     ledger.write(What::End, &name, &ctx);
 }
 
+/// Asks once to run later.
+#[jobkit::job]
+pub(crate) async fn snoozer(
+    name: String,
+    ledger: Data<Ledger>,
+    ctx: JobContext,
+) -> anyhow::Result<()> {
+    ledger.write(What::Start, &name, &ctx);
+    if ctx.fence() == 1 {
+        return Err(jobkit::snooze(Duration::from_millis(100)).into());
+    }
+    ledger.write(What::End, &name, &ctx);
+    Ok(())
+}
+
+/// Fails for good.
+#[jobkit::job]
+pub(crate) async fn doomed(
+    name: String,
+    ledger: Data<Ledger>,
+    ctx: JobContext,
+) -> anyhow::Result<()> {
+    ledger.write(What::Start, &name, &ctx);
+    Err(jobkit::permanent("it cannot be").into())
+}
+
+/// Enqueues one child, however often it runs.
+#[jobkit::job]
+pub(crate) async fn parent_of(
+    name: String,
+    ledger: Data<Ledger>,
+    ctx: JobContext,
+) -> anyhow::Result<()> {
+    ledger.write(What::Start, &name, &ctx);
+    let child = work(format!("child of {name}"), 1).keyed(&name);
+    ctx.client().enqueue(child).await?;
+    ledger.write(What::End, &name, &ctx);
+    Ok(())
+}
+
+#[jobkit::job]
+async fn tick(ledger: Data<Ledger>, ctx: JobContext) {
+    ledger.write(What::Start, "tick", &ctx);
+    ledger.write(What::End, "tick", &ctx);
+}
+
 /// Ends its process.
 #[jobkit::job]
 pub(crate) async fn killer(name: String, ledger: Data<Ledger>, ctx: JobContext) {
@@ -54,7 +102,7 @@ pub(crate) async fn killer(name: String, ledger: Data<Ledger>, ctx: JobContext) 
 }
 
 fn all() -> Jobs {
-    jobs![work, retried, stubborn, killer]
+    jobs![work, retried, stubborn, snoozer, doomed, parent_of, tick, killer]
 }
 
 /// Runs a server where the environment names a database; else does nothing.
@@ -68,7 +116,12 @@ pub(crate) fn run_if_asked() {
             .janitor_interval(Duration::from_millis(300))
             .workers(8)
             .retry(RetryPolicy::fixed(Duration::from_millis(50)).max_attempts(5));
-        let server = Server::builder(storage).jobs(all()).data(Ledger::at(ledger)).options(options);
+        let every_second = Recurring::every("tick", Duration::from_secs(1)).job(tick());
+        let mut server =
+            Server::builder(storage).jobs(all()).data(Ledger::at(ledger)).options(options);
+        if std::env::var(TICKS).is_ok() {
+            server = server.recurring(every_second);
+        }
         server.build().unwrap().run_until_signal().await.unwrap();
     });
 }
@@ -78,7 +131,17 @@ pub(crate) struct Process(Child);
 
 impl Process {
     pub(crate) fn start(db: &Path, ledger: &Ledger) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
+        Self::spawn(db, ledger, &mut Command::new(std::env::current_exe().unwrap()))
+    }
+
+    /// With a schedule that fires every second.
+    pub(crate) fn start_with_ticks(db: &Path, ledger: &Ledger) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::spawn(db, ledger, command.env(TICKS, "1"))
+    }
+
+    fn spawn(db: &Path, ledger: &Ledger, command: &mut Command) -> Self {
+        let child = command
             .args(["server_process", "--exact", "--nocapture"])
             .env(DB, db)
             .env(LEDGER, ledger.path())
@@ -102,6 +165,15 @@ impl Process {
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
+    }
+
+    /// Asks it to stop, and waits until it has; killed if it takes longer.
+    pub(crate) async fn stop(mut self, longest: Duration) {
+        self.signal("TERM");
+        let deadline = tokio::time::Instant::now() + longest;
+        while !self.has_ended() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) fn freeze(&self) {

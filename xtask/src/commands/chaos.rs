@@ -1,0 +1,72 @@
+//! `cargo xtask chaos`: real server processes, killed, frozen and restarted for some minutes.
+
+use crate::process::{cargo, run};
+use crate::{Failure, Outcome};
+
+/// The storages that know how to start and disturb their servers.
+const STORAGES: [&str; 1] = ["sqlite"];
+
+pub(crate) fn run_chaos(arguments: &[String]) -> Outcome {
+    let options = Options::parse(arguments).map_err(Failure::Because)?;
+    let mut command = cargo(&["nextest", "run", "--release", "-p", "jobkit", "--all-features"]);
+    command.args([
+        "--no-capture",
+        "-E",
+        "test(=chaos::chaos_loses_nothing_and_finishes_everything_once)",
+    ]);
+    // Nextest ends what takes five minutes; this takes what was asked for.
+    command.args(["--config-file", ".config/nextest-chaos.toml"]);
+    command.env("JOBKIT_CHAOS_SECONDS", (options.minutes * 60).to_string());
+    if let Some(seed) = options.seed {
+        command.env("JOBKIT_CHAOS_SEED", seed.to_string());
+    }
+    run(command)
+}
+
+#[derive(Debug, PartialEq)]
+struct Options {
+    minutes: u64,
+    seed: Option<u64>,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self { minutes: 1, seed: None };
+        let mut arguments = arguments.iter();
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| format!("`{name}` needs a value"))?;
+            let number = || value.parse::<u64>().map_err(|_| format!("`{name}` needs a number"));
+            match name.as_str() {
+                "--minutes" => options.minutes = number()?.clamp(1, 24 * 60),
+                "--seed" => options.seed = Some(number()?),
+                "--storage" if STORAGES.contains(&value.as_str()) => {}
+                "--storage" => {
+                    return Err(format!(
+                        "`{value}` is unknown; there are: {}",
+                        STORAGES.join(", ")
+                    ));
+                }
+                _ => return Err(format!("`{name}` is not an option")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_mistakes_told() {
+        let parse = |text: &str| {
+            let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            Options::parse(&words)
+        };
+        let expected = Options { minutes: 10, seed: Some(7) };
+        assert_eq!(parse("--storage sqlite --minutes 10 --seed 7"), Ok(expected));
+        for wrong in ["--storage oracle", "--minutes", "--minutes ten", "--hours 1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
