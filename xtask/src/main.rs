@@ -51,7 +51,7 @@ const COMMANDS: [Command; 5] = [
     },
     Command {
         name: "chaos",
-        arguments: "[--minutes N] [--seed N] [--storage sqlite]",
+        arguments: "[--minutes N]",
         summary: "kills, freezes and restarts real servers, and checks the books",
         run: chaos::run_chaos,
     },
