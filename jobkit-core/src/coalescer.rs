@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -64,6 +64,8 @@ struct Waiting<F: Flight> {
 struct Queue<F: Flight> {
     waiting: VecDeque<Waiting<F>>,
     in_flight: bool,
+    /// The flight that is out, as long as it is in its caller's task.
+    own: Option<Arc<Own<F>>>,
 }
 
 /// Lets concurrent callers share round trips.
@@ -74,87 +76,145 @@ pub(crate) struct Coalescer<F: Flight> {
 
 impl<F: Flight> Coalescer<F> {
     pub(crate) fn new(flight: F) -> Self {
-        let queue = Queue { waiting: VecDeque::new(), in_flight: false };
+        let queue = Queue { waiting: VecDeque::new(), in_flight: false, own: None };
         Self { flight: Arc::new(flight), queue: Arc::new(Mutex::new(queue)) }
     }
 
     /// Sends a request and waits for its own answer.
     ///
-    /// When nothing is in flight, the caller's own task flies it, which spares two changes of task; those
-    /// who come meanwhile are flown by a task of their own.
+    /// When nothing is in flight, the caller's own task flies it, which spares two changes of task. As
+    /// soon as anybody else comes, the flight moves to a task of its own: a caller that holds its future
+    /// without polling it must not hold up others.
     ///
     /// # Cancel safety
     /// A dropped future leaves it open whether the request was sent. A flight that is out goes on in a
     /// task of its own, so that the storage never sees it torn off, and nobody else is disturbed.
     pub(crate) async fn request(&self, request: F::Request) -> Result<F::Answer> {
-        let answered = {
-            let mut queue = lock(&self.queue);
-            if !queue.in_flight {
-                queue.in_flight = true;
-                Err(request)
-            } else {
-                let (answer, answered) = oneshot::channel();
-                queue.waiting.push_back(Waiting { request, answer });
-                Ok(answered)
-            }
-        };
-        match answered {
-            Ok(answered) => answered.await.unwrap_or_else(|_| {
-                // The task of the flight was dropped with its runtime.
-                Err(Error::new(ErrorKind::Closed, "the runtime was shut down").maybe_applied())
-            }),
-            Err(request) => {
-                let leader = Leader {
-                    flight: Arc::clone(&self.flight),
-                    queue: Some(Arc::clone(&self.queue)),
-                };
-                let flight = Arc::clone(&self.flight);
-                let fly = async move {
-                    let answers = caught(flight.fly(std::slice::from_ref(&request))).await;
-                    answers.and_then(one)
-                };
-                OwnFlight { flight: Some(Box::pin(fly)), leader: Some(leader) }.await
-            }
+        match self.begin(request) {
+            Begun::Own(flight) => flight.await,
+            Begun::Waiting(answered) => answered.await.unwrap_or_else(|_| Err(shut_down())),
         }
     }
+
+    fn begin(&self, request: F::Request) -> Begun<F> {
+        let mut queue = lock(&self.queue);
+        if queue.in_flight {
+            let (answer, answered) = oneshot::channel();
+            queue.waiting.push_back(Waiting { request, answer });
+            let own = queue.own.take();
+            drop(queue);
+            if let Some(own) = own {
+                own.move_to_task();
+            }
+            return Begun::Waiting(answered);
+        }
+        queue.in_flight = true;
+        let flight = Arc::clone(&self.flight);
+        let fly = async move {
+            let answers = caught(flight.fly(std::slice::from_ref(&request))).await;
+            answers.and_then(one)
+        };
+        let leader =
+            Leader { flight: Arc::clone(&self.flight), queue: Some(Arc::clone(&self.queue)) };
+        let flying = Flying::Here { flight: Box::pin(fly), leader, waker: None };
+        let own = Arc::new(Own(Mutex::new(flying)));
+        queue.own = Some(Arc::clone(&own));
+        Begun::Own(OwnFlight(own))
+    }
+}
+
+/// What a caller waits for.
+enum Begun<F: Flight> {
+    Own(OwnFlight<F>),
+    Waiting(oneshot::Receiver<Result<F::Answer>>),
 }
 
 fn lock<F: Flight>(queue: &Mutex<Queue<F>>) -> std::sync::MutexGuard<'_, Queue<F>> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The task of a flight was dropped with its runtime.
+fn shut_down() -> Error {
+    Error::new(ErrorKind::Closed, "the runtime was shut down").maybe_applied()
+}
+
 type BoxedFlight<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// A flight of one request, in its caller's task.
-struct OwnFlight<F: Flight> {
-    flight: Option<BoxedFlight<F::Answer>>,
-    leader: Option<Leader<F>>,
+/// A flight of one request that its caller began.
+struct Own<F: Flight>(Mutex<Flying<F>>);
+
+enum Flying<F: Flight> {
+    /// In its caller's task.
+    Here {
+        flight: BoxedFlight<F::Answer>,
+        leader: Leader<F>,
+        waker: Option<Waker>,
+    },
+    /// In a task of its own.
+    Moved(oneshot::Receiver<Result<F::Answer>>),
+    Over,
 }
+
+impl<F: Flight> Own<F> {
+    fn state(&self) -> std::sync::MutexGuard<'_, Flying<F>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the flight go on whatever its caller does, and then flies those who wait.
+    fn move_to_task(&self) {
+        let mut state = self.state();
+        let Flying::Here { flight, leader, waker } = std::mem::replace(&mut *state, Flying::Over)
+        else {
+            return;
+        };
+        // Without a runtime the leader tells those who wait.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (answer, answered) = oneshot::channel();
+        *state = Flying::Moved(answered);
+        drop(state);
+        runtime.spawn(async move {
+            let _ = answer.send(flight.await);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            leader.lead().await;
+        });
+    }
+}
+
+struct OwnFlight<F: Flight>(Arc<Own<F>>);
 
 impl<F: Flight> Future for OwnFlight<F> {
     type Output = Result<F::Answer>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(flight) = &mut self.flight else { return Poll::Pending };
-        let answer = std::task::ready!(flight.as_mut().poll(context));
-        self.flight = None;
-        if let Some(leader) = self.leader.take() {
-            leader.hand_over();
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.state();
+        match &mut *state {
+            Flying::Here { flight, waker, .. } => {
+                let Poll::Ready(answer) = flight.as_mut().poll(context) else {
+                    *waker = Some(context.waker().clone());
+                    return Poll::Pending;
+                };
+                if let Flying::Here { leader, .. } = std::mem::replace(&mut *state, Flying::Over) {
+                    drop(state);
+                    leader.hand_over();
+                }
+                Poll::Ready(answer)
+            }
+            Flying::Moved(answered) => {
+                let answer = std::task::ready!(Pin::new(answered).poll(context));
+                *state = Flying::Over;
+                Poll::Ready(answer.unwrap_or_else(|_| Err(shut_down())))
+            }
+            Flying::Over => Poll::Ready(Err(shut_down())),
         }
-        Poll::Ready(answer)
     }
 }
 
 impl<F: Flight> Drop for OwnFlight<F> {
     fn drop(&mut self) {
-        let (Some(flight), Some(leader)) = (self.flight.take(), self.leader.take()) else { return };
-        // The caller is gone, its flight is not. Without a runtime the leader tells those who wait.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = flight.await;
-                leader.lead().await;
-            });
-        }
+        // The caller is gone, its flight is not.
+        self.0.move_to_task();
     }
 }
 
@@ -170,6 +230,7 @@ impl<F: Flight> Drop for Leader<F> {
         if let Some(queue) = &self.queue {
             let mut queue = lock(queue);
             queue.in_flight = false;
+            queue.own = None;
             // Dropped senders tell.
             queue.waiting.clear();
         }
@@ -181,6 +242,7 @@ impl<F: Flight> Leader<F> {
     fn hand_over(mut self) {
         if let Some(queue) = &self.queue {
             let mut queue = lock(queue);
+            queue.own = None;
             if !queue.waiting.is_empty() {
                 drop(queue);
                 tokio::spawn(self.lead());
@@ -383,6 +445,23 @@ mod tests {
         coalescer.flight.gate.add_permits(2);
         assert_eq!(second.await.expect("joins").expect("answers"), 202);
         assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2, "the first one ended too");
+        assert!(!lock(&coalescer.queue).in_flight);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_does_not_poll_holds_up_nobody() {
+        let coalescer = doubling(0);
+        let held = coalescer.request(100);
+        tokio::pin!(held);
+        assert!(futures_util::poll!(held.as_mut()).is_pending());
+        let other = tokio::spawn({
+            let coalescer = Arc::clone(&coalescer);
+            async move { coalescer.request(101).await }
+        });
+        coalescer.flight.gate.add_permits(2);
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), other).await;
+        assert_eq!(answer.expect("in time").expect("joins").expect("answers"), 202);
+        assert_eq!(held.await.expect("answers"), 200);
         assert!(!lock(&coalescer.queue).in_flight);
     }
 
