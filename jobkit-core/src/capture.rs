@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
+use crate::bounds::METADATA_BYTES;
 use crate::context::JobContext;
-use crate::record::NewRecord;
+use crate::record::{NewRecord, text_size};
 
 /// The key of the [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
 pub const TRACEPARENT: &str = "traceparent";
@@ -52,24 +53,35 @@ pub fn get(key: &str) -> Option<String> {
     of_scope.or_else(|| JobContext::current()?.captured(key).map(str::to_owned))
 }
 
-/// Adds what is captured here to a job: its own values first, then the scope's, then its parent's.
+/// Adds what is captured here to a job: its own values first, then the scope's, then its parent's as far
+/// as there is room.
 pub(crate) fn into(record: &mut NewRecord) {
-    let mut add = |values: &BTreeMap<String, String>| {
+    let mut add = |values: &BTreeMap<String, String>, all: bool| {
         let mine = &mut record.extras_mut().context;
+        let mut room = METADATA_BYTES.saturating_sub(text_size(mine));
         for (key, value) in values {
-            mine.entry(key.clone()).or_insert_with(|| value.clone());
+            let size = key.len() + value.len();
+            // What nobody asked for must not be the reason why a job is refused.
+            if !mine.contains_key(key) && (all || size <= room) {
+                room = room.saturating_sub(size);
+                mine.insert(key.clone(), value.clone());
+            }
         }
     };
     let _ = SCOPE.try_with(|scope| {
         if !scope.is_empty() {
-            add(scope);
+            add(scope, true);
         }
     });
     if let Some(parent) = JobContext::current() {
-        // Its own span, not the one it was enqueued in.
-        add(&BTreeMap::from([(TRACEPARENT.to_owned(), parent.trace_parent())]));
-        if let Some(context) = parent.all_captured() {
-            add(context);
+        let own_span = BTreeMap::from([(TRACEPARENT.to_owned(), parent.trace_parent())]);
+        match parent.all_captured() {
+            Some(context) => {
+                let others = context.iter().filter(|(key, _)| *key != TRACEPARENT);
+                add(&others.map(|(key, value)| (key.clone(), value.clone())).collect(), false);
+                add(&own_span, false);
+            }
+            None => add(&own_span, false),
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use crate::bounds::PAGE;
 use crate::client::Client;
-use crate::codec::Place;
+use crate::codec::{Codecs, Place};
 use crate::error::Result;
 use crate::ids::JobId;
 use crate::jobs::Jobs;
@@ -158,9 +158,12 @@ impl Jobs {
                         let (id, kind) = (job.record.id, &job.record.kind);
                         let extras = job.record.extras.as_deref();
                         let args = client.open_stored_args(id, extras, &job.args);
-                        if let Err(misfit) = check(kind, args)
+                        if let Err(mut misfit) = check(kind, args)
                             && !told.contains(&id)
                         {
+                            if Codecs::are_sealed(&job.args) {
+                                misfit.hide("not told, since the arguments are sealed");
+                            }
                             if told.len() < TOLD_MISFITS {
                                 told.insert(id);
                             }
@@ -182,7 +185,10 @@ impl Jobs {
                 let job = &recurring.spec.job;
                 let place = Place { owner: &recurring.spec.id, part: "args" };
                 let args = Payload::from(job.args.get().as_bytes());
-                if let Err(misfit) = check(&job.kind, client.codecs().open(place, &args)) {
+                if let Err(mut misfit) = check(&job.kind, client.codecs().open(place, &args)) {
+                    if Codecs::are_sealed(&args) {
+                        misfit.hide("not told, since the arguments are sealed");
+                    }
                     let what = StoredJob::Recurring(recurring.spec.id.clone());
                     found.add(what, &job.kind, misfit);
                 }

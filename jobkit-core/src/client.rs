@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::codec::{Codec, Codecs, Place};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::SubmitFilter;
 use crate::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
@@ -113,10 +113,16 @@ impl ClientOptions {
 
     /// Lets the filters look at what is submitted, and seals the arguments.
     fn prepare(&self, job: &mut NewRecord, owner: &str) -> Result<()> {
+        let id = job.id;
         for filter in &self.filters {
             filter.submit(job)?;
         }
+        if job.id != id {
+            let reason = "is from birth: handles and edges name it, so a filter cannot change it";
+            return Err(Error::invalid("id", reason));
+        }
         if !self.codecs.is_empty() {
+            // Before they are sealed, since what is sealed is larger.
             job.check()?;
             let place = Place { owner, part: "args" };
             job.args = self.codecs.seal(place, std::mem::take(&mut job.args))?;
@@ -219,7 +225,7 @@ impl<S: Storage + ?Sized> Client<S> {
     /// A filter's refusal.
     #[doc(hidden)]
     pub fn prepare(&self, submission: &mut Submission) -> Result<()> {
-        self.shared.prepare(submission)
+        self.shared.prepare(&mut submission.jobs)
     }
 
     /// Reads what this client's codecs made.

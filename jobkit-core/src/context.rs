@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     told: Mutex<Told>,
     /// Whether the handler went to the blocking pool, where it cannot be dropped.
     blocking: AtomicBool,
+    /// Whether a codec had sealed the arguments, so that nothing quotes them.
+    sealed: AtomicBool,
     // Wakes the task that sends what handlers tell.
     dirty: Arc<tokio::sync::Notify>,
 }
@@ -94,8 +96,17 @@ impl JobContext {
             data,
             told: Mutex::default(),
             blocking: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             dirty,
         }))
+    }
+
+    pub(crate) fn set_sealed(&self, sealed: bool) {
+        self.0.sealed.store(sealed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.0.sealed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_blocking(&self) {

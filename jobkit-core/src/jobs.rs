@@ -255,7 +255,10 @@ where
     let run = AssertUnwindSafe(async {
         let job = match decode_version::<J>(&steps, context.kind(), &args) {
             Ok(job) => job,
-            Err(misfit) => {
+            Err(mut misfit) => {
+                if context.is_sealed() {
+                    misfit.hide("not told, since the arguments are sealed");
+                }
                 let failure = Failure::message("BadArguments", misfit.to_string());
                 return RunEnd::BadArguments(failure);
             }
@@ -290,8 +293,8 @@ fn decode_version<J: Job>(
         // The reason may quote the value. An older version may have called it otherwise.
         let hidden = !J::SENSITIVE.is_empty()
             && (step.is_some() || of.is_none_or(|field| J::SENSITIVE.contains(&field)));
-        if hidden && !misfit.reason.starts_with("missing field") {
-            misfit.reason = "not told, since it may hold a sensitive argument".to_owned();
+        if hidden {
+            misfit.hide("not told, since it may hold a sensitive argument");
         }
         misfit
     })

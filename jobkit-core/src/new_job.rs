@@ -347,6 +347,14 @@ impl<J> NewJob<J> {
         self.set(|record| record.batch = Some(batch))
     }
 
+    /// The record for a schedule: without what is captured here, so that saving the same definition from
+    /// another request or attempt changes nothing.
+    pub(crate) fn into_template(self) -> Result<NewRecord> {
+        let record = self.record.map_err(Error::from)?;
+        record.check()?;
+        Ok(record)
+    }
+
     /// The record to be stored, or what was wrong with the options.
     ///
     /// # Errors

@@ -18,6 +18,15 @@ pub(crate) struct Misfit {
     pub(crate) reason: String,
 }
 
+impl Misfit {
+    /// Leaves the field, and takes back what may quote a value that nobody may see.
+    pub(crate) fn hide(&mut self, why: &str) {
+        if !self.reason.starts_with("missing field") {
+            why.clone_into(&mut self.reason);
+        }
+    }
+}
+
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.field {

@@ -32,6 +32,11 @@ impl Argument<'_> {
         self.serde.serialize_with.is_none() && self.serde.deserialize_with.is_none()
     }
 
+    /// The names under which it may be stored.
+    pub(crate) fn stored_names(&self) -> Vec<String> {
+        self.serde.aliases.iter().map(LitStr::value).chain([self.stored_name()]).collect()
+    }
+
     /// The name under which it is stored.
     pub(crate) fn stored_name(&self) -> String {
         self.serde.rename.as_ref().map_or_else(|| bare(self.name), LitStr::value)
@@ -88,8 +93,7 @@ fn path(text: LitStr) -> Result<Path> {
 pub(crate) fn check(arguments: &[Argument<'_>]) -> Result<()> {
     let mut names = std::collections::HashSet::new();
     for argument in arguments {
-        let aliases = argument.serde.aliases.iter().map(LitStr::value);
-        for name in aliases.chain([argument.stored_name()]) {
+        for name in argument.stored_names() {
             if !names.insert(name.clone()) {
                 let text = format!("two arguments are stored as `{name}`");
                 return Err(Error::new(argument.name.span(), text));

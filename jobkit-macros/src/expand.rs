@@ -346,7 +346,7 @@ fn length_of(length: Duration) -> TokenStream {
 fn sensitive(parameters: &[Parameter]) -> TokenStream {
     let sensitive = parameters.iter().filter(|parameter| parameter.sensitive);
     let names: Vec<_> = sensitive
-        .map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }.stored_name())
+        .flat_map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }.stored_names())
         .collect();
     if names.is_empty() {
         return TokenStream::new();

@@ -88,7 +88,8 @@ impl SqliteScope<'_> {
     /// Completes the job that runs: it is Succeeded exactly if the caller's rows are committed, and its
     /// work is done exactly once.
     ///
-    /// Call it last before the commit. What the handler returns afterwards has no effect.
+    /// Call it last before the commit. What the handler returns afterwards has no effect, and filters have
+    /// no say any more; the result is sealed by the codecs of the server's client.
     ///
     /// # Errors
     /// A conflict when the lease is lost or the attempt was settled before: roll back, since another
@@ -101,7 +102,8 @@ impl SqliteScope<'_> {
         })?;
         let mut settle = Settle::new(context.lease(), Ending::Succeeded);
         if output != b"null" {
-            let result = self.client.seal_result(context.id(), output.into()).map_err(during)?;
+            let result =
+                context.client().seal_result(context.id(), output.into()).map_err(during)?;
             settle.result = Some(result);
         }
         settle.retention = context.retention();

@@ -80,6 +80,27 @@ async fn the_reason_of_bad_arguments_does_not_quote_what_is_sensitive() {
     assert!(message.contains("`PIN`") && !message.contains("1234"), "{message}");
 }
 
+#[jobkit::job]
+async fn aliased(
+    #[sensitive]
+    #[serde(alias = "card")]
+    pan: u64,
+) -> anyhow::Result<()> {
+    let _ = pan;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nor_is_it_quoted_under_a_former_name() {
+    let mut t = TestServer::new(jobs![aliased]);
+    let args = serde_json::json!({"card": "4111-1111"});
+    let job = jobkit::job_by_name("aliased", args.as_object().unwrap()).unwrap();
+    let job = t.client().enqueue(job).await.unwrap();
+    t.run_until_idle().await;
+    let message = t.job(job.id()).await.0.errors[0].detail.message.clone();
+    assert!(message.contains("`card`") && !message.contains("4111"), "{message}");
+}
+
 #[jobkit::job(retry = slowly())]
 async fn slow_retry() -> anyhow::Result<()> {
     anyhow::bail!("always")

@@ -23,6 +23,11 @@ const POLL: Duration = Duration::from_secs(1);
 /// How far back each look goes: what was committed late by another process is still seen.
 const OVERLAP: Duration = Duration::from_secs(2);
 
+/// How many ends one look holds in memory.
+const AT_ONCE: usize = 10_000;
+/// The shortest span that is looked at.
+const STEP: Duration = Duration::from_millis(1);
+
 const ENDS: [StateName; 3] = [StateName::Succeeded, StateName::Failed, StateName::Deleted];
 
 impl<S: Storage + ?Sized> Client<S> {
@@ -135,8 +140,8 @@ impl Ends {
                 }
             };
             tokio::time::sleep_until(look_at).await;
-            self.look().await?;
-            self.look_at = None;
+            let all = self.look().await?;
+            self.look_at = if all { None } else { Some(Instant::now()) };
         }
     }
 
@@ -161,32 +166,25 @@ impl Ends {
         Instant::now()
     }
 
-    async fn look(&mut self) -> Result<()> {
-        let storage = self.client.dyn_storage();
+    /// Reads what ended since the last look, or the first part of it where that is more than one look
+    /// should hold in memory; whether it was all.
+    async fn look(&mut self) -> Result<bool> {
         let from = self.since.minus(OVERLAP).max(self.begun_at);
-        let mut found = Vec::new();
-        for state in ENDS {
-            let mut query = JobQuery {
-                kind: self.kind.clone(),
-                queue: self.queue.clone(),
-                from: Some(from),
-                limit: PAGE,
-                ..JobQuery::new(state)
-            };
-            loop {
-                let page = storage.list(&query).await?;
-                let new = |job: &JobRecord| !self.seen.contains(&(job.id, job.head.entered_at));
-                found.extend(page.jobs.into_iter().filter(new));
-                query.after = page.next;
-                if query.after.is_none() {
-                    break;
+        // What ends while the lists are read belongs to the next look.
+        let now = self.client.dyn_storage().now().await?.max(from.plus(STEP));
+        let mut to = now;
+        let found = loop {
+            let length = to.since(from);
+            match self.ended(from, to).await? {
+                Some(found) => break found,
+                None if length <= STEP => {
+                    tracing::warn!("more jobs end than a subscriber can follow, some are not told");
+                    break Vec::new();
                 }
+                None => to = from.plus((length / 2).max(STEP)),
             }
-        }
-        found.sort_by_key(|job| (job.head.entered_at, job.sequence));
-        if let Some(last) = found.last() {
-            self.since = self.since.max(last.head.entered_at);
-        }
+        };
+        self.since = self.since.max(to);
         let oldest = self.since.minus(OVERLAP);
         self.seen.retain(|(_, at)| *at >= oldest);
         for job in found {
@@ -194,6 +192,35 @@ impl Ends {
                 self.ready.push_back(job);
             }
         }
-        Ok(())
+        Ok(to == now)
+    }
+
+    /// What ended in a span and was not told, in its order; `None` if that is more than [`AT_ONCE`].
+    async fn ended(&self, from: Timestamp, to: Timestamp) -> Result<Option<Vec<JobRecord>>> {
+        let mut found = Vec::new();
+        for state in ENDS {
+            let mut query = JobQuery {
+                kind: self.kind.clone(),
+                queue: self.queue.clone(),
+                from: Some(from),
+                to: Some(to),
+                limit: PAGE,
+                ..JobQuery::new(state)
+            };
+            loop {
+                let page = self.client.dyn_storage().list(&query).await?;
+                let new = |job: &JobRecord| !self.seen.contains(&(job.id, job.head.entered_at));
+                found.extend(page.jobs.into_iter().filter(new));
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+                if found.len() > AT_ONCE {
+                    return Ok(None);
+                }
+            }
+        }
+        found.sort_by_key(|job| (job.head.entered_at, job.sequence));
+        Ok(Some(found))
     }
 }

@@ -5,12 +5,14 @@ use std::future::Future;
 use crate::batch::{NewBatch, Starts};
 use crate::bounds;
 use crate::client::{Client, JobHandle, Shared};
+use crate::codec::{Codecs, Place};
 use crate::edge::{Edge, On, Parent};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, JobId};
 use crate::job::Job;
 use crate::new_job::{AsParent, NewJob, Untyped};
 use crate::record::NewRecord;
+use crate::refusal::Refusal;
 use crate::storage::{BatchOutcome, JobSubmitted, Storage, Submission};
 
 /// Something that [`Client::enqueue`] takes.
@@ -27,19 +29,60 @@ pub trait Enqueue: Send {
 }
 
 impl Shared {
-    pub(super) fn prepare(&self, submission: &mut Submission) -> Result<()> {
-        for job in &mut submission.jobs {
+    pub(super) fn prepare(&self, jobs: &mut [NewRecord]) -> Result<()> {
+        if self.options.are_plain() {
+            return Ok(());
+        }
+        for job in jobs {
             let owner = job.id.to_string();
             self.options.prepare(job, &owner).map_err(|error| error.during("enqueue"))?;
         }
         Ok(())
     }
 
-    pub(super) async fn submit(&self, mut submission: Submission) -> Result<Vec<JobSubmitted>> {
-        if !self.options.are_plain() {
-            self.prepare(&mut submission)?;
+    async fn submit(&self, mut submission: Submission) -> Result<Vec<JobSubmitted>> {
+        self.prepare(&mut submission.jobs)?;
+        self.submit_prepared(submission).await
+    }
+
+    /// Submits what filters and codecs have seen.
+    async fn submit_prepared(&self, mut submission: Submission) -> Result<Vec<JobSubmitted>> {
+        let timeout = self.options.submit_timeout;
+        // Each conflict is looked at once.
+        for _ in 0..=submission.jobs.len() {
+            match self.submitter.submit(submission.clone(), timeout).await? {
+                Ok(jobs) => return Ok(jobs),
+                Err(Refusal::IdConflict { job })
+                    if self.seal_as_stored(&mut submission, job).await? => {}
+                Err(refusal) => return Err(Error::from(refusal).during("enqueue")),
+            }
         }
-        self.submitter.submit(submission, self.options.submit_timeout).await
+        Err(Error::new(ErrorKind::Conflict, "jobs change while they are compared")
+            .during("enqueue"))
+    }
+
+    /// A job that another codec or key has sealed is the same job: takes its bytes as they are stored;
+    /// `false` if it is another one.
+    async fn seal_as_stored(&self, submission: &mut Submission, id: JobId) -> Result<bool> {
+        let codecs = &self.options.codecs;
+        let Some(job) = submission.jobs.iter_mut().find(|job| job.id == id) else {
+            return Ok(false);
+        };
+        let Some(stored) = self.storage.job(id).await? else { return Ok(false) };
+        let sealed = Codecs::are_sealed(&stored.args) || Codecs::are_sealed(&job.args);
+        if !sealed || stored.record.kind != job.kind || stored.args == job.args {
+            return Ok(false);
+        }
+        let owner = id.to_string();
+        let place = Place { owner: &owner, part: "args" };
+        let same = matches!(
+            (codecs.open(place, &stored.args), codecs.open(place, &job.args)),
+            (Ok(before), Ok(now)) if before == now
+        );
+        if same {
+            job.args = stored.args;
+        }
+        Ok(same)
     }
 }
 
@@ -242,6 +285,12 @@ impl Batch {
         self
     }
 
+    fn prepare(&mut self, shared: &Shared) -> Result<()> {
+        shared.prepare(&mut self.members)?;
+        shared.prepare(&mut self.continuations)?;
+        self.nested.iter_mut().try_for_each(|nested| nested.prepare(shared))
+    }
+
     fn take_mistake(&mut self) -> Option<Error> {
         let of_nested = self.nested.iter_mut().find_map(Self::take_mistake);
         self.mistake.take().or(of_nested)
@@ -325,10 +374,14 @@ impl Enqueue for Batch {
         if let Some(mistake) = self.take_mistake() {
             return Err(mistake.during("enqueue"));
         }
+        // Before it is split into calls, by the size that is stored.
+        self.prepare(&client.shared)?;
         let handle = BatchHandle { id: self.id, client: client.clone() };
         for call in self.into_calls() {
             match call {
-                Call::Submit(submission) => drop(client.shared.submit(submission).await?),
+                Call::Submit(submission) => {
+                    client.shared.submit_prepared(submission).await?;
+                }
                 Call::Start(id) => client.batch(id).start().await?,
             }
         }
@@ -449,7 +502,11 @@ impl<S: Storage + ?Sized> Client<S> {
             while chunk.jobs.len() < bounds::SUBMISSION_JOBS && size < bounds::SUBMISSION_BYTES / 2
             {
                 let Some((place, job)) = jobs.next() else { break };
-                match job.into_record() {
+                let record = job.into_record().and_then(|mut record| {
+                    self.shared.prepare(std::slice::from_mut(&mut record))?;
+                    Ok(record)
+                });
+                match record {
                     Ok(record) => {
                         size += record.size();
                         places.push(place);
@@ -472,13 +529,13 @@ impl<S: Storage + ?Sized> Client<S> {
         report: &mut EnqueueMany,
     ) -> Result<()> {
         let alone = chunk.jobs.clone();
-        match self.shared.submit(chunk).await {
+        match self.shared.submit_prepared(chunk).await {
             Ok(jobs) => report.stored += jobs.len(),
             Err(error) if error.is_retryable() => return Err(error),
             // One of them is refused: the jobs are independent, so each goes alone.
             Err(_) => {
                 for (record, place) in alone.into_iter().zip(places) {
-                    match self.shared.submit(Submission::one(record)).await {
+                    match self.shared.submit_prepared(Submission::one(record)).await {
                         Ok(_) => report.stored += 1,
                         Err(error) if error.is_retryable() => return Err(error),
                         Err(error) => report.refused.push((*place, error)),

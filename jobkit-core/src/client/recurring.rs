@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::clock::Timestamp;
+use crate::codec::{Codecs, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::JobId;
 use crate::new_job::NewJob;
-use crate::record::Occurrence;
+use crate::record::{Occurrence, Payload};
 use crate::recurring::{JobTemplate, Misfire, Overlap, Pause, RecurringRecord, RecurringSpec};
 use crate::schedule::{Schedule, TimeZone};
 use crate::storage::{PauseChange, SaveOutcome, SaveRecurring, Storage, TriggerOutcome};
@@ -110,7 +111,7 @@ impl Recurring {
     /// What each occurrence creates, with its options.
     pub fn job<J>(mut self, job: NewJob<J>) -> Self {
         self.template =
-            Some(job.into_record().and_then(|record| JobTemplate::from_record(&record)));
+            Some(job.into_template().and_then(|record| JobTemplate::from_record(&record)));
         self
     }
 
@@ -155,11 +156,11 @@ impl<S: Storage + ?Sized> Client<S> {
     pub(crate) async fn save_specs(&self, specs: Vec<RecurringSpec>) -> Result<()> {
         let storage = self.dyn_storage();
         let now = storage.now().await?;
-        let saves = specs.into_iter().map(|mut spec| {
-            self.prepare_template(&mut spec)?;
-            Ok(SaveRecurring { next: spec.next_after(now), spec, if_etag: None })
-        });
-        let saves = saves.collect::<Result<Vec<_>>>()?;
+        let mut saves = Vec::with_capacity(specs.len());
+        for mut spec in specs {
+            self.prepare_template(&mut spec).await?;
+            saves.push(SaveRecurring { next: spec.next_after(now), spec, if_etag: None });
+        }
         for outcome in super::changes::repeated(|| storage.save_recurring(&saves, None)).await? {
             if let SaveOutcome::Refused(refusal) = outcome {
                 return Err(refusal.into());
@@ -169,7 +170,7 @@ impl<S: Storage + ?Sized> Client<S> {
     }
 
     /// Lets this client's filters look at the template, and its codecs seal the arguments.
-    fn prepare_template(&self, spec: &mut RecurringSpec) -> Result<()> {
+    async fn prepare_template(&self, spec: &mut RecurringSpec) -> Result<()> {
         let options = &self.shared.options;
         if options.are_plain() {
             return Ok(());
@@ -183,6 +184,18 @@ impl<S: Storage + ?Sized> Client<S> {
             .prepare(&mut record, &spec.id)
             .map_err(|error| error.with("recurring", &spec.id))?;
         spec.job = JobTemplate::from_record(&record)?;
+        if Codecs::are_sealed(&record.args)
+            && let Some(stored) = self.dyn_storage().recurring(&spec.id).await?
+        {
+            // Sealed by another codec or key it is the same definition.
+            let place = Place { owner: &spec.id, part: "args" };
+            let before = Payload::from(stored.spec.job.args.get().as_bytes());
+            let (before, now) =
+                (self.codecs().open(place, &before), self.codecs().open(place, &record.args));
+            if matches!((before, now), (Ok(before), Ok(now)) if before == now) {
+                spec.job.args = stored.spec.job.args;
+            }
+        }
         Ok(())
     }
 

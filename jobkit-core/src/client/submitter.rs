@@ -10,6 +10,7 @@ use crate::bounds;
 use crate::coalescer::{Coalescer, Flight, Size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::jittered;
+use crate::refusal::Refusal;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
 /// How long one submit may take.
@@ -82,7 +83,7 @@ impl Submitter {
         &self,
         submission: Submission,
         timeout: Duration,
-    ) -> Result<Vec<JobSubmitted>> {
+    ) -> Result<Result<Vec<JobSubmitted>, Refusal>> {
         submission.check().map_err(|error| error.during("enqueue"))?;
         let flights = if submission.has_keys() { &self.keyed } else { &self.plain };
         let submission = Arc::new(submission);
@@ -90,10 +91,8 @@ impl Submitter {
         let mut pause = Duration::from_millis(20);
         loop {
             let error = match flights.request(Arc::clone(&submission)).await {
-                Ok(Submitted::Created(jobs)) => return Ok(jobs),
-                Ok(Submitted::Refused(refusal)) => {
-                    return Err(Error::from(refusal).during("enqueue"));
-                }
+                Ok(Submitted::Created(jobs)) => return Ok(Ok(jobs)),
+                Ok(Submitted::Refused(refusal)) => return Ok(Err(refusal)),
                 Ok(Submitted::Busy) => {
                     Error::new(ErrorKind::Unavailable, "blocked by another transaction's lock")
                 }

@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::clock::Timestamp;
+use crate::codec::Codecs;
 use crate::context::{DataMap, JobContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{self, Filters};
 use crate::ids::Incarnation;
-use crate::jobs::{Kind, RunEnd};
+use crate::jobs::{Kind, RunEnd, panics};
 use crate::name::Name;
+use crate::outcome::Failure;
 use crate::server::builder::Queues;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
@@ -103,23 +106,29 @@ impl Engine {
     ) -> impl Future<Output = RunEnd> + Send + 'static {
         let filters = &self.filters.perform;
         let filters = filters.iter().chain(&kind.filters.perform).cloned().collect();
-        let args = self.client.open_stored_args(job.lease.job, job.extras.as_deref(), &job.args);
         let (context, handler) = (context.clone(), Arc::clone(&kind.run));
+        let (args, extras) = (job.args.clone(), job.extras.clone());
+        let has_codecs = !self.client.codecs().is_empty() || Codecs::are_sealed(&args);
         async move {
-            // A codec that lacks a key today may have it tomorrow, so it is a failure like others.
-            let args = match args {
-                Ok(args) => args,
-                Err(error) => return RunEnd::Failed(error.into()),
-            };
-            let end = filter::perform(filters, context.clone(), args, handler).await;
-            let codecs = context.client().codecs();
-            let output = match end {
-                RunEnd::Done(Some(output)) if !codecs.is_empty() => output,
-                end => return end,
-            };
-            match context.client().seal_result(context.id(), output) {
-                Ok(output) => RunEnd::Done(Some(output)),
-                Err(error) => RunEnd::BadOutput(error.into()),
+            if !has_codecs {
+                return filter::perform(filters, context, args, handler).await;
+            }
+            context.set_sealed(Codecs::are_sealed(&args));
+            let client = context.client().clone();
+            // Codecs are what users wrote; and one that lacks a key today may have it tomorrow, so both
+            // failures and panics are those of an attempt.
+            let run = std::panic::AssertUnwindSafe(async {
+                let args = client.open_stored_args(context.id(), extras.as_deref(), &args)?;
+                let end = filter::perform(filters, context.clone(), args, handler).await;
+                let RunEnd::Done(Some(output)) = end else { return Ok(end) };
+                client.seal_result(context.id(), output).map(|sealed| RunEnd::Done(Some(sealed)))
+            });
+            match run.catch_unwind().await {
+                Ok(Ok(end)) => end,
+                Ok(Err(error)) => RunEnd::Failed(error.into()),
+                Err(panic) => {
+                    RunEnd::Panicked(Failure::from_panic(&*panic, panics::last_location()))
+                }
             }
         }
     }

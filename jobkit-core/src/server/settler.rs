@@ -105,7 +105,7 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Optio
         let ended = Ended {
             context,
             failure: failure.as_ref(),
-            failures: end.job.failures.saturating_add(1),
+            failures: end.job.failures.saturating_add(u32::from(failure.is_some())),
             duration: end.duration,
         };
         let now = engine.client.clock_now();

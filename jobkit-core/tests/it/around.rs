@@ -226,3 +226,27 @@ async fn jobs_known_by_name_only_belong_to_flows_too() {
     let untyped: serde_json::Value = third.wait(soon).await.unwrap();
     assert!(untyped.is_string() && !typed.is_empty(), "{untyped}");
 }
+
+#[tokio::test]
+async fn what_a_child_inherits_never_makes_it_too_large() {
+    let mut t = TestServer::new(family());
+    let job = NewJob::new(Parent {}).capture("large", "x".repeat(4_050)).capture("tenant", "acme");
+    t.client().enqueue(job).await.unwrap();
+    t.run_until_idle().await;
+    let jobs = t.jobs().await;
+    assert_eq!(jobs.len(), 2);
+    assert!(jobs.iter().all(|job| job.0.record.state() == StateName::Succeeded), "{jobs:?}");
+}
+
+#[tokio::test]
+async fn a_schedule_saved_from_another_scope_is_the_same() {
+    let t = TestServer::new(family());
+    let client = t.client();
+    let daily = || jobkit_core::Recurring::cron("daily", "0 2 * * *").job(NewJob::new(Child {}));
+    client.save_recurring(daily()).await.unwrap();
+    let before = client.recurring("daily").await.unwrap().unwrap();
+    capture::with([("request", "17")], client.save_recurring(daily())).await.unwrap();
+    let after = client.recurring("daily").await.unwrap().unwrap();
+    assert_eq!((before.etag, before.next), (after.etag, after.next));
+    assert!(after.spec.job.extras.context.is_empty());
+}

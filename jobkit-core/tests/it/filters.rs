@@ -282,3 +282,116 @@ async fn without_its_codec_a_job_fails_and_is_retried() {
     let message = &job.errors[0].detail.message;
     assert!(message.contains("codec \"mirror\", which this process does not have"), "{message}");
 }
+
+/// Seals with the key it was given, and opens with that one alone.
+struct Keyed(&'static str);
+
+impl Codec for Keyed {
+    fn name(&self) -> &str {
+        self.0
+    }
+    fn encode(&self, _: Place<'_>, plain: &[u8]) -> Result<Option<Encoded>> {
+        let data = plain.iter().map(|byte| byte ^ self.0.as_bytes()[0]).collect();
+        Ok(Some(Encoded { key: None, data }))
+    }
+    fn decode(&self, place: Place<'_>, encoded: &Encoded) -> Result<Vec<u8>> {
+        assert!(encoded.data.len() != 13, "a codec that panics");
+        Ok(self.encode(place, &encoded.data)?.map(|it| it.data).unwrap_or_default())
+    }
+}
+
+#[tokio::test]
+async fn a_new_codec_does_not_make_other_jobs_of_the_same() {
+    let ledger = Shared::default();
+    let daily = || Recurring::cron("daily", "0 2 * * *").job(script("d", Act::Return(1)));
+    let mut t = TestServer::new(jobs(&ledger)).client_options(|it| it.codec(Keyed("old")));
+    let job = || script("order", Act::Return(1)).keyed("order:7");
+    let before = t.client();
+    before.enqueue(job()).await.unwrap();
+    before.save_recurring(daily()).await.unwrap();
+    let saved = before.recurring("daily").await.unwrap().unwrap();
+    let options = jobkit_core::ClientOptions::default().codec(Keyed("new")).codec(Keyed("old"));
+    let after = jobkit_core::Client::with_options(t.storage().clone(), options);
+    after.enqueue(job()).await.expect("it is the same job");
+    let other = script("another order", Act::Return(1)).keyed("order:7");
+    assert!(after.enqueue(other).await.expect_err("it is not").is_conflict());
+    after.save_recurring(daily()).await.unwrap();
+    let again = after.recurring("daily").await.unwrap().unwrap();
+    assert_eq!(again.etag, saved.etag, "the definition is the same");
+    t.run_until_idle().await;
+    assert_eq!(t.succeeded("script").await, 1);
+    t.assert_enqueued(script("order", Act::Return(1))).await;
+}
+
+#[tokio::test]
+async fn a_large_batch_is_split_by_what_is_stored() {
+    let ledger = Shared::default();
+    let mut t = TestServer::new(jobs(&ledger)).client_options(|it| it.codec(Keyed("k")));
+    let name = "x".repeat(4_000);
+    let members = (0..1_100).map(|n| script(&name, Act::Return(n)));
+    let batch = t.client().enqueue(Batch::new("large").jobs(members)).await.expect("it fits");
+    let largest = script(&"y".repeat(1_000_000), Act::Return(1));
+    t.client().enqueue(largest).await.expect("what is sealed may be larger");
+    t.run_until_idle().await;
+    let counts = batch.status().await.unwrap().unwrap().counts;
+    assert_eq!((counts.total, counts.succeeded), (1_100, 1_100));
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pin {
+    pin: u8,
+}
+
+impl Job for Pin {
+    const KIND: &'static str = "pin";
+    type Output = ();
+}
+
+#[tokio::test]
+async fn a_codec_that_panics_and_arguments_that_do_not_fit_tell_nothing() {
+    let jobs = Jobs::new().handle(|_: Pin, _: JobContext| async { Ok::<_, Failure>(()) });
+    let mut t = TestServer::new(jobs).client_options(|it| it.codec(Keyed("k")));
+    let by_name = |text: &str| {
+        let args = serde_json::json!({ "pin": text });
+        jobkit_core::job_by_name("pin", args.as_object().unwrap()).unwrap().max_attempts(1)
+    };
+    let secret = t.client().enqueue(by_name("hunter2")).await.unwrap();
+    // Thirteen bytes, which this codec cannot stand.
+    let panics = t.client().enqueue(by_name("123")).await.unwrap();
+    t.run_until_idle().await;
+    let message = |job: &jobkit_core::testing::TestedJob| job.0.errors[0].detail.message.clone();
+    let secret = t.job(secret.id()).await;
+    assert_eq!(secret.0.record.head.reason, Reason::BadArguments);
+    assert!(message(&secret).contains("`pin`"), "{}", message(&secret));
+    assert!(!message(&secret).contains("hunter2"), "{}", message(&secret));
+    assert!(message(&t.job(panics.id()).await).contains("a codec that panics"));
+}
+
+#[tokio::test]
+async fn a_filter_cannot_change_the_id() {
+    let ledger = Shared::default();
+    let other = jobkit_core::JobId::new();
+    let t = TestServer::new(jobs(&ledger)).client_options(|options| {
+        options.filter(move |job: &mut NewRecord| {
+            job.id = other;
+            Ok(())
+        })
+    });
+    let error = t.client().enqueue(script("a", Act::Return(1))).await.expect_err("refused");
+    assert!(error.to_string().contains("cannot change it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_success_has_not_failed() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&seen);
+    let elect = move |ended: &Ended<'_>, _: &mut Election| {
+        told.lock().unwrap().push((ended.failure().is_some(), ended.failures()));
+    };
+    let ledger = Shared::default();
+    let mut t = TestServer::new(jobs(&ledger)).elect(elect);
+    let job = script("f", Act::FailTimes(1)).retry(jobkit_core::RetryPolicy::immediate());
+    t.client().enqueue(job).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(*seen.lock().unwrap(), [(true, 1), (false, 1)]);
+}
