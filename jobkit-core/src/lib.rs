@@ -24,6 +24,10 @@ pub mod limit;
 #[cfg(feature = "log-layer")]
 mod log_layer;
 pub mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 pub mod name;
 mod new_job;
 mod outcome;

@@ -10,6 +10,7 @@ use crate::bounds;
 use crate::coalescer::{Coalescer, Flight, Size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::jittered;
+use crate::metrics;
 use crate::refusal::Refusal;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
@@ -87,11 +88,15 @@ impl Submitter {
         submission.check().map_err(|error| error.during("enqueue"))?;
         let flights = if submission.has_keys() { &self.keyed } else { &self.plain };
         let submission = Arc::new(submission);
-        let give_up_at = Instant::now() + timeout;
+        let begun = Instant::now();
+        let give_up_at = begun + timeout;
         let mut pause = Duration::from_millis(20);
         loop {
             let error = match flights.request(Arc::clone(&submission)).await {
-                Ok(Submitted::Created(jobs)) => return Ok(Ok(jobs)),
+                Ok(Submitted::Created(jobs)) => {
+                    metrics::submitted(&submission, begun.elapsed());
+                    return Ok(Ok(jobs));
+                }
                 Ok(Submitted::Refused(refusal)) => return Ok(Err(refusal)),
                 Ok(Submitted::Busy) => {
                     Error::new(ErrorKind::Unavailable, "blocked by another transaction's lock")

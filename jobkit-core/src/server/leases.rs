@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::bounds::STEP_ITEMS;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
@@ -214,6 +215,8 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
         let held = engine.held.lock();
         held.jobs.values().filter(|job| matches!(job.phase, Phase::Running(_))).count()
     };
+    let problems = engine.health.read().problems.len();
+    metrics::server(&engine.info.name, engine.options.workers, busy, problems);
     let beat = Heartbeat {
         incarnation: engine.incarnation(),
         busy: u32::try_from(busy).unwrap_or(u32::MAX),

@@ -3,6 +3,7 @@
 use crate::bounds;
 use crate::filter::{self, ElectFilter, Election, Ended, Retrying};
 use crate::jobs::{Kind, RunEnd};
+use crate::metrics;
 use crate::outcome::Failure;
 use crate::record::{Extras, Overrides};
 use crate::retry::RetryPolicy;
@@ -122,6 +123,7 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Optio
         settle.log_dropped += over as u64;
     }
     settle.error = failure.map(|failure| failure.into_detail(&end.job.kind));
+    metrics::ended(&end.job, &settle);
     Some(settle)
 }
 

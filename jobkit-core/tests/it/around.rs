@@ -250,3 +250,43 @@ async fn a_schedule_saved_from_another_scope_is_the_same() {
     assert_eq!((before.etag, before.next), (after.etag, after.next));
     assert!(after.spec.job.extras.context.is_empty());
 }
+
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn metrics_count_what_happens() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let jobs = Jobs::new().handle(|_: Parent, ctx: JobContext| async move {
+        match ctx.attempt() {
+            1 => Err(Failure::message("Once", "more")),
+            _ => Ok::<_, Failure>(String::new()),
+        }
+    });
+    let mut t = TestServer::new(jobs);
+    t.client().enqueue(NewJob::new(Parent {})).await.unwrap();
+    t.advance(Duration::from_secs(3600)).await;
+    let mut seen: Vec<String> = Vec::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let labels: Vec<_> = key.key().labels().map(|label| label.value()).collect();
+        seen.push(match value {
+            DebugValue::Counter(count) => format!("{} {labels:?} {count}", key.key().name()),
+            DebugValue::Histogram(values) => {
+                format!("{} {labels:?} {}", key.key().name(), values.len())
+            }
+            DebugValue::Gauge(value) => format!("{} {labels:?} {value}", key.key().name()),
+        });
+    }
+    seen.sort();
+    let expected = [
+        r#"jobkit_attempt_seconds ["Parent", "default"] 2"#,
+        r#"jobkit_attempts_total ["Parent", "default", "retried"] 1"#,
+        r#"jobkit_attempts_total ["Parent", "default", "succeeded"] 1"#,
+        r#"jobkit_jobs_submitted_total ["Parent"] 1"#,
+        "jobkit_submit_seconds [] 1",
+        r#"jobkit_wait_seconds ["Parent", "default"] 2"#,
+    ];
+    assert_eq!(seen, expected);
+}
