@@ -11,6 +11,18 @@ use crate::bounds::LOG_LINE_BYTES;
 use crate::context::JobContext;
 use crate::storage::LogLevel;
 
+/// The crates whose events are JobKit's own. By whole names: an application's may begin like ours.
+const OWN: [&str; 8] = [
+    "jobkit",
+    "jobkit_core",
+    "jobkit_dashboard",
+    "jobkit_mongo",
+    "jobkit_postgres",
+    "jobkit_redis",
+    "jobkit_sqlite",
+    "jobkit_sqlserver",
+];
+
 /// Copies the events of handlers into the log of the job they run for, where the dashboard shows them.
 ///
 /// An event belongs to a job when it is recorded by the task that runs it, or by its code on the
@@ -53,8 +65,7 @@ impl JobLogLayer {
 impl<S: Subscriber> Layer<S> for JobLogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let own =
-            metadata.target().split("::").next().is_some_and(|krate| krate.starts_with("jobkit"));
+        let own = metadata.target().split("::").next().is_some_and(|krate| OWN.contains(&krate));
         if *metadata.level() > self.max_level || own {
             return;
         }

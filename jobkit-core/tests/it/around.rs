@@ -112,6 +112,7 @@ async fn what_a_handler_logs_is_in_the_log_of_its_job() {
         tracing::warn!("slow");
         tracing::debug!("too much detail");
         tracing::info!(target: "jobkit_core::x", "its own");
+        tracing::info!(target: "jobkit_in_our_shop::x", "begins like its own");
         Ok::<_, Failure>(String::new())
     });
     let mut t = TestServer::new(jobs);
@@ -121,7 +122,12 @@ async fn what_a_handler_logs_is_in_the_log_of_its_job() {
     let log = t.storage().read_log(job.id(), None, 0, 10).await.unwrap();
     let lines: Vec<_> =
         log.lines.iter().map(|(_, line)| (line.level, line.text.as_str())).collect();
-    assert_eq!(lines, [(LogLevel::Info, "charged order=17 by=ann"), (LogLevel::Warn, "slow")]);
+    let expected = [
+        (LogLevel::Info, "charged order=17 by=ann"),
+        (LogLevel::Warn, "slow"),
+        (LogLevel::Info, "begins like its own"),
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
