@@ -468,8 +468,7 @@ impl Server {
             storage = engine.storage.backend(),
             "started"
         );
-        let task = tokio::spawn(shutdown::run(Arc::clone(&engine)));
-        Ok(ServerHandle { engine, task: Some(task) })
+        Ok(ServerHandle::new(engine))
     }
 
     /// Starts it, and stops it gracefully at SIGTERM or SIGINT; a second signal ends it at once.
@@ -477,14 +476,14 @@ impl Server {
     /// # Errors
     /// See [`start`](Self::start).
     pub async fn run_until_signal(self) -> Result<()> {
-        let mut handle = self.start().await?;
+        let handle = self.start().await?;
         tokio::select! {
-            () = shutdown::signal() => {}
+            () = shutdown::stop_signal() => {}
             ended = handle.join() => return ended,
         }
         handle.stop();
         tokio::select! {
-            () = shutdown::signal() => {
+            () = shutdown::stop_signal() => {
                 handle.abort();
                 // Its tasks end by themselves; there is nothing to wait for.
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -29,4 +29,4 @@ mod watch;
 pub use builder::{BuildError, Server, ServerBuilder};
 pub use health::{Health, Problem};
 pub use options::{Prefetch, ServerOptions};
-pub use shutdown::ServerHandle;
+pub use shutdown::{ServerHandle, stop_signal};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +20,7 @@ const LAST_SETTLES: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Runs the engine until it has stopped.
-pub(super) async fn run(engine: Arc<Engine>) {
+async fn run(engine: Arc<Engine>) {
     let mut processes = tokio::task::JoinSet::new();
     processes.spawn(supervise(Arc::clone(&engine), "leases", leases::run));
     processes.spawn(supervise(Arc::clone(&engine), "scheduler", scheduler::run));
@@ -82,13 +83,22 @@ async fn say_goodbye(engine: &Engine) {
 }
 
 /// A running server. Dropping it starts the graceful stop.
+///
+/// Put it into an `Arc` where several parts of a program need it, such as a page that tells its health
+/// and the code that stops it.
 #[derive(Debug)]
 pub struct ServerHandle {
-    pub(super) engine: Arc<Engine>,
-    pub(super) task: Option<JoinHandle<()>>,
+    engine: Arc<Engine>,
+    /// `None` once it has ended.
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ServerHandle {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        let task = tokio::spawn(run(Arc::clone(&engine)));
+        Self { engine, task: Mutex::new(Some(task)) }
+    }
+
     /// The server's name.
     pub fn name(&self) -> &str {
         &self.engine.info.name
@@ -120,7 +130,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// The server's task panicked.
-    pub async fn shutdown(mut self) -> Result<()> {
+    pub async fn shutdown(&self) -> Result<()> {
         self.stop();
         self.join().await
     }
@@ -128,11 +138,15 @@ impl ServerHandle {
     /// Waits until the server has stopped, by whatever cause.
     ///
     /// # Errors
-    /// The server's task panicked.
-    pub async fn join(&mut self) -> Result<()> {
-        let Some(task) = &mut self.task else { return Ok(()) };
-        let ended = task.await;
-        self.task = None;
+    /// The server's task panicked; told to the first who waits.
+    ///
+    /// # Cancel safety
+    /// A dropped future changes nothing; wait again.
+    pub async fn join(&self) -> Result<()> {
+        let mut task = self.task.lock().await;
+        let Some(running) = task.as_mut() else { return Ok(()) };
+        let ended = running.await;
+        *task = None;
         ended.map_err(|error| {
             Error::new(ErrorKind::Internal, "the server's task panicked").caused_by(error)
         })
@@ -145,8 +159,23 @@ impl Drop for ServerHandle {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, or Ctrl-C where there are no signals.
-pub(super) async fn signal() {
+/// Waits for SIGTERM or SIGINT, or Ctrl-C where there are no signals; what
+/// [`Server::run_until_signal`](crate::Server::run_until_signal) waits for.
+///
+/// From its first poll on the signals do not end the process any more.
+///
+/// # Example: a web server and a job server with one shutdown
+/// ```no_run
+/// # use jobkit_core::{Server, server::stop_signal};
+/// # async fn serve_http(_until: impl Future<Output = ()>) {}
+/// # async fn both(server: Server) -> Result<(), jobkit_core::Error> {
+/// let jobs = server.start().await?;
+/// serve_http(stop_signal()).await;
+/// jobs.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn stop_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jobkit_core::limit::Window;
@@ -284,6 +285,24 @@ async fn a_stop_cancels_what_goes_on_too_long_and_counts_no_attempt() {
         assert_eq!((record.state(), record.head.failures), (StateName::Enqueued, 0));
         assert_eq!(record.head.reason, Reason::GivenBack);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_handle_is_waited_for_and_stopped_by_many() {
+    let bench = Bench::new();
+    let server = Arc::new(bench.server(quick()).await);
+    // One who stops waiting takes nothing from the others.
+    let impatient = tokio::time::timeout(Duration::from_millis(20), server.join()).await;
+    assert!(impatient.is_err(), "it runs");
+    let waiting = [Arc::clone(&server), Arc::clone(&server)]
+        .map(|server| tokio::spawn(async move { server.join().await }));
+    server.shutdown().await.unwrap();
+    for waiting in waiting {
+        waiting.await.unwrap().unwrap();
+    }
+    assert_eq!(bench.storage.snapshot(None).await.unwrap().servers, 0);
+    server.join().await.unwrap();
+    assert!(server.health().is_ok(), "it can still be asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
