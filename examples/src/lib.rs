@@ -1,4 +1,6 @@
-//! The code in the documents, compiled.
+//! What examples share, and the code in the documents, compiled.
+
+pub mod mail;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

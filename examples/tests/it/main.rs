@@ -1,4 +1,9 @@
 //! The examples, run as people run them.
 
 mod conformance;
+mod flows;
+mod programs;
 mod quickstart;
+mod recurring;
+mod web_app;
+mod worker;
