@@ -5,5 +5,6 @@ mod flows;
 mod programs;
 mod quickstart;
 mod recurring;
+mod several_storages;
 mod web_app;
 mod worker;
