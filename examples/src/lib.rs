@@ -29,6 +29,14 @@ mod guide {
     mod inside_a_job {}
     #[doc = include_str!("../../docs/guide/servers.md")]
     mod servers {}
+    #[doc = include_str!("../../docs/guide/filters.md")]
+    mod filters {}
+    #[doc = include_str!("../../docs/guide/context-and-tracing.md")]
+    mod context_and_tracing {}
+    #[doc = include_str!("../../docs/guide/encryption.md")]
+    mod encryption {}
+    #[doc = include_str!("../../docs/guide/settings.md")]
+    mod settings {}
     #[doc = include_str!("../../docs/guide/testing.md")]
     mod testing {}
     #[doc = include_str!("../../docs/guide/sqlite.md")]
