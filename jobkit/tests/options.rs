@@ -229,6 +229,13 @@ async fn needs(mailer: Data<Mailer>, ctx: JobContext) -> Result<(), Failure> {
     Ok(())
 }
 
+trait Gateway: Send + Sync {}
+
+#[jobkit::job]
+async fn charges(gateway: Data<dyn Gateway>) {
+    let _ = gateway;
+}
+
 #[jobkit::job(name = "needs")]
 async fn same_name() {}
 
@@ -236,7 +243,7 @@ async fn same_name() {}
 fn a_server_tells_all_its_mistakes_at_once() {
     let nightly = |id: &str| Recurring::cron(id, "0 2 * * *").job(same_name());
     let error = Server::builder(MemoryStorage::new())
-        .jobs(jobs![needs, same_name])
+        .jobs(jobs![needs, charges, same_name])
         .queues(["default"])
         .recurring(Recurring::cron("broken", "61 2 * * *").job(same_name()))
         .recurring(nightly("lost").time_zone("Europe/Atlantis"))
@@ -247,6 +254,7 @@ fn a_server_tells_all_its_mistakes_at_once() {
 - workers: must be 1 to 10,000
 - jobs: two jobs are named `needs`
 - data: job `needs` needs Data<options::Mailer>: give it with `.data(…)`
+- data: job `charges` needs Data<dyn options::Gateway>: give it with `.data_arc::<dyn options::Gateway>(…)`
 - queues: do not contain `mail`, where job `needs` waits; add it, or say `.only_queues()` if another server serves it
 - cron: minute: 61 is outside 0-59 (recurring broken)
 - time_zone: `Europe/Atlantis` is unknown, use an IANA name such as `Europe/Berlin` (recurring lost)";

@@ -248,8 +248,12 @@ impl ServerBuilder {
             let mut requirements = Requirements::default();
             (kind.requires)(&mut requirements);
             for missing in requirements.missing_in(&self.data) {
+                let call = match missing.starts_with("dyn ") {
+                    true => format!(".data_arc::<{missing}>(…)"),
+                    false => ".data(…)".to_owned(),
+                };
                 let text =
-                    format!("job `{}` needs Data<{missing}>: give it with `.data(…)`", kind.name);
+                    format!("job `{}` needs Data<{missing}>: give it with `{call}`", kind.name);
                 mistakes.push(Error::invalid("data", text));
             }
         }
