@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,13 +58,44 @@ tokio::task_local! {
     static ID_SOURCE: Arc<dyn IdSource>;
 }
 
+thread_local! {
+    static THREAD_SOURCE: RefCell<Option<Arc<dyn IdSource>>> = const { RefCell::new(None) };
+}
+
+/// Lets `source` give all ids and all random bits of this thread until the guard is dropped, those of
+/// spawned tasks too, unless [`with_id_source`] names another; for runtimes with a single thread whose
+/// runs are to be repeated.
+pub fn use_id_source(source: Arc<dyn IdSource>) -> IdSourceGuard {
+    IdSourceGuard { former: THREAD_SOURCE.replace(Some(source)), _of_this_thread: PhantomData }
+}
+
+/// Puts the former source back when it is dropped.
+#[derive(Debug)]
+#[must_use = "the source is used as long as the guard lives"]
+pub struct IdSourceGuard {
+    former: Option<Arc<dyn IdSource>>,
+    // What it puts back is the thread's own.
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for IdSourceGuard {
+    fn drop(&mut self) {
+        THREAD_SOURCE.set(self.former.take());
+    }
+}
+
 /// Runs `future` with `source` giving the ids of all jobs made inside it.
 pub async fn with_id_source<F: Future>(source: Arc<dyn IdSource>, future: F) -> F::Output {
     ID_SOURCE.scope(source, future).await
 }
 
 fn from_source<T>(read: impl Fn(&dyn IdSource) -> T) -> T {
-    ID_SOURCE.try_with(|source| read(&**source)).unwrap_or_else(|_| read(&SystemIds))
+    ID_SOURCE.try_with(|source| read(&**source)).unwrap_or_else(|_| {
+        THREAD_SOURCE.with_borrow(|source| match source {
+            Some(source) => read(&**source),
+            None => read(&SystemIds),
+        })
+    })
 }
 
 /// Random bits from the task's id source.
@@ -297,6 +329,28 @@ mod tests {
         assert_eq!(id.in_bucket(7).created_at(), id.created_at());
         assert_ne!(id, JobId::new());
         assert_eq!(id.to_string().parse::<JobId>().expect("parses"), id);
+    }
+
+    #[derive(Debug)]
+    struct Counting(std::sync::atomic::AtomicU64);
+
+    impl IdSource for Counting {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_micros(0)
+        }
+
+        fn random(&self) -> u128 {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst).into()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_of_the_thread_reaches_spawned_tasks() {
+        let guard = use_id_source(Arc::new(Counting(7.into())));
+        let id = tokio::spawn(async { JobId::new() }).await.expect("joins");
+        assert!(id.to_string().ends_with('7'), "{id}");
+        drop(guard);
+        assert_ne!(JobId::new().created_at(), Some(Timestamp::from_micros(0)));
     }
 
     #[test]

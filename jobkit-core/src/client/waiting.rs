@@ -1,6 +1,6 @@
 //! Waiting for jobs to finish: pushes where there are any, else one shared poll for all waiters.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -166,7 +166,7 @@ pub(super) struct WaitingRoom {
 
 #[derive(Default)]
 struct Room {
-    waiters: HashMap<JobId, watch::Sender<Fate>>,
+    waiters: BTreeMap<JobId, watch::Sender<Fate>>,
     task_runs: bool,
 }
 
@@ -266,6 +266,7 @@ async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Noti
         drop(storage);
         let slept = tokio::time::sleep(if pushes.is_some() { LONGEST } else { pause });
         tokio::select! {
+            biased;
             () = slept => pause = (pause * 2).min(LONGEST),
             () = came.notified() => pause = SHORTEST,
             push = next_finished(&mut pushes, &room) => asked = push,

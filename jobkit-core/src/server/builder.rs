@@ -482,11 +482,13 @@ impl Server {
     pub async fn run_until_signal(self) -> Result<()> {
         let handle = self.start().await?;
         tokio::select! {
+            biased;
             () = shutdown::stop_signal() => {}
             ended = handle.join() => return ended,
         }
         handle.stop();
         tokio::select! {
+            biased;
             () = shutdown::stop_signal() => {
                 handle.abort();
                 // Its tasks end by themselves; there is nothing to wait for.

@@ -50,6 +50,7 @@ impl DuePushes {
                 }
             };
             let push = tokio::select! {
+                biased;
                 () = reached => return,
                 push = push => push,
             };

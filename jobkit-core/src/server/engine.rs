@@ -180,6 +180,7 @@ impl Engine {
     /// Waits so long, or until the server ends; `false` then.
     pub(crate) async fn sleep(&self, length: Duration) -> bool {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(length) => true,
             () = self.ended.cancelled() => false,
         }

@@ -1,6 +1,6 @@
 //! The leases a server holds, shared between the dispatcher and the renewal.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub(crate) struct Held {
 pub(super) struct HeldJobs {
     /// By job and fence: an attempt that lost its lease may still be ending while the next one of the
     /// same job runs here.
-    pub(super) jobs: HashMap<Attempt, HeldJob>,
+    pub(super) jobs: BTreeMap<Attempt, HeldJob>,
     /// The last claim whose answer was seen; what it took is in `jobs`.
     pub(super) seen_claim: u64,
 }

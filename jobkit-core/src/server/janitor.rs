@@ -107,6 +107,7 @@ async fn sweep(engine: &Engine) {
             }
         };
         tokio::select! {
+            biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = engine.signals.activity.notified() => {

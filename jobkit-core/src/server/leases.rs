@@ -63,6 +63,7 @@ async fn renewals(engine: &Engine) {
             }
         };
         tokio::select! {
+            biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             // The renewal says whether it is true, and for which of ours.
@@ -81,6 +82,7 @@ async fn heartbeats(engine: &Engine) {
         let beat = heartbeat(engine).await;
         let pause = next_try(engine, beat, interval);
         tokio::select! {
+            biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = engine.signals.heartbeat.notified() => {}

@@ -50,6 +50,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             Duration::from_secs(1)
         };
         tokio::select! {
+            biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = due.earlier(storage_now, pause) => {}

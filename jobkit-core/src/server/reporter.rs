@@ -13,6 +13,7 @@ const INTERVAL: Duration = Duration::from_millis(800);
 pub(super) async fn run(engine: Arc<Engine>) {
     loop {
         tokio::select! {
+            biased;
             () = engine.ended.cancelled() => return,
             () = engine.signals.reporter.notified() => {}
         }

@@ -45,6 +45,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             Duration::from_secs(1)
         };
         tokio::select! {
+            biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             // A retry was settled; its instant may be the next.

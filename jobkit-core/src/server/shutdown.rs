@@ -41,6 +41,7 @@ async fn run(engine: Arc<Engine>) {
         tokio::time::sleep(options.cancel_grace + LAST_SETTLES).await;
     };
     tokio::select! {
+        biased;
         ended = &mut dispatcher => {
             if ended.is_err() {
                 tracing::error!("the dispatcher panicked, which is a bug in jobkit or the storage");
@@ -183,6 +184,7 @@ pub async fn stop_signal() {
             (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         {
             tokio::select! {
+                biased;
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }

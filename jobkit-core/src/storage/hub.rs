@@ -101,9 +101,11 @@ impl WakeUps for Listener {
                     None => std::future::pending().await,
                 }
             };
+            // What is kept in a bounded buffer goes first; a look that waits is not lost.
             let push = tokio::select! {
-                push = work => push?,
+                biased;
                 push = other => push?,
+                push = work => push?,
             };
             if self.wants(push) {
                 return Some(push);
