@@ -62,6 +62,8 @@ struct Pending {
 /// A job that waits for a worker.
 struct Waiting {
     job: ClaimedJob,
+    /// When its claim was sent.
+    claimed_at: Instant,
     since: Instant,
 }
 
@@ -278,7 +280,7 @@ impl Dispatcher {
         }
         while self.free_workers() > 0 && !self.is_reserved() {
             let Some(next) = self.waiting.pop_front() else { break };
-            self.start_or_give_back(next.job);
+            self.start_or_give_back(next);
         }
         let now = Instant::now();
         let is_old = |waiting: &Waiting| now.duration_since(waiting.since) >= PREFETCH_KEPT;
@@ -293,14 +295,16 @@ impl Dispatcher {
     fn start_alone(&mut self) {
         let Some(alone) = self.alone.take() else { return };
         let this = attempt(&alone.job.lease);
-        if self.start_or_give_back(alone.job) {
+        if self.start_or_give_back(alone) {
             self.runs_alone = Some((this, Instant::now() + ALONE_FOR));
         }
     }
 
     /// Starts a job, unless it was paused meanwhile or its lease may be gone.
-    fn start_or_give_back(&mut self, job: ClaimedJob) -> bool {
-        if self.engine.is_paused(&job.queue, &job.kind) || !self.is_sure(&job) {
+    fn start_or_give_back(&mut self, waiting: Waiting) -> bool {
+        let Waiting { job, claimed_at, .. } = waiting;
+        let paused = self.engine.is_paused(&job.queue, &job.kind, claimed_at);
+        if paused || !self.is_sure(&job) {
             self.give_back(job);
             return false;
         }
@@ -582,14 +586,14 @@ impl Dispatcher {
         for job in claimed.jobs {
             let near_limit = job.crashes > 0 && job.crashes + 1 >= crash_limit;
             if near_limit && self.alone.is_none() && self.runs_alone.is_none() {
-                self.alone = Some(Waiting { job, since: now });
+                self.alone = Some(Waiting { job, claimed_at: pending.sent_at, since: now });
             } else if job.crashes > 0 && (free == 0 || near_limit) {
                 // Rescued before: it never waits beside others for a worker.
                 self.claimed_too_far = true;
                 self.give_back(job);
             } else {
                 free = free.saturating_sub(1);
-                self.waiting.push_back(Waiting { job, since: now });
+                self.waiting.push_back(Waiting { job, claimed_at: pending.sent_at, since: now });
             }
         }
     }

@@ -39,7 +39,7 @@ pub(crate) struct Engine {
     pub(crate) health: HealthBoard,
     pub(crate) held: Held,
     pub(crate) clock: ClockGuard,
-    paused: RwLock<HashSet<PauseTarget>>,
+    paused: RwLock<Pauses>,
     /// Nothing more is claimed.
     pub(crate) quiet: CancellationToken,
     /// A graceful stop was asked for.
@@ -47,6 +47,13 @@ pub(crate) struct Engine {
     /// Everything ends now.
     pub(crate) ended: CancellationToken,
     pub(crate) signals: Signals,
+}
+
+/// The pauses, as they were when the storage was asked last.
+#[derive(Debug, Default)]
+struct Pauses {
+    targets: HashSet<PauseTarget>,
+    read_at: Option<Instant>,
 }
 
 /// What the processes tell each other.
@@ -142,19 +149,25 @@ impl Engine {
         self.storage.announce(&self.info, None).await
     }
 
-    /// Whether a job of this queue and kind must not be started now.
-    pub(crate) fn is_paused(&self, queue: &Name, kind: &Name) -> bool {
+    /// Whether a job of this queue and kind, claimed at an instant, must not be started now.
+    ///
+    /// A storage hands out nothing that is paused, so what was claimed after the pauses were read last
+    /// has been resumed since. To give it back would be to claim it again at once, and so on until the
+    /// next heartbeat.
+    pub(crate) fn is_paused(&self, queue: &Name, kind: &Name, claimed_at: Instant) -> bool {
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
-        !paused.is_empty()
-            && (paused.contains(&PauseTarget::Queue(queue.clone()))
-                || paused.contains(&PauseTarget::Kind(kind.clone())))
+        !paused.targets.is_empty()
+            && paused.read_at.is_some_and(|read_at| claimed_at < read_at)
+            && (paused.targets.contains(&PauseTarget::Queue(queue.clone()))
+                || paused.targets.contains(&PauseTarget::Kind(kind.clone())))
     }
 
     pub(crate) fn set_paused(&self, now: Vec<PauseTarget>) {
         let now: HashSet<_> = now.into_iter().collect();
         let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
-        if *paused != now {
-            *paused = now;
+        paused.read_at = Some(Instant::now());
+        if paused.targets != now {
+            paused.targets = now;
             self.signals.dispatcher.notify_one();
         }
     }

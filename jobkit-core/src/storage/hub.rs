@@ -1,7 +1,10 @@
 //! Pushes within one process, for storages that live in it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use async_trait::async_trait;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast};
 
 use crate::clock::Timestamp;
 use crate::ids::JobId;
@@ -13,20 +16,20 @@ use crate::storage::queue::{WakeUp, WakeUpFilter, WakeUps};
 /// enqueues between two looks are one push.
 #[derive(Debug)]
 pub struct WakeUpHub {
-    work: watch::Sender<()>,
+    work: Arc<NewWork>,
     others: broadcast::Sender<WakeUp>,
 }
 
 impl Default for WakeUpHub {
     fn default() -> Self {
-        Self { work: watch::Sender::new(()), others: broadcast::Sender::new(1024) }
+        Self { work: Arc::default(), others: broadcast::Sender::new(1024) }
     }
 }
 
 impl WakeUpHub {
     /// Work became claimable.
     pub fn work(&self) {
-        self.work.send_replace(());
+        self.work.tell();
     }
 
     /// Something is due at `at`.
@@ -55,7 +58,8 @@ impl WakeUpHub {
     pub fn subscribe(&self, filter: &WakeUpFilter) -> Box<dyn WakeUps> {
         let others = filter.others;
         Box::new(Listener {
-            work: (!filter.queues.is_empty()).then(|| self.work.subscribe()),
+            work: (!filter.queues.is_empty())
+                .then(|| Working { of: Arc::clone(&self.work), seen: self.work.count() }),
             others: (others.finished || others.due || others.cancels_of.is_some())
                 .then(|| self.others.subscribe()),
             filter: filter.clone(),
@@ -63,8 +67,58 @@ impl WakeUpHub {
     }
 }
 
+/// How often work became claimable. Unlike a watch channel it wakes listeners in the order in which they
+/// came, so that a run with one thread can be repeated.
+#[derive(Debug, Default)]
+struct NewWork {
+    count: AtomicU64,
+    closed: AtomicBool,
+    notify: Notify,
+}
+
+impl NewWork {
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn tell(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.notify.notify_waiters();
+    }
+}
+
+impl Drop for WakeUpHub {
+    fn drop(&mut self) {
+        self.work.closed.store(true, Ordering::SeqCst);
+        self.work.tell();
+    }
+}
+
+struct Working {
+    of: Arc<NewWork>,
+    seen: u64,
+}
+
+impl Working {
+    /// Waits for work that was not seen yet; `false` when the storage is gone.
+    async fn changed(&mut self) -> bool {
+        loop {
+            let notified = self.of.notify.notified();
+            tokio::pin!(notified);
+            // Before the look, so that nothing comes between.
+            notified.as_mut().enable();
+            let count = self.of.count();
+            if count != self.seen {
+                self.seen = count;
+                return !self.of.closed.load(Ordering::SeqCst);
+            }
+            notified.await;
+        }
+    }
+}
+
 struct Listener {
-    work: Option<watch::Receiver<()>>,
+    work: Option<Working>,
     others: Option<broadcast::Receiver<WakeUp>>,
     filter: WakeUpFilter,
 }
@@ -87,7 +141,7 @@ impl WakeUps for Listener {
         loop {
             let work = async {
                 match &mut self.work {
-                    Some(work) => work.changed().await.ok().map(|()| WakeUp::Work),
+                    Some(work) => work.changed().await.then_some(WakeUp::Work),
                     None => std::future::pending().await,
                 }
             };

@@ -341,6 +341,24 @@ async fn a_poison_job_fails_at_its_crash_limit_and_spares_its_neighbours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_was_lifted_since_it_was_read_gives_nothing_back() {
+    use jobkit_core::recurring::Pause;
+    use jobkit_core::storage::{Operations, PauseTarget};
+
+    let bench = Bench::new();
+    let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
+    bench.storage.pause(&queue, &Pause::new("ann", "test"), None).await.unwrap();
+    // It learns of the pause when it starts, and would learn of its end in ten seconds.
+    let _server = bench.server(quick().lease(Duration::from_secs(30))).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.storage.resume(&queue).await.unwrap();
+    let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
+    assert_eq!(job.wait(Duration::from_secs(5)).await.unwrap(), 1);
+    let record = bench.client.job(job.id()).await.unwrap().unwrap().record;
+    assert_eq!(record.head.fence, 1, "it was claimed once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_rests_and_goes_on() {
     use jobkit_core::recurring::Pause;
     use jobkit_core::storage::{Operations, PauseTarget};
