@@ -12,6 +12,7 @@ mod log;
 mod monitoring;
 mod nested;
 mod operations;
+mod planted;
 mod queue;
 mod recurring;
 mod servers;
@@ -31,6 +32,9 @@ use crate::storage::{
     Capabilities, Durability, Level, Support, TextSearch, WakeUpHub, WakeUpReach,
 };
 
+#[cfg(feature = "_planted")]
+#[doc(hidden)]
+pub use planted::Planted;
 use state::{Tables, Work};
 
 /// A storage that lives as long as the process: for tests, and for work that may be lost.
@@ -110,6 +114,7 @@ impl MemoryStorage {
     fn write<R>(&self, now: Option<Timestamp>, f: impl FnOnce(&mut Tables, &mut Work) -> R) -> R {
         let mut tables = self.lock();
         let mut work = Work::at(now.unwrap_or_else(|| self.shared.clock.now()));
+        work.ended.extend(tables.late.drain(..));
         let answer = f(&mut tables, &mut work);
         tables.settle_down(&mut work);
         tables.stats.advance(work.now);

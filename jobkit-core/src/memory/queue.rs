@@ -21,6 +21,7 @@ use crate::storage::{
     WakeUps, check_items,
 };
 
+use super::planted::Planted;
 use super::state::{Place, Rank, Tables, Work};
 use super::transitions::With;
 
@@ -50,6 +51,12 @@ impl JobQueue for MemoryStorage {
             // What may fail fails before anything is applied.
             tables.check_announced(claim.incarnation)?;
             let answers = tables.settle_all(work, settle);
+            if tables.has(Planted::SettleAndClaimIgnoresPause) {
+                let pauses = std::mem::take(&mut tables.pauses);
+                let claimed = tables.claim(work, claim);
+                tables.pauses = pauses;
+                return Ok((answers, claimed?));
+            }
             Ok((answers, tables.claim(work, claim)?))
         })
     }
@@ -66,6 +73,16 @@ impl JobQueue for MemoryStorage {
             let due = tables.due.range(..=(now, Place::MAX)).take(request.max);
             let due: Vec<Place> = due.map(|(_, place)| *place).collect();
             for place in &due {
+                if tables.has(Planted::PromotionOverwritesDeleted) {
+                    tables.due.retain(|(_, due)| due != place);
+                    if !tables.jobs.contains_key(place) {
+                        continue;
+                    }
+                    tables.unindex(*place);
+                    let head = &mut tables.job_mut(*place).record.head;
+                    head.state = State::Scheduled { run_at: now };
+                    tables.index(*place);
+                }
                 tables.must(work, *place, &Event::Due);
             }
             let count = due.len() + tables.fill_due_limits(work, request.max - due.len());
@@ -115,7 +132,9 @@ impl Tables {
         self.check_announced(request.incarnation).map_err(|error| error.during("claim"))?;
         let name = &self.lives[&request.incarnation];
         let server = self.servers.get_mut(name).expect("every life is a server's");
-        if request.sequence <= server.last_claim {
+        let more =
+            self.planted == Some(Planted::RepeatedClaimClaimsMore) && cfg!(feature = "_planted");
+        if request.sequence <= server.last_claim && !more {
             return Ok(Claimed { jobs: self.claimed_by(request), hint: None });
         }
         server.last_claim = request.sequence;
@@ -271,10 +290,20 @@ impl Tables {
     fn settle(&mut self, work: &mut Work, settle: &Settle) -> SettleAnswer {
         let lease = &settle.lease;
         let Some(place) = self.find_leased(lease) else { return SettleAnswer::LeaseLost };
+        let any_holder = self.has(Planted::SettleIgnoresTheFence);
         let head = &self.job(place).record.head;
-        if !head.is_held_by(lease.fence, lease.incarnation) {
+        let passes = any_holder && matches!(head.state, State::Processing(_));
+        if !head.is_held_by(lease.fence, lease.incarnation) && !passes {
             let repeated =
                 head.fence == lease.fence && head.settled == Some((lease.fence, lease.incarnation));
+            if repeated && self.has(Planted::RepeatedSettleCountedTwice) {
+                let (queue, kind, state, reason) = {
+                    let record = &self.job(place).record;
+                    (record.queue.clone(), record.kind.clone(), record.state(), record.head.reason)
+                };
+                let tail = self.stats.tail(work.now);
+                tail.count(&queue, &kind, Some(state), state, reason);
+            }
             return if repeated { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost };
         }
         let result = settle.result.as_ref().filter(|_| settle.ending == Ending::Succeeded);
@@ -339,6 +368,17 @@ impl Tables {
             let range = leases.range((first, 0, 0)..=(last, u32::MAX, Place::MAX));
             lost.extend(range.map(|(_, _, place)| *place).filter(|place| !listed.contains(place)));
         }
+        if self.has(Planted::RenewByServer) {
+            lost.clear();
+            let leases = self.leases.get(&request.incarnation).into_iter().flatten();
+            for place in leases.map(|(_, _, place)| *place).collect::<Vec<_>>() {
+                self.unindex(place);
+                if let State::Processing(hold) = &mut self.job_mut(place).record.head.state {
+                    hold.expires_at = expires_at;
+                }
+                self.index(place);
+            }
+        }
         let mut given_back = Vec::with_capacity(lost.len());
         for place in lost {
             self.must(work, place, &Event::GiveBack);
@@ -349,7 +389,12 @@ impl Tables {
 
     fn rescue(&mut self, work: &mut Work, request: &RescueRequest) -> Rescue {
         let mut rescued = Vec::new();
-        for seen in &request.seen {
+        let mut all_seen = request.seen.clone();
+        if self.has(Planted::RescueWithoutSecondLook) {
+            let expired = self.held.range(..=(work.now, Place::MAX));
+            all_seen.extend(expired.map(|(at, place)| self.expired(*at, *place)));
+        }
+        for seen in &all_seen {
             if rescued.len() >= request.max {
                 break;
             }
@@ -368,6 +413,11 @@ impl Tables {
             if same {
                 work.budget = bounds::CHILDREN_IN_SETTLE;
                 let event = Event::Rescue { crash_limit: request.crash_limit };
+                if self.has(Planted::RescueForgetsACancel)
+                    && let State::Processing(hold) = &mut self.job_mut(place).record.head.state
+                {
+                    hold.cancel = None;
+                }
                 self.must(work, place, &event);
                 self.settle_down(work);
                 rescued.push((seen.job, self.job(place).record.state()));

@@ -15,6 +15,7 @@ use crate::state::{Reason, State, StateName};
 use crate::storage::{LogLine, PauseTarget, ServerInfo};
 use crate::unique::{KeyHash, Unique};
 
+use super::planted::Planted;
 use super::statistics::Statistics;
 
 /// The sequence of a job: where its record is, and its locator.
@@ -27,6 +28,9 @@ pub(super) type Rank = (u8, Place);
 pub(super) struct Tables {
     /// Ids are accepted whatever their time says.
     pub(super) any_id_age: bool,
+    pub(super) planted: Option<Planted>,
+    /// Parents whose children are to be decided by the next call: a planted fault.
+    pub(super) late: Vec<Ended>,
     /// The last sequence given.
     pub(super) sequence: u64,
     pub(super) ids: HashMap<JobId, Place>,

@@ -16,6 +16,7 @@ use crate::state_machine::{JobHead, new_head, new_unmeetable_head};
 use crate::storage::{JobSubmitted, Submission, Submitted};
 use crate::unique::{KeyHash, OnConflict};
 
+use super::planted::Planted;
 use super::state::{Batch, Job, LimitRow, Tables, Work, on_index};
 
 /// What is to become of each job of a submission.
@@ -84,7 +85,7 @@ impl Tables {
                 planned[i] = Some(Planned::Already);
                 continue;
             }
-            if !self.any_id_age {
+            if !self.any_id_age && !self.has(Planted::OldIdAcceptedAgain) {
                 check_age(job.id, now)?;
             }
             let waits_for_batch = match job.batch {
@@ -203,6 +204,11 @@ impl Tables {
                     }
                     None => return Err(Refusal::ParentGone { parent }),
                 },
+            };
+            let stored = matches!(parent, Parent::Job(id) if within(id).is_none());
+            let decision = match self.has(Planted::ChildOfAFinishedParentStaysOpen) && stored {
+                true => Decision::Open,
+                false => decision,
             };
             unmeetable |= decision == Decision::Unmeetable;
             edges.push(EdgeStatus { edge, decided: decision != Decision::Open });

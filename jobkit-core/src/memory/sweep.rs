@@ -9,6 +9,7 @@ use crate::state::Reason;
 use crate::state_machine::Event;
 use crate::storage::Step;
 
+use super::planted::Planted;
 use super::state::{Ended, Mark, Place, Tables, Verdict, Work, on_index};
 
 impl Tables {
@@ -192,7 +193,7 @@ impl Tables {
             if children.marks > 0 {
                 return false;
             }
-            if children.is_open() {
+            if children.is_open() && !self.has(Planted::PurgeIgnoresEdges) {
                 work.budget = bounds::MAX_STEP_ITEMS;
                 let ended = Ended { parent, verdict: Verdict::Gone, through: self.sequence };
                 let decided = self.decide(work, &ended);

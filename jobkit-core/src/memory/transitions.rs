@@ -8,10 +8,13 @@ use crate::limit::Limit;
 use crate::name::Name;
 use crate::record::{HistoryEntry, retention_of};
 use crate::state::{Reason, Retention, State, StateName};
+#[cfg(feature = "_planted")]
+use crate::state_machine::{Effects, Ending, JobHead};
 use crate::state_machine::{Event, Forbidden, Situation, Transition, apply};
 use crate::unique::Until;
 
 use super::limits::ADMITTED_AT_ONCE;
+use super::planted::Planted;
 use super::state::{CONDITIONS, Children, Ended, Mark, Place, Tables, Verdict, Work, on_index};
 
 /// How long an empty batch is kept once it has completed.
@@ -43,8 +46,12 @@ impl Tables {
             batch_cancelled: record.batch.is_some_and(|batch| self.is_cancelled(batch)),
         };
         let Transition { from, head, effects } = apply(&record.head, event, &situation)?;
+        #[cfg(feature = "_planted")]
+        let (head, effects) = self.spoilt(event, head, effects);
         let to = head.state.name();
         self.unindex(place);
+        #[cfg(feature = "_planted")]
+        self.leave_due(place, event);
 
         let Self { jobs, stats, keys, .. } = self;
         let job = jobs.get_mut(&place).expect("an index names a stored job");
@@ -130,11 +137,15 @@ impl Tables {
         }
         self.index(place);
         if let Some((_, claimed_at)) = held
-            && effects.frees_slots
+            && (effects.frees_slots || self.frees_early(event))
+            && !(self.has(Planted::RescueKeepsTheSlot) && matches!(event, Event::Rescue { .. }))
         {
             self.free_slots(work, place, claimed_at);
         }
-        self.tell_batch(work, place, effects.reopened, effects.finished);
+        let requeued = matches!(event, Event::Requeue { .. });
+        if !(requeued && self.has(Planted::RequeueSkipsTheBatchRecount)) {
+            self.tell_batch(work, place, effects.reopened, effects.finished);
+        }
         if let Some(finish) = effects.finished {
             self.finished(work, place, finish);
         }
@@ -148,7 +159,12 @@ impl Tables {
         let parent = Parent::Job(id);
         if self.children.get(&parent).is_some_and(Children::is_open) {
             let verdict = Verdict::Finished(finish);
-            work.ended.push_back(Ended { parent, verdict, through: self.sequence });
+            let ended = Ended { parent, verdict, through: self.sequence };
+            if self.has(Planted::ReleaseOutsideTheCommit) {
+                self.late.push(ended);
+                return;
+            }
+            work.ended.push_back(ended);
         }
     }
 
@@ -211,6 +227,47 @@ impl Tables {
             } else {
                 break;
             }
+        }
+    }
+
+    /// Deleting a running job frees its slot at once: a planted fault.
+    fn frees_early(&self, event: &Event) -> bool {
+        self.has(Planted::DeleteFreesTheSlotAtOnce) && matches!(event, Event::Delete(_))
+    }
+
+    /// What planted faults make of a transition.
+    #[cfg(feature = "_planted")]
+    fn spoilt(&self, event: &Event, mut head: JobHead, mut effects: Effects) -> (JobHead, Effects) {
+        let given_back = matches!(event, Event::GiveBack | Event::Settle(Ending::GivenBack));
+        if given_back && self.has(Planted::GiveBackDecreasesTheFence) {
+            head.fence -= 1;
+        }
+        if let (Event::Decided { .. }, State::Awaiting { open }) = (event, &head.state)
+            && self.has(Planted::EdgeCountedTwice)
+        {
+            if *open <= 1 {
+                head.state = State::Enqueued;
+                head.reason = Reason::Released;
+                effects.claimable = true;
+                effects.history = true;
+            } else {
+                head.state = State::Awaiting { open: open - 1 };
+            }
+        }
+        if matches!(event, Event::Settle(Ending::Retry { .. })) {
+            effects.takes_key |= self.has(Planted::RetryTakesTheKeyAgain);
+        }
+        (head, effects)
+    }
+
+    /// Leaves a deleted job among those that are due: a planted fault.
+    #[cfg(feature = "_planted")]
+    fn leave_due(&mut self, place: Place, event: &Event) {
+        let run_at = self.job(place).record.run_at();
+        if let (Event::Delete(_), Some(run_at)) = (event, run_at)
+            && self.has(Planted::PromotionOverwritesDeleted)
+        {
+            self.due.insert((run_at, place));
         }
     }
 

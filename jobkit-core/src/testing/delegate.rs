@@ -15,12 +15,20 @@ use crate::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
 use crate::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::stats::{Histogram, Scope, Tally};
 use crate::storage::*;
-use crate::testing::FaultyStorage;
+use crate::testing::{Call, FaultyStorage};
 
 #[async_trait]
 impl JobStore for FaultyStorage {
     async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
-        self.call("submit", self.inner.submit(request)).await
+        let mut answers = self
+            .seen("submit", self.inner.submit(request), |observer, answers| {
+                observer.applied(&Call::Submit(request, answers));
+            })
+            .await?;
+        if self.swaps() && request.submissions.iter().all(|one| one.jobs.len() == 1) {
+            answers.reverse();
+        }
+        Ok(answers)
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
@@ -32,7 +40,10 @@ impl JobStore for FaultyStorage {
     }
 
     async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
-        self.call("change_state", self.inner.change_state(request)).await
+        self.seen("change_state", self.inner.change_state(request), |observer, answers| {
+            observer.applied(&Call::ChangeState(request, answers));
+        })
+        .await
     }
 
     async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
@@ -47,11 +58,17 @@ impl JobStore for FaultyStorage {
 #[async_trait]
 impl JobQueue for FaultyStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
-        self.call("claim", self.inner.claim(request)).await
+        self.seen("claim", self.inner.claim(request), |observer, claimed| {
+            observer.applied(&Call::Claim(request, claimed));
+        })
+        .await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
-        self.call("settle", self.inner.settle(request)).await
+        self.seen("settle", self.inner.settle(request), |observer, answers| {
+            observer.applied(&Call::Settle(request, answers));
+        })
+        .await
     }
 
     async fn settle_and_claim(
@@ -59,11 +76,18 @@ impl JobQueue for FaultyStorage {
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
-        self.call("settle_and_claim", self.inner.settle_and_claim(settle, claim)).await
+        let call = self.inner.settle_and_claim(settle, claim);
+        self.seen("settle_and_claim", call, |observer, (answers, claimed)| {
+            observer.applied(&Call::SettleAndClaim(settle, answers, claim, claimed));
+        })
+        .await
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
-        self.call("renew", self.inner.renew(request)).await
+        self.seen("renew", self.inner.renew(request), |observer, renewed| {
+            observer.applied(&Call::Renew(request, renewed));
+        })
+        .await
     }
 
     async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
@@ -71,18 +95,25 @@ impl JobQueue for FaultyStorage {
     }
 
     async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
-        self.call("rescue_expired", self.inner.rescue_expired(request)).await
+        self.seen("rescue_expired", self.inner.rescue_expired(request), |observer, rescue| {
+            observer.applied(&Call::Rescue(request, rescue));
+        })
+        .await
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
-        self.call("wake_ups", self.inner.wake_ups(filter)).await
+        let pushes = self.call("wake_ups", self.inner.wake_ups(filter)).await?;
+        Ok(pushes.map(|pushes| self.pushes(pushes)))
     }
 }
 
 #[async_trait]
 impl LockStore for FaultyStorage {
     async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
-        self.call("try_acquire", self.inner.try_acquire(request)).await
+        self.seen("try_acquire", self.inner.try_acquire(request), |observer, lease| {
+            observer.applied(&Call::Acquire(request, lease));
+        })
+        .await
     }
 
     async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
@@ -149,7 +180,10 @@ impl RecurringStore for FaultyStorage {
         fires: &[Fire],
         now: Option<Timestamp>,
     ) -> Result<Vec<FireOutcome>> {
-        self.call("fire_recurring", self.inner.fire_recurring(fires, now)).await
+        self.seen("fire_recurring", self.inner.fire_recurring(fires, now), |observer, outcomes| {
+            observer.applied(&Call::Fire(fires, outcomes));
+        })
+        .await
     }
 
     async fn trigger_recurring(

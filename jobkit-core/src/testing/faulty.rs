@@ -3,13 +3,20 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Capabilities, Finding, Migrated, Storage};
+use crate::storage::{
+    Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire, FireOutcome,
+    LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest, SettleAnswer,
+    SettleRequest, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
+};
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +27,39 @@ pub enum Fault {
     Before,
     /// It is applied, and its answer is lost.
     AnswerLost,
+    /// It goes through so much later.
+    Late(Duration),
+    /// It is applied at once, and its answer comes so much later.
+    AnswerLate(Duration),
     /// It fails with an error that no repetition mends, before anything is changed.
     Broken,
 }
 
+/// What a call asked and was answered, where an [`Observer`] looks closer than at its name.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are a method's request and its answer")]
+pub enum Call<'a> {
+    Submit(SubmitRequest<'a>, &'a [Submitted]),
+    ChangeState(ChangeRequest<'a>, &'a [ChangeOutcome]),
+    Claim(&'a ClaimRequest, &'a Claimed),
+    Settle(&'a SettleRequest, &'a [SettleAnswer]),
+    SettleAndClaim(&'a SettleRequest, &'a [SettleAnswer], &'a ClaimRequest, &'a Claimed),
+    Renew(&'a RenewRequest, &'a Renewed),
+    Rescue(&'a RescueRequest, &'a Rescue),
+    Fire(&'a [Fire], &'a [FireOutcome]),
+    Acquire(&'a LockRequest, &'a Option<LockLease>),
+    /// Any other method, by its name.
+    Other(&'static str),
+}
+
+/// Looks on as calls are applied.
+pub trait Observer: Send + Sync {
+    /// A call was applied just now; its answer is not on its way yet.
+    fn applied(&self, call: &Call<'_>);
+}
+
+type Loses = Box<dyn FnMut() -> bool + Send>;
 type Decide = Box<dyn FnMut(&'static str) -> Fault + Send>;
 
 /// Wraps a storage and lets calls fail, before or after they are applied.
@@ -49,19 +85,30 @@ type Decide = Box<dyn FnMut(&'static str) -> Fault + Send>;
 pub struct FaultyStorage {
     pub(super) inner: Arc<dyn Storage>,
     state: Arc<Mutex<State>>,
+    frozen: Arc<Frozen>,
+}
+
+#[derive(Default)]
+struct Frozen {
+    is: AtomicBool,
+    ends: Notify,
 }
 
 #[derive(Default)]
 struct State {
     planned: Vec<(&'static str, VecDeque<Fault>)>,
     decide: Option<Decide>,
+    /// A planted fault.
+    swaps: bool,
+    loses: Option<Loses>,
+    observer: Option<Arc<dyn Observer>>,
     calls: Vec<(&'static str, usize)>,
 }
 
 impl FaultyStorage {
     /// Without faults until some are asked for.
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        Self { inner, state: Arc::default() }
+        Self { inner, state: Arc::default(), frozen: Arc::default() }
     }
 
     /// Lets the next call of a method fail; several calls add up, in order.
@@ -78,11 +125,57 @@ impl FaultyStorage {
         self.state().decide = Some(Box::new(decide));
     }
 
+    /// Asks a function about every push whether it is lost.
+    pub fn lose_pushes(&self, loses: impl FnMut() -> bool + Send + 'static) {
+        self.state().loses = Some(Box::new(loses));
+    }
+
+    /// Swaps the answers of a flight's first and last submission: a planted fault.
+    #[cfg(feature = "_planted")]
+    #[doc(hidden)]
+    pub fn swap_answers(&self) {
+        self.state().swaps = true;
+    }
+
+    pub(super) fn swaps(&self) -> bool {
+        self.state().swaps
+    }
+
+    /// Lets someone look on.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.state().observer = Some(observer);
+    }
+
+    /// Calls neither begin nor return until [`thaw`](Self::thaw), as in a process that is stopped.
+    pub fn freeze(&self) {
+        self.frozen.is.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends a [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.frozen.is.store(false, Ordering::SeqCst);
+        self.frozen.ends.notify_waiters();
+    }
+
+    /// Waits until it is not frozen.
+    pub async fn thawed(&self) {
+        loop {
+            let ends = self.frozen.ends.notified();
+            tokio::pin!(ends);
+            ends.as_mut().enable();
+            if !self.frozen.is.load(Ordering::SeqCst) {
+                return;
+            }
+            ends.await;
+        }
+    }
+
     /// No more faults.
     pub fn heal(&self) {
         let mut state = self.state();
         state.planned.clear();
         state.decide = None;
+        state.loses = None;
     }
 
     /// How often a method was called.
@@ -117,18 +210,71 @@ impl FaultyStorage {
         method: &'static str,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        match self.fault(method) {
-            Fault::None => call.await,
+        self.seen(method, call, |observer, _| observer.applied(&Call::Other(method))).await
+    }
+
+    /// A call whose request and answer are shown to the observer.
+    pub(super) async fn seen<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T>> + Send,
+        show: impl FnOnce(&dyn Observer, &T) + Send,
+    ) -> Result<T> {
+        self.thawed().await;
+        let fault = self.fault(method);
+        match fault {
             Fault::Before => {
-                Err(Error::new(ErrorKind::Unavailable, "a fault was asked for").during(method))
+                return Err(
+                    Error::new(ErrorKind::Unavailable, "a fault was asked for").during(method)
+                );
             }
             Fault::Broken => {
-                Err(Error::new(ErrorKind::Internal, "a bug was asked for").during(method))
+                return Err(Error::new(ErrorKind::Internal, "a bug was asked for").during(method));
             }
+            Fault::Late(pause) => {
+                tokio::time::sleep(pause).await;
+                self.thawed().await;
+            }
+            Fault::None | Fault::AnswerLost | Fault::AnswerLate(_) => {}
+        }
+        let answer = call.await?;
+        let observer = self.state().observer.clone();
+        if let Some(observer) = observer {
+            show(&*observer, &answer);
+        }
+        if let Fault::AnswerLate(pause) = fault {
+            tokio::time::sleep(pause).await;
+        }
+        self.thawed().await;
+        match fault {
             Fault::AnswerLost => {
-                call.await?;
                 let error = Error::new(ErrorKind::Unavailable, "a lost answer was asked for");
                 Err(error.during(method).maybe_applied())
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// Pushes of the storage inside, each of which may be lost.
+    pub(super) fn pushes(&self, inner: Box<dyn WakeUps>) -> Box<dyn WakeUps> {
+        Box::new(Pushes { storage: self.clone(), inner })
+    }
+}
+
+struct Pushes {
+    storage: FaultyStorage,
+    inner: Box<dyn WakeUps>,
+}
+
+#[async_trait]
+impl WakeUps for Pushes {
+    async fn next(&mut self) -> Option<WakeUp> {
+        loop {
+            let push = self.inner.next().await?;
+            self.storage.thawed().await;
+            let lost = self.storage.state().loses.as_mut().is_some_and(|loses| loses());
+            if !lost {
+                return Some(push);
             }
         }
     }
