@@ -12,6 +12,7 @@ pub mod batches;
 pub mod continuations;
 #[doc(hidden)]
 pub mod faults;
+pub mod history;
 #[doc(hidden)]
 pub mod limits;
 #[doc(hidden)]
@@ -32,6 +33,7 @@ pub mod recurring;
 pub mod retention;
 #[doc(hidden)]
 pub mod servers;
+pub mod simulation;
 #[doc(hidden)]
 pub mod states;
 #[doc(hidden)]

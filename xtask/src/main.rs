@@ -9,7 +9,7 @@ mod requirements;
 
 use std::process::ExitCode;
 
-use commands::{chaos, fix, package, test, verify};
+use commands::{chaos, fix, package, simulate, test, verify};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     Command {
         name: "test",
         arguments: "[nextest arguments]",
@@ -42,6 +42,12 @@ const COMMANDS: [Command; 5] = [
         arguments: "",
         summary: "checks format, lints and documentation, changes nothing",
         run: verify::run,
+    },
+    Command {
+        name: "simulate",
+        arguments: "[--seeds N] [--first-seed N]",
+        summary: "lets an adversary try to break the engine, in virtual time",
+        run: simulate::run,
     },
     Command {
         name: "fix",
