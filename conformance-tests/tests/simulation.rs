@@ -1,5 +1,7 @@
 //! The simulation: seeds of the day hold, a seed repeats to the byte, and planted faults are found.
 
+#![allow(clippy::print_stdout, reason = "the seeds are told, so that they can be repeated")]
+
 use conformance_tests::simulation::{Options, run};
 
 /// How many seeds each of the tests below runs.

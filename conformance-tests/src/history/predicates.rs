@@ -16,8 +16,11 @@ use super::{Event, Fact, History, Place, Violation};
 /// What a predicate answers.
 pub type Checked = Result<(), Violation>;
 
+/// A guarantee, as a function of what happened.
+pub type Predicate = fn(&History) -> Checked;
+
 /// All of them, by name.
-pub const PREDICATES: [(&str, fn(&History) -> Checked); 19] = [
+pub const PREDICATES: [(&str, Predicate); 19] = [
     ("g1_durable", g1_durable),
     ("g2_submitted_once", g2_submitted_once),
     ("g3_atomic_submit", g3_atomic_submit),
@@ -228,11 +231,11 @@ pub fn g6_ends_once(history: &History) -> Checked {
             Fact::Claim { job, fence, .. } => {
                 claimed.insert((*job, *fence));
             }
-            Fact::End { job, fence } => {
-                if !claimed.contains(&(*job, *fence)) || !ended.insert((*job, *fence)) {
-                    let what = format!("attempt {fence} ended twice, or never began");
-                    return broken("G6", event, *job, what);
-                }
+            Fact::End { job, fence }
+                if !claimed.contains(&(*job, *fence)) || !ended.insert((*job, *fence)) =>
+            {
+                let what = format!("attempt {fence} ended twice, or never began");
+                return broken("G6", event, *job, what);
             }
             Fact::Started { job, fence } if !claimed.contains(&(*job, *fence)) => {
                 return broken("G6", event, *job, format!("{fence} started and was not claimed"));
@@ -450,29 +453,43 @@ pub fn g10_one_job_per_occurrence(history: &History) -> Checked {
     Ok(())
 }
 
-/// G11: at most one job holds a key, and who is said to hold it does.
+/// G11: after every commit at most one job holds a key, and who is said to hold it does.
 pub fn g11_unique(history: &History) -> Checked {
-    let mut keys: BTreeMap<&str, JobId> = BTreeMap::new();
+    let mut keys: BTreeMap<&str, BTreeSet<JobId>> = BTreeMap::new();
     for commit in history.commits() {
-        // What gives way in a commit gives way first.
+        let before = keys.clone();
+        let mut taken = BTreeSet::new();
         for event in commit {
             match &event.fact {
-                Fact::KeyHeldBy { job, key } if keys.get(key.as_str()) != Some(job) => {
-                    let what = format!("{key:?} is said to be held by it, and is not");
-                    return broken("G11", event, *job, what);
+                Fact::KeyFreed { job, key } => {
+                    keys.entry(key).or_default().remove(job);
                 }
-                Fact::KeyFreed { job, key } if keys.get(key.as_str()) == Some(job) => {
-                    keys.remove(key.as_str());
+                Fact::KeyTaken { job, key } => {
+                    keys.entry(key).or_default().insert(*job);
+                    taken.insert((key.as_str(), *job));
                 }
                 _ => {}
             }
         }
         for event in commit {
-            if let Fact::KeyTaken { job, key } = &event.fact
-                && let Some(holder) = keys.insert(key, *job)
-                && holder != *job
-            {
-                return broken("G11", event, *job, format!("{key:?} is held by {holder} too"));
+            match &event.fact {
+                // One may give way to the next of the same flight.
+                Fact::KeyTaken { job, key } => {
+                    let Some(holders) = keys.get(key.as_str()) else { continue };
+                    if let Some(holder) = holders.iter().find(|holder| *holder != job)
+                        && holders.contains(job)
+                    {
+                        return broken("G11", event, *job, format!("{key:?} is {holder}'s too"));
+                    }
+                }
+                Fact::KeyHeldBy { job, key } => {
+                    let held = before.get(key.as_str()).is_some_and(|it| it.contains(job));
+                    if !held && !taken.contains(&(key.as_str(), *job)) {
+                        let what = format!("{key:?} is said to be held by it, and is not");
+                        return broken("G11", event, *job, what);
+                    }
+                }
+                _ => {}
             }
         }
     }

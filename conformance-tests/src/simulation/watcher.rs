@@ -149,10 +149,13 @@ fn now<T>(call: impl Future<Output = jobkit_core::Result<T>>) -> Option<T> {
     call.now_or_never().and_then(Result::ok)
 }
 
+/// A queue, and a place in it.
+type InLine = (String, (u8, u64));
+
 struct Look {
     facts: Vec<Fact>,
     /// Claims come last, in the order of their places.
-    claims: Vec<((String, (u8, u64)), Fact)>,
+    claims: Vec<(InLine, Fact)>,
     new: Vec<(JobId, u64)>,
 }
 
