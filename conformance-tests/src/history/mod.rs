@@ -71,6 +71,8 @@ pub enum Fact {
     Step { job: JobId, to: StateName, reason: Reason, run: u32 },
     /// A claim; `call` is its sequence in the server's life.
     Claim { job: JobId, fence: u64, life: Incarnation, call: u64 },
+    /// A server's life was forgotten, and with it which of its claims was answered last.
+    Forgotten(Incarnation),
     /// A claimer asked for these, and got what else the commit tells.
     Asked { queues: Vec<Name>, kinds: Vec<Name> },
     /// The lease is over.

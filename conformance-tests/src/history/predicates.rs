@@ -175,6 +175,7 @@ pub fn g4_one_lease(history: &History) -> Checked {
             Fact::End { job, .. } => {
                 held.remove(job);
             }
+            Fact::Forgotten(life) => calls.retain(|(of, _), _| of != life),
             Fact::SeenExpired { job, fence } => {
                 expired.entry((*job, *fence)).or_insert(event.s);
             }

@@ -210,6 +210,14 @@ fn g4_a_repeated_claim_takes_nothing_more() {
 }
 
 #[test]
+fn g4_a_life_that_was_forgotten_may_count_anew() {
+    let claims =
+        |between| vec![vec![create(1), create(2)], claim(1, 1, 1, 1), between, claim(2, 1, 1, 1)];
+    let forgotten = |by| vec![Fact::Forgotten(life(by))];
+    tells(g4_one_lease, claims(forgotten(2)), claims(forgotten(1)));
+}
+
+#[test]
 fn g4_a_rescue_takes_a_second_look() {
     let rescued = || {
         together([

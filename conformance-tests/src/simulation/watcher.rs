@@ -14,11 +14,11 @@ use jobkit_core::state::{State, StateName};
 use jobkit_core::stats::Scope;
 use jobkit_core::storage::{
     BatchStore, ChangeOutcome, FireOutcome, JobStore, JobSubmitted, LimitStore, Monitoring,
-    RenewAnswer, SettleAnswer, SubmitRequest, Submitted,
+    RenewAnswer, ServerRegistry, SettleAnswer, SubmitRequest, Submitted,
 };
 use jobkit_core::testing::{Call, Observer};
 use jobkit_core::unique::Until;
-use jobkit_core::{BatchId, Clock, JobId, MemoryStorage};
+use jobkit_core::{BatchId, Clock, Incarnation, JobId, MemoryStorage};
 
 use super::world::JumpingClock;
 use crate::history::{Fact, History, Place};
@@ -37,6 +37,7 @@ struct Seen {
     jobs: BTreeMap<JobId, Job>,
     batches: BTreeMap<BatchId, BatchRecord>,
     limits: BTreeMap<String, (u32, u32)>,
+    lives: BTreeSet<Incarnation>,
 }
 
 struct Job {
@@ -49,9 +50,8 @@ struct Job {
 }
 
 /// A call whose look costs nothing, since it changes no job.
-const QUIET: [&str; 14] = [
+const QUIET: [&str; 13] = [
     "heartbeat",
-    "announce",
     "due_recurring",
     "now",
     "jobs",
@@ -75,6 +75,12 @@ impl Observer for Watcher {
         let mut seen = self.seen();
         seen.s += 1;
         let mut look = Look { facts: Vec::new(), claims: Vec::new(), new: Vec::new() };
+        if matches!(call, Call::Other("announce" | "remove_dead" | "remove_server")) {
+            let servers = now(self.storage.servers()).unwrap_or_default();
+            let lives = servers.iter().map(|server| server.info.incarnation).collect();
+            let before = std::mem::replace(&mut seen.lives, lives);
+            look.facts.extend(before.difference(&seen.lives).copied().map(Fact::Forgotten));
+        }
         look.told_by(&mut seen, call);
         look.differences(&mut seen, &self.storage);
         let Look { facts, mut claims, .. } = look;
