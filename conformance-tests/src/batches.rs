@@ -435,6 +435,32 @@ pub async fn cancelling_a_large_batch_is_completed_by_sweeps(env: Env) {
     }
 }
 
+/// BAT-5, BAT-1, SWP-1: cancelling a batch whose start is left to sweeps releases nobody any more.
+pub async fn a_cancel_overtakes_a_start_that_is_not_done(env: Env) {
+    let batch = BatchId::new();
+    let jobs = members(batch, 1_600);
+    let all = ids(&jobs);
+    let mut parts = jobs.chunks(800).map(<[NewRecord]>::to_vec);
+    env.submit(batch_of(batch, Starts::WhenStarted, parts.next().expect("has one"))).await;
+    for part in parts {
+        env.flow(part).await;
+    }
+    assert_eq!(start(&env, batch).await, BatchOutcome::Changed);
+    assert_eq!(cancel(&env, batch).await, BatchOutcome::Changed);
+    let mut server = env.claimer("s").await;
+    assert!(server.claim(10).await.is_empty(), "those that were released are deleted");
+    for _ in 0..100 {
+        let more = env.sweep_once(90).await.more;
+        assert!(server.claim(10).await.is_empty(), "a sweep released members");
+        if !more {
+            break;
+        }
+    }
+    env.sweep().await;
+    assert_eq!(counts(&env, batch, &all).await.deleted, 1_600);
+    assert!(env.batch(batch).await.completed_at.is_some());
+}
+
 /// BAT-6, CHG-7, G9: a failed member that is requeued and succeeds makes the batch succeed, and its
 /// on-success children are released; completion stays what it was.
 pub async fn a_requeued_member_can_make_the_batch_succeed(env: Env) {

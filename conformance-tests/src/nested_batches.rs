@@ -209,6 +209,54 @@ pub async fn many_nested_batches_are_started_and_cancelled_by_sweeps(env: Env) {
     }
 }
 
+/// BAT-8, BAT-5: cancelling a batch whose start is left to sweeps starts nothing inside any more.
+pub async fn a_cancel_overtakes_a_start_of_what_is_inside(env: Env) {
+    let (outer, _) = open(&env, None, Starts::WhenStarted, 0).await;
+    let inside: Vec<_> = (0..700).map(|_| nested(Some(outer), Starts::AtOnce, 1)).collect();
+    let jobs: Vec<JobId> = inside.iter().map(|(_, it)| it.jobs[0].id).collect();
+    let submissions: Vec<_> = inside.into_iter().map(|(_, it)| it).collect();
+    for part in submissions.chunks(300) {
+        env.submit_all(part).await;
+    }
+    assert_eq!(start(&env, outer).await, BatchOutcome::Changed);
+    assert_eq!(cancel(&env, outer).await, BatchOutcome::Changed);
+    for _ in 0..200 {
+        if !env.sweep_once(90).await.more {
+            break;
+        }
+    }
+    env.sweep().await;
+    assert_eq!(env.states(&jobs).await, [StateName::Deleted; 700]);
+    // Never released: it waited, and was deleted.
+    assert_eq!(env.details(jobs[650]).await.history.applied(), 2);
+    assert_eq!(counts(&env, outer).await, [700, 0, 0, 700]);
+}
+
+/// BAT-8, BAT-5: cancelling reaches members that came back to nested batches which had completed,
+/// at every depth.
+pub async fn cancelling_reaches_members_that_came_back(env: Env) {
+    let (outer, _) = open(&env, None, Starts::AtOnce, 1).await;
+    let (middle, first) = open(&env, Some(outer), Starts::AtOnce, 2).await;
+    let (inner, second) = open(&env, Some(middle), Starts::AtOnce, 1).await;
+    end(&env, &first[..1], Ending::Succeeded).await;
+    end(&env, &[first[1], second[0]], FAIL).await;
+    env.sweep().await;
+    for batch in [middle, inner] {
+        assert!(env.batch(batch).await.completed_at.is_some());
+    }
+    for job in [first[1], second[0]] {
+        env.requeue(job).await;
+    }
+    assert_eq!(cancel(&env, outer).await, BatchOutcome::Changed);
+    env.sweep().await;
+    let states = env.states(&[first[0], first[1], second[0]]).await;
+    assert_eq!(states, [StateName::Succeeded, StateName::Deleted, StateName::Deleted]);
+    assert_eq!(env.record(second[0]).await.head.reason, Reason::BatchCancelled);
+    assert_eq!(env.batch(middle).await.cancelled_at, None, "it had completed");
+    assert!(env.batch(outer).await.completed_at.is_some());
+    assert!(env.claimer("s").await.claim(10).await.is_empty());
+}
+
 /// SUB-14, G20: a batch is not opened inside one that is over, cancelled, missing, or too deep.
 pub async fn a_batch_is_not_nested_where_it_cannot_be(env: Env) {
     let (completed, _) = open(&env, None, Starts::AtOnce, 0).await;

@@ -1,6 +1,6 @@
 //! Retention: what has expired goes, and nothing else.
 
-use jobkit_core::batch::Starts;
+use jobkit_core::batch::{NewBatch, Starts};
 use jobkit_core::edge::On;
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
@@ -245,6 +245,30 @@ pub async fn an_empty_batch_is_removed_after_a_day(env: Env) {
     env.advance(2 * HOUR);
     env.purge().await;
     assert!(env.find_batch(batch).await.is_none());
+}
+
+/// PUR-3, G19: empty batches that are kept for what is around them are not in the way of others.
+pub async fn empty_batches_that_stay_are_not_in_the_way(env: Env) {
+    let outer = BatchId::new();
+    env.submit(batch_of(outer, Starts::AtOnce, vec![member(outer)])).await;
+    let inside = || {
+        let batch = NewBatch {
+            parent: Some(outer),
+            starts: Starts::AtOnce,
+            ..NewBatch::new(BatchId::new(), "inside")
+        };
+        Submission { batch: Some(batch), jobs: Vec::new() }
+    };
+    env.submit_all(&(0..230).map(|_| inside()).collect::<Vec<_>>()).await;
+    env.advance(1);
+    let alone = BatchId::new();
+    env.submit(batch_of(alone, Starts::AtOnce, Vec::new())).await;
+    env.advance(25 * 3600);
+    for _ in 0..5 {
+        env.purge().await;
+    }
+    assert!(env.find_batch(alone).await.is_none(), "nothing needs it");
+    assert_eq!(env.batch(outer).await.counts.total, 231);
 }
 
 /// PUR-1, LOG-7, G11: with a job goes all that belongs to it, and a key that it once held stays with

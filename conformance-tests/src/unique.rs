@@ -324,6 +324,41 @@ pub async fn replace_takes_a_key_that_is_held_for_a_period(env: Env) {
     assert_eq!(outcome, ChangeOutcome::Refused(Refusal::UniqueConflict { holder: third }));
 }
 
+/// SUB-15, CHG-12: a job that is gone may come again under its id, and replace itself where it holds its
+/// key for a period; it then is the holder.
+pub async fn a_job_may_replace_what_it_was(env: Env) {
+    let mut server = env.claimer("s").await;
+    let hour = Retention::all(Keep::For(seconds(3600)));
+    let again = |on_conflict| for_seconds("again", "key", 4 * 3600, on_conflict);
+    let id = env.add(again(OnConflict::Replace)).await;
+    let lease = server.claim_one().await.lease;
+    server.settle_with(Settle { retention: hour, ..Settle::new(lease, Ending::Succeeded) }).await;
+    env.advance(2 * 3600);
+    assert_eq!(env.purge().await, 1);
+    let refusal = env.refused(Submission::one(again(OnConflict::Reject))).await;
+    assert_eq!(refusal, Refusal::UniqueConflict { holder: id });
+    // Born Deleted it takes no key, and what it was holds it still: it may be requeued.
+    let parent = env.add(NewRecord { id: JobId::from_key("k", "parent"), ..job() }).await;
+    env.delete(parent).await;
+    let given_up =
+        NewRecord { edges: after(parent, On::Success).edges, ..again(OnConflict::Replace) };
+    env.add(given_up).await;
+    assert_eq!(env.state(id).await, StateName::Deleted);
+    assert_eq!(env.requeue(id).await, StateName::Enqueued);
+    env.delete(id).await;
+    env.advance(31 * 24 * 3600);
+    env.purge().await;
+    // The same without a stop in between.
+    let id = env.add(again(OnConflict::Replace)).await;
+    let lease = server.claim_one().await.lease;
+    server.settle_with(Settle { retention: hour, ..Settle::new(lease, Ending::Succeeded) }).await;
+    env.advance(2 * 3600);
+    assert_eq!(env.purge().await, 1);
+    env.add(again(OnConflict::Replace)).await;
+    assert_eq!(env.state(id).await, StateName::Enqueued, "it is not what it replaces");
+    assert_eq!(server.run_one(Ending::Succeeded).await, id);
+}
+
 /// CHG-12, CHG-6, G11: a requeue keeps a key that is held for a period as long as it would have been
 /// held, and takes one whose period has passed for another.
 pub async fn a_requeue_takes_a_period_anew_only_when_it_has_passed(env: Env) {

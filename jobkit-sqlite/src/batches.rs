@@ -127,7 +127,7 @@ impl Flight<'_, '_> {
         Ok(false)
     }
 
-    fn is_filling(&mut self, id: BatchId) -> Done<bool> {
+    pub(crate) fn is_filling(&mut self, id: BatchId) -> Done<bool> {
         Ok(self.batch(id)?.is_some_and(|batch| batch.record.started_at.is_none()))
     }
 
@@ -338,7 +338,7 @@ impl Flight<'_, '_> {
             batch.with_parent = false;
             batch.changed = true;
         }
-        self.begin_mark(Mark::Start { batch: id }, now, room)
+        self.begin_mark(Mark::Start { batch: id }, true, now, room)
     }
 
     /// Cancels or discards a batch and what is inside, as far as there is room in the step.
@@ -352,15 +352,17 @@ impl Flight<'_, '_> {
             batch.with_parent = false;
             batch.changed = true;
         }
-        self.begin_mark(mark, now, room)
+        self.begin_mark(mark, true, now, room)
     }
 
-    /// Does the first bounded step of a mark, for members and then for batches inside, and marks what
-    /// is left.
-    fn begin_mark(&mut self, mark: Mark, now: Timestamp, room: &mut Budget) -> Done {
-        let until = self.last_seq()?;
-        if let Some(done) = self.members_step(&mark, 0, until, room, now)? {
-            self.mark_from(&mark, done, until)?;
+    /// Does the first bounded step of a mark, for members if any of them are meant and then for batches
+    /// inside, and marks what is left.
+    fn begin_mark(&mut self, mark: Mark, members: bool, now: Timestamp, room: &mut Budget) -> Done {
+        if members {
+            let until = self.last_seq()?;
+            if let Some(done) = self.members_step(&mark, 0, until, room, now)? {
+                self.mark_from(&mark, done, until)?;
+            }
         }
         let (mark, until) = (mark.of_nested(), self.last_batch()?);
         if let Some(done) = self.nested_step(&mark, 0, until, room, now)? {
@@ -398,19 +400,24 @@ impl Flight<'_, '_> {
             room.0 -= 1;
             last = num;
             let Some(batch) = self.batch(id)? else { continue };
-            let goes_on =
-                batch.record.completed_at.is_none() && batch.record.cancelled_at.is_none();
-            match mark {
-                Mark::StartNested { .. } if batch.with_parent => {
+            let (with_parent, is_cancelled) =
+                (batch.with_parent, batch.record.cancelled_at.is_some());
+            let (completed, open) =
+                (batch.record.completed_at.is_some(), batch.record.counts.open());
+            let end = match mark {
+                Mark::StartNested { .. } if with_parent && !self.batch_is_cancelled(id)? => {
                     self.begin_batch(id, now, room)?;
+                    continue;
                 }
-                Mark::CancelNested { .. } if goes_on => {
-                    self.end_batch(Mark::Cancel { batch: id }, now, room)?;
-                }
-                Mark::DiscardNested { .. } if goes_on => {
-                    self.end_batch(Mark::Discard { batch: id }, now, room)?;
-                }
-                _ => {}
+                Mark::CancelNested { .. } if !is_cancelled => Mark::Cancel { batch: id },
+                Mark::DiscardNested { .. } if !is_cancelled => Mark::Discard { batch: id },
+                _ => continue,
+            };
+            if completed {
+                // It stays completed; but members of it, or of what is inside, may have come back.
+                self.begin_mark(end, open > 0, now, room)?;
+            } else {
+                self.end_batch(end, now, room)?;
             }
         }
         Ok(None)

@@ -203,7 +203,7 @@ impl Flight<'_, '_> {
         let key = match (&event, job.unique()?) {
             (Event::Requeue { .. }, Some(unique)) if state.is_finished() => {
                 match self.key_holder(&unique.hash().0, now)? {
-                    Some((seq, holder)) if seq != job.seq => {
+                    Some((_, holder)) if holder != job.id => {
                         return Ok(ChangeOutcome::Refused(Refusal::UniqueConflict { holder }));
                     }
                     // It holds it for a period: as long as before.

@@ -236,6 +236,8 @@ impl Flight<'_, '_> {
 
     /// Makes a job Failed whose record cannot be read, with whatever of it can.
     fn give_up_unreadable(&mut self, seq: i64, now: Timestamp) -> Done {
+        // Also when the limits that it names cannot be read: others may use the room it was given.
+        self.withdraw(seq)?;
         let plain = self.load(seq);
         if let Ok(Some(mut job)) = plain {
             for json in [&mut job.limits, &mut job.extras, &mut job.tags] {
@@ -259,7 +261,6 @@ impl Flight<'_, '_> {
              expires_at = NULL WHERE seq = ?1",
             params![seq, size(jobkit_core::state::Reason::Unreadable.index()), now.as_micros()],
         )?;
-        self.withdraw(seq)?;
         Ok(())
     }
 

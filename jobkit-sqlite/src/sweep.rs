@@ -222,6 +222,12 @@ impl Flight<'_, '_> {
             let Some((id, mark, from, until)) = mark else { break };
             let before = budget.0;
             let rest = match mark {
+                // Whoever cancelled it, or the one around it, has marked its own work behind this.
+                Mark::Start { batch } | Mark::StartNested { batch }
+                    if self.batch_is_cancelled(batch)? =>
+                {
+                    None
+                }
                 Mark::Decide { parent, verdict } => {
                     self.decide_children(parent, verdict, until, now, &mut budget)?.then_some(from)
                 }
@@ -281,6 +287,10 @@ impl Flight<'_, '_> {
             |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
         )?;
         for batch in &stale {
+            // One of them may have stood inside another one, and gone with that.
+            if !self.is_filling(*batch)? {
+                continue;
+            }
             self.end_batch(Mark::Discard { batch: *batch }, now, budget)?;
             self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         }

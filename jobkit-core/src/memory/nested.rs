@@ -98,11 +98,20 @@ impl Tables {
             }
             last = Some(nested);
             done += 1;
-            let record = self.batches.get(&nested).map(|batch| &batch.record);
-            let goes_on = |it: &BatchRecord| it.completed_at.is_none() && it.cancelled_at.is_none();
-            if record.is_some_and(goes_on) {
-                done += self.cancel_batch(work, nested, reason, max - done);
+            let Some(batch) = self.batches.get(&nested) else { continue };
+            let record = &batch.record;
+            if record.cancelled_at.is_some() {
+                continue;
             }
+            if record.completed_at.is_none() {
+                done += self.cancel_batch(work, nested, reason, max - done);
+                continue;
+            }
+            // It stays completed; but members of it, or of what is inside, may have come back.
+            if record.counts.open() > 0 {
+                done += self.cancel_members(work, nested, reason, 0, max - done);
+            }
+            done += self.cancel_nested(work, nested, reason, None, max - done);
         }
         done
     }

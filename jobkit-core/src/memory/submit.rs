@@ -115,7 +115,11 @@ impl Tables {
                             planned[i] = Some(Planned::Existing(holder));
                             continue;
                         }
-                        OnConflict::Replace if !self.is_running(holder) => replaced.push(holder),
+                        OnConflict::Replace if !self.is_running(holder) => {
+                            // One that held it for a period may be gone, and this be its id again.
+                            let is_stored = keys.contains_key(&hash) || self.find(holder).is_some();
+                            replaced.extend(is_stored.then_some(holder));
+                        }
                         OnConflict::Reject | OnConflict::Replace => {
                             return Err(Refusal::UniqueConflict { holder });
                         }

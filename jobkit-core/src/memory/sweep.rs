@@ -55,6 +55,8 @@ impl Tables {
                 }
                 before - work.budget
             }
+            // Cancelling has marked its own work, in front.
+            Mark::Release(id) | Mark::StartNested { batch: id, .. } if self.is_cancelled(id) => 0,
             Mark::Release(id) => self.release_members(work, id, before),
             Mark::Cancel { batch, reason, after } => {
                 self.cancel_members(work, batch, reason, after, before)
@@ -105,7 +107,7 @@ impl Tables {
         done + self.cancel_nested(work, id, reason, None, max - done)
     }
 
-    fn cancel_members(
+    pub(super) fn cancel_members(
         &mut self,
         work: &mut Work,
         id: BatchId,

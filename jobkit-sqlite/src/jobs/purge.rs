@@ -19,6 +19,8 @@ use crate::writer::Flight;
 
 /// How long an empty batch is kept after it has completed, and a lock that nobody renewed.
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Empty batches that one step looks at.
+const EMPTY_AT_ONCE: usize = 100;
 
 impl Flight<'_, '_> {
     pub(crate) fn purge(&mut self, request: StepRequest) -> Done<Step> {
@@ -162,6 +164,8 @@ impl Flight<'_, '_> {
     fn remove(&mut self, job: &Job, now: Timestamp) -> Done {
         let seq = job.seq;
         self.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
+        // A finished job has none, unless its row was damaged.
+        self.withdraw(seq)?;
         if job.has(ASIDE) {
             self.db.run("DELETE FROM jk_payload WHERE id IN (?1 * 2, ?1 * 2 + 1)", [seq])?;
             self.db.run("DELETE FROM jk_error WHERE seq = ?1", [seq])?;
@@ -183,20 +187,38 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
+    /// Looks at the next empty batches. Those that must stay never stand in the way of what has expired
+    /// after them: each step goes on where the one before stopped, and in the end begins anew.
     fn remove_empty_batches(&mut self, now: Timestamp) -> Done<usize> {
-        let empty = self.db.all(
-            "SELECT id FROM jk_batch INDEXED BY jk_batch_empty \
-             WHERE members = 0 AND completed_at IS NOT NULL AND completed_at <= ?1 AND total = 0 \
-             AND NOT EXISTS (SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent \
-                             JOIN jk_job j ON j.seq = e.child \
-                             WHERE e.parent = jk_batch.id AND e.batch = 1 \
-                             AND (e.decided = 0 OR j.state < 4)) \
-             LIMIT 100",
-            [now.minus(DAY).as_micros()],
-            |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
+        let until = now.minus(DAY).as_micros();
+        let from = (int(self.meta("empty_at")?), int(self.meta("empty_num")?));
+        let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(i64, i64, BatchId)> {
+            let id = BatchId::from_bytes(bytes16(row.get_ref(2)?.as_blob()?));
+            Ok((row.get(0)?, row.get(1)?, id))
+        };
+        let mut empty = self.db.all(
+            "SELECT completed_at, num, id FROM jk_batch INDEXED BY jk_batch_empty \
+             WHERE members = 0 AND completed_at IS NOT NULL AND completed_at = ?1 AND num > ?2 \
+             AND completed_at <= ?3 ORDER BY num LIMIT ?4",
+            [from.0, from.1, until, size(EMPTY_AT_ONCE)],
+            read,
         )?;
+        let left = EMPTY_AT_ONCE - empty.len();
+        empty.extend(self.db.all(
+            "SELECT completed_at, num, id FROM jk_batch INDEXED BY jk_batch_empty \
+             WHERE members = 0 AND completed_at IS NOT NULL AND completed_at > ?1 \
+             AND completed_at <= ?2 ORDER BY completed_at, num LIMIT ?3",
+            [from.0, until, size(left)],
+            read,
+        )?);
+        let last = empty.last().filter(|_| empty.len() == EMPTY_AT_ONCE);
+        let next = last.map_or((0, 0), |(at, num, _)| (*at, *num));
+        if next != from {
+            self.set_meta("empty_at", uint(next.0))?;
+            self.set_meta("empty_num", uint(next.1))?;
+        }
         let mut removed = 0;
-        for batch in empty {
+        for (_, _, batch) in empty {
             let around = self.batches_around(batch)?;
             let parent = around.get(1).map(|parent| parent.id);
             let over = around.iter().all(|batch| batch.completed_at.is_some());

@@ -294,3 +294,62 @@ async fn a_file_of_schema_1_is_upgraded_with_its_jobs() {
     // What releases before it write would be wrong: they know no windows.
     assert!(read("version") >= 3 && read("oldest_writer") >= 3);
 }
+
+#[tokio::test]
+async fn a_job_whose_limits_are_damaged_gives_back_the_room_it_was_given() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = ServerInfo {
+        name: Name::from_stored("s"),
+        incarnation: jobkit_core::Incarnation::new(),
+        pid: 1,
+        host: "host".into(),
+        version: "0".into(),
+        workers: 1,
+        queues: vec![Name::default_queue()],
+        kinds: vec![Name::from_stored("kind")],
+        started_at: storage.now().await.expect("tells"),
+    };
+    storage.announce(&server, None).await.expect("announces");
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let mut one = job();
+        one.jobs[0].limits = vec![Limit::new("l", 1)];
+        ids.push(one.jobs[0].id);
+        submit(&storage, one).await;
+    }
+    let mut sequence = 0;
+    let mut claim = async || {
+        sequence += 1;
+        let request = ClaimRequest {
+            server: server.name.clone(),
+            incarnation: server.incarnation,
+            sequence,
+            queues: vec![QueueQuota { queue: Name::default_queue(), max: 10 }],
+            kinds: server.kinds.clone().into(),
+            max: 10,
+            started: 10,
+            lease: Duration::from_secs(30),
+            sleeps_if_empty: false,
+            hint: None,
+            now: None,
+        };
+        storage.claim(&request).await.expect("claims").jobs
+    };
+    let held = claim().await;
+    assert_eq!(held.len(), 1);
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute(
+        "UPDATE jobkit_job SET limits = '{not json' WHERE id = ?1",
+        [&ids[1].as_bytes()[..]],
+    )
+    .expect("writes");
+    let settle = Settle::new(held[0].lease, jobkit_core::state_machine::Ending::Succeeded);
+    let request = SettleRequest { server: server.name.clone(), settles: vec![settle], now: None };
+    storage.settle(&request).await.expect("settles");
+    // It fails, and the room that it was given goes on.
+    let mut held = claim().await;
+    held.extend(claim().await);
+    assert_eq!(held.iter().map(|job| job.lease.job).collect::<Vec<_>>(), ids[2..]);
+}
