@@ -180,6 +180,7 @@ macro_rules! __list {
                 a_cancelled_batch_gives_up_its_members
                 a_batch_that_was_not_started_can_be_cancelled
                 cancelling_a_large_batch_is_completed_by_sweeps
+                a_cancel_overtakes_a_start_that_is_not_done
                 a_requeued_member_can_make_the_batch_succeed
                 a_deleted_member_makes_success_unmeetable
                 a_half_filled_batch_is_discarded_after_an_hour
@@ -193,6 +194,8 @@ macro_rules! __list {
                 a_nested_batch_that_is_cancelled_is_a_deleted_member
                 a_nested_batch_starts_with_the_one_around_it
                 many_nested_batches_are_started_and_cancelled_by_sweeps
+                a_cancel_overtakes_a_start_of_what_is_inside
+                cancelling_reaches_members_that_came_back
                 a_batch_is_not_nested_where_it_cannot_be
                 a_half_filled_batch_is_discarded_with_what_is_inside
                 nested_members_are_kept_for_the_batches_around
@@ -230,12 +233,18 @@ macro_rules! __list {
                 a_parked_job_can_be_changed
                 what_nobody_serves_is_not_in_the_way
                 room_that_is_not_used_goes_to_the_next_waiter
+                room_is_not_kept_for_a_server_that_is_busy
+                a_move_gives_room_and_takes_it
+                lanes_that_nobody_serves_are_left_alone
                 no_more_are_let_go_than_have_room
                 every_limit_with_waiters_is_looked_at
                 fixed_windows_begin_at_their_instants
                 sliding_windows_free_each_start_at_its_instant
                 nothing_gives_a_start_back
                 time_makes_waiters_claimable_in_order
+                a_clock_that_goes_back_closes_no_rate_limit
+                a_change_of_windows_loses_no_start
+                many_starts_end_at_their_instants
                 a_rate_limit_tells_its_starts
                 an_operator_changes_windows
                 a_job_may_be_under_limits_of_both_kinds
@@ -256,6 +265,7 @@ macro_rules! __list {
                 a_key_is_held_for_its_period
                 a_period_outlives_the_record
                 replace_takes_a_key_that_is_held_for_a_period
+                a_job_may_replace_what_it_was
                 a_requeue_takes_a_period_anew_only_when_it_has_passed
                 purge_removes_keys_whose_period_has_passed
             }
@@ -274,6 +284,7 @@ macro_rules! __list {
                 members_are_kept_until_the_continuations_have_finished
                 a_batch_that_never_succeeds_is_not_kept_for_ever
                 an_empty_batch_is_removed_after_a_day
+                empty_batches_that_stay_are_not_in_the_way
                 with_a_job_goes_all_that_belongs_to_it
             }
             faults {

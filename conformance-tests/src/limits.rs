@@ -379,6 +379,102 @@ pub async fn room_that_is_not_used_goes_to_the_next_waiter(env: Env) {
     assert_eq!(server.run_one(Ending::Succeeded).await, next);
 }
 
+/// LIM-5, G21: room that was given to what a live server does not come to claim is for others, too.
+pub async fn room_is_not_kept_for_a_server_that_is_busy(env: Env) {
+    let mut busy = env.stranger("busy").kinds(&["busy"]);
+    busy.announce().await;
+    let mut server = env.claimer("s").await;
+    env.add(limited("l", 1)).await;
+    let lease = server.claim_one().await.lease;
+    let theirs: Vec<_> =
+        (0..3).map(|_| NewRecord { priority: 9, ..limited_of("busy", "l", 1) }).collect();
+    let theirs = env.add_many(theirs).await;
+    let mine = env.add_many((0..2).map(|_| limited("l", 1)).collect()).await;
+    assert!(busy.claim(10).await.is_empty() && server.claim(10).await.is_empty());
+    server.settled(lease, Ending::Succeeded).await;
+    assert_eq!(env.record(theirs[0]).await.parked_at, None, "its turn");
+    env.advance(9);
+    env.sweep().await;
+    assert!(server.claim(10).await.is_empty());
+    for id in &mine {
+        env.advance(11);
+        env.sweep().await;
+        assert_eq!(server.run_one(Ending::Succeeded).await, *id);
+    }
+    assert_eq!(busy.claim_ids(10).await, theirs[..1], "and still no more than the number run");
+    assert_eq!(env.usage("l").await.0, 1);
+}
+
+/// CHG-10, LIM-5: a parked job that is moved to a queue with servers takes the room that there is, and
+/// one that was let go and is moved away gives it on.
+pub async fn a_move_gives_room_and_takes_it(env: Env) {
+    let in_mail = |priority| NewRecord { queue: name("mail"), priority, ..limited("l", 1) };
+    let move_to = async |job, queue: &str| {
+        env.changed(job, Action::Move { queue: Some(name(queue)), priority: None }).await
+    };
+    let mut server = env.claimer("s").await;
+    let mut mail = env.stranger("mail").queues(&["mail"]);
+    mail.announce().await;
+    env.add(limited("l", 1)).await;
+    let lease = server.claim_one().await.lease;
+    let ids = env.add_many((0..4).map(|n| in_mail(9 - n)).collect()).await;
+    assert!(mail.claim(10).await.is_empty());
+    env.storage.remove_server(mail.incarnation, &[]).await.expect("says goodbye");
+    server.settled(lease, Ending::Succeeded).await;
+    assert!(env.record(ids[2]).await.parked_at.is_some());
+    move_to(ids[2], "default").await;
+    assert_eq!(env.record(ids[2]).await.parked_at, None, "there is room");
+    move_to(ids[3], "default").await;
+    assert!(env.record(ids[3]).await.parked_at.is_some(), "there was room for one");
+    move_to(ids[2], "mail").await;
+    assert_eq!(env.record(ids[3]).await.parked_at, None, "the other went");
+    assert_eq!(server.run_one(Ending::Succeeded).await, ids[3]);
+}
+
+/// LIM-5, SWP-2, SWP-4, G15: waiters in a great many lanes that nobody serves are left alone once each
+/// lane was looked at, and do not keep one waiting that is served; each is found by who comes.
+pub async fn lanes_that_nobody_serves_are_left_alone(env: Env) {
+    const LANES: usize = 300;
+    let queues: Vec<String> = (0..LANES).map(|n| format!("tenant-{n:03}")).collect();
+    let mut server = env.claimer("s").await;
+    env.add(limited("l", 1)).await;
+    let mut lease = server.claim_one().await.lease;
+    let in_lanes = queues.iter().flat_map(|queue| {
+        (0..2).map(|_| NewRecord { queue: name(queue), priority: 9, ..limited("l", 1) })
+    });
+    env.add_many(in_lanes.collect()).await;
+    for part in queues.chunks(50) {
+        let part: Vec<&str> = part.iter().map(String::as_str).collect();
+        let mut other = env.stranger("other").queues(&part);
+        other.announce().await;
+        assert!(other.claim(200).await.is_empty());
+        env.storage.remove_server(other.incarnation, &[]).await.expect("says goodbye");
+    }
+    assert_eq!(env.usage("l").await, (1, 600));
+    let served = env.add_many((0..3).map(|_| limited("l", 1)).collect()).await;
+    assert!(server.claim(10).await.is_empty());
+    for id in &served {
+        server.settled(lease, Ending::Succeeded).await;
+        env.sweep().await;
+        let claimed = server.claim(10).await;
+        assert_eq!(claimed.iter().map(|it| it.lease.job).collect::<Vec<_>>(), [*id]);
+        lease = claimed[0].lease;
+    }
+    server.settled(lease, Ending::Succeeded).await;
+    env.sweep().await;
+    assert_eq!(env.usage("l").await, (0, 300), "of each lane one is let go");
+    let step = env.sweep_once(500).await;
+    assert_eq!((step.done, step.more), (0, false));
+    for queue in [0, 150, 299] {
+        let mut other = env.stranger("other").queues(&[&queues[queue]]);
+        other.announce().await;
+        for _ in 0..2 {
+            env.sweep().await;
+            other.run_one(Ending::Succeeded).await;
+        }
+    }
+}
+
 /// LIM-4, LIM-1: many waiters become claimable in bounded steps, each once and no more than have room.
 pub async fn no_more_are_let_go_than_have_room(env: Env) {
     const WAITERS: usize = 700;
@@ -553,14 +649,14 @@ pub async fn time_makes_waiters_claimable_in_order(env: Env) {
     waiters.sort_unstable();
     let expected: Vec<JobId> = waiters.into_iter().map(|it| it.2).collect();
     assert!(server.claim(10).await.is_empty());
-    let before = env.details(expected[0]).await;
     for part in expected.chunks(2) {
         env.advance(60);
         env.promote().await;
+        let details = env.details(part[0]).await;
+        assert_eq!(details.record.parked_at, None, "time let it go");
+        assert_eq!((details.record.head.fence, details.history.applied()), (0, 1));
         assert_eq!(server.claim_ids(10).await, part);
     }
-    assert_eq!(before.record.head.fence, 0);
-    assert_eq!(before.history.applied(), 1);
 }
 
 /// PRO-3, G16: where instants are pushed, the first job that is parked at a rate limit tells when there
@@ -579,13 +675,85 @@ pub async fn the_instant_of_room_is_told(env: Env) {
     let room_at = env.after(60);
     let look = async {
         while let Some(push) = wake_ups.next().await {
-            if push == WakeUp::Due(room_at) || push == WakeUp::Lost {
+            if push == WakeUp::Due(room_at) {
                 return;
             }
         }
         panic!("the pushes ended");
     };
     tokio::time::timeout(Duration::from_secs(5), look).await.expect("somebody tells");
+}
+
+/// LIM-6, G21: where the clock goes back, a start counts no longer than one length from then on, also
+/// when everybody who could start is parked.
+pub async fn a_clock_that_goes_back_closes_no_rate_limit(env: Env) {
+    for (limit, window) in [("sliding", Window::Sliding(MINUTE)), ("fixed", Window::Fixed(MINUTE))]
+    {
+        let mut server = env.claimer("s").await;
+        let ids = env.add_many(several(3, || rated(limit, 2, window))).await;
+        env.advance(3600);
+        assert_eq!(server.claim_ids(10).await, ids[..2]);
+        env.advance(-3600);
+        env.promote().await;
+        assert!(server.claim(10).await.is_empty(), "they count");
+        env.advance(60);
+        env.promote().await;
+        assert_eq!(server.claim_ids(10).await, ids[2..], "{limit}");
+    }
+}
+
+/// LIM-8: what started in a fixed window counts after a change of the window, and as if it had started
+/// with the change; of a sliding window every instant is known.
+pub async fn a_change_of_windows_loses_no_start(env: Env) {
+    // The operator's call goes by the storage's clock, which is the case's as long as nothing is moved.
+    let hour = seconds(3600);
+    let define = async |limit: &Limit| env.storage.define_limit(limit).await.expect("defines");
+    let mut server = env.claimer("s").await;
+    let changes = [
+        (Window::Fixed(hour), Window::Sliding(MINUTE)),
+        (Window::Fixed(hour), Window::Fixed(hour * 2)),
+        (Window::Fixed(hour), Window::Fixed(MINUTE)),
+        (Window::Sliding(hour), Window::Sliding(MINUTE)),
+        (Window::Sliding(MINUTE), Window::Sliding(hour)),
+    ];
+    for (n, (before, after)) in changes.into_iter().enumerate() {
+        let limit = format!("limit-{n}");
+        let ids = env.add_many(several(3, || rated(&limit, 2, before))).await;
+        assert_eq!(server.claim_ids(10).await, ids[..2]);
+        define(&Limit::rate(&limit, 2, after)).await;
+        assert!(server.claim(10).await.is_empty(), "{before:?} to {after:?}");
+        let usage = env.storage.limit(&limit).await.expect("reads").expect("is defined");
+        assert_eq!((usage.used, usage.waiting), (2, 1), "{before:?} to {after:?}");
+        let room_at = usage.room_at.expect("it is full");
+        // Until then it stays so, and no longer than a length.
+        assert!(room_at > env.now() && room_at <= env.after(30).plus(after.length()), "{usage:?}");
+        env.delete(ids[2]).await;
+    }
+}
+
+/// LIM-6, LIM-7: a rate limit forgets many starts in bounded looks, and gives each back.
+pub async fn many_starts_end_at_their_instants(env: Env) {
+    const STARTS: usize = 1_500;
+    let mut server = env.claimer("s").await;
+    let rated = || rated("l", 1_500, Window::Sliding(MINUTE));
+    env.add_many(several(STARTS, rated)).await;
+    for _ in 0..STARTS {
+        // Each at an instant of its own.
+        env.move_to(env.now().plus(Duration::from_millis(1)));
+        server.claim_one().await;
+    }
+    let ids = env.add_many(several(STARTS, rated)).await;
+    park_all(&mut server).await;
+    assert_eq!(env.usage("l").await.0, 1_500);
+    env.advance(60);
+    let mut started = Vec::new();
+    for _ in 0..20 {
+        promoted(&env).await;
+        env.sweep().await;
+        started.extend(server.claim_ids(500).await);
+    }
+    assert_eq!(started, ids);
+    assert_eq!(env.usage("l").await, (1_500, 0));
 }
 
 /// LIM-2, SUB-11: a rate limit tells its window, the starts that count, and when there is room again; it

@@ -1,6 +1,7 @@
 //! `LimitStore`, and how slots are taken and freed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jobkit_core::limit::{Limit, Window};
@@ -20,6 +21,19 @@ use crate::writer::{Flight, Push};
 const ADMITTED_AT_ONCE: usize = 500;
 /// The most limits that one step of a sweep looks at.
 const LIMITS_SWEPT: usize = 100;
+/// The most lanes of a limit that a step looks at which makes room; the rest is left to sweeps.
+const LANES_AT_ONCE: usize = 64;
+/// The most lanes that one step of a sweep looks at.
+const LANES_SWEPT: usize = 500;
+/// What is let go of a lane that nobody serves: enough to be found by a server that comes.
+const UNSERVED: usize = 1;
+/// Two polls: a server that has not claimed by then what was let go for it has no room itself, and
+/// the room is for others, too.
+const UNCLAIMED: Duration = Duration::from_secs(10);
+/// The most starts that one look forgets, by the instants at which they were.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
+/// By so much may the clocks of processes differ.
+const SKEW: Duration = Duration::from_secs(1);
 
 /// A limit, as deciding about its room needs it.
 struct Row {
@@ -32,12 +46,24 @@ struct Row {
     started: i64,
     /// When the first of these starts does not count any more.
     room_at: Option<i64>,
+    /// The lane behind which the next look goes on.
+    lane: Option<(i64, i64)>,
+    asleep: i64,
 }
+
+/// No lane is live: the limit is not looked at until something changes.
+const ASLEEP: i64 = 1;
+/// No lane that this round of looks has reached is live.
+const ASLEEP_SO_FAR: i64 = 2;
 
 /// The columns of a [`Row`].
 macro_rules! select_limit {
     ($rest:literal) => {
-        concat!("SELECT id, max, used, waiting, win, len, started, room_at FROM jk_limit ", $rest)
+        concat!(
+            "SELECT id, max, used, waiting, win, len, started, room_at, lane_queue, lane_kind, asleep ",
+            "FROM jk_limit ",
+            $rest
+        )
     };
 }
 
@@ -51,6 +77,8 @@ impl Row {
             window: window_at(row.get(4)?, row.get(5)?),
             started: row.get(6)?,
             room_at: row.get(7)?,
+            lane: row.get::<_, Option<i64>>(8)?.zip(row.get(9)?),
+            asleep: row.get(10)?,
         })
     }
 }
@@ -99,6 +127,7 @@ impl Flight<'_, '_> {
                 }
             };
             let before = row.room_at;
+            self.pull_back(&mut row, now)?;
             let room = self.room(&mut row, now)?;
             if row.room_at != before && row.waiting > 0 {
                 // Time has brought room for those who wait, too.
@@ -123,11 +152,7 @@ impl Flight<'_, '_> {
     fn count_start(&mut self, row: &Row, window: Window, now: Timestamp) -> Done {
         let from = window.counts_from(now);
         let end = from.plus(window.length());
-        self.db.run(
-            "INSERT INTO jk_limit_start (lim, at, n) VALUES (?1, ?2, 1) \
-             ON CONFLICT (lim, at) DO UPDATE SET n = n + 1",
-            [row.id, from.as_micros()],
-        )?;
+        self.add_starts(row.id, from, 1)?;
         self.db.run(
             "UPDATE jk_limit SET used = used + 1, started = started + 1, \
              room_at = min(COALESCE(room_at, ?2), ?2) WHERE id = ?1",
@@ -147,13 +172,67 @@ impl Flight<'_, '_> {
     fn room(&self, row: &mut Row, now: Timestamp) -> Done<usize> {
         let Some(window) = row.window else { return Ok(index((row.max - row.used).max(0))) };
         if row.room_at.is_some_and(|at| at <= now.as_micros()) {
-            self.db.run(
-                "DELETE FROM jk_limit_start WHERE lim = ?1 AND at <= ?2",
-                [row.id, now.minus(window.length()).as_micros()],
+            let over = self.db.all(
+                "SELECT at, n FROM jk_limit_start WHERE lim = ?1 AND at <= ?2 ORDER BY at LIMIT ?3",
+                [row.id, now.minus(window.length()).as_micros(), size(FORGOTTEN_AT_ONCE)],
+                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
             )?;
-            self.recount_starts(row)?;
+            if let Some((last, _)) = over.last() {
+                self.db.run(
+                    "DELETE FROM jk_limit_start WHERE lim = ?1 AND at <= ?2",
+                    [row.id, *last],
+                )?;
+            }
+            row.started = (row.started - over.iter().map(|(_, n)| n).sum::<i64>()).max(0);
+            self.note_starts(row, window)?;
         }
         Ok(index((row.max - row.started).max(0)))
+    }
+
+    /// Notes how many starts count, and when the first of them ends: at once, if more are to be
+    /// forgotten than one look does.
+    fn note_starts(&self, row: &mut Row, window: Window) -> Done {
+        let first =
+            self.db.one("SELECT min(at) FROM jk_limit_start WHERE lim = ?1", [row.id], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?;
+        row.room_at = first.flatten().map(|from| at(from).plus(window.length()).as_micros());
+        self.db.run(
+            "UPDATE jk_limit SET started = ?2, room_at = ?3 WHERE id = ?1",
+            params![row.id, row.started, row.room_at],
+        )?;
+        Ok(())
+    }
+
+    /// Starts that are yet to come, since the clock went back, count from now on: so none counts longer
+    /// than one length.
+    fn pull_back(&self, row: &mut Row, now: Timestamp) -> Done {
+        let Some(window) = row.window else { return Ok(()) };
+        let soon = now.plus(SKEW).as_micros();
+        let last =
+            self.db.one("SELECT max(at) FROM jk_limit_start WHERE lim = ?1", [row.id], |row| {
+                row.get::<_, Option<i64>>(0)
+            })?;
+        if last.flatten().is_none_or(|last| last <= soon) {
+            return Ok(());
+        }
+        let ahead = self.db.one(
+            "SELECT sum(n) FROM jk_limit_start WHERE lim = ?1 AND at > ?2",
+            [row.id, soon],
+            |row| row.get::<_, i64>(0),
+        )?;
+        self.db.run("DELETE FROM jk_limit_start WHERE lim = ?1 AND at > ?2", [row.id, soon])?;
+        self.add_starts(row.id, window.counts_from(now), ahead.unwrap_or(0))?;
+        self.note_starts(row, window)
+    }
+
+    fn add_starts(&self, limit: i64, from: Timestamp, count: i64) -> Done {
+        self.db.run(
+            "INSERT INTO jk_limit_start (lim, at, n) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (lim, at) DO UPDATE SET n = n + excluded.n",
+            [limit, from.as_micros(), count],
+        )?;
+        Ok(())
     }
 
     /// Notes what the starts that are kept amount to.
@@ -180,7 +259,7 @@ impl Flight<'_, '_> {
     pub(crate) fn free_slot(&mut self, name: &str) -> Done {
         let waited_for = self.db.one(
             "UPDATE jk_limit SET used = max(used - 1, 0) WHERE name = ?1 \
-             RETURNING id, waiting > 0 AND win = 0",
+             RETURNING id, waiting > 0 AND win = 0 AND asleep <> 1",
             [name],
             |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)),
         )?;
@@ -197,6 +276,7 @@ impl Flight<'_, '_> {
     /// An operator's number and window.
     fn redefine(&mut self, limit: &Limit, now: Timestamp) -> Done {
         let (win, len) = window_numbers(limit.window);
+        let before = self.limit_row(&limit.name)?.and_then(|row| row.window);
         self.db.run(
             "INSERT INTO jk_limit (name, max, win, len, by_operator) VALUES (?1, ?2, ?3, ?4, 1) \
              ON CONFLICT (name) DO UPDATE SET max = excluded.max, win = excluded.win, \
@@ -204,8 +284,14 @@ impl Flight<'_, '_> {
             params![limit.name, limit.max, win, len],
         )?;
         let Some(mut row) = self.limit_row(&limit.name)? else { return Ok(()) };
-        if row.window.is_none() {
-            self.db.run("DELETE FROM jk_limit_start WHERE lim = ?1", [row.id])?;
+        match (before, row.window) {
+            (_, None) => {
+                self.db.run("DELETE FROM jk_limit_start WHERE lim = ?1", [row.id])?;
+            }
+            (Some(before), Some(window)) if before != window => {
+                self.change_window(row.id, before, window, now)?;
+            }
+            _ => {}
         }
         self.recount_starts(&mut row)?;
         if let Some(room_at) = row.room_at.filter(|_| row.waiting > 0) {
@@ -215,10 +301,45 @@ impl Flight<'_, '_> {
         self.refill(now)
     }
 
+    /// Notes the starts that count for another window. Of those in a fixed one nobody knows the instant:
+    /// they count as if they were now, so that none is lost.
+    fn change_window(&self, limit: i64, from: Window, to: Window, now: Timestamp) -> Done {
+        self.db.run(
+            "DELETE FROM jk_limit_start WHERE lim = ?1 AND at <= ?2",
+            [limit, now.minus(from.length()).as_micros()],
+        )?;
+        if let (Window::Sliding(_), Window::Sliding(_)) = (from, to) {
+            // Their instants are known.
+            self.db.run(
+                "DELETE FROM jk_limit_start WHERE lim = ?1 AND at <= ?2",
+                [limit, now.minus(to.length()).as_micros()],
+            )?;
+            return Ok(());
+        }
+        let starts = self.db.all(
+            "SELECT at, n FROM jk_limit_start WHERE lim = ?1 ORDER BY at",
+            [limit],
+            |row| Ok((at(row.get(0)?), row.get::<_, i64>(1)?)),
+        )?;
+        self.db.run("DELETE FROM jk_limit_start WHERE lim = ?1", [limit])?;
+        let mut counted: BTreeMap<Timestamp, i64> = BTreeMap::new();
+        for (start, count) in starts {
+            let start = if matches!(from, Window::Fixed(_)) { now } else { start };
+            *counted.entry(to.counts_from(start)).or_default() += count;
+        }
+        for (from, count) in counted {
+            if from.plus(to.length()) > now {
+                self.add_starts(limit, from, count)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn park(&mut self, job: &Job, limit: i64) -> Done {
         self.db.run("UPDATE jk_job SET parked = ?2 WHERE seq = ?1", [job.seq, limit])?;
         let first = self.db.one(
-            "UPDATE jk_limit SET waiting = waiting + 1 WHERE id = ?1 RETURNING waiting, room_at",
+            "UPDATE jk_limit SET waiting = waiting + 1, asleep = 0 WHERE id = ?1 \
+             RETURNING waiting, room_at",
             [limit],
             |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)),
         )?;
@@ -234,18 +355,39 @@ impl Flight<'_, '_> {
             self.db.one("DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim", [seq], |row| {
                 row.get::<_, i64>(0)
             })?;
-        self.refills.extend(admitted);
+        if let Some(limit) = admitted {
+            self.wake(limit)?;
+        }
+        Ok(())
+    }
+
+    /// Who stands at a limit has changed: it is looked at when the step ends.
+    fn wake(&mut self, limit: i64) -> Done {
+        self.rouse(limit)?;
+        self.refills.insert(limit);
+        Ok(())
+    }
+
+    /// The same, when somebody looks at it next.
+    fn rouse(&self, limit: i64) -> Done {
+        self.db.run("UPDATE jk_limit SET asleep = 0 WHERE id = ?1 AND asleep > 0", [limit])?;
         Ok(())
     }
 
     /// What an Enqueued job under limits leaves behind when its state or queue changes.
-    pub(crate) fn leave_line(&mut self, job: &mut Job, to: StateName) -> Done {
+    pub(crate) fn leave_line(&mut self, job: &mut Job, to: StateName, now: Timestamp) -> Done {
         match (to, job.parked) {
-            (StateName::Enqueued, _) => {
-                self.db.run(
-                    "UPDATE jk_admitted SET queue = ?2 WHERE seq = ?1",
-                    [job.seq, job.queue],
+            // It was moved: there may be room for it where it came, or for others where it went.
+            (StateName::Enqueued, Some(limit)) => self.wake(limit)?,
+            (StateName::Enqueued, None) => {
+                let admitted = self.db.one(
+                    "UPDATE jk_admitted SET queue = ?2, at = ?3, live = 1 WHERE seq = ?1 RETURNING lim",
+                    [job.seq, job.queue, now.as_micros()],
+                    |row| row.get::<_, i64>(0),
                 )?;
+                if let Some(limit) = admitted {
+                    self.wake(limit)?;
+                }
             }
             (_, Some(limit)) => {
                 job.parked = None;
@@ -253,7 +395,15 @@ impl Flight<'_, '_> {
             }
             // The claim has taken the room.
             (StateName::Processing, None) => {
-                self.db.run("DELETE FROM jk_admitted WHERE seq = ?1", [job.seq])?;
+                let of_unserved = self.db.one(
+                    "DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim, live = 0",
+                    [job.seq],
+                    |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)),
+                )?;
+                if let Some((limit, true)) = of_unserved {
+                    // Another one of its lane may be let go in its place.
+                    self.rouse(limit)?;
+                }
             }
             (_, None) => self.withdraw(job.seq)?,
         }
@@ -263,7 +413,9 @@ impl Flight<'_, '_> {
     /// Lets go who waits at the limits where this step made room.
     pub(crate) fn refill(&mut self, now: Timestamp) -> Done {
         while let Some(limit) = self.refills.pop_first() {
-            self.admit(limit, now, ADMITTED_AT_ONCE)?;
+            let (_, more) = self.admit(limit, now, ADMITTED_AT_ONCE, &mut { LANES_AT_ONCE })?;
+            // Whoever hears of work sweeps soon.
+            self.work |= more;
         }
         Ok(())
     }
@@ -271,6 +423,10 @@ impl Flight<'_, '_> {
     /// Looks at the limits that have waiters, since other lanes are live now; what is beyond a bound
     /// is left to the next sweep.
     pub(crate) fn refill_all(&mut self, now: Timestamp) -> Done {
+        self.db.run(
+            "UPDATE jk_limit INDEXED BY jk_limit_asleep SET asleep = 0 WHERE asleep > 0",
+            [],
+        )?;
         let (_, left) = self.fill_limits(0, ADMITTED_AT_ONCE, now)?;
         // Whoever hears of work sweeps soon.
         self.work |= left.is_some();
@@ -287,7 +443,7 @@ impl Flight<'_, '_> {
     ) -> Done<(usize, Option<i64>)> {
         let limits = self.db.all(
             "SELECT id FROM jk_limit INDEXED BY jk_limit_room \
-             WHERE waiting > 0 AND ((win = 0 AND used < max) OR (win > 0 AND started < max)) \
+             WHERE waiting > 0 AND asleep <> 1 AND ((win = 0 AND used < max) OR (win > 0 AND started < max)) \
              AND id > ?1 ORDER BY id LIMIT ?2",
             [from, size(LIMITS_SWEPT)],
             |row| row.get::<_, i64>(0),
@@ -295,12 +451,14 @@ impl Flight<'_, '_> {
         let full = limits.len() == LIMITS_SWEPT;
         // What time has brought is no room yet by what is noted.
         let mut done = self.fill_due_limits(max, now)?;
+        let mut lanes = LANES_SWEPT;
         for limit in limits {
-            if done < max {
-                done += self.admit(limit, now, max - done)?;
+            if done >= max || lanes == 0 {
+                return Ok((done, Some(from)));
             }
-            if done >= max {
-                // There may be more at this one.
+            let (admitted, more) = self.admit(limit, now, max - done, &mut lanes)?;
+            done += admitted;
+            if more {
                 return Ok((done, Some(from)));
             }
             from = limit;
@@ -310,6 +468,19 @@ impl Flight<'_, '_> {
 
     /// Lets go who waits at rate limits to which time has brought room; how many.
     pub(crate) fn fill_due_limits(&mut self, max: usize, now: Timestamp) -> Done<usize> {
+        let ahead = self.db.all(
+            "SELECT id FROM jk_limit INDEXED BY jk_limit_first \
+             WHERE waiting > 0 AND room_at IS NOT NULL AND room_at - len > ?1 LIMIT ?2",
+            [now.plus(SKEW).as_micros(), size(LIMITS_SWEPT)],
+            |row| row.get::<_, i64>(0),
+        )?;
+        for limit in ahead {
+            if let Some(mut row) =
+                self.db.one(select_limit!("WHERE id = ?1"), [limit], Row::read)?
+            {
+                self.pull_back(&mut row, now)?;
+            }
+        }
         let due = self.db.all(
             "SELECT id FROM jk_limit INDEXED BY jk_limit_room_at \
              WHERE waiting > 0 AND room_at IS NOT NULL AND room_at <= ?1 ORDER BY room_at LIMIT ?2",
@@ -319,7 +490,10 @@ impl Flight<'_, '_> {
         let mut done = 0;
         for limit in due {
             if done < max {
-                done += self.admit(limit, now, max - done)?;
+                let (admitted, more) =
+                    self.admit(limit, now, max - done, &mut { LANES_AT_ONCE })?;
+                done += admitted;
+                self.work |= more;
             }
         }
         Ok(done)
@@ -336,65 +510,134 @@ impl Flight<'_, '_> {
         Ok(next.flatten())
     }
 
-    /// Makes the next waiters of a limit claimable, as many as have room; how many.
+    /// Makes the next waiters of a limit claimable, as many as have room: how many, and whether more
+    /// lanes are to be looked at.
     ///
-    /// Those that a live server would take, in the order of claims, less those that were let go before
-    /// and are not claimed yet. What no live server takes, since nobody serves it or it is paused,
-    /// holds no slot while it stands in line: it takes nothing of that room, and each such lane is let
-    /// go as far as there is room for it alone, so that a server that comes finds it claimable.
-    fn admit(&mut self, limit: i64, now: Timestamp, max: usize) -> Done<usize> {
+    /// Those that a live server would take, in the order of claims, less those that were let go a moment
+    /// before and are not claimed yet. What no live server takes, since nobody serves it or it is paused,
+    /// holds no slot while it stands in line: it takes nothing of that room, and of each such lane one
+    /// is let go, so that a server that comes finds it. A lane whose servers leave unclaimed what was let
+    /// go for them does not keep that room from others either.
+    fn admit(
+        &mut self,
+        limit: i64,
+        now: Timestamp,
+        max: usize,
+        lanes: &mut usize,
+    ) -> Done<(usize, bool)> {
         let row = self.db.one(select_limit!("WHERE id = ?1"), [limit], Row::read)?;
-        let Some(mut row) = row.filter(|row| row.waiting > 0) else { return Ok(0) };
+        let Some(mut row) = row.filter(|row| row.waiting > 0) else { return Ok((0, false)) };
         let room = self.room(&mut row, now)?;
-        if room == 0 {
-            return Ok(0);
+        if room == 0 || row.asleep == ASLEEP {
+            return Ok((0, false));
         }
-        let admitted = self.db.all(
-            "SELECT queue, kind, count(*) FROM jk_admitted INDEXED BY jk_admitted_lane \
-             WHERE lim = ?1 GROUP BY queue, kind",
-            [limit],
-            |row| Ok(((row.get(0)?, row.get(1)?), index(row.get(2)?))),
-        )?;
-        let mut admitted: HashMap<(i64, i64), usize> = admitted.into_iter().collect();
         let paused = Paused::read(self.db, now)?;
+        let since = now.minus(UNCLAIMED).as_micros();
+        let recent = self.db.all(
+            "SELECT queue, kind FROM jk_admitted INDEXED BY jk_admitted_recent \
+             WHERE live = 1 AND lim = ?1 AND at > ?2 AND at <= ?3 LIMIT ?4",
+            [limit, since, now.plus(SKEW).as_micros(), size(room + 1)],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let mut counts: HashMap<(i64, i64), usize> = HashMap::new();
+        for lane in recent {
+            *counts.entry(lane).or_default() += 1;
+        }
         let mut live_room = room;
-        for ((queue, kind), count) in &admitted {
-            if self.is_live(*queue, *kind, &paused)? {
-                live_room = live_room.saturating_sub(*count);
+        for ((queue, kind), count) in counts {
+            if self.is_live(queue, kind, &paused)? {
+                live_room = live_room.saturating_sub(count);
             }
         }
+
+        // (rank, place, queue, kind)
         let (mut live, mut others) = (Vec::new(), Vec::new());
-        let mut lane = self.next_parked_lane(limit, (i64::MIN, i64::MIN))?;
-        while let Some((queue, kind)) = lane {
+        let mut none_live = row.lane.is_none() || row.asleep == ASLEEP_SO_FAR;
+        let mut reached = row.lane.unwrap_or((i64::MIN, i64::MIN));
+        let mut lane = self.next_parked_lane(limit, reached)?;
+        while let Some((queue, kind)) = lane.filter(|_| *lanes > 0) {
+            *lanes -= 1;
+            reached = (queue, kind);
             let is_live = self.is_live(queue, kind, &paused)?;
-            let before = admitted.remove(&(queue, kind)).unwrap_or(0);
-            let most = if is_live { live_room } else { room.saturating_sub(before) };
-            let waiters = self.db.all(
-                "SELECT rank, seq FROM jk_job INDEXED BY jk_parked_lane \
-                 WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind = ?3 \
-                 ORDER BY rank, seq LIMIT ?4",
-                params![limit, queue, kind, size(most.min(max))],
-                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, queue, kind)),
-            )?;
-            if is_live { &mut live } else { &mut others }.extend(waiters);
-            lane = self.next_parked_lane(limit, (queue, kind))?;
+            // A pause that ends by itself wakes nobody.
+            none_live &= !is_live && !paused.ends;
+            let takes_room = is_live && !self.is_unclaimed(limit, reached, since)?;
+            let most = if takes_room {
+                live_room
+            } else {
+                let alone = if is_live { room } else { UNSERVED };
+                alone.saturating_sub(self.admitted_in(limit, reached, alone)?)
+            };
+            let waiters = match most.min(max) {
+                0 => Vec::new(),
+                most => self.db.all(
+                    "SELECT rank, seq FROM jk_job INDEXED BY jk_parked_lane \
+                     WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind = ?3 \
+                     ORDER BY rank, seq LIMIT ?4",
+                    params![limit, queue, kind, size(most)],
+                    |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, queue, kind)),
+                )?,
+            };
+            if takes_room { &mut live } else { &mut others }.extend(waiters);
+            lane = self.next_parked_lane(limit, reached)?;
         }
+
         live.sort_unstable();
         live.truncate(live_room);
-        live.extend(others);
-        live.truncate(max);
-        for (_, seq, queue, kind) in &live {
-            self.db.run("UPDATE jk_job SET parked = NULL WHERE seq = ?1", [seq])?;
+        let let_go = live.into_iter().map(|it| (it, true));
+        let mut let_go: Vec<_> = let_go.chain(others.into_iter().map(|it| (it, false))).collect();
+        let mut more = lane.is_some() || let_go.len() > max;
+        none_live &= let_go.len() <= max;
+        let_go.truncate(max);
+        // A look that began behind other lanes may have brought some of these into line.
+        more |= row.lane.is_some() && !none_live && !let_go.is_empty();
+        let (next, asleep) = match (lane, none_live) {
+            (Some(_), true) => (Some(reached), ASLEEP_SO_FAR),
+            (Some(_), false) => (Some(reached), 0),
+            (None, true) => (None, ASLEEP),
+            (None, false) => (None, 0),
+        };
+        if (next, asleep) != (row.lane, row.asleep) {
             self.db.run(
-                "INSERT OR REPLACE INTO jk_admitted (seq, lim, queue, kind) VALUES (?1, ?2, ?3, ?4)",
-                [*seq, limit, *queue, *kind],
+                "UPDATE jk_limit SET lane_queue = ?2, lane_kind = ?3, asleep = ?4 WHERE id = ?1",
+                params![limit, next.map(|it| it.0), next.map(|it| it.1), asleep],
             )?;
         }
-        if !live.is_empty() {
-            self.count_waiting(limit, -size(live.len()))?;
+        for ((_, seq, queue, kind), takes_room) in &let_go {
+            self.db.run("UPDATE jk_job SET parked = NULL WHERE seq = ?1", [seq])?;
+            self.db.run(
+                "INSERT OR REPLACE INTO jk_admitted (seq, lim, queue, kind, at, live) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![*seq, limit, *queue, *kind, now.as_micros(), takes_room],
+            )?;
+        }
+        if !let_go.is_empty() {
+            self.count_waiting(limit, -size(let_go.len()))?;
             self.work = true;
         }
-        Ok(live.len())
+        Ok((let_go.len(), more))
+    }
+
+    /// How many of a lane were let go and are not claimed yet, as far as it matters.
+    fn admitted_in(&self, limit: i64, (queue, kind): (i64, i64), most: usize) -> Done<usize> {
+        let admitted = self.db.all(
+            "SELECT 1 FROM jk_admitted INDEXED BY jk_admitted_lane \
+             WHERE lim = ?1 AND queue = ?2 AND kind = ?3 LIMIT ?4",
+            [limit, queue, kind, size(most)],
+            |_| Ok(()),
+        )?;
+        Ok(admitted.len())
+    }
+
+    /// Whether what was let go of a lane by an instant has not been claimed yet.
+    fn is_unclaimed(&self, limit: i64, (queue, kind): (i64, i64), since: i64) -> Done<bool> {
+        let unclaimed = self.db.one(
+            "SELECT 1 FROM jk_admitted INDEXED BY jk_admitted_lane \
+             WHERE lim = ?1 AND queue = ?2 AND kind = ?3 AND at <= ?4 LIMIT 1",
+            [limit, queue, kind, since],
+            |_| Ok(()),
+        )?;
+        Ok(unclaimed.is_some())
     }
 
     /// The next lane of which jobs are parked at a limit.

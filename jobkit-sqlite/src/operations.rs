@@ -18,6 +18,8 @@ use crate::storage::SqliteStorage;
 pub(crate) struct Paused {
     pub(crate) queues: HashSet<i64>,
     pub(crate) kinds: HashSet<i64>,
+    /// Some of these pauses end by themselves.
+    pub(crate) ends: bool,
 }
 
 impl Paused {
@@ -32,6 +34,7 @@ impl Paused {
                 PauseTarget::Kind(name) => (&mut paused.kinds, name),
             };
             numbers.extend(db.name_id(name)?);
+            paused.ends |= record.pause.until.is_some();
         }
         Ok(paused)
     }

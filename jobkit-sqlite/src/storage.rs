@@ -457,7 +457,8 @@ mod tests {
     const SMALL: [&str; 6] =
         ["jk_mark", "jk_delta", "jk_server", "jk_pause", "jk_recurring", "jk_recurring_run"];
     /// Indexes that hold nothing but what is meant.
-    const EXACT: [&str; 4] = ["jk_held", "jk_limit_waiting", "jk_limit_room", "jk_limit_room_at"];
+    const EXACT: [&str; 5] =
+        ["jk_held", "jk_limit_waiting", "jk_limit_room", "jk_limit_room_at", "jk_limit_asleep"];
     /// When the unique key of an unreadable job cannot be told.
     const RARE: &str = "DELETE FROM jk_ukey WHERE job = ?1 AND until IS NULL";
 

@@ -12,12 +12,17 @@ use crate::memory::MemoryStorage;
 use crate::state::State;
 use crate::storage::{LimitHolder, LimitStore, LimitUsage};
 
-use super::state::{LimitRow, Rank, Tables, Work, note_room_at};
+use super::state::{Admitted, LimitRow, Place, Rank, SKEW, Tables, Work, note_room_at};
 
 /// The most waiters of a limit that one step makes claimable; the rest is left to sweeps.
 pub(super) const ADMITTED_AT_ONCE: usize = 500;
 /// The most limits that one step of a sweep looks at.
 const LIMITS_SWEPT: usize = 100;
+/// What is let go of a lane that nobody serves: enough to be found by a server that comes.
+const UNSERVED: usize = 1;
+/// Two polls: a server that has not claimed by then what was let go for it has no room itself, and
+/// the room is for others, too.
+const UNCLAIMED: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[async_trait]
 impl LimitStore for MemoryStorage {
@@ -27,11 +32,8 @@ impl LimitStore for MemoryStorage {
             let row = tables.limits.entry(limit.name.clone());
             let row = row.or_insert_with(|| LimitRow::new(limit, true));
             row.max = limit.max;
-            row.window = limit.window;
+            row.change_window(limit.window, work.now);
             row.by_operator = true;
-            if row.window.is_none() {
-                row.starts.clear();
-            }
             note_room_at(&mut tables.room_at, &limit.name, row);
             if let Some(at) = row.room_at {
                 work.due_at(at);
@@ -76,13 +78,10 @@ impl LimitStore for MemoryStorage {
 
 fn usage(name: &str, row: &LimitRow, now: Timestamp) -> LimitUsage {
     let used = row.used(now);
-    // Each instant at which starts cease to count, until fewer than the number do.
-    let ends = row.window.map(|window| row.starts.keys().map(move |at| at.plus(window.length())));
-    let room_at = ends.and_then(|mut ends| ends.find(|end| *end > now && row.room(*end) > 0));
     LimitUsage {
         limit: Limit { name: name.to_owned(), max: row.max, window: row.window },
         used: u32::try_from(used).unwrap_or(u32::MAX),
-        room_at: room_at.filter(|_| row.room(now) == 0),
+        room_at: row.next_room_at(now),
         waiting: row.waiting.len() as u64,
         defined_by_operator: row.by_operator,
     }
@@ -91,10 +90,11 @@ fn usage(name: &str, row: &LimitRow, now: Timestamp) -> LimitUsage {
 impl Tables {
     /// Makes the next waiters of a limit claimable, as many as have room; answers how many.
     ///
-    /// Those that a live server would take, in the order of claims, less those that were let go before
-    /// and are not claimed yet. What no live server takes, since nobody serves it or it is paused,
-    /// holds no slot while it stands in line: it takes nothing of that room, and each such lane is let
-    /// go as far as there is room for it alone, so that a server that comes finds it claimable.
+    /// Those that a live server would take, in the order of claims, less those that were let go a moment
+    /// before and are not claimed yet. What no live server takes, since nobody serves it or it is paused,
+    /// holds no slot while it stands in line: it takes nothing of that room, and of each such lane one
+    /// is let go, so that a server that comes finds it. A lane whose servers leave unclaimed what was let
+    /// go for them does not keep that room from others either.
     pub(super) fn admit(&mut self, work: &mut Work, limit: &str, max: usize) -> usize {
         if self.limits.get(limit).is_none_or(|row| row.waiting.is_empty()) {
             return 0;
@@ -106,24 +106,39 @@ impl Tables {
             return 0;
         }
         let is_live = |lane: &(crate::Name, crate::Name)| self.is_live(&lane.0, &lane.1, work.now);
+        let (since, soon) = (work.now.minus(UNCLAIMED), work.now.plus(SKEW));
+        let when = |place: Place| self.job(place).admitted.as_ref().map(|it| (it.at, it.live));
+        let is_recent =
+            |rank: &&Rank| when(rank.1).is_some_and(|(at, live)| live && at > since && at <= soon);
         let admitted = row.admitted.lanes.iter().filter(|(lane, _)| is_live(lane));
-        let live_room = room.saturating_sub(admitted.map(|(_, line)| line.len()).sum());
+        let recent = admitted.flat_map(|(_, line)| line.iter().filter(is_recent));
+        let live_room = room.saturating_sub(recent.take(room + 1).count());
+        let is_unclaimed = |lane: &(crate::Name, crate::Name)| {
+            let line = row.admitted.lanes.get(lane);
+            line.is_some_and(|line| {
+                line.iter().any(|rank| when(rank.1).is_some_and(|(at, _)| at <= since))
+            })
+        };
         let mut live: BTreeSet<Rank> = BTreeSet::new();
         let mut others: Vec<Rank> = Vec::new();
         for (lane, line) in &row.waiting.lanes {
-            if is_live(lane) {
+            let is_live = is_live(lane);
+            if is_live && !is_unclaimed(lane) {
                 live.extend(line.iter().take(live_room));
             } else {
+                let alone = if is_live { room } else { UNSERVED };
                 let before = row.admitted.lanes.get(lane).map_or(0, BTreeSet::len);
-                others.extend(line.iter().take(room.saturating_sub(before)));
+                others.extend(line.iter().take(alone.saturating_sub(before)));
             }
         }
-        let next = live.into_iter().take(live_room).chain(others).take(max);
-        let next: Vec<Rank> = next.collect();
-        for (_, place) in &next {
+        let live = live.into_iter().take(live_room).map(|rank| (rank, true));
+        let next = live.chain(others.into_iter().map(|rank| (rank, false))).take(max);
+        let next: Vec<(Rank, bool)> = next.collect();
+        for ((_, place), live) in &next {
             self.unindex(*place);
             let job = self.job_mut(*place);
-            job.admitted = job.record.parked_at.take();
+            let admitted = |limit| Admitted { limit, at: work.now, live: *live };
+            job.admitted = job.record.parked_at.take().map(admitted);
             self.index(*place);
         }
         work.claimable |= !next.is_empty();
@@ -133,6 +148,7 @@ impl Tables {
     /// Whether a limit has no room for a claim.
     pub(super) fn is_full(&mut self, work: &mut Work, limit: &str) -> bool {
         let before = self.limits.get(limit).and_then(|row| row.room_at);
+        self.pull_back(limit, work.now);
         self.forget_starts(limit, work.now);
         let Some(row) = self.limits.get(limit) else { return false };
         if row.room_at != before {
@@ -146,7 +162,8 @@ impl Tables {
     pub(super) fn count_start(&mut self, work: &mut Work, limit: &str) {
         let Some(row) = self.limits.get_mut(limit) else { return };
         let Some(window) = row.window else { return };
-        *row.starts.entry(window.counts_from(work.now)).or_default() += 1;
+        row.add_starts(window.counts_from(work.now), 1);
+        self.started_at = self.started_at.max(Some(work.now));
         note_room_at(&mut self.room_at, limit, row);
         if let Some(at) = row.room_at {
             work.due_at(at);
@@ -160,8 +177,23 @@ impl Tables {
         }
     }
 
+    fn pull_back(&mut self, limit: &str, now: Timestamp) {
+        if let Some(row) = self.limits.get_mut(limit) {
+            row.pull_back(now);
+            note_room_at(&mut self.room_at, limit, row);
+        }
+    }
+
     /// Lets go who waits at rate limits to which time has brought room; how many.
     pub(super) fn fill_due_limits(&mut self, work: &mut Work, max: usize) -> usize {
+        let before = self.started_at.replace(work.now);
+        if before.is_some_and(|before| before > work.now) {
+            // The clock went back.
+            let limits: Vec<String> = self.room_at.iter().map(|(_, limit)| limit.clone()).collect();
+            for limit in limits {
+                self.pull_back(&limit, work.now);
+            }
+        }
         let mut done = 0;
         for _ in 0..LIMITS_SWEPT {
             let due = self.room_at.first().filter(|(at, _)| *at <= work.now && done < max);

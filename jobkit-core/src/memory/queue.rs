@@ -218,7 +218,7 @@ impl Tables {
             let job = self.job_mut(place);
             job.record.parked_at = Some(full.clone());
             // Another one may use the room that it was given elsewhere.
-            work.limits.extend(job.admitted.take());
+            work.limits.extend(job.admitted.take().map(|it| it.limit));
             self.index(place);
             if let Some(at) = self.limits[&full].room_at {
                 work.due_at(at);

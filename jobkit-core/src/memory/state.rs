@@ -63,6 +63,9 @@ pub(super) struct Tables {
     pub(super) full_limits: BTreeSet<String>,
     /// The limit behind which the next step of a sweep goes on.
     pub(super) swept_limit: Option<String>,
+    /// The last instant of a start since waiters at rate limits were looked at, or of that look: an
+    /// earlier one shows that the clock went back.
+    pub(super) started_at: Option<Timestamp>,
     /// Rate limits at which jobs are parked, by the instant at which the first start is free again.
     pub(super) room_at: BTreeSet<(Timestamp, String)>,
     pub(super) marks: VecDeque<Mark>,
@@ -91,8 +94,8 @@ pub(super) struct Job {
     pub(super) progress: Vec<Progress>,
     /// The last change that was applied.
     pub(super) operation: Option<OperationId>,
-    /// The limit from which it was let go, until it is claimed.
-    pub(super) admitted: Option<String>,
+    /// How it was let go by a limit, until it is claimed.
+    pub(super) admitted: Option<Admitted>,
     /// Its order within the claim that holds it.
     pub(super) ordinal: u32,
     /// Memos of the present run.
@@ -100,6 +103,15 @@ pub(super) struct Job {
     pub(super) checkpoint: Option<Payload>,
     pub(super) logs: BTreeMap<u64, AttemptLog>,
     pub(super) unreadable: bool,
+}
+
+/// What let a job go that was parked.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub(super) limit: String,
+    pub(super) at: Timestamp,
+    /// Its lane was served, so that it takes room from others.
+    pub(super) live: bool,
 }
 
 impl Job {
@@ -219,7 +231,9 @@ pub(super) struct LimitRow {
     pub(super) window: Option<Window>,
     pub(super) by_operator: bool,
     /// Starts under a rate limit, by the instant from which they count.
-    pub(super) starts: BTreeMap<Timestamp, u32>,
+    starts: BTreeMap<Timestamp, u32>,
+    /// Their sum.
+    started: usize,
     /// When the first of these starts does not count any more, while jobs are parked.
     pub(super) room_at: Option<Timestamp>,
     /// Jobs that hold a slot, by the time of their claim.
@@ -267,6 +281,7 @@ impl LimitRow {
             window: limit.window,
             by_operator,
             starts: BTreeMap::new(),
+            started: 0,
             room_at: None,
             holders: BTreeSet::new(),
             waiting: Lines::default(),
@@ -277,8 +292,26 @@ impl LimitRow {
     /// Slots taken, or starts that count at an instant.
     pub(super) fn used(&self, now: Timestamp) -> usize {
         let Some(window) = self.window else { return self.holders.len() };
-        let counts = |at: &Timestamp| at.plus(window.length()) > now;
-        self.starts.iter().filter(|(at, _)| counts(at)).map(|(_, starts)| *starts as usize).sum()
+        let over = self.starts.range(..=now.minus(window.length()));
+        self.started - over.map(|(_, starts)| *starts as usize).sum::<usize>()
+    }
+
+    /// When a rate limit that is full has room again.
+    pub(super) fn next_room_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let window = self.window?;
+        let mut left = self.used(now);
+        let mut room_at = None;
+        for (at, starts) in self.starts.range(now.minus(window.length())..) {
+            let end = at.plus(window.length());
+            if left < self.max as usize {
+                break;
+            }
+            if end > now {
+                left = left.saturating_sub(*starts as usize);
+                room_at = Some(end);
+            }
+        }
+        room_at
     }
 
     pub(super) fn room(&self, now: Timestamp) -> usize {
@@ -287,11 +320,60 @@ impl LimitRow {
 
     /// Forgets the starts that do not count any more.
     pub(super) fn forget_starts(&mut self, now: Timestamp) {
-        if let Some(window) = self.window {
-            self.starts.retain(|at, _| at.plus(window.length()) > now);
+        let Some(window) = self.window else { return };
+        while let Some(first) = self.starts.first_entry()
+            && first.key().plus(window.length()) <= now
+        {
+            self.started -= first.remove() as usize;
+        }
+    }
+
+    pub(super) fn add_starts(&mut self, from: Timestamp, count: u32) {
+        *self.starts.entry(from).or_default() += count;
+        self.started += count as usize;
+    }
+
+    /// Starts that are yet to come, since the clock went back, count from now on: so none counts longer
+    /// than one length.
+    pub(super) fn pull_back(&mut self, now: Timestamp) {
+        let Some(window) = self.window else { return };
+        let soon = now.plus(SKEW);
+        let mut ahead = 0;
+        while let Some(last) = self.starts.last_entry()
+            && *last.key() > soon
+        {
+            ahead += last.remove();
+        }
+        if ahead > 0 {
+            self.started -= ahead as usize;
+            self.add_starts(window.counts_from(now), ahead);
+        }
+    }
+
+    /// Notes the starts that count for another window. Of those in a fixed one nobody knows the instant:
+    /// they count as if they were now, so that none is lost.
+    pub(super) fn change_window(&mut self, to: Option<Window>, now: Timestamp) {
+        let from = self.window;
+        if from == to {
+            return;
+        }
+        self.forget_starts(now);
+        self.window = to;
+        let starts = std::mem::take(&mut self.starts);
+        self.started = 0;
+        let (Some(from), Some(to)) = (from, to) else { return };
+        for (start, count) in starts {
+            let start = if matches!(from, Window::Fixed(_)) { now } else { start };
+            let from = to.counts_from(start);
+            if from.plus(to.length()) > now {
+                self.add_starts(from, count);
+            }
         }
     }
 }
+
+/// By so much may the clock go back before it is noticed.
+pub(super) const SKEW: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Work that a step left to sweeps.
 #[derive(Debug)]
@@ -492,7 +574,7 @@ impl Tables {
                     }
                     None => {
                         if let Some(row) =
-                            job.admitted.as_ref().and_then(|it| self.limits.get_mut(it))
+                            job.admitted.as_ref().and_then(|it| self.limits.get_mut(&it.limit))
                         {
                             row.admitted.set(&record.queue, &record.kind, job.rank(), enter);
                         }

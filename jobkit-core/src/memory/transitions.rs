@@ -100,7 +100,7 @@ impl Tables {
             let admitted = job.admitted.take();
             if claimed.is_none() {
                 // Another one may use the room that it was given.
-                work.limits.extend(admitted);
+                work.limits.extend(admitted.map(|it| it.limit));
             }
         }
         if claimed.is_some() {
@@ -375,6 +375,15 @@ impl Tables {
             record.queue = queue.clone();
         }
         record.priority = priority.unwrap_or(record.priority);
+        if state == StateName::Enqueued {
+            // There may be room for it where it came, or for others where it went.
+            let job = jobs.get_mut(&place).expect("an index names a stored job");
+            work.limits.extend(job.record.parked_at.clone());
+            if let Some(admitted) = &mut job.admitted {
+                (admitted.at, admitted.live) = (work.now, true);
+                work.limits.insert(admitted.limit.clone());
+            }
+        }
         self.index(place);
         Ok(state)
     }

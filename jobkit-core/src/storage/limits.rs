@@ -21,18 +21,22 @@ use crate::limit::Limit;
 ///   have room.
 /// - **LIM-5** What no announced server serves (queue and kind), or what is paused, takes no room from
 ///   others while it stands in line, however much of it there is: room reaches the waiters that are
-///   served, in the step in which a slot is freed, a server comes or goes, a pause begins or ends, or
-///   a job that was let go is given up or parked at another limit; beyond a bound by the next sweeps
-///   (G21).
+///   served, in the step in which a slot is freed, a server comes or goes, a pause begins or ends, a
+///   waiter is moved, or a job that was let go is given up or parked at another limit; beyond a bound
+///   by the next sweeps. Of every other lane one job is let go, so that a server that comes finds it.
+///   Room that was given to a job which is not claimed within two polls (10 s) is for others, too, with
+///   the next sweep (G21).
 /// - **LIM-6** A limit with a [`Window`](crate::limit::Window) counts starts. A claim takes one of each
 ///   rate limit that its job names, and never more than the number count at an instant: those of the
 ///   present fixed window, or those of the length that ends now. Nothing but time gives one back: not a
-///   settle, a give-back or a rescue; every attempt is a start (G13).
+///   settle, a give-back or a rescue; every attempt is a start (G13). Where the clock goes back by more
+///   than a second, starts that are yet to come count as if they were now.
 /// - **LIM-7** A job that finds no free start is parked as at any limit, and room that time brings is
 ///   told by [`promote_due`](crate::storage::JobQueue::promote_due), which makes the next waiters
 ///   claimable. A job may name limits of both kinds.
 /// - **LIM-8** `define_limit` may set another window, or none. Starts that count stay counted as long as
-///   there is a window; who runs holds its slot whatever the limit was when it was claimed. A submit
+///   there is a window: those of a sliding one by their instants, those of a fixed one as if they were
+///   at the change; who runs holds its slot whatever the limit was when it was claimed. A submit
 ///   that names another window than the stored one, or none, means the stored one.
 #[async_trait]
 pub trait LimitStore {

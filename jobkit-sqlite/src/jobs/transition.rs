@@ -130,7 +130,7 @@ impl Flight<'_, '_> {
             job.expires_at = expires_at;
         }
         if from == StateName::Enqueued && job.limits.is_some() {
-            self.leave_line(job, to)?;
+            self.leave_line(job, to, now)?;
         }
         match (&job.head.state, in_columns) {
             (State::Processing(hold), true) => job.write_claim(self.db, &hold.clone())?,
