@@ -76,17 +76,33 @@ pub(crate) fn version(db: &Db<'_>) -> Done<(u32, u32)> {
 pub(crate) fn check(db: &Db<'_>) -> Done<u32> {
     let (version, oldest_writer) = version(db)?;
     if oldest_writer > VERSION {
-        return Err(Error::new(
-            ErrorKind::Schema,
-            format!(
-                "the database has schema {version}, which releases that write schema \
-                 {oldest_writer} or later may use, and this release writes schema {VERSION}: \
-                 upgrade jobkit-sqlite"
-            ),
-        )
-        .into());
+        return Err(refusal(version, oldest_writer).into());
     }
     Ok(version)
+}
+
+fn refusal(version: u32, oldest_writer: u32) -> Error {
+    Error::new(
+        ErrorKind::Schema,
+        format!(
+            "the database has schema {version}, which releases that write schema \
+             {oldest_writer} or later may use, and this release writes schema {VERSION}: \
+             upgrade jobkit-sqlite"
+        ),
+    )
+}
+
+/// The same for a namespace that was open: a newer release may have migrated it meanwhile. In the
+/// transaction that is to write, so that none can come between.
+pub(crate) fn check_again(db: &Db<'_>) -> Done {
+    let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let oldest_writer =
+        db.one("SELECT value FROM jk_meta WHERE key = 'oldest_writer'", [], read)?.map_or(0, small);
+    if oldest_writer > VERSION {
+        let version = db.one("SELECT value FROM jk_meta WHERE key = 'version'", [], read)?;
+        return Err(refusal(version.map_or(0, small), oldest_writer).into());
+    }
+    Ok(())
 }
 
 /// Brings the schema up to date. To be called in a transaction that holds the write lock, so that of

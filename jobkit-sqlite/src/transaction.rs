@@ -142,6 +142,7 @@ impl SqliteScope<'_> {
                 "the transaction's file holds no storage of this namespace; open the same file";
             return Err(Error::new(ErrorKind::Schema, text));
         }
+        crate::schema::check_again(&db)?;
         db.run("SAVEPOINT jobkit", []).map_err(sqlite)?;
         let mut flight = Flight::new(&db, self.client.storage().clock());
         let done = work(&mut flight).and_then(|answer| flight.end_inside().map(|()| answer));

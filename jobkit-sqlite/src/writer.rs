@@ -309,6 +309,8 @@ pub(crate) struct WriterThread<'c> {
     busy_timeout: Duration,
     folded: Option<Instant>,
     tail: Option<Tail>,
+    /// `data_version` when the schema was checked last.
+    checked: Option<i64>,
     /// `data_version` and the signal as they were seen last.
     seen: Option<(i64, (i64, i64))>,
     watched: Instant,
@@ -327,6 +329,7 @@ impl<'c> WriterThread<'c> {
             busy_timeout,
             folded: None,
             tail: None,
+            checked: None,
             seen: None,
             watched: Instant::now(),
         }
@@ -459,7 +462,25 @@ impl<'c> WriterThread<'c> {
         }
     }
 
-    fn begin(&self) -> Result<()> {
+    /// Begins a transaction, if this release may still write.
+    fn begin(&mut self) -> Result<()> {
+        self.begin_any()?;
+        let checked = self.check_schema().map_err(Error::from);
+        checked.map_err(|error| self.roll_back(error))
+    }
+
+    /// Refuses what another process has migrated to a schema that this release must not write. One
+    /// number is compared for each transaction, and no table read while nobody else writes.
+    fn check_schema(&mut self) -> Done {
+        let version = self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
+        if version != self.checked {
+            crate::schema::check_again(&self.db)?;
+            self.checked = version;
+        }
+        Ok(())
+    }
+
+    fn begin_any(&self) -> Result<()> {
         let started = Instant::now();
         let mut wait = BUSY_WAIT.0;
         loop {

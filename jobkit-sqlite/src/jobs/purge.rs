@@ -1,5 +1,6 @@
 //! Removing what has expired.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jobkit_core::batch::BatchRecord;
@@ -22,6 +23,15 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Empty batches that one step looks at.
 const EMPTY_AT_ONCE: usize = 100;
 
+/// What was found about batches whose members expired. It holds until something is decided.
+#[derive(Debug, Default)]
+struct Verdicts {
+    /// Whether the members may go.
+    may_go: HashMap<BatchId, bool>,
+    /// Whether nothing but success is waited for, of this batch and those around.
+    but_for_success: HashMap<BatchId, bool>,
+}
+
 impl Flight<'_, '_> {
     pub(crate) fn purge(&mut self, request: StepRequest) -> Done<Step> {
         let now = self.now(request.now);
@@ -42,10 +52,11 @@ impl Flight<'_, '_> {
         let last = self.last_seq()?;
         let (mut removed, mut kept, mut highest) = (0, 0, 0);
         let mut reached = from;
+        let mut verdicts = Verdicts::default();
         for job in expired.into_iter().filter(|job| job.state().is_finished()) {
             reached = job.expires_at.map_or(reached, |at| uint(at.as_micros()));
             if let Some(batch) = job.batch
-                && !self.may_lose_members(batch, &job, now, &mut budget)?
+                && !self.may_lose_members(batch, &job, now, &mut budget, &mut verdicts)?
             {
                 kept += 1;
                 continue;
@@ -53,9 +64,13 @@ impl Flight<'_, '_> {
             if budget.0 == 0 {
                 break;
             }
-            if !self.release_children(&job, now, &mut budget)? {
-                kept += 1;
-                continue;
+            if job.has(CHILDREN) {
+                // Those that are given up may be what a batch waits for, or its continuations.
+                verdicts = Verdicts::default();
+                if !self.release_children(&job, now, &mut budget)? {
+                    kept += 1;
+                    continue;
+                }
             }
             self.remove(&job, now)?;
             highest = highest.max(job.seq);
@@ -106,25 +121,44 @@ impl Flight<'_, '_> {
         member: &Job,
         now: Timestamp,
         budget: &mut Budget,
+        verdicts: &mut Verdicts,
     ) -> Done<bool> {
+        let failed = member.state() == StateName::Failed;
+        if let Some(may_go) = verdicts.may_go.get(&id).filter(|_| !failed) {
+            return Ok(*may_go);
+        }
         let around = self.batches_around(id)?;
         if around.iter().any(|batch| batch.completed_at.is_none()) {
+            verdicts.may_go.insert(id, false);
             return Ok(false);
         }
-        if member.state() == StateName::Failed && self.are_over(&around, true)? {
-            // Once it is gone none of them can succeed, and nothing may wait for that for ever.
-            for batch in &around {
-                if batch.counts.lost || batch.succeeded_at.is_some() {
-                    continue;
+        let losing =
+            around.iter().filter(|batch| !batch.counts.lost && batch.succeeded_at.is_none());
+        let losing: Vec<BatchId> = losing.map(|batch| batch.id).collect();
+        if failed && !losing.is_empty() {
+            let but_for_success = match verdicts.but_for_success.get(&id) {
+                Some(known) => *known,
+                None => self.are_over(&around, true)?,
+            };
+            verdicts.but_for_success.insert(id, but_for_success);
+            if but_for_success {
+                // Once it is gone none of them can succeed, and nothing may wait for that for ever.
+                for id in losing {
+                    if let Some(batch) = self.batch(id)? {
+                        batch.record.counts.lost = true;
+                        batch.changed = true;
+                    }
                 }
-                if let Some(batch) = self.batch(batch.id)? {
-                    batch.record.counts.lost = true;
-                    batch.changed = true;
-                }
+                self.cascade(now, budget)?;
+                *verdicts = Verdicts::default();
             }
-            self.cascade(now, budget)?;
         }
-        self.are_over(&around, false)
+        let may_go = match verdicts.may_go.get(&id) {
+            Some(known) => *known,
+            None => self.are_over(&around, false)?,
+        };
+        verdicts.may_go.insert(id, may_go);
+        Ok(may_go)
     }
 
     /// Whether nothing unfinished waits for any of these batches; or nothing but for their success.
@@ -149,9 +183,6 @@ impl Flight<'_, '_> {
 
     /// Decides what still waits for a job that goes; whether nothing is left.
     fn release_children(&mut self, job: &Job, now: Timestamp, budget: &mut Budget) -> Done<bool> {
-        if !job.has(CHILDREN) {
-            return Ok(true);
-        }
         // Its own end decides first.
         if self.is_marked(Parent::Job(job.id))? {
             return Ok(false);

@@ -64,6 +64,41 @@ async fn a_schema_that_does_not_admit_this_release_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_migrated_by_a_newer_release_while_it_is_open_is_not_written() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    submit(&storage, job()).await;
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.busy_timeout(Duration::from_secs(5)).expect("is set");
+    let admit = |conn: &rusqlite::Connection, oldest: i64| {
+        conn.execute("UPDATE jobkit_meta SET value = ?1 WHERE key = 'oldest_writer'", [oldest])
+            .expect("writes");
+    };
+    let jobs = |conn: &rusqlite::Connection| {
+        conn.query_row("SELECT count(*) FROM jobkit_job", [], |row| row.get::<_, i64>(0))
+            .expect("counts")
+    };
+    let before: i64 = conn
+        .query_row("SELECT value FROM jobkit_meta WHERE key = 'oldest_writer'", [], |row| {
+            row.get(0)
+        })
+        .expect("reads");
+    admit(&conn, 99);
+    for _ in 0..2 {
+        let request = SubmitRequest { submissions: &[job()], now: None };
+        let error = storage.submit(request).await.expect_err("is refused");
+        assert_eq!(error.kind(), ErrorKind::Schema);
+        assert_eq!(error.applied(), jobkit_core::Applied::NotApplied);
+        assert!(error.to_string().contains("schema 99"), "{error}");
+    }
+    assert_eq!(jobs(&conn), 1);
+    admit(&conn, before);
+    submit(&storage, job()).await;
+    assert_eq!(jobs(&conn), 2);
+}
+
+#[tokio::test]
 async fn without_migrating_a_missing_schema_is_an_error_and_the_printed_one_fits() {
     let dir = folder();
     let path = dir.path().join("jobs.db");

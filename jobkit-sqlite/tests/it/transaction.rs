@@ -54,6 +54,18 @@ impl App {
 }
 
 #[tokio::test]
+async fn what_a_newer_release_has_migrated_is_not_written() {
+    let mut app = app().await;
+    app.db.execute("UPDATE jobkit_meta SET value = 99 WHERE key = 'oldest_writer'", []).unwrap();
+    let tx = app.db.transaction_with_behavior(Immediate).unwrap();
+    tx.execute("INSERT INTO orders (id) VALUES (1)", []).unwrap();
+    let error = app.client.within(&tx).enqueue(charge(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    tx.commit().unwrap();
+    assert_eq!((app.orders(), app.jobs(StateName::Enqueued).await), (1, 0));
+}
+
+#[tokio::test]
 async fn a_job_commits_or_vanishes_with_the_callers_rows() {
     let mut app = app().await;
     for (order, commits) in [(1, true), (2, false)] {
