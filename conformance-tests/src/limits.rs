@@ -394,7 +394,8 @@ pub async fn room_is_not_kept_for_a_server_that_is_busy(env: Env) {
     server.settled(lease, Ending::Succeeded).await;
     assert_eq!(env.record(theirs[0]).await.parked_at, None, "its turn");
     env.advance(9);
-    env.sweep().await;
+    let step = env.sweep_once(500).await;
+    assert!(step.next_in.is_some_and(|next| next <= seconds(1)), "{step:?}");
     assert!(server.claim(10).await.is_empty());
     for id in &mine {
         env.advance(11);

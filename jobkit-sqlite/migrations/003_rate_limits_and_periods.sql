@@ -6,6 +6,7 @@ CREATE TABLE jk_serves (
   PRIMARY KEY (name, of_kind, server)
 ) WITHOUT ROWID;
 CREATE INDEX jk_serves_by ON jk_serves (server);
+CREATE INDEX jk_serves_of ON jk_serves (of_kind, name);
 
 -- Jobs that were parked at a limit, were let go, and are not claimed yet.
 CREATE TABLE jk_admitted (

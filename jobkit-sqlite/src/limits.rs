@@ -1,6 +1,6 @@
 //! `LimitStore`, and how slots are taken and freed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -100,6 +100,25 @@ fn window_at(kind: i64, len: i64) -> Option<Window> {
         1 => Some(Window::Fixed(length(len))),
         _ => Some(Window::Sliding(length(len))),
     }
+}
+
+/// A look at the lanes of a limit.
+struct Look {
+    limit: i64,
+    /// The most that are let go.
+    max: usize,
+    /// What has room, and what of it nobody was given a moment before.
+    room: usize,
+    live_room: usize,
+    /// What was let go by then and is not claimed yet is not waited for.
+    since: i64,
+    paused: Paused,
+    /// No lane that was looked at is served.
+    none_live: bool,
+    seen: HashSet<(i64, i64)>,
+    /// Who may be let go: rank, place, queue and kind.
+    live: Vec<(i64, i64, i64, i64)>,
+    others: Vec<(i64, i64, i64, i64)>,
 }
 
 impl Flight<'_, '_> {
@@ -534,13 +553,14 @@ impl Flight<'_, '_> {
         let paused = Paused::read(self.db, now)?;
         let since = now.minus(UNCLAIMED).as_micros();
         let recent = self.db.all(
-            "SELECT queue, kind FROM jk_admitted INDEXED BY jk_admitted_recent \
-             WHERE live = 1 AND lim = ?1 AND at > ?2 AND at <= ?3 LIMIT ?4",
+            "SELECT at, queue, kind FROM jk_admitted INDEXED BY jk_admitted_recent \
+             WHERE live = 1 AND lim = ?1 AND at > ?2 AND at <= ?3 ORDER BY at LIMIT ?4",
             [limit, since, now.plus(SKEW).as_micros(), size(room + 1)],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((at(row.get(0)?), (row.get(1)?, row.get(2)?))),
         )?;
+        let oldest = recent.first().map(|(at, _)| at.plus(UNCLAIMED));
         let mut counts: HashMap<(i64, i64), usize> = HashMap::new();
-        for lane in recent {
+        for (_, lane) in recent {
             *counts.entry(lane).or_default() += 1;
         }
         let mut live_room = room;
@@ -550,38 +570,34 @@ impl Flight<'_, '_> {
             }
         }
 
-        // (rank, place, queue, kind)
-        let (mut live, mut others) = (Vec::new(), Vec::new());
-        let mut none_live = row.lane.is_none() || row.asleep == ASLEEP_SO_FAR;
+        let mut look = Look {
+            limit,
+            max,
+            room,
+            live_room,
+            since,
+            paused,
+            // A pause that ends by itself wakes nobody.
+            none_live: row.lane.is_none() || row.asleep == ASLEEP_SO_FAR,
+            seen: HashSet::new(),
+            live: Vec::new(),
+            others: Vec::new(),
+        };
+        look.none_live &= !look.paused.ends;
         let mut reached = row.lane.unwrap_or((i64::MIN, i64::MIN));
         let mut lane = self.next_parked_lane(limit, reached)?;
-        while let Some((queue, kind)) = lane.filter(|_| *lanes > 0) {
+        while let Some(next) = lane.filter(|_| *lanes > 0) {
             *lanes -= 1;
-            reached = (queue, kind);
-            let is_live = self.is_live(queue, kind, &paused)?;
-            // A pause that ends by itself wakes nobody.
-            none_live &= !is_live && !paused.ends;
-            let takes_room = is_live && !self.is_unclaimed(limit, reached, since)?;
-            let most = if takes_room {
-                live_room
-            } else {
-                let alone = if is_live { room } else { UNSERVED };
-                alone.saturating_sub(self.admitted_in(limit, reached, alone)?)
-            };
-            let waiters = match most.min(max) {
-                0 => Vec::new(),
-                most => self.db.all(
-                    "SELECT rank, seq FROM jk_job INDEXED BY jk_parked_lane \
-                     WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind = ?3 \
-                     ORDER BY rank, seq LIMIT ?4",
-                    params![limit, queue, kind, size(most)],
-                    |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, queue, kind)),
-                )?,
-            };
-            if takes_room { &mut live } else { &mut others }.extend(waiters);
+            reached = next;
+            self.look_at_lane(&mut look, reached)?;
             lane = self.next_parked_lane(limit, reached)?;
         }
+        if lane.is_some() || row.lane.is_some() {
+            // There are many: those of queues that are served come first, wherever they stand.
+            self.look_at_served(&mut look)?;
+        }
 
+        let Look { mut live, others, mut none_live, .. } = look;
         live.sort_unstable();
         live.truncate(live_room);
         let let_go = live.into_iter().map(|it| (it, true));
@@ -615,7 +631,64 @@ impl Flight<'_, '_> {
             self.count_waiting(limit, -size(let_go.len()))?;
             self.work = true;
         }
+        if !none_live && row.waiting > size(let_go.len()) {
+            // Others may have what is not claimed by then.
+            self.look_again = self.look_again.into_iter().chain(oldest).min();
+        }
         Ok((let_go.len(), more))
+    }
+
+    fn look_at_lane(&self, look: &mut Look, lane: (i64, i64)) -> Done {
+        if !look.seen.insert(lane) {
+            return Ok(());
+        }
+        let (queue, kind) = lane;
+        let is_live = self.is_live(queue, kind, &look.paused)?;
+        look.none_live &= !is_live;
+        let takes_room = is_live && !self.is_unclaimed(look.limit, lane, look.since)?;
+        let most = if takes_room {
+            look.live_room
+        } else {
+            let alone = if is_live { look.room } else { UNSERVED };
+            alone.saturating_sub(self.admitted_in(look.limit, lane, alone)?)
+        };
+        let waiters = match most.min(look.max) {
+            0 => return Ok(()),
+            most => self.db.all(
+                "SELECT rank, seq FROM jk_job INDEXED BY jk_parked_lane \
+                 WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind = ?3 \
+                 ORDER BY rank, seq LIMIT ?4",
+                params![look.limit, queue, kind, size(most)],
+                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, queue, kind)),
+            )?,
+        };
+        if takes_room { &mut look.live } else { &mut look.others }.extend(waiters);
+        Ok(())
+    }
+
+    /// Looks at lanes of the queues that some server serves, as far as a step goes.
+    fn look_at_served(&self, look: &mut Look) -> Done {
+        let mut lanes = LANES_AT_ONCE;
+        let mut queue = i64::MIN;
+        for _ in 0..LANES_AT_ONCE {
+            let next = self.db.one(
+                "SELECT name FROM jk_serves INDEXED BY jk_serves_of \
+                 WHERE of_kind = 0 AND name > ?1 ORDER BY name LIMIT 1",
+                [queue],
+                |row| row.get::<_, i64>(0),
+            )?;
+            let Some(next) = next else { break };
+            queue = next;
+            let mut kind = i64::MIN;
+            while lanes > 0
+                && let Some(next) = self.next_parked_kind(look.limit, (queue, kind))?
+            {
+                lanes -= 1;
+                kind = next;
+                self.look_at_lane(look, (queue, kind))?;
+            }
+        }
+        Ok(())
     }
 
     /// How many of a lane were let go and are not claimed yet, as far as it matters.
@@ -642,15 +715,8 @@ impl Flight<'_, '_> {
 
     /// The next lane of which jobs are parked at a limit.
     fn next_parked_lane(&self, limit: i64, (queue, kind): (i64, i64)) -> Done<Option<(i64, i64)>> {
-        let next = self.db.one(
-            "SELECT queue, kind FROM jk_job INDEXED BY jk_parked_lane \
-             WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind > ?3 \
-             ORDER BY kind LIMIT 1",
-            [limit, queue, kind],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-        if next.is_some() {
-            return Ok(next);
+        if let Some(kind) = self.next_parked_kind(limit, (queue, kind))? {
+            return Ok(Some((queue, kind)));
         }
         Ok(self.db.one(
             "SELECT queue, kind FROM jk_job INDEXED BY jk_parked_lane \
@@ -658,6 +724,17 @@ impl Flight<'_, '_> {
              ORDER BY queue, kind LIMIT 1",
             [limit, queue],
             |row| Ok((row.get(0)?, row.get(1)?)),
+        )?)
+    }
+
+    /// The next kind of such a lane in the same queue.
+    fn next_parked_kind(&self, limit: i64, (queue, kind): (i64, i64)) -> Done<Option<i64>> {
+        Ok(self.db.one(
+            "SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
+             WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind > ?3 \
+             ORDER BY kind LIMIT 1",
+            [limit, queue, kind],
+            |row| row.get(0),
         )?)
     }
 

@@ -208,6 +208,7 @@ impl Flight<'_, '_> {
         let mut budget = Budget(request.max.clamp(1, STEP));
         let mut done = 0;
         let mut limits_left = true;
+        self.look_again = None;
 
         while budget.0 > 0 {
             let mark = self.db.one(
@@ -271,10 +272,11 @@ impl Flight<'_, '_> {
             |row| row.get::<_, Option<i64>>(0),
         )?;
         let discard_at = filling.flatten().map(|since| at(since).plus(bounds::BATCH_FILLING));
+        let next_at = discard_at.into_iter().chain(self.look_again).min();
         Ok(Step {
             done,
             more: more || limits_left || discard_at.is_some_and(|at| at <= now),
-            next_in: discard_at.map(|at| at.since(now)),
+            next_in: next_at.map(|at| at.since(now)),
         })
     }
 

@@ -147,6 +147,8 @@ pub(crate) struct Flight<'d, 'c> {
     pub(crate) batches: HashMap<BatchId, Touched>,
     /// Limits that may have room for those who wait at them.
     pub(crate) refills: BTreeSet<i64>,
+    /// When sweeps are to look at limits again, since room that was given will not have been used.
+    pub(crate) look_again: Option<Timestamp>,
     next_seq: Option<i64>,
 }
 
@@ -183,6 +185,7 @@ impl<'d, 'c> Flight<'d, 'c> {
             finished: VecDeque::new(),
             batches: HashMap::new(),
             refills: BTreeSet::new(),
+            look_again: None,
             next_seq: None,
         }
     }

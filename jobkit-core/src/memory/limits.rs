@@ -112,7 +112,9 @@ impl Tables {
             |rank: &&Rank| when(rank.1).is_some_and(|(at, live)| live && at > since && at <= soon);
         let admitted = row.admitted.lanes.iter().filter(|(lane, _)| is_live(lane));
         let recent = admitted.flat_map(|(_, line)| line.iter().filter(is_recent));
-        let live_room = room.saturating_sub(recent.take(room + 1).count());
+        let recent: Vec<&Rank> = recent.take(room + 1).collect();
+        let live_room = room.saturating_sub(recent.len());
+        let oldest = recent.iter().filter_map(|rank| when(rank.1)).map(|(at, _)| at).min();
         let is_unclaimed = |lane: &(crate::Name, crate::Name)| {
             let line = row.admitted.lanes.get(lane);
             line.is_some_and(|line| {
@@ -121,8 +123,10 @@ impl Tables {
         };
         let mut live: BTreeSet<Rank> = BTreeSet::new();
         let mut others: Vec<Rank> = Vec::new();
+        let mut any_live = false;
         for (lane, line) in &row.waiting.lanes {
             let is_live = is_live(lane);
+            any_live |= is_live;
             if is_live && !is_unclaimed(lane) {
                 live.extend(line.iter().take(live_room));
             } else {
@@ -134,6 +138,11 @@ impl Tables {
         let live = live.into_iter().take(live_room).map(|rank| (rank, true));
         let next = live.chain(others.into_iter().map(|rank| (rank, false))).take(max);
         let next: Vec<(Rank, bool)> = next.collect();
+        if any_live && row.waiting.len() > next.len() {
+            // Others may have what is not claimed by then.
+            let again = oldest.map(|at| at.plus(UNCLAIMED));
+            work.look_again = work.look_again.into_iter().chain(again).min();
+        }
         for ((_, place), live) in &next {
             self.unindex(*place);
             let job = self.job_mut(*place);

@@ -458,6 +458,8 @@ pub(super) struct Work {
     pub(super) batches: BTreeSet<BatchId>,
     /// Limits that may have room for those who wait at them.
     pub(super) limits: BTreeSet<String>,
+    /// When sweeps are to look at limits again, since room that was given will not have been used.
+    pub(super) look_again: Option<Timestamp>,
     pub(super) claimable: bool,
     pub(super) due: Option<Timestamp>,
     pub(super) finished: Vec<JobId>,
@@ -477,6 +479,7 @@ impl Work {
             ended: VecDeque::new(),
             batches: BTreeSet::new(),
             limits: BTreeSet::new(),
+            look_again: None,
             claimable: false,
             due: None,
             finished: Vec::new(),

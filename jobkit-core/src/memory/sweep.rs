@@ -33,10 +33,11 @@ impl Tables {
         let (admitted, more) = self.fill_limits(work, max.saturating_sub(done));
         done += admitted;
         let next_discard = self.open_batches.first().map(|(at, _)| at.plus(bounds::BATCH_FILLING));
+        let next_at = next_discard.into_iter().chain(work.look_again).min();
         Step {
             done,
             more: more || !self.marks.is_empty() || next_discard.is_some_and(|at| at <= work.now),
-            next_in: next_discard.map(|at| at.since(work.now)),
+            next_in: next_at.map(|at| at.since(work.now)),
         }
     }
 
