@@ -1,5 +1,9 @@
 //! SQLite's result codes as core errors.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
 use jobkit_core::{Error, ErrorKind};
 use rusqlite::ErrorCode;
 
@@ -37,6 +41,41 @@ impl From<Fault> for Error {
             Fault::Sql(error) => sqlite(error),
             Fault::Core(error) => error,
         }
+    }
+}
+
+impl Fault {
+    /// A row cannot be read, and others can.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Core(error) => error.kind() == ErrorKind::Corrupt,
+            // A column holds another type than it should.
+            Self::Sql(error) => matches!(
+                error,
+                rusqlite::Error::FromSqlConversionFailure(..)
+                    | rusqlite::Error::IntegralValueOutOfRange(..)
+                    | rusqlite::Error::InvalidColumnType(..)
+                    | rusqlite::Error::Utf8Error(..)
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sql(error) => error.fmt(f),
+            Self::Core(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Tells once of a row that is stepped over since it cannot be read.
+pub(crate) fn tell_of_damage(seq: i64, fault: &Fault) {
+    static TOLD: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < 1_000 && told.insert(seq) {
+        tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and is passed over");
     }
 }
 

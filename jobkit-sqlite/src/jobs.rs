@@ -25,7 +25,7 @@ use crate::codec::{
     Job, MORE, RESULT_ASIDE, at, bytes16, json, on_at, payload, select_job, small, uint,
 };
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::{Done, tell_of_damage};
 use crate::storage::SqliteStorage;
 use crate::writer::Flight;
 
@@ -273,17 +273,25 @@ fn refusal(forbidden: Forbidden, job: &Job) -> Refusal {
     }
 }
 
-/// Reads the first rows of a `select_job!` statement.
+/// Reads the rows of a `select_job!` statement: of one that cannot be read, its sequence. It must not
+/// keep others from what they wait for.
 pub(crate) fn read_jobs(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-) -> Done<Vec<Job>> {
+) -> Done<Vec<std::result::Result<Job, i64>>> {
     let mut statement = db.prepare(text)?;
     let mut rows = statement.query(params)?;
     let mut jobs = Vec::new();
     while let Some(row) = rows.next()? {
-        jobs.push(Job::read(db, row)?);
+        jobs.push(match Job::read(db, row) {
+            Err(fault) if fault.is_damage() => {
+                let seq = row.get(0)?;
+                tell_of_damage(seq, &fault);
+                Err(seq)
+            }
+            read => Ok(read?),
+        });
     }
     Ok(jobs)
 }

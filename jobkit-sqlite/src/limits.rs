@@ -12,7 +12,7 @@ use rusqlite::params;
 
 use crate::codec::{Job, at, index, length, micros, select_job, size, small, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::{Done, tell_of_damage};
 use crate::operations::Paused;
 use crate::storage::SqliteStorage;
 use crate::writer::{Flight, Push};
@@ -286,7 +286,7 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
-    fn count_waiting(&self, limit: i64, by: i64) -> Done {
+    pub(crate) fn count_waiting(&self, limit: i64, by: i64) -> Done {
         self.db
             .run("UPDATE jk_limit SET waiting = max(waiting + ?2, 0) WHERE id = ?1", [limit, by])?;
         Ok(())
@@ -827,8 +827,15 @@ fn holders(db: &Db<'_>, name: &str, limit: usize) -> Done<Vec<LimitHolder>> {
         if holders.len() >= limit {
             break;
         }
-        let job = Job::read(db, row)?;
-        if job.limits()?.iter().any(|limit| limit.name == name) {
+        let read = Job::read(db, row).and_then(|job| Ok((job.limits()?, job)));
+        let (limits, job) = match read {
+            Err(fault) if fault.is_damage() => {
+                tell_of_damage(row.get(0)?, &fault);
+                continue;
+            }
+            read => read?,
+        };
+        if limits.iter().any(|limit| limit.name == name) {
             holders.push(LimitHolder {
                 job: job.id,
                 fence: job.head.fence,

@@ -23,7 +23,7 @@ use crate::codec::{
     ASIDE, INLINE_BYTES, Job, MORE, RESULT_ASIDE, STARTED, at, int, job_id, payload, select_job,
     size, uint,
 };
-use crate::error::{Done, Fault};
+use crate::error::{Done, Fault, tell_of_damage};
 use crate::jobs::transition::{Budget, Why};
 use crate::jobs::{aside, read_jobs};
 use crate::operations::Paused;
@@ -131,13 +131,8 @@ impl Flight<'_, '_> {
         });
         let (mut job, args, limits, extras) = match readable {
             Ok(readable) => readable,
-            Err(Fault::Core(error)) if error.kind() == ErrorKind::Corrupt => {
-                tracing::warn!(sequence = seq, %error, "a job cannot be read and becomes Failed");
-                self.give_up_unreadable(seq, now)?;
-                return Ok(false);
-            }
-            Err(Fault::Sql(error)) if is_conversion(&error) => {
-                tracing::warn!(sequence = seq, %error, "a job cannot be read and becomes Failed");
+            Err(fault) if fault.is_damage() => {
+                tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and becomes Failed");
                 self.give_up_unreadable(seq, now)?;
                 return Ok(false);
             }
@@ -212,30 +207,34 @@ impl Flight<'_, '_> {
             let mut rows =
                 statement.query([request.incarnation.as_i64(), int(request.sequence)])?;
             while let Some(row) = rows.next()? {
-                found.push((Job::read(self.db, row)?, payload(row, MORE)?));
+                let read = Job::read(self.db, row);
+                match read.and_then(|job| Ok((job.extras()?, job, payload(row, MORE)?))) {
+                    // Nobody runs it: its lease expires.
+                    Err(fault) if fault.is_damage() => tell_of_damage(row.get(0)?, &fault),
+                    read => found.push(read?),
+                }
             }
         }
         let mut jobs = Vec::with_capacity(found.len());
-        for (job, args) in found {
+        for (extras, job, args) in found {
             let queue = self.db.name(job.queue)?;
             let place = request.queues.iter().position(|quota| quota.queue == queue);
-            jobs.push((place, 9 - job.priority, job.seq, job, args));
+            jobs.push((place, 9 - job.priority, job.seq, job, args, extras));
         }
         jobs.sort_by_key(|(place, rank, seq, ..)| (*place, *rank, *seq));
         jobs.into_iter()
-            .map(|(.., job, args)| {
+            .map(|(.., job, args, extras)| {
                 let args = match args {
                     Some(args) => args,
                     None => aside(self.db, job.seq * 2)?.unwrap_or_else(Payload::empty_object),
                 };
-                let extras = job.extras()?;
                 self.claimed(job, args, extras)
             })
             .collect()
     }
 
     /// Makes a job Failed whose record cannot be read, with whatever of it can.
-    fn give_up_unreadable(&mut self, seq: i64, now: Timestamp) -> Done {
+    pub(crate) fn give_up_unreadable(&mut self, seq: i64, now: Timestamp) -> Done {
         // Also when the limits that it names cannot be read: others may use the room it was given.
         self.withdraw(seq)?;
         let plain = self.load(seq);
@@ -255,9 +254,26 @@ impl Flight<'_, '_> {
             return Ok(());
         }
         // Not even its columns: what can be done without them.
+        let columns =
+            self.db.one("SELECT state, parked, limits FROM jk_job WHERE seq = ?1", [seq], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?))
+            });
+        if let Ok(Some((state, parked, limits))) = columns {
+            match (state, parked) {
+                (2, Some(limit)) => self.count_waiting(limit, -1)?,
+                (3, _) => {
+                    let limits = limits.and_then(|text| serde_json::from_str(&text).ok());
+                    let limits: Vec<jobkit_core::limit::Limit> = limits.unwrap_or_default();
+                    for limit in limits {
+                        self.free_slot(&limit.name)?;
+                    }
+                }
+                _ => {}
+            }
+        }
         self.db.run(
             "UPDATE jk_job SET state = 5, reason = ?2, version = version + 1, entered_at = ?3, \
-             was = NULL, server = NULL, batch = NULL, last_op = NULL, actor = NULL, open = NULL, \
+             was = NULL, parked = NULL, server = NULL, batch = NULL, last_op = NULL, actor = NULL, open = NULL, \
              expires_at = NULL WHERE seq = ?1",
             params![seq, size(jobkit_core::state::Reason::Unreadable.index()), now.as_micros()],
         )?;
@@ -274,7 +290,9 @@ impl Flight<'_, '_> {
 
     fn settle(&mut self, settle: &Settle, now: Timestamp) -> Done<SettleAnswer> {
         let lease = &settle.lease;
-        let Some(mut job) = self.leased(lease)? else { return Ok(SettleAnswer::LeaseLost) };
+        let Some(mut job) = self.leased_if_readable(lease)? else {
+            return Ok(SettleAnswer::LeaseLost);
+        };
         if !job.head.is_held_by(lease.fence, lease.incarnation) {
             let again = job.head.settled == Some((lease.fence, lease.incarnation))
                 && job.head.fence == lease.fence;
@@ -361,6 +379,17 @@ impl Flight<'_, '_> {
         }
     }
 
+    /// The same; a row that cannot be read is held by nobody, until a rescue gives it up.
+    fn leased_if_readable(&self, lease: &Lease) -> Done<Option<Job>> {
+        match self.leased(lease) {
+            Err(fault) if fault.is_damage() => {
+                tell_of_damage(int(lease.locator.0), &fault);
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     fn renew(&mut self, request: &RenewRequest) -> Done<Renewed> {
         let now = self.now(request.now);
         let expires_at = now.plus(request.lease);
@@ -393,7 +422,9 @@ impl Flight<'_, '_> {
     }
 
     fn renew_one(&self, renewal: &Renewal, expires_at: Timestamp) -> Done<RenewAnswer> {
-        let Some(job) = self.leased(&renewal.lease)? else { return Ok(RenewAnswer::Lost) };
+        let Some(job) = self.leased_if_readable(&renewal.lease)? else {
+            return Ok(RenewAnswer::Lost);
+        };
         if !job.head.is_held_by(renewal.lease.fence, renewal.lease.incarnation) {
             return Ok(RenewAnswer::Lost);
         }
@@ -417,9 +448,15 @@ impl Flight<'_, '_> {
         )?;
         let max = request.max.clamp(1, STEP);
         let mut count = due.len();
-        for mut job in due {
-            let _ = self.step(&mut job, &Event::Due, &Why::at(now))?;
+        for job in due {
+            match job {
+                Ok(mut job) => {
+                    let _ = self.step(&mut job, &Event::Due, &Why::at(now))?;
+                }
+                Err(seq) => self.give_up_unreadable(seq, now)?,
+            }
         }
+        self.refill(now)?;
         if count < max {
             count += self.fill_due_limits(max - count, now)?;
         }
@@ -443,7 +480,15 @@ impl Flight<'_, '_> {
                 fence: seen.fence,
                 incarnation: jobkit_core::Incarnation::from_i64(0),
             };
-            let Some(mut job) = self.leased(&lease)? else { continue };
+            let mut job = match self.leased(&lease) {
+                Ok(Some(job)) => job,
+                Ok(None) => continue,
+                Err(fault) if fault.is_damage() => {
+                    self.give_up_expired(seen, &fault, now)?;
+                    continue;
+                }
+                Err(fault) => return Err(fault),
+            };
             let State::Processing(hold) = &job.head.state else { continue };
             if job.head.fence != seen.fence
                 || hold.expires_at != seen.expires_at
@@ -470,6 +515,23 @@ impl Flight<'_, '_> {
             },
         )?;
         Ok(rescue)
+    }
+}
+
+impl Flight<'_, '_> {
+    /// Gives up a running job that cannot be read and whose lease has expired.
+    fn give_up_expired(&mut self, seen: &ExpiredLease, fault: &Fault, now: Timestamp) -> Done {
+        let seq = self.db.one(
+            "SELECT seq FROM jk_job WHERE id = ?1 AND state = 3 AND fence = ?2 AND lease_until <= ?3",
+            params![&seen.job.as_bytes()[..], int(seen.fence), now.as_micros()],
+            |row| row.get::<_, i64>(0),
+        )?;
+        if let Some(seq) = seq {
+            tell_of_damage(seq, fault);
+            self.give_up_unreadable(seq, now)?;
+            self.refill(now)?;
+        }
+        Ok(())
     }
 }
 
@@ -508,17 +570,6 @@ fn wanted_kinds(kinds: &[Name]) -> impl Fn(&Name) -> bool + '_ {
         Some(set) => set.contains(kind),
         None => kinds.contains(kind),
     }
-}
-
-/// Whether a column holds another type than it should.
-fn is_conversion(error: &rusqlite::Error) -> bool {
-    matches!(
-        error,
-        rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::Utf8Error(..)
-    )
 }
 
 #[async_trait]

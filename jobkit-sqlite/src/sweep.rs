@@ -7,8 +7,9 @@ use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, JobId, Timestamp, bounds};
 use rusqlite::params;
 
-use crate::codec::{Job, at, bytes16, int, select_job, size, uint};
+use crate::codec::{at, bytes16, int, select_job, size, uint};
 use crate::error::Done;
+use crate::jobs::read_jobs;
 use crate::jobs::transition::{Budget, Why};
 use crate::writer::Flight;
 
@@ -173,22 +174,22 @@ impl Flight<'_, '_> {
             _ => return Ok(None),
         };
         let max = room.0;
-        let mut members = Vec::new();
-        {
-            let mut statement = self.db.prepare(select_job!(
+        let mut members = read_jobs(
+            self.db,
+            select_job!(
                 "INDEXED BY jk_member WHERE batch = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4"
-            ))?;
-            let mut rows =
-                statement.query(params![&batch.as_bytes()[..], done, until, size(max + 1)])?;
-            while let Some(row) = rows.next()? {
-                members.push(Job::read(self.db, row)?);
-            }
-        }
+            ),
+            params![&batch.as_bytes()[..], done, until, size(max + 1)],
+        )?;
         let more = members.len() > max;
         members.truncate(max);
         room.0 -= members.len();
-        let last = more.then(|| members.last().map_or(done, |job| job.seq));
-        for mut job in members {
+        let last = more.then(|| match members.last() {
+            Some(Ok(job)) => job.seq,
+            Some(Err(seq)) => *seq,
+            None => done,
+        });
+        for mut job in members.into_iter().flatten() {
             // A start is meant for those that await it alone; finished jobs stay as they are.
             let meant = match (&event, job.state()) {
                 (Event::Decided { .. }, state) => state == StateName::Awaiting,

@@ -53,7 +53,16 @@ impl Flight<'_, '_> {
         let (mut removed, mut kept, mut highest) = (0, 0, 0);
         let mut reached = from;
         let mut verdicts = Verdicts::default();
-        for job in expired.into_iter().filter(|job| job.state().is_finished()) {
+        for job in expired {
+            let job = match job {
+                Ok(job) if job.state().is_finished() => job,
+                Ok(_) => continue,
+                Err(seq) => {
+                    // What belongs to it cannot be told: it stays, for somebody to look at.
+                    self.db.run("UPDATE jk_job SET expires_at = NULL WHERE seq = ?1", [seq])?;
+                    continue;
+                }
+            };
             reached = job.expires_at.map_or(reached, |at| uint(at.as_micros()));
             if let Some(batch) = job.batch
                 && !self.may_lose_members(batch, &job, now, &mut budget, &mut verdicts)?

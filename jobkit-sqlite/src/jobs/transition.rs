@@ -11,7 +11,7 @@ use jobkit_core::{JobId, Timestamp};
 use rusqlite::params;
 
 use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED, bytes16, on_number, select_job, size};
-use crate::error::Done;
+use crate::error::{Done, tell_of_damage};
 use crate::sweep::{Mark, Verdict};
 use crate::writer::{Flight, Push};
 
@@ -317,7 +317,14 @@ impl Flight<'_, '_> {
         otherwise: Reason,
         now: Timestamp,
     ) -> Done {
-        if let Some(mut child) = self.load(child)?
+        let loaded = match self.load(child) {
+            Err(fault) if fault.is_damage() => {
+                tell_of_damage(child, &fault);
+                return self.give_up_unreadable(child, now);
+            }
+            loaded => loaded?,
+        };
+        if let Some(mut child) = loaded
             && child.state() == StateName::Awaiting
         {
             // A refusal means that it no longer waits.

@@ -1,5 +1,6 @@
 //! Pages of jobs, each state in its own order.
 
+use jobkit_core::record::JobRecord;
 use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::{Count, Cursor, JobPage, JobQuery};
 use jobkit_core::{Error, Name, Timestamp};
@@ -8,7 +9,7 @@ use rusqlite::params;
 use super::{count, queue_of};
 use crate::codec::{Job, MORE, select_job, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::{Done, tell_of_damage};
 use crate::jobs::aside;
 use crate::queue::lanes_of;
 
@@ -105,7 +106,8 @@ impl<'q> Filter<'q> {
 /// What is read of a row for a list.
 struct Row {
     place: Place,
-    job: Job,
+    /// `None` if it cannot be read; then it is passed over.
+    job: Option<Job>,
     args: Option<Vec<u8>>,
 }
 
@@ -113,17 +115,48 @@ fn rows(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-    place: impl Fn(&Job) -> Place,
+    key: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<i64>,
 ) -> Done<Vec<Row>> {
     let mut statement = db.prepare(text)?;
     let mut rows = statement.query(params)?;
-    let mut all = Vec::new();
+    let mut all: Vec<Row> = Vec::new();
     while let Some(row) = rows.next()? {
-        let job = Job::read(db, row)?;
-        let args = row.get_ref(MORE)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
-        all.push(Row { place: place(&job), args: args.map(<[u8]>::to_vec), job });
+        let seq = row.get(0)?;
+        let before = all.last().map_or(0, |row| row.place.0);
+        let place = (key(row).unwrap_or(before), seq);
+        let read = Job::read(db, row).and_then(|job| {
+            let args = row.get_ref(MORE)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+            Ok((job, args.map(<[u8]>::to_vec)))
+        });
+        let (job, args) = match read {
+            Ok((job, args)) => (Some(job), args),
+            Err(fault) if fault.is_damage() => {
+                tell_of_damage(seq, &fault);
+                (None, None)
+            }
+            Err(fault) => return Err(fault),
+        };
+        all.push(Row { place, job, args });
     }
     Ok(all)
+}
+
+/// The record of a row, if it is asked for and can be read.
+fn wanted(db: &Db<'_>, filter: &Filter<'_>, row: Row) -> Done<Option<JobRecord>> {
+    let Some(job) = row.job else { return Ok(None) };
+    let seq = job.seq;
+    let record = match filter.matches(db, &job, row.args.as_deref()) {
+        Ok(true) => job.record(db).map(Some),
+        Ok(false) => Ok(None),
+        Err(fault) => Err(fault),
+    };
+    match record {
+        Err(fault) if fault.is_damage() => {
+            tell_of_damage(seq, &fault);
+            Ok(None)
+        }
+        record => record,
+    }
 }
 
 pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> Done<JobPage> {
@@ -150,15 +183,16 @@ pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> Done<JobPage> {
                 return Ok(page);
             }
             looked += 1;
-            if filter.matches(db, &row.job, row.args.as_deref())? {
+            let place = row.place;
+            if let Some(record) = wanted(db, &filter, row)? {
                 if page.jobs.len() == query.limit {
                     page.next = after.map(cursor);
                     page.searched = query.text.is_some().then_some(looked);
                     return Ok(page);
                 }
-                page.jobs.push(row.job.record(db)?);
+                page.jobs.push(record);
             }
-            after = Some(row.place);
+            after = Some(place);
         }
         if last_chunk {
             page.searched = query.text.is_some().then_some(looked);
@@ -193,14 +227,11 @@ fn chunk(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row
                 "INDEXED BY jk_awaiting WHERE state = 0 AND seq > ?1 ORDER BY seq LIMIT ?2"
             ),
             [after.map_or(0, |(_, seq)| seq), chunk],
-            |job| (0, job.seq),
+            |_| Ok(0),
         ),
         StateName::Scheduled => {
             let (key, seq) = after.unwrap_or(START);
-            let place = |job: &Job| match job.head.state {
-                State::Scheduled { run_at } => (run_at.as_micros(), job.seq),
-                _ => (0, job.seq),
-            };
+            let run_at = |row: &rusqlite::Row<'_>| row.get(17);
             // In two statements, as lanes are read.
             let mut all = rows(
                 db,
@@ -210,7 +241,7 @@ fn chunk(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row
                      ORDER BY seq LIMIT ?3"
                 ),
                 [key, seq, chunk],
-                place,
+                run_at,
             )?;
             all.extend(rows(
                 db,
@@ -219,7 +250,7 @@ fn chunk(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row
                     "INDEXED BY jk_due WHERE state = 1 AND run_at > ?1 ORDER BY run_at, seq LIMIT ?2"
                 ),
                 [key, chunk - size(all.len())],
-                place,
+                run_at,
             )?);
             Ok(all)
         }
@@ -233,7 +264,7 @@ fn chunk(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<Row
                      ORDER BY claimed_at, seq LIMIT ?3"
                 ),
                 [key, seq, chunk],
-                |job| (job.claimed_at.map_or(0, Timestamp::as_micros), job.seq),
+                |row| row.get(16),
             )
         }
         _ => finished(db, filter, after),
@@ -250,7 +281,7 @@ fn finished(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<
         _ => (key, seq),
     };
     let from = filter.query.from.map_or(i64::MIN, Timestamp::as_micros);
-    let place = |job: &Job| (job.head.entered_at.as_micros(), job.seq);
+    let entered_at = |row: &rusqlite::Row<'_>| row.get(13);
     let chunk = size(CHUNK);
     match (filter.queue, filter.kind) {
         (_, Some(kind)) => rows(
@@ -262,7 +293,7 @@ fn finished(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<
                  ORDER BY entered_at DESC, seq DESC LIMIT ?6"
             ),
             params![kind, state, key, seq, from, chunk],
-            place,
+            entered_at,
         ),
         (Some(queue), None) => rows(
             db,
@@ -273,7 +304,7 @@ fn finished(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<
                  ORDER BY entered_at DESC, seq DESC LIMIT ?6"
             ),
             params![queue, state, key, seq, from, chunk],
-            place,
+            entered_at,
         ),
         (None, None) => rows(
             db,
@@ -284,7 +315,7 @@ fn finished(db: &Db<'_>, filter: &Filter<'_>, after: Option<Place>) -> Done<Vec<
                  ORDER BY entered_at DESC, seq DESC LIMIT ?5"
             ),
             params![state, key, seq, from, chunk],
-            place,
+            entered_at,
         ),
     }
 }
@@ -337,7 +368,7 @@ fn part_rows(
     (rank, seq): Place,
     chunk: usize,
 ) -> Done<Vec<Row>> {
-    let place = |job: &Job| (9 - i64::from(job.priority), job.seq);
+    let key = |row: &rusqlite::Row<'_>| row.get(6);
     let chunk = size(chunk);
     // In two statements, as lanes are read.
     let mut all = match part {
@@ -349,7 +380,7 @@ fn part_rows(
                  AND kind = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
             ),
             params![queue, kind, rank, seq, chunk],
-            place,
+            key,
         )?,
         Part::Parked(limit, kind) => rows(
             db,
@@ -359,7 +390,7 @@ fn part_rows(
                  AND queue = ?2 AND kind = ?3 AND rank = ?4 AND seq > ?5 ORDER BY seq LIMIT ?6"
             ),
             params![limit, queue, kind, rank, seq, chunk],
-            place,
+            key,
         )?,
     };
     let left = chunk - size(all.len());
@@ -372,7 +403,7 @@ fn part_rows(
                  AND kind = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
             ),
             params![queue, kind, rank, left],
-            place,
+            key,
         )?,
         Part::Parked(limit, kind) => rows(
             db,
@@ -382,7 +413,7 @@ fn part_rows(
                  AND queue = ?2 AND kind = ?3 AND rank > ?4 ORDER BY rank, seq LIMIT ?5"
             ),
             params![limit, queue, kind, rank, left],
-            place,
+            key,
         )?,
     });
     Ok(all)
@@ -400,7 +431,7 @@ pub(super) fn first_in_line(db: &Db<'_>, queue: i64) -> Done<Option<Timestamp>> 
             first = Some(head);
         }
     }
-    Ok(first.and_then(|row| row.job.enqueued_at))
+    Ok(first.and_then(|row| row.job?.enqueued_at))
 }
 
 /// The queues that hold Enqueued jobs, by name.
@@ -476,13 +507,13 @@ fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> Done<JobPage
             }
             looked += 1;
             let place = row.place;
-            if filter.matches(db, &row.job, row.args.as_deref())? {
+            if let Some(record) = wanted(db, filter, row)? {
                 if page.jobs.len() == query.limit {
                     page.next = last.map(to_cursor);
                     page.searched = query.text.is_some().then_some(looked);
                     return Ok(page);
                 }
-                page.jobs.push(row.job.record(db)?);
+                page.jobs.push(record);
             }
             last = Some((name.clone(), place));
         }
