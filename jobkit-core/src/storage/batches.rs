@@ -19,14 +19,16 @@ use crate::refusal::Refusal;
 /// - **BAT-4** A batch completes once, within 2 s of its last member, and decides its edges then; it
 ///   succeeds at most once.
 /// - **BAT-5** `cancel` deletes what waits and requests the cancellation of what runs, in bounded steps;
-///   afterwards attach, retry and requeue of members are refused.
+///   afterwards attach, retry and requeue of members are refused, and a start that sweeps have yet to
+///   complete releases nobody any more.
 /// - **BAT-6** A failed member that is requeued and succeeds makes the batch succeed, and its on-success
 ///   children are released.
 /// - **BAT-7** A nested batch is one member of the batch around it: open until it has completed, then
 ///   Succeeded, Failed or Deleted as [`as_member`](BatchRecord::as_member) says, counted in the same
 ///   step, at every depth.
 /// - **BAT-8** A nested batch runs when both it and the batch around it were started; starting or
-///   cancelling reaches what is nested inside, beyond a bounded step by sweeps.
+///   cancelling reaches what is nested inside, beyond a bounded step by sweeps: also members that were
+///   requeued into a nested batch that has completed, which stays what it is.
 #[async_trait]
 pub trait BatchStore {
     /// Marks a batch as filled: its members may run.

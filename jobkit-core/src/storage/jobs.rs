@@ -103,7 +103,8 @@ use crate::state::{Keep, StateName};
 ///   at a limit that has room, however many limits there are (G8, G13, G21).
 /// - **SWP-3** It discards a batch that was not started within an hour of the last attach to it or inside
 ///   it, with all its members (G9).
-/// - **SWP-4** Without work it costs no scan, and says that nothing is left.
+/// - **SWP-4** Without work it costs no scan, and says that nothing is left; waiters that nobody serves
+///   are no work.
 #[async_trait]
 pub trait JobStore {
     /// Stores submissions; one outcome each, in order.
