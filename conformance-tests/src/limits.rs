@@ -713,7 +713,7 @@ pub async fn a_change_of_windows_loses_no_start(env: Env) {
     let changes = [
         (Window::Fixed(hour), Window::Sliding(MINUTE)),
         (Window::Fixed(hour), Window::Fixed(hour * 2)),
-        (Window::Fixed(hour), Window::Fixed(MINUTE)),
+        (Window::Fixed(hour * 2), Window::Fixed(hour)),
         (Window::Sliding(hour), Window::Sliding(MINUTE)),
         (Window::Sliding(MINUTE), Window::Sliding(hour)),
     ];
