@@ -21,14 +21,19 @@ fn shown(instant: Timestamp, zone: TimeZone) -> String {
 /// Checks that `cron` in `zone` gives exactly `expected` one after another.
 #[track_caller]
 fn check(cron: &str, zone: &str, after: &str, expected: &[&str]) {
-    let schedule = Schedule::cron(cron).unwrap();
+    check_schedule(&Schedule::cron(cron).unwrap(), zone, after, expected);
+}
+
+/// Checks that `schedule` in `zone` gives exactly `expected` one after another.
+#[track_caller]
+fn check_schedule(schedule: &Schedule, zone: &str, after: &str, expected: &[&str]) {
     let zone = TimeZone::parse(zone).unwrap();
     let given: Vec<String> = schedule
         .upcoming(at(after), zone, expected.len())
         .into_iter()
         .map(|next| shown(next, zone))
         .collect();
-    assert_eq!(given, expected, "{cron} in {zone} after {after}");
+    assert_eq!(given, expected, "{schedule} in {zone} after {after}");
 }
 
 /// As [`check`], in UTC from the beginning of 2026, with dates alone.
@@ -597,14 +602,7 @@ fn upcoming_is_bounded() {
 /// As [`check`], in the dialect of Quartz.
 #[track_caller]
 fn check_quartz(expression: &str, zone: &str, after: &str, expected: &[&str]) {
-    let schedule = Schedule::quartz(expression).unwrap();
-    let zone = TimeZone::parse(zone).unwrap();
-    let given: Vec<String> = schedule
-        .upcoming(at(after), zone, expected.len())
-        .into_iter()
-        .map(|next| shown(next, zone))
-        .collect();
-    assert_eq!(given, expected, "{expression} in {zone} after {after}");
+    check_schedule(&Schedule::quartz(expression).unwrap(), zone, after, expected);
 }
 
 #[test]
