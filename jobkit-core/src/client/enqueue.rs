@@ -48,13 +48,17 @@ impl Shared {
     /// Submits what filters and codecs have seen.
     async fn submit_prepared(&self, mut submission: Submission) -> Result<Vec<JobSubmitted>> {
         let timeout = self.options.submit_timeout;
+        let refused = |refusal: Refusal| Error::from(refusal).during("enqueue");
+        if self.options.codecs.is_empty() {
+            return self.submitter.submit(submission, timeout).await?.map_err(refused);
+        }
         // Each conflict is looked at once.
         for _ in 0..=submission.jobs.len() {
             match self.submitter.submit(submission.clone(), timeout).await? {
                 Ok(jobs) => return Ok(jobs),
                 Err(Refusal::IdConflict { job })
                     if self.seal_as_stored(&mut submission, job).await? => {}
-                Err(refusal) => return Err(Error::from(refusal).during("enqueue")),
+                Err(refusal) => return Err(refused(refusal)),
             }
         }
         Err(Error::new(ErrorKind::Conflict, "jobs change while they are compared")

@@ -114,8 +114,9 @@ impl Engine {
         let filters = &self.filters.perform;
         let filters = filters.iter().chain(&kind.filters.perform).cloned().collect();
         let (context, handler) = (context.clone(), Arc::clone(&kind.run));
-        let (args, extras) = (job.args.clone(), job.extras.clone());
+        let args = job.args.clone();
         let has_codecs = !self.client.codecs().is_empty() || Codecs::are_sealed(&args);
+        let extras = if has_codecs { job.extras.clone() } else { None };
         async move {
             if !has_codecs {
                 return filter::perform(filters, context, args, handler).await;
