@@ -18,6 +18,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("servers", include_str!("servers.rs")),
     ("monitoring", include_str!("monitoring.rs")),
     ("operations", include_str!("operations.rs")),
+    ("error_groups", include_str!("error_groups.rs")),
     ("retention", include_str!("retention.rs")),
     ("faults", include_str!("faults.rs")),
     ("storage", include_str!("storage.rs")),
@@ -99,6 +100,7 @@ macro_rules! __list {
                 run_now_makes_a_scheduled_job_claimable
                 reschedule_moves_a_job_to_another_instant
                 a_moved_job_keeps_its_sequence
+                a_waiting_job_gets_other_tags
                 a_change_of_a_missing_job_answers_that_it_is_gone
                 a_change_out_of_range_is_refused
                 the_history_names_who_changed_a_job
@@ -310,6 +312,8 @@ macro_rules! __list {
                 a_page_out_of_range_is_refused
                 relations_tell_parents_and_children_in_pages
                 kinds_beyond_the_bound_are_counted_as_one
+                what_matches_is_counted
+                jobs_that_go_before_are_counted
                 lanes_name_what_waits_and_since_when
             }
             operations {
@@ -318,6 +322,22 @@ macro_rules! __list {
                 resume_makes_waiting_jobs_claimable
                 a_pause_with_an_end_lifts_itself
                 what_is_paused_is_listed
+                a_server_is_told_what_to_do
+                an_edited_copy_replaces_a_waiting_job
+                an_edited_copy_takes_the_unique_key
+                a_job_that_cannot_be_edited_stays_as_it_was
+                a_bulk_operation_is_saved_by_one
+                bulk_operations_are_listed_and_forgotten
+                the_audit_tells_who_did_what
+                a_secret_is_shared
+                a_stuck_slot_is_released
+            }
+            error_groups {
+                failures_are_counted_in_their_group
+                error_groups_are_found
+                a_muted_group_is_still_counted
+                error_groups_are_forgotten
+                the_oldest_of_too_many_groups_goes
             }
         }
         push {

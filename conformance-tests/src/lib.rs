@@ -11,6 +11,8 @@ pub mod batches;
 #[doc(hidden)]
 pub mod continuations;
 #[doc(hidden)]
+pub mod error_groups;
+#[doc(hidden)]
 pub mod faults;
 pub mod history;
 #[doc(hidden)]

@@ -580,3 +580,71 @@ pub async fn lanes_name_what_waits_and_since_when(env: Env) {
     assert_eq!(lanes[1].first_at, Some(second), "the next one is the first now");
     server.settle_with(Settle::new(claimed[0].lease, Ending::Succeeded)).await;
 }
+
+/// MON-8: what a list would page is counted exactly, or up to a bound.
+pub async fn what_matches_is_counted(env: Env) {
+    workload(&env).await;
+    let second = env.second().await;
+    let mut queries = Vec::new();
+    for state in StateName::ALL {
+        queries.push(JobQuery::new(state));
+        queries.push(JobQuery { queue: Some(name("mail")), ..JobQuery::new(state) });
+        queries.push(JobQuery { kind: Some(name("x")), ..JobQuery::new(state) });
+        queries.push(JobQuery { to: Some(env.now()), ..JobQuery::new(state) });
+    }
+    let mut counted = 0;
+    for query in queries {
+        let all = {
+            let page = JobQuery { limit: 200, ..query.clone() };
+            let page = env.storage.list(&page).await.expect("lists");
+            assert_eq!(page.next, None);
+            page.jobs.len() as u64
+        };
+        counted += all;
+        let count = |most| second.storage.count(&query, most);
+        assert_eq!(count(1_000).await.expect("counts"), Count::Exact(all), "{query:?}");
+        assert_eq!(count(all).await.expect("counts"), Count::Exact(all), "{query:?}");
+        if all > 1 {
+            let bounded = count(all - 1).await.expect("counts");
+            // A storage may know the number without counting.
+            assert!(
+                [Count::AtLeast(all - 1), Count::Exact(all)].contains(&bounded),
+                "{query:?}: {bounded:?} of {all}"
+            );
+            let page = JobQuery { limit: 1, ..query.clone() };
+            let first = env.storage.list(&page).await.expect("lists");
+            let rest = JobQuery { after: first.next, ..query.clone() };
+            let rest = second.storage.count(&rest, 1_000).await.expect("counts");
+            assert_eq!(rest, Count::Exact(all - 1), "{query:?}");
+        }
+    }
+    assert!(counted > 50, "there was much to count: {counted}");
+}
+
+/// MON-9: the claimable jobs of the queue that go before a job are counted; those of other queues and
+/// those that are parked are not.
+pub async fn jobs_that_go_before_are_counted(env: Env) {
+    let low = env.add(NewRecord { priority: 1, ..job() }).await;
+    let first = env.add(job()).await;
+    env.add(job_in("mail")).await;
+    let other = env.add(job_of("x")).await;
+    let last = env.add(job()).await;
+    let parked = [env.add(limited("l", 1)).await, env.add(limited("l", 1)).await][1];
+    let scheduled = env.add(NewRecord { start: Start::After(seconds(60)), ..job() }).await;
+    let before = |id, most| {
+        let storage = env.storage.clone();
+        async move { storage.jobs_before(id, most).await.expect("counts") }
+    };
+    assert_eq!(before(first, 100).await, Some(Count::Exact(0)));
+    assert_eq!(before(other, 100).await, Some(Count::Exact(1)));
+    assert_eq!(before(last, 100).await, Some(Count::Exact(2)));
+    assert_eq!(before(last, 1).await, Some(Count::AtLeast(1)));
+    assert_eq!(before(scheduled, 100).await, None);
+    assert_eq!(before(JobId::new(), 100).await, None);
+    let mut server = env.claimer("s").await.queues(&["default"]).kinds(&["k", "x"]);
+    assert_eq!(server.claim(100).await.len(), 5, "all but the one that is parked");
+    assert_eq!(env.state(parked).await, StateName::Enqueued);
+    let late = env.add(NewRecord { priority: 0, ..job() }).await;
+    assert_eq!(before(late, 100).await, Some(Count::Exact(0)));
+    assert_eq!(before(low, 100).await, None, "it runs");
+}

@@ -17,7 +17,7 @@ pub async fn an_announced_server_is_listed_and_may_claim(env: Env) {
     assert_eq!(names, ["a", "b"]);
     assert_eq!(servers[1].info, server.info());
     assert_eq!((servers[1].heartbeat_at, servers[1].busy), (env.now(), 0));
-    assert_eq!(servers[1].command, None);
+    assert_eq!(servers[1].order, None);
     let id = env.add(job()).await;
     assert_eq!(server.claim_ids(1).await, [id]);
 }

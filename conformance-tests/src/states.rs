@@ -340,6 +340,43 @@ pub async fn a_moved_job_keeps_its_sequence(env: Env) {
     assert_eq!(env.claimer("m").await.queues(&["mail"]).claim_ids(1).await, [id]);
 }
 
+/// CHG-13: a waiting job gets other tags, without a transition; what runs or has finished keeps its own.
+pub async fn a_waiting_job_gets_other_tags(env: Env) {
+    let tagged = || NewRecord { tags: vec!["vip".into()], ..job() };
+    let retag =
+        |tags: &[&str]| Action::Retag { tags: tags.iter().map(|tag| (*tag).into()).collect() };
+    let waiting = env.add(tagged()).await;
+    let scheduled = env.add(NewRecord { start: Start::After(seconds(5)), ..tagged() }).await;
+    for id in [waiting, scheduled] {
+        let before = env.details(id).await;
+        assert_eq!(env.changed(id, retag(&["größer", "b"])).await, before.record.state());
+        let after = env.details(id).await;
+        assert_eq!(after.record.tags, ["größer", "b"]);
+        assert_eq!(after.history, before.history, "tags are no transition");
+        assert!(after.record.head.version > before.record.head.version);
+        env.changed(id, retag(&[])).await;
+        assert!(env.record(id).await.tags.is_empty());
+        env.changed(id, retag(&["c"])).await;
+    }
+    let long = "x".repeat(65);
+    let refused = env.change(waiting, retag(&[&long])).await;
+    assert!(
+        matches!(&refused, ChangeOutcome::Refused(Refusal::Invalid { field: "tags", .. })),
+        "{refused:?}"
+    );
+    let mut server = env.claimer("s").await;
+    let running = server.claim_one().await;
+    assert_eq!(running.lease.job, waiting);
+    let state = StateName::Processing;
+    let refused = ChangeOutcome::Refused(Refusal::State { state });
+    assert_eq!(env.change(waiting, retag(&[])).await, refused);
+    server.settled(running.lease, Ending::Succeeded).await;
+    let state = StateName::Succeeded;
+    let refused = ChangeOutcome::Refused(Refusal::State { state });
+    assert_eq!(env.change(waiting, retag(&[])).await, refused);
+    assert_eq!(env.record(waiting).await.tags, ["c"]);
+}
+
 /// CHG-11: a change of a job that does not exist answers `JobGone`.
 pub async fn a_change_of_a_missing_job_answers_that_it_is_gone(env: Env) {
     let missing = JobId::new();

@@ -1,10 +1,12 @@
 //! The storage as a whole: schema, namespaces, what survives, what is offered.
 
+use jobkit_core::failure::Fingerprint;
 use jobkit_core::recurring::Pause;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, AuditEntry, Bulk, JobQuery, Level, LockRequest, ServerCommand, Severity, Submission,
+    Action, AuditEntry, BulkRecord, EditJob, ErrorQuery, Guard, JobQuery, Level, LockRequest,
+    ReleaseStuck, ServerCommand, ServerOrder, Severity, Submission,
 };
 use jobkit_core::{BatchId, ErrorKind, Incarnation, JobId, OperationId, Result};
 
@@ -155,16 +157,26 @@ pub async fn what_is_not_offered_answers_unsupported(env: Env) {
     assert_eq!(env.details(id).await, before);
 
     // What operators will have: each is there, or says that it is not and leaves the job alone.
-    let bulk = Bulk {
+    let bulk = BulkRecord {
         id: OperationId::new(),
-        query: JobQuery::new(StateName::Failed),
+        version: 1,
+        filter: "state:failed".into(),
         action: Action::RunNow,
         as_of: env.now(),
+        spread: seconds(0),
         previewed: 0,
         actor: "op".into(),
         reason: "why".into(),
+        place: None,
+        plan: None,
+        done: 0,
+        skipped: 0,
+        refused: 0,
+        ended_at: Some(env.now()),
+        cancelled: false,
     };
     let entry = AuditEntry {
+        operation: OperationId::new(),
         at: env.now(),
         actor: "op".into(),
         peer: "::1".into(),
@@ -174,16 +186,24 @@ pub async fn what_is_not_offered_answers_unsupported(env: Env) {
         outcome: "ok".into(),
         reason: "why".into(),
     };
+    let quiet = ServerOrder::new(ServerCommand::Quiet, "op", "why");
+    let stuck = ReleaseStuck { limit: "l", job: JobId::new(), crash_limit: 3, now: None };
+    let (original, copy) = (JobId::new(), job());
+    let edit = EditJob { original, guard: Guard::None, copy: &copy, actor: None, now: None };
+    let query = JobQuery::new(StateName::Failed);
     let stranger = name("nobody");
     for kind in [
-        kind(storage.command_server(&stranger, Some(ServerCommand::Quiet)).await),
-        kind(storage.release_stuck("l", JobId::new()).await),
-        kind(storage.error_groups(None, 10).await),
-        kind(storage.empty_queue(&stranger).await),
-        kind(storage.start_bulk(&bulk).await),
+        kind(storage.command_server(&stranger, Some(&quiet), None).await),
+        kind(storage.release_stuck(stuck).await),
+        kind(storage.edit_job(edit).await),
+        kind(storage.error_groups(&ErrorQuery::default()).await),
+        kind(storage.count(&query, 10).await),
+        kind(storage.jobs_before(id, 10).await),
+        kind(storage.save_bulk(&bulk).await),
         kind(storage.bulk(bulk.id).await),
-        kind(storage.cancel_bulk(bulk.id).await),
-        kind(storage.append_audit(&entry).await),
+        kind(storage.bulks(10).await),
+        kind(storage.mute(Fingerprint(1), None, None).await),
+        kind(storage.append_audit(&entry, None).await),
         kind(storage.audit(None, 10).await),
         kind(storage.secret("s").await),
     ] {

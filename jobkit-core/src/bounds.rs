@@ -39,6 +39,22 @@ pub const ERROR_DETAIL_BYTES: usize = 16 << 10;
 pub const NAME_BYTES: usize = 64;
 /// Bytes of the name of a limit, lock, recurring job or server, and of a unique key.
 pub const LABEL_BYTES: usize = 200;
+/// Bytes of a filter in the filter language; ids of many jobs are the longest ones.
+pub const FILTER_BYTES: usize = 64 << 10;
+/// Bytes of what a person writes to an operation, such as its reason: 4 KiB.
+pub const NOTE_BYTES: usize = 4 << 10;
+/// Error groups that are kept; the one that was seen longest ago goes first.
+pub const ERROR_GROUPS: usize = 1_000;
+/// How long an error group is kept after its last failure.
+pub const ERROR_GROUP_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long the counts of an error group by the hour are kept.
+pub const ERROR_HOURS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a bulk operation is remembered after its end.
+pub const BULK_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long an entry of the audit is kept.
+pub const AUDIT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How far jobs are counted at most, where no index counts them.
+pub const COUNTED: u64 = 10_000;
 /// Bytes of a unique key's text.
 pub const UNIQUE_KEY_BYTES: usize = 1_000;
 /// The shortest and longest period for which a unique key is held: 1 s to 366 days.

@@ -98,6 +98,13 @@ fn from_source<T>(read: impl Fn(&dyn IdSource) -> T) -> T {
     })
 }
 
+/// 32 random bytes from the operating system, whatever the id source.
+pub(crate) fn random_bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
+
 /// Random bits from the task's id source.
 pub(crate) fn random() -> u128 {
     from_source(|source| source.random())

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod context;
 pub mod edge;
 pub mod error;
+pub mod error_group;
 pub mod failure;
 pub mod filter;
 #[doc = include_str!("guarantees.md")]

@@ -76,6 +76,11 @@ pub(crate) fn check_text(field: &'static str, text: &str, max: usize) -> Result<
     Ok(())
 }
 
+/// Whether a person's note may be stored; it may be empty.
+pub(crate) fn check_note(field: &'static str, text: &str, max: usize) -> Result<()> {
+    if text.is_empty() { Ok(()) } else { check_text(field, text, max) }
+}
+
 /// Whether `text` may name a limit, a lock, a recurring job or a batch: 1 to 200 bytes without NUL.
 ///
 /// # Errors

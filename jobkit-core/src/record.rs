@@ -240,12 +240,7 @@ impl NewRecord {
         }
         check_instant("at", if let Start::At(at) = self.start { Some(at) } else { None })?;
         check_instant("start_by", self.start_by)?;
-        if self.tags.len() > bounds::TAGS {
-            return over("tags", self.tags.len(), bounds::TAGS, "entries");
-        }
-        for tag in &self.tags {
-            check_text("tags", tag, bounds::TAG_BYTES)?;
-        }
+        check_tags(&self.tags)?;
         if let Some(unique) = &self.unique {
             unique.check()?;
         }
@@ -293,6 +288,20 @@ impl NewRecord {
 
 pub(crate) fn text_size(values: &BTreeMap<String, String>) -> usize {
     values.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+/// Whether a job may have these tags.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the reason.
+pub fn check_tags(tags: &[String]) -> Result<()> {
+    if tags.len() > bounds::TAGS {
+        return Err(Error::invalid(
+            "tags",
+            format_args!("has {} entries, where at most {} are allowed", tags.len(), bounds::TAGS),
+        ));
+    }
+    tags.iter().try_for_each(|tag| check_text("tags", tag, bounds::TAG_BYTES))
 }
 
 /// Whether an instant that a caller named is in range.

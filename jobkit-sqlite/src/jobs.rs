@@ -1,5 +1,6 @@
 //! `JobStore`.
 
+mod edit;
 pub(crate) mod purge;
 pub(crate) mod submit;
 pub(crate) mod transition;
@@ -7,14 +8,14 @@ pub(crate) mod transition;
 use async_trait::async_trait;
 use jobkit_core::edge::{Edge, Parent};
 use jobkit_core::record::{
-    AttemptError, EdgeStatus, JobDetails, JobRecord, Payload, Progress, check_instant,
+    AttemptError, EdgeStatus, JobDetails, JobRecord, Payload, Progress, check_instant, check_tags,
 };
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, Retention, StateName};
 use jobkit_core::state_machine::{Event, Forbidden};
 use jobkit_core::storage::{
-    Action, Change, ChangeOutcome, ChangeRequest, Guard, JobStore, Step, StepRequest,
-    SubmitRequest, Submitted, check_items,
+    Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
+    Submitted, check_items,
 };
 use jobkit_core::{BatchId, Error, JobId, Result, Timestamp, bounds};
 use rusqlite::params;
@@ -171,15 +172,10 @@ impl Flight<'_, '_> {
         if job.last_op == Some(change.operation) {
             return Ok(ChangeOutcome::AlreadyApplied);
         }
-        let (state, version) = (job.state(), job.head.version);
-        let fits = match change.guard {
-            Guard::None => true,
-            Guard::State(wanted) => wanted == state,
-            Guard::Version(wanted) => wanted == version,
-        };
-        if !fits {
-            return Ok(ChangeOutcome::Refused(Refusal::Changed { state, version }));
+        if let Err(refusal) = change.guard.check(&job.head) {
+            return Ok(ChangeOutcome::Refused(refusal));
         }
+        let state = job.state();
         if let Err(error) = check_action(&change.action) {
             return Ok(ChangeOutcome::Refused(error.into()));
         }
@@ -197,7 +193,7 @@ impl Flight<'_, '_> {
             }
             Action::Reschedule { run_at } => Event::Reschedule { run_at: *run_at },
             Action::RunNow => Event::RunNow,
-            Action::Move { .. } => Event::Move,
+            Action::Move { .. } | Action::Retag { .. } => Event::Move,
         };
         let why = Why { actor, retention, ..Why::at(now) };
         let key = match (&event, job.unique()?) {
@@ -238,6 +234,10 @@ impl Flight<'_, '_> {
             }
             job.priority = priority.unwrap_or(job.priority);
         }
+        if let Action::Retag { tags } = &change.action {
+            let tags = if tags.is_empty() { None } else { Some(serde_json::to_string(tags)?) };
+            self.db.run("UPDATE jk_job SET tags = ?2 WHERE seq = ?1", params![job.seq, tags])?;
+        }
         job.last_op = Some(change.operation);
         self.enact(&mut job, &step, &why)?;
         self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
@@ -258,11 +258,12 @@ fn check_action(action: &Action) -> Result<()> {
                 format_args!("is {priority}, where 0 to {} are allowed", bounds::MAX_PRIORITY),
             ))
         }
+        Action::Retag { tags } => check_tags(tags),
         _ => Ok(()),
     }
 }
 
-fn refusal(forbidden: Forbidden, job: &Job) -> Refusal {
+pub(crate) fn refusal(forbidden: Forbidden, job: &Job) -> Refusal {
     match forbidden {
         Forbidden::BatchCancelled => match job.batch {
             Some(batch) => Refusal::BatchCancelled { batch },

@@ -5,14 +5,16 @@ mod windows;
 
 use async_trait::async_trait;
 use jobkit_core::limit::{Limit, Window};
-use jobkit_core::state::StateName;
-use jobkit_core::storage::{LimitHolder, LimitStore, LimitUsage};
-use jobkit_core::{Error, Result, Timestamp};
+use jobkit_core::state::{State, StateName};
+use jobkit_core::state_machine::Event;
+use jobkit_core::storage::{LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
+use jobkit_core::{Error, JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
 use crate::codec::{Job, at, length, micros, select_job, size, small, uint};
 use crate::connection::Db;
 use crate::error::{Done, tell_of_damage};
+use crate::jobs::transition::{Budget, Why};
 use crate::storage::SqliteStorage;
 use crate::writer::{Flight, Push};
 
@@ -380,5 +382,41 @@ impl LimitStore for SqliteStorage {
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
         let name = name.to_owned();
         self.read("limit_holders", move |db| holders(db, &name, limit)).await
+    }
+
+    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
+        let ReleaseStuck { limit, job, crash_limit, now } = request;
+        let limit = limit.to_owned();
+        self.writer()
+            .call("release_stuck", move |flight| {
+                let now = flight.now(now);
+                flight.release_stuck(&limit, job, crash_limit, now)
+            })
+            .await
+    }
+}
+
+impl Flight<'_, '_> {
+    /// Rescues a job that holds a limit under an expired lease.
+    fn release_stuck(
+        &mut self,
+        limit: &str,
+        id: JobId,
+        crash_limit: u32,
+        now: Timestamp,
+    ) -> Done<bool> {
+        let Some(mut job) = self.find(id)? else { return Ok(false) };
+        let expired = matches!(&job.head.state, State::Processing(hold) if hold.expires_at <= now);
+        let slots =
+            self.db
+                .one("SELECT 1 FROM jk_limit WHERE name = ?1 AND win = 0", [limit], |_| Ok(()))?;
+        let holds = slots.is_some() && job.limits()?.iter().any(|it| it.name == limit);
+        if !expired || !holds {
+            return Ok(false);
+        }
+        // An expired lease can always be rescued.
+        let _ = self.step(&mut job, &Event::Rescue { crash_limit }, &Why::at(now))?;
+        self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
+        Ok(true)
     }
 }

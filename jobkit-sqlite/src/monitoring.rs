@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use jobkit_core::edge::Parent;
+use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::state::StateName;
 use jobkit_core::stats::{Histogram, Scope, Step, Tally};
 use jobkit_core::storage::{
-    Cursor, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring, PauseTarget,
-    QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo, Snapshot,
+    Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
+    PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo,
+    Snapshot,
 };
 use jobkit_core::{Error, JobId, Name, Result, Timestamp, bounds};
 use rusqlite::params;
@@ -22,7 +24,7 @@ use crate::codec::{index, job_id, json, on_at, size, state_at, uint};
 use crate::connection::Db;
 use crate::error::Done;
 use crate::jobs::{find, parents, state_of};
-use crate::operations::pauses;
+use crate::operations::{failures, pauses};
 use crate::queue::lanes::lanes_of;
 use crate::recurring::running;
 use crate::storage::SqliteStorage;
@@ -259,6 +261,20 @@ impl Monitoring for SqliteStorage {
     ) -> Result<RelationPage> {
         check_limit(limit)?;
         self.read("relations", move |db| relations(db, id, after.as_ref(), limit)).await
+    }
+
+    async fn count(&self, query: &JobQuery, most: u64) -> Result<Count> {
+        let query = query.clone();
+        self.read("count", move |db| list::count_matching(db, &query, most)).await
+    }
+
+    async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
+        self.read("jobs_before", move |db| list::jobs_before(db, id, most)).await
+    }
+
+    async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
+        let query = query.clone();
+        self.read("error_groups", move |db| failures::groups(db, &query)).await
     }
 }
 

@@ -1,12 +1,22 @@
 //! `Operations`.
 
+mod desk;
+pub(crate) mod failures;
+
 use std::collections::HashSet;
 
 use async_trait::async_trait;
+use jobkit_core::failure::Fingerprint;
+use jobkit_core::ids::OperationId;
+use jobkit_core::name::check_label;
 use jobkit_core::recurring::Pause;
-use jobkit_core::storage::{Operations, PauseRecord, PauseTarget};
+use jobkit_core::storage::{
+    AuditEntry, BulkRecord, EditJob, Operations, PauseRecord, PauseTarget, ServerOrder, Submitted,
+};
 use jobkit_core::{Name, Result, Timestamp};
 use rusqlite::params;
+
+pub(crate) use self::desk::forget_old;
 
 use crate::codec::json;
 use crate::connection::Db;
@@ -116,5 +126,98 @@ impl Operations for SqliteStorage {
             Ok(pauses)
         })
         .await
+    }
+
+    async fn command_server(
+        &self,
+        server: &Name,
+        order: Option<&ServerOrder>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let Some(order) = order {
+            order.given.check()?;
+        }
+        let (server, mut order) = (server.clone(), order.cloned());
+        self.writer()
+            .call("command_server", move |flight| {
+                let now = flight.now(now);
+                let body = order.as_mut().map(|order| {
+                    order.given.since = now;
+                    serde_json::to_string(order)
+                });
+                let known = flight.db.run(
+                    "UPDATE jk_server SET orders = ?2 WHERE name = ?1",
+                    params![server.as_str(), body.transpose()?],
+                )?;
+                Ok(known > 0)
+            })
+            .await
+    }
+
+    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+        edit.check()?;
+        let EditJob { original, guard, copy, actor, now } = edit;
+        let (copy, actor) = (copy.clone(), actor.map(str::to_owned));
+        self.writer()
+            .call("edit_job", move |flight| {
+                let now = flight.now(now);
+                flight.edit(original, guard, &copy, actor.as_deref(), now)
+            })
+            .await
+    }
+
+    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+        bulk.check()?;
+        let bulk = bulk.clone();
+        self.writer().call("save_bulk", move |flight| desk::save(flight.db, &bulk)).await
+    }
+
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
+        self.read("bulk", move |db| desk::bulk(db, id)).await
+    }
+
+    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
+        self.read("bulks", move |db| desk::bulks(db, limit)).await
+    }
+
+    async fn mute(
+        &self,
+        group: Fingerprint,
+        mute: Option<&Pause>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let Some(mute) = mute {
+            mute.check()?;
+        }
+        let mut mute = mute.cloned();
+        self.writer()
+            .call("mute", move |flight| {
+                if let Some(mute) = &mut mute {
+                    mute.since = flight.now(now);
+                }
+                failures::mute(flight.db, group, mute.as_ref())
+            })
+            .await
+    }
+
+    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+        entry.check()?;
+        let entry = entry.clone();
+        self.writer()
+            .call("append_audit", move |flight| {
+                let now = flight.now(now);
+                desk::append_audit(flight.db, &entry, now)
+            })
+            .await
+    }
+
+    async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
+        self.read("audit", move |db| desk::audit(db, after, limit)).await
+    }
+
+    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+        check_label("secret", name)?;
+        let name = name.to_owned();
+        self.writer().call("secret", move |flight| desk::secret(flight.db, &name)).await
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::record::{Lease, Locator, Payload};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Hold, State};
@@ -347,6 +348,8 @@ impl Flight<'_, '_> {
             None => {}
         }
         if let Some(error) = &settle.error {
+            let kind = self.db.name(job.kind)?;
+            self.count_failure(ErrorGroup::first(&kind, job.id, error, now));
             self.db.run(
                 "INSERT OR REPLACE INTO jk_error (seq, fence, failures, at, fingerprint, detail) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

@@ -8,17 +8,18 @@ use crate::connection::{Db, with_prefix};
 use crate::error::Done;
 
 /// The schema that this release writes.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// The oldest release, by the schema it writes, that may write to what this release has migrated.
 ///
 /// Schema 2: an older one would complete a batch without telling the one around it. Schema 3: it would
 /// not count the starts of a rate limit, and would free keys that are held for a period.
 const OLDEST_WRITER: u32 = 3;
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/001_initial.sql"),
     include_str!("../migrations/002_nested_batches.sql"),
     include_str!("../migrations/003_rate_limits_and_periods.sql"),
+    include_str!("../migrations/004_operators.sql"),
 ];
 
 /// The SQL that brings a namespace from schema `from` (0: nothing) to the present one, to be read or

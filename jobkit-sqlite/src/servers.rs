@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jobkit_core::record::Lease;
-use jobkit_core::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
+use jobkit_core::storage::{
+    Heartbeat, HeartbeatAnswer, ServerInfo, ServerOrder, ServerRegistry, ServerStatus,
+};
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use rusqlite::{Params, params};
 
@@ -60,19 +62,26 @@ impl ServerRegistry for SqliteStorage {
                     "UPDATE jk_server SET heartbeat_at = ?2, busy = ?3 WHERE incarnation = ?1",
                     params![beat.incarnation.as_i64(), now.as_micros(), beat.busy],
                 )? > 0;
-                let command = flight.db.one(
-                    "SELECT command FROM jk_server WHERE incarnation = ?1",
+                let order = flight.db.one(
+                    "SELECT orders FROM jk_server WHERE incarnation = ?1",
                     [beat.incarnation.as_i64()],
                     |row| row.get::<_, Option<String>>(0),
                 )?;
-                let command = command.flatten().map(|text| json(&text)).transpose()?;
+                let order = order.flatten().map(|text| json::<ServerOrder>(&text)).transpose()?;
+                let order = order.filter(|order| order.given.holds(now));
+                let command = order.map(|order| order.command);
+                let bulk = flight.db.one(
+                    "SELECT 1 FROM jk_bulk INDEXED BY jk_bulk_open WHERE ended_at IS NULL LIMIT 1",
+                    [],
+                    |_| Ok(()),
+                )?;
                 let mut paused: Vec<_> = pauses(flight.db)?
                     .into_iter()
                     .filter(|record| record.pause.holds(now))
                     .map(|record| record.target)
                     .collect();
                 paused.sort();
-                Ok(HeartbeatAnswer { known, command, paused, now })
+                Ok(HeartbeatAnswer { known, command, paused, bulk: bulk.is_some(), now })
             })
             .await
     }
@@ -131,7 +140,7 @@ impl ServerRegistry for SqliteStorage {
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
         self.read("servers", |db| {
             db.all(
-                "SELECT info, heartbeat_at, busy, command FROM jk_server ORDER BY name",
+                "SELECT info, heartbeat_at, busy, orders FROM jk_server ORDER BY name",
                 [],
                 |row| {
                     Ok((
@@ -143,12 +152,12 @@ impl ServerRegistry for SqliteStorage {
                 },
             )?
             .into_iter()
-            .map(|(info, heartbeat, busy, command)| {
+            .map(|(info, heartbeat, busy, order)| {
                 Ok(ServerStatus {
                     info: json(&info)?,
                     heartbeat_at: at(heartbeat),
                     busy: small(busy),
-                    command: command.map(|text| json(&text)).transpose()?,
+                    order: order.map(|text| json(&text)).transpose()?,
                 })
             })
             .collect()

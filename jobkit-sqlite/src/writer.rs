@@ -4,7 +4,7 @@
 //! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
 //! sleeps it looks whether another process has written.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use jobkit_core::edge::Finish;
+use jobkit_core::error_group::ErrorGroup;
+use jobkit_core::failure::Fingerprint;
 use jobkit_core::stats::{Delta, Step};
 use jobkit_core::storage::WakeUpHub;
 use jobkit_core::{BatchId, Clock, Error, ErrorKind, Incarnation, JobId, Name, Result, Timestamp};
@@ -149,6 +151,8 @@ pub(crate) struct Flight<'d, 'c> {
     pub(crate) refills: BTreeSet<i64>,
     /// When sweeps are to look at limits again, since room that was given will not have been used.
     pub(crate) look_again: Option<Timestamp>,
+    /// Failures of this flight, by fingerprint.
+    failures: BTreeMap<Fingerprint, ErrorGroup>,
     next_seq: Option<i64>,
 }
 
@@ -171,6 +175,7 @@ pub(crate) struct Saved {
     deltas: Vec<Delta>,
     work: bool,
     pushes: usize,
+    failures: BTreeMap<Fingerprint, ErrorGroup>,
     next_seq: Option<i64>,
 }
 
@@ -186,6 +191,7 @@ impl<'d, 'c> Flight<'d, 'c> {
             batches: HashMap::new(),
             refills: BTreeSet::new(),
             look_again: None,
+            failures: BTreeMap::new(),
             next_seq: None,
         }
     }
@@ -235,6 +241,7 @@ impl<'d, 'c> Flight<'d, 'c> {
             deltas: self.deltas.clone(),
             work: self.work,
             pushes: self.pushes.len(),
+            failures: self.failures.clone(),
             next_seq: self.next_seq,
         })
     }
@@ -245,6 +252,7 @@ impl<'d, 'c> Flight<'d, 'c> {
         self.deltas = saved.deltas;
         self.work = saved.work;
         self.pushes.truncate(saved.pushes);
+        self.failures = saved.failures;
         self.next_seq = saved.next_seq;
         self.finished.clear();
         self.batches.clear();
@@ -258,14 +266,32 @@ impl<'d, 'c> Flight<'d, 'c> {
         Ok(())
     }
 
-    /// Writes what was counted, together with what this process has counted since the last fold: one
-    /// row is written again and again, so that there are few to read. Answers what it holds then.
     /// What a commit of the writer would add, inside a transaction that another commits.
     pub(crate) fn end_inside(&mut self) -> Done {
         self.write_deltas(None)?;
+        self.write_failures()?;
         self.signal()
     }
 
+    /// Counts a failed attempt, once for each in a flight.
+    pub(crate) fn count_failure(&mut self, failed: ErrorGroup) {
+        match self.failures.get_mut(&failed.fingerprint) {
+            Some(group) => group.add(&failed),
+            None => {
+                self.failures.insert(failed.fingerprint, failed);
+            }
+        }
+    }
+
+    fn write_failures(&mut self) -> Done {
+        for (_, group) in std::mem::take(&mut self.failures) {
+            crate::operations::failures::add(self.db, group)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was counted, together with what this process has counted since the last fold: one
+    /// row is written again and again, so that there are few to read. Answers what it holds then.
     fn write_deltas(&mut self, tail: Option<&Tail>) -> Done<Option<Tail>> {
         let mut tail = tail.cloned();
         for delta in self.deltas.drain(..).filter(|delta| !delta.is_empty()) {
@@ -560,6 +586,7 @@ fn bug() -> Error {
 
 fn finish(mut flight: Flight<'_, '_>, tail: Option<&Tail>, fold: bool) -> Result<After> {
     let mut tail = flight.write_deltas(tail)?;
+    flight.write_failures()?;
     if fold && fold_apart(flight.db)? {
         tail = None;
     }

@@ -7,13 +7,13 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::ids::JobId;
 use crate::memory::MemoryStorage;
-use crate::record::{JobDetails, JobRecord, check_instant, retention_of};
+use crate::record::{JobDetails, JobRecord, check_instant, check_tags, retention_of};
 use crate::refusal::Refusal;
 use crate::state::{Keep, Reason, Retention, StateName};
 use crate::state_machine::{Event, Forbidden};
 use crate::storage::{
-    Action, Change, ChangeOutcome, ChangeRequest, Guard, JobStore, Step, StepRequest,
-    SubmitRequest, Submitted, check_items,
+    Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
+    Submitted, check_items,
 };
 
 use super::state::{Job, Place, Tables, Work};
@@ -92,15 +92,8 @@ impl Tables {
             return Ok(ChangeOutcome::AlreadyApplied);
         }
         let record = &job.record;
-        let (state, version) = (record.state(), record.head.version);
-        let fits = match change.guard {
-            Guard::None => true,
-            Guard::State(expected) => expected == state,
-            Guard::Version(expected) => expected == version,
-        };
-        if !fits {
-            return Err(Refusal::Changed { state, version });
-        }
+        change.guard.check(&record.head)?;
+        let state = record.state();
         let (id, batch) = (record.id, record.batch);
         let mut with = With { actor, ..With::default() };
         let changed = match &change.action {
@@ -133,6 +126,14 @@ impl Tables {
                     });
                 }
                 self.move_job(work, place, queue.as_ref(), *priority)
+            }
+            Action::Retag { tags } => {
+                check_tags(tags)?;
+                let moved = self.transition(work, place, &Event::Move, with);
+                if moved.is_ok() {
+                    self.job_mut(place).record.tags.clone_from(tags);
+                }
+                moved
             }
         };
         let state = changed.map_err(|forbidden| match (forbidden, batch) {

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::limit::Limit;
 use crate::memory::MemoryStorage;
 use crate::state::State;
-use crate::storage::{LimitHolder, LimitStore, LimitUsage};
+use crate::state_machine::Event;
+use crate::storage::{LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
 
 use super::state::{Admitted, LimitRow, Place, Rank, SKEW, Tables, Work, note_room_at};
 
@@ -72,6 +73,22 @@ impl LimitStore for MemoryStorage {
                 }
             };
             row.holders.iter().take(limit).filter_map(|(_, place)| holder(*place)).collect()
+        }))
+    }
+
+    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
+        Ok(self.write(request.now, |tables, work| {
+            let Some(place) = tables.find(request.job) else { return false };
+            let holds = tables.limits.get(request.limit).is_some_and(|row| {
+                row.window.is_none() && row.holders.iter().any(|(_, held)| *held == place)
+            });
+            let expired = matches!(&tables.job(place).record.head.state,
+                State::Processing(hold) if hold.expires_at <= work.now);
+            if holds && expired {
+                let event = Event::Rescue { crash_limit: request.crash_limit };
+                tables.must(work, place, &event);
+            }
+            holds && expired
         }))
     }
 }

@@ -9,14 +9,15 @@ use crate::bounds;
 use crate::clock::Timestamp;
 use crate::edge::Parent;
 use crate::error::{Error, Result};
+use crate::error_group::ErrorGroup;
 use crate::ids::JobId;
 use crate::memory::MemoryStorage;
 use crate::name::Name;
 use crate::state::StateName;
 use crate::stats::{Histogram, Scope, Step, Tally};
 use crate::storage::{
-    Count, Cursor, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring, PauseTarget,
-    QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, Snapshot,
+    Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
+    PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, Snapshot,
 };
 
 use super::state::{CONDITIONS, Job, Place, Tables, finished_list};
@@ -90,6 +91,37 @@ impl Monitoring for MemoryStorage {
         check_limit(limit)?;
         self.read(None, |tables, _| tables.relations(id, after.as_ref(), limit))
     }
+
+    async fn count(&self, query: &JobQuery, most: u64) -> Result<Count> {
+        self.read(None, |tables, _| tables.count_matching(query, most))
+    }
+
+    async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
+        Ok(self.read(None, |tables, _| {
+            let job = tables.job(tables.find(id)?);
+            if job.record.state() != StateName::Enqueued {
+                return None;
+            }
+            let lanes = tables.queues.get(&job.record.queue)?.lanes.values();
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            let before =
+                lanes.flat_map(|lane| lane.range(..job.rank())).take(most.saturating_add(1));
+            Some(counted(before.count() as u64, most as u64))
+        }))
+    }
+
+    async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
+        Ok(self.read(None, |tables, _| {
+            let mut groups: Vec<_> =
+                tables.desk.groups().filter(|group| query.matches(group)).cloned().collect();
+            groups.sort_by_key(|group| (std::cmp::Reverse(group.last_seen_at), group.fingerprint));
+            groups
+        }))
+    }
+}
+
+fn counted(found: u64, most: u64) -> Count {
+    if found > most { Count::AtLeast(most) } else { Count::Exact(found) }
 }
 
 fn check_limit(limit: usize) -> Result<()> {
@@ -187,6 +219,29 @@ impl Tables {
             page.searched = Some(looked);
         }
         Ok(page)
+    }
+
+    fn count_matching(&self, query: &JobQuery, most: u64) -> Result<Count> {
+        let after = query.after.as_ref().map(parse_cursor).transpose()?;
+        if after.is_none()
+            && let exact @ Count::Exact(_) = self.count(query)
+        {
+            return Ok(exact);
+        }
+        let (mut found, mut looked) = (0, 0);
+        for place in self.places(query.state, query.queue.as_ref(), after) {
+            if looked == SEARCH_WINDOW.max(most) {
+                return Ok(Count::AtLeast(found));
+            }
+            looked += 1;
+            if matches(query, self.job(place)) {
+                if found == most {
+                    return Ok(Count::AtLeast(found));
+                }
+                found += 1;
+            }
+        }
+        Ok(Count::Exact(found))
     }
 
     /// What is known without counting.

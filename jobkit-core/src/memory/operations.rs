@@ -1,12 +1,76 @@
 //! `impl Operations`.
 
+use std::collections::{BTreeMap, HashMap};
+
 use async_trait::async_trait;
 
+use crate::bounds;
 use crate::clock::Timestamp;
+use crate::edge::Parent;
 use crate::error::Result;
+use crate::error_group::ErrorGroup;
+use crate::failure::Fingerprint;
+use crate::ids::OperationId;
 use crate::memory::MemoryStorage;
+use crate::name::{Name, check_label};
 use crate::recurring::Pause;
-use crate::storage::{Operations, PauseRecord, PauseTarget};
+use crate::refusal::Refusal;
+use crate::state::{Reason, StateName};
+use crate::storage::{
+    AuditEntry, BulkRecord, EditJob, JobSubmitted, Operations, PauseRecord, PauseTarget,
+    ServerOrder, Submission, Submitted,
+};
+
+use crate::state_machine::Event;
+use crate::unique::Unique;
+
+use super::state::{Children, Place, Tables, Work};
+use super::transitions::With;
+
+/// What operators keep.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    bulks: BTreeMap<OperationId, BulkRecord>,
+    groups: HashMap<Fingerprint, ErrorGroup>,
+    audit: Vec<AuditEntry>,
+    secrets: HashMap<String, [u8; 32]>,
+}
+
+impl Desk {
+    /// Whether a bulk operation has not ended.
+    pub(super) fn is_busy(&self) -> bool {
+        self.bulks.values().any(|bulk| bulk.ended_at.is_none())
+    }
+
+    pub(super) fn count_failure(&mut self, failed: ErrorGroup) {
+        match self.groups.get_mut(&failed.fingerprint) {
+            Some(group) => group.add(&failed),
+            None => {
+                self.groups.insert(failed.fingerprint, failed);
+            }
+        }
+        if self.groups.len() > bounds::ERROR_GROUPS {
+            let oldest = self.groups.values().min_by_key(|it| (it.last_seen_at, it.fingerprint));
+            if let Some(oldest) = oldest.map(|group| group.fingerprint) {
+                self.groups.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = &ErrorGroup> {
+        self.groups.values()
+    }
+
+    /// Forgets what has been kept for long enough.
+    pub(super) fn forget_old(&mut self, now: Timestamp) {
+        let since = now.minus(bounds::ERROR_GROUP_KEPT);
+        self.groups.retain(|_, group| group.last_seen_at >= since);
+        let since = now.minus(bounds::BULK_KEPT);
+        self.bulks.retain(|_, bulk| bulk.ended_at.is_none_or(|ended| ended >= since));
+        let since = now.minus(bounds::AUDIT_KEPT);
+        self.audit.retain(|entry| entry.at >= since);
+    }
+}
 
 #[async_trait]
 impl Operations for MemoryStorage {
@@ -46,5 +110,157 @@ impl Operations for MemoryStorage {
             };
             holding.map(record).collect()
         }))
+    }
+
+    async fn command_server(
+        &self,
+        server: &Name,
+        order: Option<&ServerOrder>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let Some(order) = order {
+            order.given.check()?;
+        }
+        Ok(self.write(now, |tables, work| {
+            let Some(row) = tables.servers.get_mut(server) else { return false };
+            row.order = order.cloned().map(|mut order| {
+                order.given.since = work.now;
+                order
+            });
+            true
+        }))
+    }
+
+    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+        edit.check()?;
+        Ok(self.write(edit.now, |tables, work| match tables.edit(work, &edit) {
+            Ok(submitted) => submitted,
+            Err(refusal) => Submitted::Refused(refusal),
+        }))
+    }
+
+    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+        bulk.check()?;
+        Ok(self.write(None, |tables, _| {
+            let bulks = &mut tables.desk.bulks;
+            let stored = bulks.get(&bulk.id).map_or(0, |stored| stored.version);
+            let fits = bulk.version == stored + 1;
+            if fits {
+                bulks.insert(bulk.id, bulk.clone());
+            }
+            fits
+        }))
+    }
+
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
+        Ok(self.read(None, |tables, _| tables.desk.bulks.get(&id).cloned()))
+    }
+
+    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
+        Ok(self.read(None, |tables, _| {
+            // Ids sort by time.
+            let bulks = &tables.desk.bulks;
+            let open = bulks.values().filter(|bulk| bulk.ended_at.is_none());
+            let ended = bulks.values().rev().filter(|bulk| bulk.ended_at.is_some());
+            open.chain(ended).take(limit).cloned().collect()
+        }))
+    }
+
+    async fn mute(
+        &self,
+        group: Fingerprint,
+        mute: Option<&Pause>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let Some(mute) = mute {
+            mute.check()?;
+        }
+        Ok(self.write(now, |tables, work| {
+            let Some(group) = tables.desk.groups.get_mut(&group) else { return false };
+            group.mute = mute.map(|mute| Pause { since: work.now, ..mute.clone() });
+            true
+        }))
+    }
+
+    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+        entry.check()?;
+        self.write(now, |tables, work| {
+            let audit = &mut tables.desk.audit;
+            let known = audit.iter_mut().rev().find(|it| it.operation == entry.operation);
+            match known {
+                Some(known) => *known = AuditEntry { at: known.at, ..entry.clone() },
+                None => audit.push(AuditEntry { at: work.now, ..entry.clone() }),
+            }
+        });
+        Ok(())
+    }
+
+    async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
+        Ok(self.read(None, |tables, _| {
+            let mut entries = tables.desk.audit.iter().rev();
+            if let Some(after) = after {
+                entries.by_ref().find(|entry| entry.operation == after);
+            }
+            entries.take(limit).cloned().collect()
+        }))
+    }
+
+    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+        check_label("secret", name)?;
+        Ok(self.write(None, |tables, _| {
+            let secrets = &mut tables.desk.secrets;
+            *secrets.entry(name.to_owned()).or_insert_with(crate::ids::random_bytes)
+        }))
+    }
+}
+
+impl Tables {
+    fn edit(&mut self, work: &mut Work, edit: &EditJob<'_>) -> Result<Submitted, Refusal> {
+        let submission = Submission::one(edit.copy.clone());
+        if self.find(edit.copy.id).is_some() {
+            // Repeated: what was done with the original was done then.
+            return Ok(self.submit_one(work, &submission, Reason::Submitted));
+        }
+        let gone = Refusal::JobGone { job: edit.original };
+        let place = self.find(edit.original).ok_or(gone)?;
+        let record = &self.job(place).record;
+        edit.guard.check(&record.head)?;
+        let replaces = !record.state().is_finished();
+        if replaces {
+            self.check_replaceable(place)?;
+        }
+        // A copy that is refused leaves the original as it was, so it is stored first, as if the
+        // original's key were free.
+        let hash = record.unique.as_ref().filter(|_| replaces).map(Unique::hash);
+        let freed = hash.and_then(|hash| self.keys.lift(hash, edit.original));
+        let submitted = self.submit_one(work, &submission, Reason::Submitted);
+        let stored = matches!(&submitted, Submitted::Created(jobs)
+            if matches!(jobs[..], [JobSubmitted::Created(_)]));
+        if stored && replaces {
+            let with = With { actor: edit.actor, ..With::default() };
+            let deleted = self.transition(work, place, &Event::Delete(Reason::Replaced), with);
+            debug_assert!(deleted.is_ok(), "a waiting job can be deleted");
+            self.settle_down(work);
+        } else if let Some(freed) = freed {
+            self.keys.put_back(freed);
+        }
+        Ok(submitted)
+    }
+
+    /// Whether a waiting job may give way to a copy.
+    fn check_replaceable(&self, place: Place) -> Result<(), Refusal> {
+        let record = &self.job(place).record;
+        let refused = |reason: &str| Refusal::Invalid { field: "job", reason: reason.to_owned() };
+        if record.state() == StateName::Processing {
+            return Err(Refusal::State { state: StateName::Processing });
+        }
+        if record.batch.is_some() {
+            return Err(refused("belongs to a batch, which counts it"));
+        }
+        let children = self.children.get(&Parent::Job(record.id));
+        if children.is_some_and(Children::is_open) {
+            return Err(refused("is waited for by other jobs"));
+        }
+        Ok(())
     }
 }

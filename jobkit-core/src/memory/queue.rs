@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::bounds;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::error_group::ErrorGroup;
 use crate::ids::Incarnation;
 use crate::memory::MemoryStorage;
 use crate::name::Name;
@@ -329,6 +330,9 @@ impl Tables {
             job.result = Some(result.clone());
         }
         if let Some(detail) = &settle.error {
+            let failed = ErrorGroup::first(&job.record.kind, job.record.id, detail, now);
+            self.desk.count_failure(failed);
+            let job = self.job_mut(place);
             job.errors.push_back(AttemptError {
                 fence: lease.fence,
                 failures: job.record.head.failures,

@@ -35,8 +35,13 @@ impl ServerRegistry for MemoryStorage {
             // A life that was forgotten and comes back must not repeat its last claim.
             let leases = tables.leases.get(&life);
             let last_claim = leases.and_then(|leases| leases.last()).map_or(0, |lease| lease.0);
-            let row =
-                ServerRow { info: server.clone(), heartbeat_at: work.now, busy: 0, last_claim };
+            let row = ServerRow {
+                info: server.clone(),
+                heartbeat_at: work.now,
+                busy: 0,
+                last_claim,
+                order: None,
+            };
             tables.servers.insert(name.clone(), row);
             tables.lives.insert(life, name.clone());
             tables.refill_limits(work);
@@ -50,15 +55,17 @@ impl ServerRegistry for MemoryStorage {
             let holding = tables.pauses.iter().filter(|(_, pause)| pause.holds(now));
             let paused = holding.map(|(target, _)| target.clone()).collect();
             let name = tables.lives.get(&beat.incarnation);
-            let known = match name.and_then(|name| tables.servers.get_mut(name)) {
+            let row = name.and_then(|name| tables.servers.get_mut(name));
+            let (known, command) = match row {
                 Some(row) => {
                     row.heartbeat_at = now;
                     row.busy = beat.busy;
-                    true
+                    let order = row.order.as_ref().filter(|order| order.given.holds(now));
+                    (true, order.map(|order| order.command))
                 }
-                None => false,
+                None => (false, None),
             };
-            HeartbeatAnswer { known, command: None, paused, now }
+            HeartbeatAnswer { known, command, paused, bulk: tables.desk.is_busy(), now }
         }))
     }
 
@@ -100,7 +107,7 @@ impl ServerRegistry for MemoryStorage {
                 info: row.info.clone(),
                 heartbeat_at: row.heartbeat_at,
                 busy: row.busy,
-                command: None,
+                order: row.order.clone(),
             };
             tables.servers.values().map(status).collect()
         }))

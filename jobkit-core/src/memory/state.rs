@@ -12,9 +12,10 @@ use crate::name::Name;
 use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
 use crate::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::state::{Reason, State, StateName};
-use crate::storage::{LogLine, PauseTarget, ServerInfo};
+use crate::storage::{LogLine, PauseTarget, ServerInfo, ServerOrder};
 use crate::unique::{KeyHash, Unique};
 
+use super::operations::Desk;
 use super::planted::Planted;
 use super::statistics::Statistics;
 
@@ -79,6 +80,7 @@ pub(super) struct Tables {
     /// The last etag given.
     pub(super) etag: u64,
     pub(super) stats: Statistics,
+    pub(super) desk: Desk,
 }
 
 /// A stored job.
@@ -209,6 +211,24 @@ impl Keys {
         }
     }
 
+    /// Takes away a key that a job holds, so that another may have it; it can be put back.
+    pub(super) fn lift(&mut self, hash: KeyHash, job: JobId) -> Option<LiftedKey> {
+        let (holder, until) = *self.rows.get(&hash)?;
+        if holder != job {
+            return None;
+        }
+        self.rows.remove(&hash);
+        if let Some(until) = until {
+            self.ends.remove(&(until, hash));
+        }
+        Some(LiftedKey { hash, job, until })
+    }
+
+    pub(super) fn put_back(&mut self, key: LiftedKey) {
+        self.rows.insert(key.hash, (key.job, key.until));
+        self.ends.extend(key.until.map(|until| (until, key.hash)));
+    }
+
     /// Removes keys whose period has passed, at most `max`; whether there are more.
     pub(super) fn purge(&mut self, now: Timestamp, max: usize) -> bool {
         let is_over = |keys: &Self| keys.ends.first().is_some_and(|(until, _)| *until <= now);
@@ -222,6 +242,14 @@ impl Keys {
         }
         is_over(self)
     }
+}
+
+/// A key that was taken away for a moment.
+#[derive(Debug)]
+pub(super) struct LiftedKey {
+    hash: KeyHash,
+    job: JobId,
+    until: Option<Timestamp>,
 }
 
 /// A limit.
@@ -433,6 +461,7 @@ pub(super) struct ServerRow {
     pub(super) heartbeat_at: Timestamp,
     pub(super) busy: u32,
     pub(super) last_claim: u64,
+    pub(super) order: Option<ServerOrder>,
 }
 
 /// A schedule.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::NewBatch;
 use crate::bounds;
@@ -14,6 +15,7 @@ use crate::name::Name;
 use crate::record::{JobDetails, JobRecord, NewRecord};
 use crate::refusal::Refusal;
 use crate::state::{Keep, StateName};
+use crate::state_machine::JobHead;
 
 /// Storing, reading and changing jobs.
 ///
@@ -81,6 +83,7 @@ use crate::state::{Keep, StateName};
 ///   no effect.
 /// - **CHG-9** Reschedule moves Scheduled and Enqueued jobs to another instant.
 /// - **CHG-10** Move changes queue or priority of a waiting job, which keeps its sequence.
+/// - **CHG-13** Retag gives a waiting job other tags, by which lists find it in the same step.
 /// - **CHG-11** A change of a missing job answers [`JobGone`](Refusal::JobGone).
 /// - **CHG-12** Requeue of a job whose key is held for a period keeps the key as long as it would have
 ///   held it; if the period has passed it takes the key for another (G11).
@@ -313,17 +316,36 @@ pub enum Guard {
     Version(u64),
 }
 
+impl Guard {
+    /// Whether a job is as it was seen.
+    ///
+    /// # Errors
+    /// [`Changed`](Refusal::Changed), with its state and version now.
+    pub fn check(self, head: &JobHead) -> Result<(), Refusal> {
+        let (state, version) = (head.state.name(), head.version);
+        let fits = match self {
+            Self::None => true,
+            Self::State(seen) => seen == state,
+            Self::Version(seen) => seen == version,
+        };
+        if fits { Ok(()) } else { Err(Refusal::Changed { state, version }) }
+    }
+}
+
 /// What a client or person wants of a job.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Run it again, not before an instant.
     Requeue {
         /// At once if `None`.
+        #[serde(default)]
         run_at: Option<Timestamp>,
     },
     /// Give it up; a running one is cancelled.
     Delete {
         /// How long it is kept, unless the job itself says otherwise.
+        #[serde(default)]
         keep: Option<Keep>,
     },
     /// Run it at another instant.
@@ -336,9 +358,16 @@ pub enum Action {
     /// Another queue or priority.
     Move {
         /// The queue, if it changes.
+        #[serde(default)]
         queue: Option<Name>,
         /// The priority, if it changes.
+        #[serde(default)]
         priority: Option<u8>,
+    },
+    /// Other tags.
+    Retag {
+        /// All of them.
+        tags: Vec<String>,
     },
 }
 

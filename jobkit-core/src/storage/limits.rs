@@ -38,6 +38,9 @@ use crate::limit::Limit;
 ///   there is a window: those of a sliding one by their instants, those of a fixed one as if they were
 ///   at the change; who runs holds its slot whatever the limit was when it was claimed. A submit
 ///   that names another window than the stored one, or none, means the stored one.
+/// - **LIM-9** `release_stuck` rescues a job that holds the limit under an expired lease without waiting
+///   for the second look: a crash is counted as in any rescue, and its slot is free in the same step. A
+///   lease that has not expired is never taken (G4, G13).
 #[async_trait]
 pub trait LimitStore {
     /// Sets a limit's number and window by an operator's hand.
@@ -64,12 +67,25 @@ pub trait LimitStore {
         Err(Error::unsupported("limits"))
     }
 
-    /// Frees the slot of a job that no longer runs; `false` if it holds none, or runs. The operators'
-    /// issue fills this in.
-    async fn release_stuck(&self, name: &str, job: JobId) -> Result<bool> {
-        let _ = (name, job);
+    /// Frees the slot of a job whose lease has expired, by rescuing it at once; `false` if it holds none,
+    /// or its lease has not expired.
+    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
+        let _ = request;
         Err(Error::unsupported("releasing a stuck slot"))
     }
+}
+
+/// Which slot is to be freed.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleaseStuck<'a> {
+    /// The limit's name.
+    pub limit: &'a str,
+    /// The job that holds it.
+    pub job: JobId,
+    /// How many crashes a job may have; the next one makes it Failed.
+    pub crash_limit: u32,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
 }
 
 /// A limit as it stands.

@@ -1,12 +1,11 @@
 //! `Monitoring`: what a dashboard reads. None of it counts the jobs.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
 use crate::clock::Timestamp;
 use crate::edge::{On, Parent};
 use crate::error::{Error, Result};
+use crate::error_group::ErrorGroup;
 use crate::failure::Fingerprint;
 use crate::ids::{BatchId, JobId};
 use crate::name::Name;
@@ -31,6 +30,14 @@ use crate::stats::{Histogram, Scope, Step, Tally};
 /// - **MON-6** `relations` tells parents and children with their state, in pages.
 /// - **MON-7** `lanes` names every queue and kind with Enqueued jobs that are not parked, with since when
 ///   the first in line has been claimable, and costs a look for each, not for each job.
+/// - **MON-8** `count` tells how many jobs `list` would page from the query's place on: exactly, or that
+///   there are at least so many, where that is more than `most`, or more than a bounded look finds.
+/// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue go before an Enqueued one,
+///   up to `most`; `None` for a job that is not Enqueued.
+/// - **MON-10** Every attempt that was settled with an error is counted once in its group, whatever became
+///   of the job, with the instants of the first and the last and the counts by the hour; a repeated settle
+///   is not counted again. A group is kept for 30 days after its last failure, and at most 1,000 are
+///   (G18).
 #[async_trait]
 pub trait Monitoring {
     /// Counts, queues, servers: one page's worth.
@@ -81,14 +88,21 @@ pub trait Monitoring {
         Err(Error::unsupported("monitoring"))
     }
 
-    /// Failures by fingerprint. The operators' issue fills this in; what it needs is written along
-    /// already.
-    async fn error_groups(
-        &self,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<ErrorGroup>> {
-        let _ = (since, limit);
+    /// How many jobs match, from the query's place on; its `limit` does not count.
+    async fn count(&self, query: &JobQuery, most: u64) -> Result<Count> {
+        let _ = (query, most);
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// How many claimable jobs of its queue go before an Enqueued one.
+    async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
+        let _ = (id, most);
+        Err(Error::unsupported("monitoring"))
+    }
+
+    /// Failures by fingerprint, the one seen last first.
+    async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
+        let _ = query;
         Err(Error::unsupported("error groups"))
     }
 }
@@ -303,23 +317,22 @@ pub enum Relation {
     },
 }
 
-/// Failures with one fingerprint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ErrorGroup {
-    /// Its identity.
-    pub fingerprint: Fingerprint,
-    /// The kind of its jobs.
-    pub kind: Name,
-    /// The error's type.
-    pub error_type: String,
-    /// The message of the latest one.
-    pub message: String,
-    /// How many attempts failed so.
-    pub count: u64,
-    /// The first, as far as it is kept.
-    pub first_seen_at: Timestamp,
-    /// The latest.
-    pub last_seen_at: Timestamp,
-    /// Until when it is muted.
-    pub muted_for: Option<Duration>,
+/// Which error groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorQuery {
+    /// Seen at or after.
+    pub since: Option<Timestamp>,
+    /// Of jobs of this kind.
+    pub kind: Option<Name>,
+    /// This one alone.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl ErrorQuery {
+    /// Whether it asks for this group.
+    pub fn matches(&self, group: &ErrorGroup) -> bool {
+        self.since.is_none_or(|since| group.last_seen_at >= since)
+            && self.kind.as_ref().is_none_or(|kind| *kind == group.kind)
+            && self.fingerprint.is_none_or(|it| it == group.fingerprint)
+    }
 }

@@ -1,18 +1,21 @@
-//! `Operations`: what an operator does. Pause and resume work; the words of the rest are fixed, and
-//! answer `Unsupported` until they do too.
+//! `Operations`: what an operator does.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::failure::Fingerprint;
 use crate::ids::{JobId, OperationId};
-use crate::name::Name;
+use crate::name::{Name, check_note, check_text};
 use crate::record::NewRecord;
 use crate::recurring::Pause;
-use crate::storage::jobs::{Action, Submitted};
-use crate::storage::monitoring::JobQuery;
-use crate::storage::servers::{PauseRecord, PauseTarget, ServerCommand};
+use crate::state::StateName;
+use crate::storage::jobs::{Action, Guard, Submitted};
+use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 
 /// An operator's means.
 ///
@@ -24,6 +27,25 @@ use crate::storage::servers::{PauseRecord, PauseTarget, ServerCommand};
 /// - **OPS-3** A pause with an end lifts itself at that instant, on the storage's clock.
 /// - **OPS-4** `pauses` lists what holds, with who, why, since and until when.
 /// - **OPS-5** What is not offered answers `Unsupported` and changes nothing.
+/// - **OPS-6** `command_server` is told with every heartbeat of that life until it is taken back or its
+///   end has passed; a later life under the same name begins without it; an unknown server answers
+///   `false`.
+/// - **OPS-7** `edit_job` stores the copy and, where the original waits, deletes it as
+///   [`Replaced`](crate::state::Reason::Replaced), in one step: its unique key goes over to the copy. A
+///   running original, one that others wait for, and a waiting member of a batch are refused; a finished
+///   original stays as it is. Repeating it changes nothing and answers
+///   [`Already`](crate::storage::JobSubmitted::Already) (G3, G11).
+/// - **OPS-8** `save_bulk` stores a record whose version is one more than the stored one's, or 1 where
+///   there is none; of any number of callers with one version one gets `true`, the others change nothing.
+///   As long as one has not ended every heartbeat says so.
+/// - **OPS-9** `bulks` lists those that have not ended, oldest first, then the others, newest first; a
+///   week after its end a record is forgotten.
+/// - **OPS-10** `mute` marks an error group with who, why and until when; its failures are counted all
+///   the same. `false` if there is no such group.
+/// - **OPS-11** `append_audit` appends an entry, or replaces that of the same operation; `audit` pages
+///   them, newest first; they are kept for 90 days.
+/// - **OPS-12** `secret` answers the same 32 random bytes to all who ask for a name, also when several
+///   ask first; another name, another secret.
 #[async_trait]
 pub trait Operations {
     /// Pauses a queue or kind, or replaces its pause.
@@ -49,62 +71,61 @@ pub trait Operations {
         Err(Error::unsupported("pausing"))
     }
 
-    /// Tells a server to be quiet or to stop; `None` takes the command back. `false` if it is unknown.
-    async fn command_server(&self, server: &Name, command: Option<ServerCommand>) -> Result<bool> {
-        let _ = (server, command);
+    /// Tells a server to be quiet or to stop; `None` takes the order back. `false` if it is unknown.
+    async fn command_server(
+        &self,
+        server: &Name,
+        order: Option<&ServerOrder>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        let _ = (server, order, now);
         Err(Error::unsupported("commands to servers"))
     }
 
-    /// Replaces a waiting or finished job by an edited copy, linked to it, in one step.
-    async fn edit_job(
-        &self,
-        operation: OperationId,
-        job: JobId,
-        edited: &NewRecord,
-    ) -> Result<Submitted> {
-        let _ = (operation, job, edited);
+    /// Puts an edited copy in the place of a waiting job, or beside a finished one, in one step.
+    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+        let _ = edit;
         Err(Error::unsupported("editing jobs"))
     }
 
-    /// Deletes what waits in a queue, in bounded steps; answers the operation.
-    async fn empty_queue(&self, queue: &Name) -> Result<OperationId> {
-        let _ = queue;
-        Err(Error::unsupported("emptying queues"))
-    }
-
-    /// Begins an operation on everything that matched at `as_of`, in bounded steps.
-    async fn start_bulk(&self, bulk: &Bulk) -> Result<()> {
+    /// Stores how far a bulk operation is, if nobody was faster.
+    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
         let _ = bulk;
         Err(Error::unsupported("bulk operations"))
     }
 
-    /// How far a bulk operation is.
-    async fn bulk(&self, id: OperationId) -> Result<Option<BulkStatus>> {
+    /// One bulk operation.
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
         let _ = id;
         Err(Error::unsupported("bulk operations"))
     }
 
-    /// Stops a bulk operation where it is; `false` if it had ended.
-    async fn cancel_bulk(&self, id: OperationId) -> Result<bool> {
-        let _ = id;
+    /// Bulk operations, at most `limit`.
+    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
+        let _ = limit;
         Err(Error::unsupported("bulk operations"))
     }
 
-    /// Mutes an error group until an instant; `None` unmutes.
-    async fn mute(&self, group: Fingerprint, until: Option<Timestamp>) -> Result<()> {
-        let _ = (group, until);
+    /// Mutes an error group; `None` unmutes it. `false` if there is none.
+    async fn mute(
+        &self,
+        group: Fingerprint,
+        mute: Option<&Pause>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        let _ = (group, mute, now);
         Err(Error::unsupported("muting"))
     }
 
-    /// Appends to the audit.
-    async fn append_audit(&self, entry: &AuditEntry) -> Result<()> {
-        let _ = entry;
+    /// Appends to the audit, or replaces the entry of the same operation.
+    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+        let _ = (entry, now);
         Err(Error::unsupported("audit"))
     }
 
-    /// The audit, newest first, before an instant.
-    async fn audit(&self, before: Option<Timestamp>, limit: usize) -> Result<Vec<AuditEntry>> {
-        let _ = (before, limit);
+    /// The audit, newest first, after the entry named, at most `limit`.
+    async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
+        let _ = (after, limit);
         Err(Error::unsupported("audit"))
     }
 
@@ -115,57 +136,164 @@ pub trait Operations {
     }
 }
 
-/// An operation on everything that matches.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bulk {
+/// A copy of a job with other content.
+#[derive(Clone, Copy, Debug)]
+pub struct EditJob<'a> {
+    /// The original.
+    pub original: JobId,
+    /// Only if the original is as it was seen.
+    pub guard: Guard,
+    /// The copy, which names the original in [`Extras::made_from`](crate::record::Extras::made_from)
+    /// and has neither edges nor a batch.
+    pub copy: &'a NewRecord,
+    /// Who wants it, for the history.
+    pub actor: Option<&'a str>,
+    /// Replaces the storage's clock; tests only.
+    pub now: Option<Timestamp>,
+}
+
+impl EditJob<'_> {
+    /// Checks the copy (G20).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the reason.
+    pub fn check(&self) -> Result<()> {
+        self.copy.check()?;
+        for (field, set) in
+            [("parents", !self.copy.edges.is_empty()), ("batch", self.copy.batch.is_some())]
+        {
+            if set {
+                return Err(Error::invalid(field, "cannot be set on an edited copy"));
+            }
+        }
+        if self.copy.id == self.original {
+            return Err(Error::invalid("id", "is that of the original"));
+        }
+        Ok(())
+    }
+}
+
+/// An operation on everything that matches a filter, and how far it is. Core drives it in bounded
+/// steps, each announced before and noted after: see [`bulk`](crate::bulk).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BulkRecord {
     /// Its id.
     pub id: OperationId,
-    /// What matches.
-    pub query: JobQuery,
+    /// Grows by one with every save; begins with 1.
+    pub version: u64,
+    /// What matches, in the filter language.
+    pub filter: String,
     /// What is done to each.
     pub action: Action,
     /// Only jobs that were in their state by this instant.
     pub as_of: Timestamp,
-    /// How many matched when it was asked for.
+    /// Requeued jobs are spread evenly over so long.
+    #[serde(default)]
+    pub spread: Duration,
+    /// How many matched when it was asked for; zero if nobody counted.
+    #[serde(default)]
     pub previewed: u64,
     /// Who wants it.
     pub actor: String,
     /// Why.
+    #[serde(default)]
     pub reason: String,
-}
-
-/// How far a bulk operation is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BulkStatus {
-    /// Done.
+    /// The list that is walked, and the place in it; `None` before the first.
+    #[serde(default)]
+    pub place: Option<BulkPlace>,
+    /// What the present step is about to change.
+    #[serde(default)]
+    pub plan: Option<BulkPlan>,
+    /// Jobs that were changed.
+    #[serde(default)]
     pub done: u64,
-    /// Left alone, since they had changed.
+    /// Jobs that had changed since they were seen, and were left alone.
+    #[serde(default)]
     pub skipped: u64,
-    /// Refused.
+    /// Jobs that the state machine or a unique key refused.
+    #[serde(default)]
     pub refused: u64,
     /// When it ended.
+    #[serde(default)]
     pub ended_at: Option<Timestamp>,
-    /// Whether it was stopped.
+    /// Whether somebody stopped it.
+    #[serde(default)]
     pub cancelled: bool,
 }
 
+impl BulkRecord {
+    /// Checks every field against its bound (G20).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the reason.
+    pub fn check(&self) -> Result<()> {
+        check_text("filter", &self.filter, bounds::FILTER_BYTES)?;
+        check_text("actor", &self.actor, bounds::LABEL_BYTES)?;
+        check_note("reason", &self.reason, bounds::NOTE_BYTES)
+    }
+}
+
+/// Where a bulk operation is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkPlace {
+    /// The state whose list is walked.
+    pub state: StateName,
+    /// After this place in it; `None` at its beginning.
+    #[serde(default)]
+    pub after: Option<String>,
+}
+
+/// What a step of a bulk operation is about to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkPlan {
+    /// When it was planned; who finds it much later takes it over.
+    pub at: Timestamp,
+    /// The jobs, in the version in which they were seen.
+    pub jobs: Vec<(JobId, u64)>,
+    /// Where the next step begins; `None` after the last list.
+    #[serde(default)]
+    pub next: Option<BulkPlace>,
+}
+
 /// Who did what, why and when.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// When.
+    /// Of which operation.
+    pub operation: OperationId,
+    /// When it was appended first, by the storage's clock; what a caller says is overwritten.
+    #[serde(default)]
     pub at: Timestamp,
     /// Who.
     pub actor: String,
-    /// From which address.
+    /// From where: an address, or the name of a program.
+    #[serde(default)]
     pub peer: String,
-    /// What.
+    /// What: `retry`, `pause queue`.
     pub action: String,
-    /// To what.
+    /// To what: an id, a name, a filter.
     pub target: String,
-    /// How many.
+    /// How many were changed.
+    #[serde(default)]
     pub count: u64,
-    /// How it went.
+    /// How it went; empty until that is known.
+    #[serde(default)]
     pub outcome: String,
     /// Why.
+    #[serde(default)]
     pub reason: String,
+}
+
+impl AuditEntry {
+    /// Checks every field against its bound (G20).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the reason.
+    pub fn check(&self) -> Result<()> {
+        check_text("actor", &self.actor, bounds::LABEL_BYTES)?;
+        check_text("action", &self.action, bounds::LABEL_BYTES)?;
+        check_note("peer", &self.peer, bounds::LABEL_BYTES)?;
+        let notes =
+            [("target", &self.target), ("outcome", &self.outcome), ("reason", &self.reason)];
+        notes.into_iter().try_for_each(|(field, text)| check_note(field, text, bounds::NOTE_BYTES))
+    }
 }

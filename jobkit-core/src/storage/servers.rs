@@ -22,6 +22,7 @@ use crate::recurring::Pause;
 ///   when they are rescued.
 /// - **SRV-4** `remove_dead` forgets lives silent for longer than told, and no others; it takes no lease
 ///   away.
+/// - **SRV-6** While a [bulk operation](crate::storage::BulkRecord) has not ended, heartbeats say so.
 /// - **SRV-5** An announce of another life under the same name replaces the former one; leases of the
 ///   former stay what they are.
 #[async_trait]
@@ -79,10 +80,12 @@ pub struct Heartbeat {
 pub struct HeartbeatAnswer {
     /// Whether the life is known; if not, announce again.
     pub known: bool,
-    /// What the server is told to do, until it is gone.
+    /// What the server is told to do, as long as the order holds.
     pub command: Option<ServerCommand>,
     /// The pauses that hold now.
     pub paused: Vec<PauseTarget>,
+    /// Whether a bulk operation has not ended, so that somebody must drive it.
+    pub bulk: bool,
     /// The storage's clock.
     pub now: Timestamp,
 }
@@ -95,6 +98,22 @@ pub enum ServerCommand {
     Quiet,
     /// Shut down gracefully.
     Stop,
+}
+
+/// What a server was told, by whom, why and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerOrder {
+    /// What it is to do.
+    pub command: ServerCommand,
+    /// By whom, why, since and until when.
+    pub given: Pause,
+}
+
+impl ServerOrder {
+    /// An order without an end.
+    pub fn new(command: ServerCommand, by: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { command, given: Pause::new(by, reason) }
+    }
 }
 
 /// What can be paused.
@@ -125,6 +144,6 @@ pub struct ServerStatus {
     pub heartbeat_at: Timestamp,
     /// How many jobs ran then.
     pub busy: u32,
-    /// What it was told to do.
-    pub command: Option<ServerCommand>,
+    /// What it was told to do; it may have ended by itself, see [`Pause::holds`].
+    pub order: Option<ServerOrder>,
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::batch::{BatchRecord, BatchState};
 use crate::clock::Timestamp;
 use crate::error::Result;
+use crate::error_group::ErrorGroup;
 use crate::failure::Fingerprint;
 use crate::ids::{BatchId, Incarnation, JobId, OperationId};
 use crate::limit::Limit;
@@ -254,8 +255,8 @@ impl LimitStore for FaultyStorage {
         self.call("limit_holders", self.inner.limit_holders(name, limit)).await
     }
 
-    async fn release_stuck(&self, name: &str, job: JobId) -> Result<bool> {
-        self.call("release_stuck", self.inner.release_stuck(name, job)).await
+    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
+        self.call("release_stuck", self.inner.release_stuck(request)).await
     }
 }
 
@@ -327,12 +328,16 @@ impl Monitoring for FaultyStorage {
         self.call("lanes", self.inner.lanes(limit)).await
     }
 
-    async fn error_groups(
-        &self,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<ErrorGroup>> {
-        self.call("error_groups", self.inner.error_groups(since, limit)).await
+    async fn count(&self, query: &JobQuery, most: u64) -> Result<Count> {
+        self.call("count", self.inner.count(query, most)).await
+    }
+
+    async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
+        self.call("jobs_before", self.inner.jobs_before(id, most)).await
+    }
+
+    async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
+        self.call("error_groups", self.inner.error_groups(query)).await
     }
 }
 
@@ -355,45 +360,46 @@ impl Operations for FaultyStorage {
         self.call("pauses", self.inner.pauses(now)).await
     }
 
-    async fn command_server(&self, server: &Name, command: Option<ServerCommand>) -> Result<bool> {
-        self.call("command_server", self.inner.command_server(server, command)).await
-    }
-
-    async fn edit_job(
+    async fn command_server(
         &self,
-        operation: OperationId,
-        job: JobId,
-        edited: &NewRecord,
-    ) -> Result<Submitted> {
-        self.call("edit_job", self.inner.edit_job(operation, job, edited)).await
+        server: &Name,
+        order: Option<&ServerOrder>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        self.call("command_server", self.inner.command_server(server, order, now)).await
     }
 
-    async fn empty_queue(&self, queue: &Name) -> Result<OperationId> {
-        self.call("empty_queue", self.inner.empty_queue(queue)).await
+    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+        self.call("edit_job", self.inner.edit_job(edit)).await
     }
 
-    async fn start_bulk(&self, bulk: &Bulk) -> Result<()> {
-        self.call("start_bulk", self.inner.start_bulk(bulk)).await
+    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+        self.call("save_bulk", self.inner.save_bulk(bulk)).await
     }
 
-    async fn bulk(&self, id: OperationId) -> Result<Option<BulkStatus>> {
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
         self.call("bulk", self.inner.bulk(id)).await
     }
 
-    async fn cancel_bulk(&self, id: OperationId) -> Result<bool> {
-        self.call("cancel_bulk", self.inner.cancel_bulk(id)).await
+    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
+        self.call("bulks", self.inner.bulks(limit)).await
     }
 
-    async fn mute(&self, group: Fingerprint, until: Option<Timestamp>) -> Result<()> {
-        self.call("mute", self.inner.mute(group, until)).await
+    async fn mute(
+        &self,
+        group: Fingerprint,
+        mute: Option<&Pause>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        self.call("mute", self.inner.mute(group, mute, now)).await
     }
 
-    async fn append_audit(&self, entry: &AuditEntry) -> Result<()> {
-        self.call("append_audit", self.inner.append_audit(entry)).await
+    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+        self.call("append_audit", self.inner.append_audit(entry, now)).await
     }
 
-    async fn audit(&self, before: Option<Timestamp>, limit: usize) -> Result<Vec<AuditEntry>> {
-        self.call("audit", self.inner.audit(before, limit)).await
+    async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
+        self.call("audit", self.inner.audit(after, limit)).await
     }
 
     async fn secret(&self, name: &str) -> Result<[u8; 32]> {

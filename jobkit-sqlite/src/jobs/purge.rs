@@ -15,6 +15,7 @@ use super::transition::Budget;
 use crate::codec::{ASIDE, CHILDREN, Job, at, bytes16, int, select_job, size, uint};
 use crate::error::Done;
 use crate::monitoring::statistics;
+use crate::operations::forget_old;
 use crate::sweep::{STEP, Verdict};
 use crate::writer::Flight;
 
@@ -99,6 +100,7 @@ impl Flight<'_, '_> {
         }
         self.cascade(now, &mut budget)?;
         removed += self.remove_empty_batches(now)?;
+        forget_old(self.db, now)?;
         self.db.run("DELETE FROM jk_lock WHERE expires_at < ?1", [now.minus(DAY).as_micros()])?;
         let keys = self.db.run(
             "DELETE FROM jk_ukey WHERE hash IN (SELECT hash FROM jk_ukey INDEXED BY jk_ukey_until \

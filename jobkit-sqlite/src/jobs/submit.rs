@@ -121,6 +121,18 @@ impl Flight<'_, '_> {
         })
     }
 
+    /// A submission in a part that the caller may undo.
+    pub(super) fn submit_inside(
+        &mut self,
+        submission: &NewSubmission,
+        now: Timestamp,
+    ) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
+        if let Some(refusal) = &submission.refused {
+            return Ok(Err(refusal.clone()));
+        }
+        self.submit_all(submission.batch.as_ref(), &submission.jobs, Reason::Submitted, now)
+    }
+
     /// One job of a schedule.
     pub(crate) fn submit_one(
         &mut self,

@@ -3,14 +3,14 @@
 use jobkit_core::record::JobRecord;
 use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::{Count, Cursor, JobPage, JobQuery};
-use jobkit_core::{Error, Name, Timestamp};
+use jobkit_core::{Error, JobId, Name, Timestamp, bounds};
 use rusqlite::params;
 
 use super::{count, queue_of};
-use crate::codec::{Job, MORE, select_job, size};
+use crate::codec::{Job, MORE, select_job, size, uint};
 use crate::connection::Db;
 use crate::error::{Done, tell_of_damage};
-use crate::jobs::aside;
+use crate::jobs::{aside, find};
 use crate::queue::lanes_of;
 
 /// Rows that one page looks at for what no index tells.
@@ -199,6 +199,58 @@ pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> Done<JobPage> {
             return Ok(page);
         }
     }
+}
+
+/// How many jobs a list would page from its place on, up to `most`.
+pub(super) fn count_matching(db: &Db<'_>, query: &JobQuery, most: u64) -> Done<Count> {
+    if query.after.is_none()
+        && let exact @ Count::Exact(_) = exact_count(db, query)?
+    {
+        return Ok(exact);
+    }
+    let mut query = JobQuery { limit: CHUNK, ..query.clone() };
+    let mut found = 0;
+    loop {
+        let page = list(db, &query)?;
+        found += page.jobs.len() as u64;
+        if found > most {
+            return Ok(Count::AtLeast(most));
+        }
+        match page.next {
+            None => return Ok(Count::Exact(found)),
+            // The window was walked, and more may come.
+            Some(_) if page.jobs.len() < CHUNK => return Ok(Count::AtLeast(found)),
+            next => query.after = next,
+        }
+    }
+}
+
+/// How many claimable jobs of its queue go before an Enqueued one, up to `most`: in each lane those of a
+/// better rank, and those of the same that came earlier. Index entries alone are read.
+pub(super) fn jobs_before(db: &Db<'_>, id: JobId, most: u64) -> Done<Option<Count>> {
+    let Some(job) = find(db, id)?.filter(|job| job.state() == StateName::Enqueued) else {
+        return Ok(None);
+    };
+    let rank = i64::from(bounds::MAX_PRIORITY - job.priority);
+    let mut left = size(usize::try_from(most).unwrap_or(usize::MAX)).saturating_add(1);
+    for kind in lanes_of(db, job.queue)? {
+        for text in [
+            "SELECT count(*) FROM (SELECT 1 FROM jk_job INDEXED BY jk_ready \
+             WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 AND rank < ?3 \
+             AND ?4 = ?4 LIMIT ?5)",
+            "SELECT count(*) FROM (SELECT 1 FROM jk_job INDEXED BY jk_ready \
+             WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 AND rank = ?3 \
+             AND seq < ?4 LIMIT ?5)",
+        ] {
+            let before =
+                db.one(text, [job.queue, kind, rank, job.seq, left], |row| row.get::<_, i64>(0))?;
+            left -= before.unwrap_or(0);
+        }
+        if left == 0 {
+            return Ok(Some(Count::AtLeast(most)));
+        }
+    }
+    Ok(Some(Count::Exact((most + 1).saturating_sub(uint(left)))))
 }
 
 fn cursor((key, seq): Place) -> Cursor {
