@@ -19,6 +19,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("monitoring", include_str!("monitoring.rs")),
     ("operations", include_str!("operations.rs")),
     ("error_groups", include_str!("error_groups.rs")),
+    ("why", include_str!("why.rs")),
     ("retention", include_str!("retention.rs")),
     ("faults", include_str!("faults.rs")),
     ("storage", include_str!("storage.rs")),
@@ -338,6 +339,15 @@ macro_rules! __list {
                 a_muted_group_is_still_counted
                 error_groups_are_forgotten
                 the_oldest_of_too_many_groups_goes
+            }
+            why {
+                why_a_claimable_job_waits
+                why_a_job_waits_for_a_server
+                why_a_paused_job_waits
+                why_a_scheduled_job_waits
+                why_an_awaiting_job_waits
+                why_a_limited_job_waits
+                why_a_running_job_is_as_it_is
             }
         }
         push {

@@ -44,6 +44,8 @@ pub mod storage;
 pub mod submit;
 #[doc(hidden)]
 pub mod unique;
+#[doc(hidden)]
+pub mod why;
 
 pub use backend::{Case, CaseFuture, Group, TestBackend, run};
 pub use cases::{CASES, SOURCES};

@@ -9,9 +9,9 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, AuditEntry, BulkPlace, BulkPlan, BulkRecord, EditJob, Guard, Heartbeat,
-    HeartbeatAnswer, JobSubmitted, PauseRecord, PauseTarget, ReleaseStuck, Renewal, ServerCommand,
-    ServerOrder, Submission, Submitted,
+    Action, AuditEntry, BulkPlan, BulkRecord, EditJob, Guard, Heartbeat, HeartbeatAnswer,
+    JobSubmitted, PauseRecord, PauseTarget, ReleaseStuck, Renewal, ServerCommand, ServerOrder,
+    Submission, Submitted,
 };
 use jobkit_core::unique::{OnConflict, Unique, Until};
 use jobkit_core::{BatchId, ErrorKind, JobId, Timestamp};
@@ -333,7 +333,7 @@ pub async fn a_bulk_operation_is_saved_by_one(env: Env) {
     assert!(beat(&env, &server).await.bulk);
     let second = BulkRecord {
         version: 2,
-        place: Some(BulkPlace { state: StateName::Failed, after: Some("12:7".into()) }),
+        place: Some("0|12:7".into()),
         plan: Some(BulkPlan { at: env.now(), jobs: vec![(JobId::new(), 4)], next: None }),
         ..first.clone()
     };

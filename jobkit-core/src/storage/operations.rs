@@ -13,7 +13,6 @@ use crate::ids::{JobId, OperationId};
 use crate::name::{Name, check_note, check_text};
 use crate::record::NewRecord;
 use crate::recurring::Pause;
-use crate::state::StateName;
 use crate::storage::jobs::{Action, Guard, Submitted};
 use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 
@@ -198,9 +197,9 @@ pub struct BulkRecord {
     /// Why.
     #[serde(default)]
     pub reason: String,
-    /// The list that is walked, and the place in it; `None` before the first.
+    /// How far the walk is; `None` at its beginning.
     #[serde(default)]
-    pub place: Option<BulkPlace>,
+    pub place: Option<String>,
     /// What the present step is about to change.
     #[serde(default)]
     pub plan: Option<BulkPlan>,
@@ -233,16 +232,6 @@ impl BulkRecord {
     }
 }
 
-/// Where a bulk operation is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BulkPlace {
-    /// The state whose list is walked.
-    pub state: StateName,
-    /// After this place in it; `None` at its beginning.
-    #[serde(default)]
-    pub after: Option<String>,
-}
-
 /// What a step of a bulk operation is about to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BulkPlan {
@@ -250,9 +239,9 @@ pub struct BulkPlan {
     pub at: Timestamp,
     /// The jobs, in the version in which they were seen.
     pub jobs: Vec<(JobId, u64)>,
-    /// Where the next step begins; `None` after the last list.
+    /// Where the next step begins; `None` after the last.
     #[serde(default)]
-    pub next: Option<BulkPlace>,
+    pub next: Option<String>,
 }
 
 /// Who did what, why and when.
