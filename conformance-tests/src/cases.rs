@@ -20,6 +20,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("operations", include_str!("operations.rs")),
     ("error_groups", include_str!("error_groups.rs")),
     ("why", include_str!("why.rs")),
+    ("bulk", include_str!("bulk.rs")),
     ("retention", include_str!("retention.rs")),
     ("faults", include_str!("faults.rs")),
     ("storage", include_str!("storage.rs")),
@@ -348,6 +349,14 @@ macro_rules! __list {
                 why_an_awaiting_job_waits
                 why_a_limited_job_waits
                 why_a_running_job_is_as_it_is
+            }
+            bulk {
+                a_bulk_operation_changes_all_that_matched
+                a_bulk_operation_leaves_others_alone
+                many_drive_one_bulk_operation
+                a_bulk_operation_survives_a_crash_at_any_step
+                a_bulk_operation_is_stopped
+                a_bulk_retry_is_spread
             }
         }
         push {

@@ -9,6 +9,8 @@ mod fixtures;
 #[doc(hidden)]
 pub mod batches;
 #[doc(hidden)]
+pub mod bulk;
+#[doc(hidden)]
 pub mod continuations;
 #[doc(hidden)]
 pub mod error_groups;

@@ -30,6 +30,7 @@ pub use recurring::Recurring;
 pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};
 pub use waiting::{JobHandle, WaitError};
 
+pub(crate) use changes::repeated;
 use submitter::Submitter;
 use waiting::WaitingRoom;
 
@@ -236,6 +237,17 @@ impl<S: Storage + ?Sized> Client<S> {
     /// The wall clock of this process, for what it tells people.
     pub(crate) fn clock_now(&self) -> Timestamp {
         self.shared.options.clock.now()
+    }
+
+    /// A job whose arguments are sealed as those of a submitted one are, its filters left out.
+    pub(crate) fn sealed(&self, mut job: NewRecord) -> Result<NewRecord> {
+        if !self.codecs().is_empty() {
+            job.check()?;
+            let owner = job.id.to_string();
+            let place = Place { owner: &owner, part: "args" };
+            job.args = self.codecs().seal(place, std::mem::take(&mut job.args))?;
+        }
+        Ok(job)
     }
 
     fn dyn_storage(&self) -> &Arc<dyn Storage> {

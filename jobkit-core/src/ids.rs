@@ -253,6 +253,13 @@ impl JobId {
     }
 }
 
+impl OperationId {
+    /// The id of a bulk operation's change of one job, which is always the same.
+    pub fn of_step(bulk: Self, job: JobId) -> Self {
+        Self(uuid_v8(["step", &bulk.to_string(), &job.to_string()]))
+    }
+}
+
 impl BatchId {
     /// The id that `key` always has.
     pub fn from_key(key: &str) -> Self {

@@ -3,6 +3,7 @@
 mod arguments;
 pub mod batch;
 pub mod bounds;
+pub mod bulk;
 pub mod capture;
 mod check_stored;
 pub mod client;
@@ -31,6 +32,7 @@ pub mod metrics;
 mod metrics;
 pub mod name;
 mod new_job;
+pub mod operator;
 mod outcome;
 pub mod record;
 pub mod recurring;

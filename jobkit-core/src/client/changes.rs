@@ -160,7 +160,7 @@ impl<S: Storage + ?Sized> Client<S> {
 }
 
 /// Repeats a call that may be repeated, for 15 s at the most.
-pub(super) async fn repeated<T, F, Fut>(call: F) -> Result<T>
+pub(crate) async fn repeated<T, F, Fut>(call: F) -> Result<T>
 where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T>>,

@@ -238,7 +238,7 @@ impl Dispatcher {
     /// How many jobs a claim should ask for.
     fn wants(&self) -> usize {
         let full = self.outcomes.len() >= STEP_ITEMS * 2;
-        if self.is_reserved() || self.engine.quiet.is_cancelled() || full {
+        if self.is_reserved() || self.engine.is_quiet() || full {
             // With so many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }

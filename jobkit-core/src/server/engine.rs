@@ -1,6 +1,7 @@
 //! What the background processes of a server share.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::server::builder::Queues;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
-use crate::storage::{ClaimedJob, PauseTarget, ServerInfo, Storage};
+use crate::storage::{ClaimedJob, PauseTarget, ServerCommand, ServerInfo, Storage};
 
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -42,6 +43,8 @@ pub(crate) struct Engine {
     paused: RwLock<Pauses>,
     /// Nothing more is claimed.
     pub(crate) quiet: CancellationToken,
+    /// The same, as long as an operator's order holds.
+    ordered_quiet: AtomicBool,
     /// A graceful stop was asked for.
     pub(crate) stopping: CancellationToken,
     /// Everything ends now.
@@ -69,6 +72,8 @@ pub(crate) struct Signals {
     pub(crate) activity: Notify,
     /// Something may be due earlier than was known.
     pub(crate) scheduler: Notify,
+    /// A bulk operation has not ended.
+    pub(crate) bulk: Notify,
 }
 
 impl Engine {
@@ -98,6 +103,7 @@ impl Engine {
             clock: ClockGuard::default(),
             paused: RwLock::default(),
             quiet: CancellationToken::new(),
+            ordered_quiet: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             ended: CancellationToken::new(),
             signals: Signals::default(),
@@ -170,6 +176,31 @@ impl Engine {
         if paused.targets != now {
             paused.targets = now;
             self.signals.dispatcher.notify_one();
+        }
+    }
+
+    /// Whether nothing more is to be claimed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.is_cancelled() || self.ordered_quiet.load(Ordering::Relaxed)
+    }
+
+    /// Follows what an operator told this server, and goes on when the order is taken back.
+    pub(crate) fn follow(&self, order: Option<ServerCommand>) {
+        if order == Some(ServerCommand::Stop) {
+            self.stopping.cancel();
+        }
+        let quiet = order.is_some();
+        if self.ordered_quiet.swap(quiet, Ordering::Relaxed) == quiet {
+            return;
+        }
+        match quiet {
+            true => {
+                tracing::info!(server = %self.info.name, "an operator told the server to take no more jobs")
+            }
+            false => {
+                tracing::info!(server = %self.info.name, "the server takes jobs again");
+                self.signals.dispatcher.notify_one();
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::Result;
+use crate::bulk::{self, Stepped};
+use crate::error::{ErrorKind, Result};
 use crate::ids::jittered;
 use crate::server::engine::Engine;
 use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest, WakeUpFilter};
@@ -17,11 +18,13 @@ const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
 const PURGE_STEPS: usize = 20;
 /// The shortest pause between two goes.
 const SHORTEST_PURGE_PAUSE: Duration = Duration::from_millis(50);
+/// The shortest pause between two steps of a bulk operation.
+const SHORTEST_BULK_PAUSE: Duration = Duration::from_millis(5);
 /// How soon a failed task is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(engine: Arc<Engine>) {
-    tokio::join!(rescue(&engine), sweep(&engine), purge(&engine));
+    tokio::join!(rescue(&engine), sweep(&engine), purge(&engine), drive_bulks(&engine));
 }
 
 fn report(engine: &Engine, result: &Result<()>) {
@@ -144,6 +147,56 @@ async fn purge(engine: &Engine) {
             pause = (began.elapsed() * 2).clamp(SHORTEST_PURGE_PAUSE, interval);
         }
         report(engine, &done.map(drop));
+    }
+}
+
+/// Carries out bulk operations, as soon as a heartbeat tells of one.
+async fn drive_bulks(engine: &Engine) {
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.ended.cancelled() => return,
+            () = engine.signals.bulk.notified() => {}
+        }
+        loop {
+            let began = Instant::now();
+            let step = engine.bounded(bulk_step(engine)).await;
+            let pause = match &step {
+                // In between, others write for twice as long.
+                Ok(Some(Stepped::Went(_))) => {
+                    (began.elapsed() * 2).clamp(SHORTEST_BULK_PAUSE, RETRY)
+                }
+                Ok(Some(Stepped::Ended(record))) => {
+                    tracing::info!(
+                        operation = %record.id, done = record.done, skipped = record.skipped,
+                        refused = record.refused, "a bulk operation has ended"
+                    );
+                    SHORTEST_BULK_PAUSE
+                }
+                // Somebody else is at it; a heartbeat tells again if that one is gone.
+                Ok(Some(Stepped::Theirs(_) | Stepped::Unknown) | None) => break,
+                Err(error) if error.kind() == ErrorKind::Unsupported => break,
+                Err(_) => RETRY,
+            };
+            let failed = step.is_err();
+            report(engine, &step.map(drop));
+            if !engine.sleep(pause).await {
+                return;
+            }
+            if failed {
+                break;
+            }
+        }
+    }
+}
+
+/// The next step of the oldest operation that has not ended.
+async fn bulk_step(engine: &Engine) -> Result<Option<Stepped>> {
+    let storage = &*engine.storage;
+    let bulks = storage.bulks(1).await?;
+    match bulks.into_iter().find(|bulk| bulk.ended_at.is_none()) {
+        Some(record) => bulk::step(storage, record.id).await.map(Some),
+        None => Ok(None),
     }
 }
 

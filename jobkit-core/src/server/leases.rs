@@ -11,8 +11,7 @@ use crate::metrics;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
-    Heartbeat, OtherPushes, RenewAnswer, RenewRequest, Renewal, Renewed, ServerCommand,
-    WakeUpFilter,
+    Heartbeat, OtherPushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
 };
 
 /// How soon a failed renewal is tried again.
@@ -237,10 +236,9 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
             .failed("clock", &"the storage's clock jumps, so nothing is promoted, fired or purged");
     }
     engine.set_paused(answer.paused);
-    match answer.command {
-        Some(ServerCommand::Quiet) => engine.quiet.cancel(),
-        Some(ServerCommand::Stop) => engine.stopping.cancel(),
-        None => {}
+    engine.follow(answer.command);
+    if answer.bulk {
+        engine.signals.bulk.notify_one();
     }
     Ok(())
 }
