@@ -129,7 +129,7 @@ pub async fn why_a_scheduled_job_waits(env: Env) {
         attempt: 2,
         last_error: Some("no route to host".into()),
     };
-    assert_eq!(causes(&env, failed).await, [retry.clone()]);
+    assert_eq!(causes(&env, failed).await, std::slice::from_ref(&retry));
     assert!(sentence(&env, failed).await.contains("as attempt 2 after: no route to host"));
     let queue = PauseTarget::Queue(name("default"));
     env.storage.pause(&queue, &Pause::new("ada", "deploy"), env.at()).await.expect("pauses");

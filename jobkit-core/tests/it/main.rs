@@ -6,6 +6,7 @@ mod engine;
 mod faults;
 mod filters;
 mod inside;
+mod operators;
 mod refusals;
 mod support;
 mod test_server;
