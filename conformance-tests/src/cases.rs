@@ -21,6 +21,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("error_groups", include_str!("error_groups.rs")),
     ("why", include_str!("why.rs")),
     ("bulk", include_str!("bulk.rs")),
+    ("transfer", include_str!("transfer.rs")),
     ("retention", include_str!("retention.rs")),
     ("faults", include_str!("faults.rs")),
     ("storage", include_str!("storage.rs")),
@@ -357,6 +358,14 @@ macro_rules! __list {
                 a_bulk_operation_survives_a_crash_at_any_step
                 a_bulk_operation_is_stopped
                 a_bulk_retry_is_spread
+            }
+            transfer {
+                everything_is_copied_as_it_was
+                a_dump_holds_everything
+                what_was_copied_goes_on
+                a_copy_survives_a_crash_at_any_step
+                a_storage_with_live_servers_is_not_copied
+                what_cannot_be_imported_is_refused
             }
         }
         push {

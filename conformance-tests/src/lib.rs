@@ -45,6 +45,8 @@ pub mod storage;
 #[doc(hidden)]
 pub mod submit;
 #[doc(hidden)]
+pub mod transfer;
+#[doc(hidden)]
 pub mod unique;
 #[doc(hidden)]
 pub mod why;

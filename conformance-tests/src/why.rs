@@ -34,7 +34,7 @@ async fn busy(env: &Env, server: &Claimer, busy: u32) {
     assert!(env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
 }
 
-/// G21: a claimable job that a live server serves is the next, or others go before it, or all are busy.
+/// MON-9, G21: a claimable job that a live server serves is the next, or others go before it, or all are busy.
 pub async fn why_a_claimable_job_waits(env: Env) {
     let server = env.claimer("s").await;
     let first = env.add(job()).await;
@@ -49,7 +49,7 @@ pub async fn why_a_claimable_job_waits(env: Env) {
     assert_eq!(nobody, None);
 }
 
-/// G21: nobody serves its queue and kind, or everybody who does was told to be quiet.
+/// SRV-1, OPS-6, G21: nobody serves its queue and kind, or everybody who does was told to be quiet.
 pub async fn why_a_job_waits_for_a_server(env: Env) {
     let (queue, kind) = (name("mail"), name("slow"));
     let id = env.add(NewRecord { queue: queue.clone(), ..job_of("slow") }).await;
@@ -77,7 +77,7 @@ pub async fn why_a_job_waits_for_a_server(env: Env) {
     assert_eq!(causes(&env, id).await, [Cause::Next]);
 }
 
-/// G15: its queue or kind is paused: by whom, why, since and until when.
+/// OPS-4, G15: its queue or kind is paused: by whom, why, since and until when.
 pub async fn why_a_paused_job_waits(env: Env) {
     let _server = env.claimer("s").await;
     let id = env.add(job()).await;
@@ -105,7 +105,7 @@ pub async fn why_a_paused_job_waits(env: Env) {
     assert_eq!(causes(&env, id).await, [Cause::Next]);
 }
 
-/// G16: scheduled for when and why, and what will keep it from running then.
+/// GET-2, G16: scheduled for when and why, and what will keep it from running then.
 pub async fn why_a_scheduled_job_waits(env: Env) {
     let mut server = env.claimer("s").await;
     let id = env.add(NewRecord { start: Start::After(seconds(90)), ..job() }).await;
@@ -138,7 +138,7 @@ pub async fn why_a_scheduled_job_waits(env: Env) {
     assert!(matches!(&causes[1..], [Cause::QueuePaused(..)]), "{causes:?}");
 }
 
-/// G8, G9: the parents it waits for with their states, and a batch that has not been started.
+/// GET-2, G8, G9: the parents it waits for with their states, and a batch that has not been started.
 pub async fn why_an_awaiting_job_waits(env: Env) {
     let _server = env.claimer("s").await;
     let parents = env.add_many(jobs(2)).await;
@@ -161,7 +161,7 @@ pub async fn why_an_awaiting_job_waits(env: Env) {
     assert_eq!(causes(&env, after_it).await, [Cause::Parents { open, more: 0 }]);
 }
 
-/// G13: which limit is full, and who holds it; or when a rate limit has room again.
+/// LIM-2, G13: which limit is full, and who holds it; or when a rate limit has room again.
 pub async fn why_a_limited_job_waits(env: Env) {
     let ids = env.add_many((0..2).map(|_| limited("l", 1)).collect()).await;
     let mut server = env.claimer("s").await;
@@ -187,7 +187,7 @@ pub async fn why_a_limited_job_waits(env: Env) {
     assert!(*room_at > env.now());
 }
 
-/// G4: who runs it since when; a silent server and the end of its lease; a stop that was asked for.
+/// SRV-4, G4: who runs it since when; a silent server and the end of its lease; a stop that was asked for.
 pub async fn why_a_running_job_is_as_it_is(env: Env) {
     let id = env.add(job()).await;
     let mut server = env.claimer("s").await;

@@ -126,6 +126,21 @@ impl Error {
         Self::new(ErrorKind::Closed, format!("{what} was shut down"))
     }
 
+    /// The same error for another caller, without its source.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let Inner { kind, applied, operation, message, field, context, .. } = &*self.0;
+        Self(Box::new(Inner {
+            kind: *kind,
+            applied: *applied,
+            operation,
+            message: message.clone(),
+            field: *field,
+            context: context.clone(),
+            source: None,
+        }))
+    }
+
     /// Names the operation that failed, such as `"settle"`.
     #[must_use]
     pub fn during(mut self, operation: &'static str) -> Self {

@@ -47,6 +47,7 @@ pub mod state_machine;
 pub mod stats;
 pub mod storage;
 pub mod testing;
+pub mod transfer;
 pub mod unique;
 mod upgrade;
 pub mod why;

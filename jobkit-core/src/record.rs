@@ -61,6 +61,36 @@ impl std::ops::Deref for Payload {
     }
 }
 
+/// As text where it is UTF-8, as JSON is; else as an array of its bytes.
+impl Serialize for Payload {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Stored {
+            Text(String),
+            Bytes(Vec<u8>),
+        }
+        Ok(match Stored::deserialize(deserializer)? {
+            Stored::Text(text) => text.into_bytes().into(),
+            Stored::Bytes(bytes) => bytes.into(),
+        })
+    }
+}
+
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{} bytes>", self.0.len())
@@ -191,13 +221,7 @@ impl NewRecord {
     ///
     /// Options are not content: a repeated submit may compute another delay.
     pub fn content_digest(&self) -> [u8; 16] {
-        let mut hash = Sha256::new();
-        hash.update(self.kind.as_bytes());
-        hash.update([0]);
-        hash.update(self.args.as_bytes());
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&hash.finalize()[..16]);
-        digest
+        content_digest(&self.kind, &self.args)
     }
 
     /// Bytes that count towards the bound of a submission.
@@ -286,6 +310,16 @@ impl NewRecord {
     }
 }
 
+pub(crate) fn content_digest(kind: &Name, args: &Payload) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(kind.as_bytes());
+    hash.update([0]);
+    hash.update(args.as_bytes());
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash.finalize()[..16]);
+    digest
+}
+
 pub(crate) fn text_size(values: &BTreeMap<String, String>) -> usize {
     values.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
@@ -328,7 +362,7 @@ pub fn retention_of(extras: Option<&Extras>) -> Retention {
 }
 
 /// A job as it is stored, without its arguments and result.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
     /// Its id.
     pub id: JobId,
@@ -386,7 +420,7 @@ impl JobRecord {
 }
 
 /// A job with all that is known of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobDetails {
     /// The record.
     pub record: JobRecord,
@@ -425,7 +459,7 @@ impl JobDetails {
 }
 
 /// An edge, and whether it is decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeStatus {
     /// The condition.
     pub edge: Edge,
@@ -434,7 +468,7 @@ pub struct EdgeStatus {
 }
 
 /// A failed attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptError {
     /// The fence of the attempt.
     pub fence: u64,

@@ -262,7 +262,7 @@ impl Pause {
 }
 
 /// A recurring job as it is stored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecurringRecord {
     /// The definition.
     pub spec: RecurringSpec,

@@ -233,7 +233,7 @@ impl Reason {
 }
 
 /// A server's right to a job, while it is [`Processing`](State::Processing).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// The server's name.
     pub server: Name,
@@ -252,7 +252,8 @@ pub struct Hold {
 }
 
 /// A job's state, with the data that belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Waits for `open` more decisions: undecided edges, and one for a batch not started yet.
     Awaiting {

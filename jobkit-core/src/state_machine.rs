@@ -25,13 +25,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Timestamp;
 use crate::edge::Finish;
 use crate::ids::Incarnation;
 use crate::state::{Hold, Reason, Retention, Start, State, StateName};
 
 /// The part of a job's record that transitions read and write.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobHead {
     /// The state, with its data.
     pub state: State,

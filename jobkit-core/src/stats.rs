@@ -230,6 +230,11 @@ impl Delta {
         self.lane(queue, kind).gauge[from.index()] -= 1;
     }
 
+    /// Counts a job that came from another storage in its state, without a transition.
+    pub fn count_imported(&mut self, queue: &Name, kind: &Name, state: StateName) {
+        self.lane(queue, kind).gauge[state.index()] += 1;
+    }
+
     /// Counts a job that went to another queue in its state.
     pub fn count_moved(&mut self, from: &Name, to: &Name, kind: &Name, state: StateName) {
         self.lane(from, kind).gauge[state.index()] -= 1;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jobkit_core::batch::{BatchRecord, BatchState, NewBatch, Starts};
 use jobkit_core::edge::{BatchCounts, Finish, Parent};
 use jobkit_core::refusal::Refusal;
-use jobkit_core::storage::{BatchOutcome, BatchStore};
+use jobkit_core::storage::{BatchOutcome, BatchStore, WholeBatch};
 use jobkit_core::{BatchId, Result, Timestamp, bounds};
 use rusqlite::{Row, params};
 
@@ -82,6 +82,57 @@ const fn finish_number(finish: Finish) -> i64 {
         Finish::Failed => 1,
         Finish::Deleted => 2,
     }
+}
+
+/// Batches by id, after one, with what their records do not show.
+pub(crate) fn wholes(db: &Db<'_>, after: Option<BatchId>, limit: usize) -> Done<Vec<WholeBatch>> {
+    let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+    let text = select_batch!("WHERE id > ?1 ORDER BY id LIMIT ?2");
+    let found = db.all(text, params![after, size(limit)], read_touched)?;
+    let whole = |it: Touched| WholeBatch {
+        record: it.record,
+        counted: it.counted,
+        starts_with_parent: it.with_parent,
+    };
+    Ok(found.into_iter().map(whole).collect())
+}
+
+/// Stores a batch as another storage had it, with those members that are batches; `false` if it is there.
+pub(crate) fn import(db: &Db<'_>, whole: &WholeBatch) -> Done<bool> {
+    let WholeBatch { record, counted, starts_with_parent } = whole;
+    let instant = |at: Option<Timestamp>| at.map(Timestamp::as_micros);
+    let stored = db.run(
+        "INSERT INTO jk_batch (id, name, total, succeeded, failed, deleted, members, created_at, \
+         attached_at, started_at, completed_at, succeeded_at, cancelled_at, parent, lost, counted, \
+         with_parent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, \
+         (SELECT count(*) FROM jk_batch WHERE parent IS NOT NULL AND parent = ?1), \
+         ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (id) DO NOTHING",
+        params![
+            &record.id.as_bytes()[..],
+            record.name,
+            int(record.counts.total),
+            int(record.counts.succeeded),
+            int(record.counts.failed),
+            int(record.counts.deleted),
+            record.created_at.as_micros(),
+            record.attached_at.as_micros(),
+            instant(record.started_at),
+            instant(record.completed_at),
+            instant(record.succeeded_at),
+            instant(record.cancelled_at),
+            record.parent.as_ref().map(|parent| &parent.as_bytes()[..]),
+            record.counts.lost,
+            counted.map(finish_number),
+            starts_with_parent,
+        ],
+    )? > 0;
+    if let Some(parent) = record.parent.as_ref().filter(|_| stored) {
+        db.run(
+            "UPDATE jk_batch SET members = members + 1 WHERE id = ?1",
+            [&parent.as_bytes()[..]],
+        )?;
+    }
+    Ok(stored)
 }
 
 fn load(db: &Db<'_>, id: BatchId) -> Done<Option<BatchRecord>> {

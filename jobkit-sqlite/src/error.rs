@@ -112,15 +112,6 @@ pub(crate) fn sqlite(error: rusqlite::Error) -> Error {
     Error::new(kind, format!("{what}: {error}")).caused_by(error)
 }
 
-/// The same error for several callers, without its source.
-pub(crate) fn copy_of(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.message().to_owned()).during(error.operation());
-    match error.applied() {
-        jobkit_core::Applied::Unknown => copy.maybe_applied(),
-        jobkit_core::Applied::NotApplied => copy,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

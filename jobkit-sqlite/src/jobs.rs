@@ -17,7 +17,7 @@ use jobkit_core::storage::{
     Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
     Submitted, check_items,
 };
-use jobkit_core::{BatchId, Error, JobId, Result, Timestamp, bounds};
+use jobkit_core::{BatchId, Error, JobId, OperationId, Result, Timestamp, bounds};
 use rusqlite::params;
 
 use self::submit::NewSubmission;
@@ -92,12 +92,27 @@ pub(crate) fn aside(db: &Db<'_>, id: i64) -> Done<Option<Payload>> {
 }
 
 fn details(db: &Db<'_>, id: JobId) -> Done<Option<JobDetails>> {
+    let text = select_job!(", args, result", "WHERE id = ?1");
+    Ok(read_details(db, text, [&id.as_bytes()[..]])?.map(|(details, _)| details))
+}
+
+/// A job at its place, and the last change that was applied to it.
+pub(crate) fn details_at(db: &Db<'_>, seq: i64) -> Done<Option<(JobDetails, Option<OperationId>)>> {
+    read_details(db, select_job!(", args, result", "WHERE seq = ?1"), [seq])
+}
+
+fn read_details(
+    db: &Db<'_>,
+    text: &'static str,
+    params: impl rusqlite::Params,
+) -> Done<Option<(JobDetails, Option<OperationId>)>> {
     let (job, args, result) = {
-        let mut statement = db.prepare(select_job!(", args, result", "WHERE id = ?1"))?;
-        let mut rows = statement.query([&id.as_bytes()[..]])?;
+        let mut statement = db.prepare(text)?;
+        let mut rows = statement.query(params)?;
         let Some(row) = rows.next()? else { return Ok(None) };
         (Job::read(db, row)?, payload(row, MORE)?, payload(row, MORE + 1)?)
     };
+    let operation = job.last_op;
     let seq = job.seq;
     let args = match args {
         Some(args) => args,
@@ -139,7 +154,8 @@ fn details(db: &Db<'_>, id: JobId) -> Done<Option<JobDetails>> {
     )?;
     let parents = parents(db, seq)?;
     let record = job.record(db)?;
-    Ok(Some(JobDetails { record, args, result, history, errors, parents, progress }))
+    let details = JobDetails { record, args, result, history, errors, parents, progress };
+    Ok(Some((details, operation)))
 }
 
 pub(crate) fn parents(db: &Db<'_>, child: i64) -> Done<Vec<EdgeStatus>> {

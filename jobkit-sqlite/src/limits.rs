@@ -63,7 +63,7 @@ impl Row {
 }
 
 /// The columns of a limit's window: its kind, and its length.
-fn window_numbers(window: Option<Window>) -> (i64, i64) {
+pub(crate) fn window_numbers(window: Option<Window>) -> (i64, i64) {
     let kind = match window {
         None => 0,
         Some(Window::Fixed(_)) => 1,
@@ -73,7 +73,7 @@ fn window_numbers(window: Option<Window>) -> (i64, i64) {
     (kind, window.map_or(0, |window| micros(window.length())))
 }
 
-fn window_at(kind: i64, len: i64) -> Option<Window> {
+pub(crate) fn window_at(kind: i64, len: i64) -> Option<Window> {
     match kind {
         0 => None,
         1 => Some(Window::Fixed(length(len))),

@@ -136,6 +136,15 @@ fn memo(db: &Db<'_>, job: &Job, key: &str) -> Done<Option<Payload>> {
         .flatten())
 }
 
+/// All lines of an attempt.
+pub(crate) fn lines_of(db: &Db<'_>, seq: i64, fence: i64) -> Done<Vec<LogLine>> {
+    Ok(db.all(
+        "SELECT at, level, text FROM jk_log WHERE seq = ?1 AND fence = ?2 ORDER BY n",
+        [seq, fence],
+        |row| Ok(LogLine { at: at(row.get(0)?), level: level_at(row.get(1)?), text: row.get(2)? }),
+    )?)
+}
+
 fn read_log(db: &Db<'_>, id: JobId, fence: Option<u64>, after: u64, limit: usize) -> Done<LogPage> {
     let Some(job) = find(db, id)? else { return Ok(LogPage::default()) };
     let fence = int(fence.unwrap_or(job.head.fence));

@@ -2,6 +2,7 @@
 
 mod desk;
 pub(crate) mod failures;
+mod transfer;
 
 use std::collections::HashSet;
 
@@ -11,7 +12,8 @@ use jobkit_core::ids::OperationId;
 use jobkit_core::name::check_label;
 use jobkit_core::recurring::Pause;
 use jobkit_core::storage::{
-    AuditEntry, BulkRecord, EditJob, Operations, PauseRecord, PauseTarget, ServerOrder, Submitted,
+    AuditEntry, BulkRecord, EditJob, ExportPage, Imported, Operations, PauseRecord, PauseTarget,
+    ServerOrder, Submitted, Whole, check_export, check_items,
 };
 use jobkit_core::{Name, Result, Timestamp};
 use rusqlite::params;
@@ -213,6 +215,23 @@ impl Operations for SqliteStorage {
 
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
         self.read("audit", move |db| desk::audit(db, after, limit)).await
+    }
+
+    async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
+        check_export(limit)?;
+        let after = after.map(str::to_owned);
+        self.read("export", move |db| transfer::export(db, after.as_deref(), limit)).await
+    }
+
+    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+        check_items("items", items.len())?;
+        let items = items.to_vec();
+        self.writer()
+            .call("import", move |flight| {
+                let now = flight.now(None);
+                flight.import(&items, now)
+            })
+            .await
     }
 
     async fn secret(&self, name: &str) -> Result<[u8; 32]> {

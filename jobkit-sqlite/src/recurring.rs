@@ -63,7 +63,7 @@ fn read_all(
     Ok(records)
 }
 
-fn load(db: &Db<'_>, id: &str) -> Done<Option<RecurringRecord>> {
+pub(crate) fn load(db: &Db<'_>, id: &str) -> Done<Option<RecurringRecord>> {
     let text = select_recurring!("WHERE id = ?1 AND spec IS NOT NULL");
     Ok(read_all(db, text, [id])?.pop())
 }
@@ -108,7 +108,7 @@ fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
     Ok(DueRecurring { due, next_due_at, now })
 }
 
-fn runs(db: &Db<'_>, id: &str, limit: usize) -> Done<Vec<RecurringRun>> {
+pub(crate) fn runs(db: &Db<'_>, id: &str, limit: usize) -> Done<Vec<RecurringRun>> {
     db.all(
         "SELECT body FROM jk_recurring_run WHERE recurring = ?1 ORDER BY n DESC LIMIT ?2",
         params![id, size(limit)],

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use crate::batches::Touched;
 use crate::codec::{int, uint};
 use crate::connection::Db;
-use crate::error::{Done, copy_of, is_busy, sqlite};
+use crate::error::{Done, is_busy, sqlite};
 
 /// The most calls that share a transaction.
 const GROUP: usize = 256;
@@ -416,7 +416,7 @@ impl<'c> WriterThread<'c> {
     fn commit_group(&mut self, mut group: Vec<Box<dyn Call>>) {
         if let Err(error) = self.begin() {
             for call in group {
-                call.answer(Some(copy_of(&error)));
+                call.answer(Some(error.duplicate()));
             }
             return;
         }
@@ -460,7 +460,7 @@ impl<'c> WriterThread<'c> {
         if group.len() == 1 || failed.applied() == jobkit_core::Applied::Unknown {
             // Those that did not run are told the same, and repeat it.
             for call in group {
-                call.answer(Some(copy_of(&failed)));
+                call.answer(Some(failed.duplicate()));
             }
         } else {
             // One of them is poisoned, and the others must not suffer.

@@ -66,7 +66,7 @@ impl JobStore for MemoryStorage {
     }
 }
 
-fn details(job: &Job) -> JobDetails {
+pub(super) fn details(job: &Job) -> JobDetails {
     JobDetails {
         record: job.record.clone(),
         args: job.args.clone(),

@@ -21,6 +21,7 @@ mod statistics;
 mod storage;
 mod submit;
 mod sweep;
+mod transfer;
 mod transitions;
 
 use std::fmt;

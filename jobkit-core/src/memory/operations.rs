@@ -17,8 +17,8 @@ use crate::recurring::Pause;
 use crate::refusal::Refusal;
 use crate::state::{Reason, StateName};
 use crate::storage::{
-    AuditEntry, BulkRecord, EditJob, JobSubmitted, Operations, PauseRecord, PauseTarget,
-    ServerOrder, Submission, Submitted,
+    AuditEntry, BulkRecord, EditJob, ExportPage, Imported, JobSubmitted, Operations, PauseRecord,
+    PauseTarget, ServerOrder, Submission, Submitted, Whole, check_export, check_items,
 };
 
 use crate::state_machine::Event;
@@ -203,6 +203,16 @@ impl Operations for MemoryStorage {
             }
             entries.take(limit).cloned().collect()
         }))
+    }
+
+    async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
+        check_export(limit)?;
+        self.read(None, |tables, _| tables.export(after, limit))
+    }
+
+    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+        check_items("items", items.len())?;
+        self.write(None, |tables, work| tables.import(work, items))
     }
 
     async fn secret(&self, name: &str) -> Result<[u8; 32]> {

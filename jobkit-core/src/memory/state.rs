@@ -211,6 +211,26 @@ impl Keys {
         }
     }
 
+    /// The keys that are held for a period.
+    pub(super) fn periods(&self) -> impl Iterator<Item = (KeyHash, JobId, Timestamp)> {
+        let rows = self.rows.iter();
+        rows.filter_map(|(hash, (job, until))| until.map(|until| (*hash, *job, until)))
+    }
+
+    /// Whether a job holds a key, other than for a period.
+    pub(super) fn is_held_by(&self, hash: &KeyHash, job: JobId) -> bool {
+        self.rows.get(hash) == Some(&(job, None))
+    }
+
+    /// Gives a key to a job as another storage had it; `false` if somebody holds it.
+    pub(super) fn hold(&mut self, hash: KeyHash, job: JobId, until: Option<Timestamp>) -> bool {
+        if self.rows.contains_key(&hash) {
+            return false;
+        }
+        self.put_back(LiftedKey { hash, job, until });
+        true
+    }
+
     /// Takes away a key that a job holds, so that another may have it; it can be put back.
     pub(super) fn lift(&mut self, hash: KeyHash, job: JobId) -> Option<LiftedKey> {
         let (holder, until) = *self.rows.get(&hash)?;

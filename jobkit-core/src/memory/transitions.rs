@@ -18,7 +18,7 @@ use super::planted::Planted;
 use super::state::{CONDITIONS, Children, Ended, Mark, Place, Tables, Verdict, Work, on_index};
 
 /// How long an empty batch is kept once it has completed.
-const EMPTY_BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+pub(super) const EMPTY_BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// What a transition is accompanied by.
 #[derive(Clone, Copy, Debug, Default)]

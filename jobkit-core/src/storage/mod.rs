@@ -40,6 +40,7 @@ mod operations;
 mod queue;
 mod recurring;
 mod servers;
+mod whole;
 
 use std::any::Any;
 use std::fmt;
@@ -62,6 +63,7 @@ pub use operations::*;
 pub use queue::*;
 pub use recurring::*;
 pub use servers::*;
+pub use whole::*;
 
 /// A place where jobs are kept: every trait of the contract, usable as `Arc<dyn Storage>`.
 ///
@@ -189,6 +191,18 @@ impl IntoStorage for Arc<dyn Storage> {
     fn erase(storage: &Arc<dyn Storage>) -> Arc<dyn Storage> {
         Arc::clone(storage)
     }
+}
+
+/// Whether a page of an export may have so many items.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) with field `limit`.
+pub fn check_export(limit: usize) -> Result<()> {
+    let max = crate::bounds::MAX_STEP_ITEMS;
+    if (1..=max).contains(&limit) {
+        return Ok(());
+    }
+    Err(Error::invalid("limit", format_args!("is {limit}, where 1 to {max} are allowed")))
 }
 
 /// Whether a set is small enough for one call.

@@ -15,6 +15,7 @@ use crate::record::NewRecord;
 use crate::recurring::Pause;
 use crate::storage::jobs::{Action, Guard, Submitted};
 use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
+use crate::storage::whole::{ExportPage, Imported, Whole};
 
 /// An operator's means.
 ///
@@ -45,6 +46,14 @@ use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 ///   them, newest first; they are kept for 90 days.
 /// - **OPS-12** `secret` answers the same 32 random bytes to all who ask for a name, also when several
 ///   ask first; another name, another secret.
+/// - **OPS-13** `export` pages everything that is not running, each thing once: records as they are, with
+///   arguments byte for byte, fences, counters, history, errors, edges, keys, memos, checkpoints and logs.
+///   A page holds at least one thing and about 8 MiB at most.
+/// - **OPS-14** `import` stores things as they are, in one step for each call, with a new sequence for each
+///   job in the order given: ids, fences, versions, states, instants and edges stay, so that every later
+///   decision is the same as it would have been. What is there already stays as it is and answers
+///   [`Already`](Imported::Already). Ids of any age are taken. The statistics count jobs by state, and no
+///   transition (G18). What the importing storage finds decided is decided by its sweeps (SWP-2).
 #[async_trait]
 pub trait Operations {
     /// Pauses a queue or kind, or replaces its pause.
@@ -126,6 +135,22 @@ pub trait Operations {
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
         let _ = (after, limit);
         Err(Error::unsupported("audit"))
+    }
+
+    /// A page of everything that is not running.
+    async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
+        let _ = (after, limit);
+        Err(Error::unsupported("exporting whole records"))
+    }
+
+    /// Stores whole records that another storage exported; one answer each, in order.
+    ///
+    /// # Errors
+    /// A running job is invalid input, and so is a member whose batch is not there; nothing of the call is
+    /// stored then.
+    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+        let _ = items;
+        Err(Error::unsupported("importing whole records"))
     }
 
     /// 32 random bytes under a name, the same for all who ask; made at the first time.

@@ -402,6 +402,14 @@ impl Operations for FaultyStorage {
         self.call("audit", self.inner.audit(after, limit)).await
     }
 
+    async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
+        self.call("export", self.inner.export(after, limit)).await
+    }
+
+    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+        self.call("import", self.inner.import(items)).await
+    }
+
     async fn secret(&self, name: &str) -> Result<[u8; 32]> {
         self.call("secret", self.inner.secret(name)).await
     }
