@@ -443,8 +443,11 @@ pub async fn a_paused_schedule_is_not_fired(env: Env) {
     assert_eq!((resumed.next, &resumed.pause), (next(resumed_at), &None));
     assert_ne!(resumed.etag, seen.etag);
     assert_eq!(due(&env, 10).await.next_due_at, Some(resumed_at));
+    assert!(pause(PauseChange::Pause(Pause::new("ada", "why"))).await);
+    assert_eq!(due(&env, 10).await.next_due_at, None, "what is paused is not to come");
     let until = Pause { until: Some(env.after(300)), ..Pause::new("ada", "why") };
     assert!(pause(PauseChange::Pause(until)).await);
+    assert_eq!(due(&env, 10).await.next_due_at, Some(env.after(300)));
     env.advance(299);
     assert!(due(&env, 10).await.due.is_empty());
     env.advance(1);

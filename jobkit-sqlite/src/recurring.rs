@@ -90,13 +90,22 @@ fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
     waiting.sort_by_key(|record| fires_at(record, now));
     let mut next_due_at = db
         .one(
-            "SELECT min(next_due) FROM jk_recurring INDEXED BY jk_recurring_by_due \
-             WHERE next_due IS NOT NULL AND next_due > ?1",
+            "SELECT next_due FROM jk_recurring INDEXED BY jk_recurring_by_due \
+             WHERE next_due IS NOT NULL AND next_due > ?1 AND pause IS NULL \
+             ORDER BY next_due LIMIT 1",
             [now.as_micros()],
-            |row| row.get::<_, Option<i64>>(0),
+            |row| row.get::<_, i64>(0),
         )?
-        .flatten()
         .map(Timestamp::from_micros);
+    // Of those with a pause, only what lies before can be earlier.
+    waiting.extend(read_all(
+        db,
+        select_recurring!(
+            "INDEXED BY jk_recurring_by_due WHERE next_due IS NOT NULL AND next_due > ?1 \
+             AND next_due < ?2 AND pause IS NOT NULL AND spec IS NOT NULL"
+        ),
+        [now.as_micros(), next_due_at.map_or(i64::MAX, Timestamp::as_micros)],
+    )?);
     let mut due = Vec::new();
     for record in waiting {
         match fires_at(&record, now) {
