@@ -25,6 +25,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("retention", include_str!("retention.rs")),
     ("faults", include_str!("faults.rs")),
     ("storage", include_str!("storage.rs")),
+    ("model", include_str!("model/mod.rs")),
 ];
 
 /// Hands the list to another macro: `[macro] arguments` becomes `macro! { (arguments) list }`.
@@ -143,6 +144,9 @@ macro_rules! __list {
                 a_storage_that_is_in_order_reports_no_error
                 namespaces_do_not_see_each_other
                 what_is_not_offered_answers_unsupported
+            }
+            model {
+                jobs_answer_as_the_model_does
             }
         }
         standard {
@@ -298,6 +302,9 @@ macro_rules! __list {
                 a_lost_fire_creates_one_job
                 a_sweep_that_dies_is_completed_by_the_next
             }
+            model {
+                flows_answer_as_the_model_does
+            }
         }
         full {
             monitoring {
@@ -366,6 +373,9 @@ macro_rules! __list {
                 a_copy_survives_a_crash_at_any_step
                 a_storage_with_live_servers_is_not_copied
                 what_cannot_be_imported_is_refused
+            }
+            model {
+                what_is_shown_is_what_the_model_shows
             }
         }
         push {

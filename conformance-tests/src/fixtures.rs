@@ -20,9 +20,10 @@ use jobkit_core::storage::{
     SubmitRequest, Submitted,
 };
 use jobkit_core::unique::{OnConflict, Unique, Until};
-use jobkit_core::{BatchId, Incarnation, JobId, Name, OperationId, Timestamp};
+use jobkit_core::{BatchId, Incarnation, JobId, Name, OperationId, TestClock, Timestamp};
 
 use crate::backend::{Group, Namespace};
+use crate::model::Fresh;
 
 /// How many crashes a job may have in cases that rescue.
 pub(crate) const CRASH_LIMIT: u32 = 3;
@@ -93,6 +94,17 @@ impl Env {
     pub(crate) async fn another(&self) -> Self {
         let (storage, namespace) = self.namespace.another().await;
         Self { storage, namespace, groups: self.groups, clock: self.clock.clone() }
+    }
+
+    /// An empty namespace for the comparison with the model, on the clock if it follows one.
+    pub(crate) async fn fresh(&self, clock: TestClock) -> Fresh {
+        if let Some((clients, guard)) = self.namespace.another_on(clock.clone()).await {
+            return Fresh { clients, clock: Some(clock), guard: Box::new(guard) };
+        }
+        let (storage, guard) = self.namespace.another().await;
+        let second = guard.reopen().await;
+        let clients = std::iter::once(storage).chain(second).collect();
+        Fresh { clients, clock: None, guard: Box::new(guard) }
     }
 
     /// The namespace closed and opened again; `None` where that cannot be done.

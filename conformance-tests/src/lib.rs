@@ -23,6 +23,7 @@ pub mod limits;
 pub mod locks;
 #[doc(hidden)]
 pub mod log;
+pub mod model;
 #[doc(hidden)]
 pub mod monitoring;
 #[doc(hidden)]
@@ -51,7 +52,7 @@ pub mod unique;
 #[doc(hidden)]
 pub mod why;
 
-pub use backend::{Case, CaseFuture, Group, TestBackend, run};
+pub use backend::{Case, CaseFuture, Connections, Group, TestBackend, run};
 pub use cases::{CASES, SOURCES};
 pub use cli::{cli, cli_with};
 pub use fixtures::Env;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use conformance_tests::TestBackend;
+use conformance_tests::{Connections, TestBackend};
 use jobkit_core::storage::Storage;
-use jobkit_core::{JobId, MemoryStorage};
+use jobkit_core::{JobId, MemoryStorage, TestClock};
 
 struct Memory;
 
@@ -18,6 +18,11 @@ impl TestBackend for Memory {
 
     async fn reopen(guard: &MemoryStorage) -> Option<Arc<dyn Storage>> {
         Some(Arc::new(guard.clone()))
+    }
+
+    async fn setup_on(clock: TestClock) -> Option<(Connections, MemoryStorage)> {
+        let storage = MemoryStorage::with_clock(Arc::new(clock));
+        Some((vec![Arc::new(storage.clone()), Arc::new(storage.clone())], storage))
     }
 
     async fn make_unreadable(guard: &MemoryStorage, job: JobId) -> bool {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use conformance_tests::TestBackend;
-use jobkit_core::JobId;
+use conformance_tests::{Connections, TestBackend};
 use jobkit_core::storage::Storage;
-use jobkit_sqlite::SqliteStorage;
+use jobkit_core::{JobId, TestClock};
+use jobkit_sqlite::{SqliteOptions, SqliteStorage};
 use tempfile::TempDir;
 
 struct Sqlite;
@@ -21,6 +21,16 @@ impl TestBackend for Sqlite {
 
     async fn reopen(dir: &TempDir) -> Option<Arc<dyn Storage>> {
         Some(open(dir).await)
+    }
+
+    async fn setup_on(clock: TestClock) -> Option<(Connections, TempDir)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut clients = Connections::new();
+        for _ in 0..2 {
+            let options = SqliteOptions::new(dir.path().join("jobs.db")).clock(clock.clone());
+            clients.push(Arc::new(options.open().await.expect("opens")));
+        }
+        Some((clients, dir))
     }
 
     async fn make_unreadable(dir: &TempDir, job: JobId) -> bool {

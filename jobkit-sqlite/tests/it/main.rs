@@ -1,10 +1,9 @@
-//! What is SQLite's own, and a comparison with the storage in memory.
+//! The behaviour suite, and what is SQLite's own.
 
 #![allow(clippy::unwrap_used, reason = "a test reports by panicking, its helpers too")]
 
 mod conformance;
 mod file;
-mod model;
 #[cfg(target_os = "linux")]
 mod read_only;
 mod transaction;

@@ -1,0 +1,238 @@
+//! Calls as both storages get them, and what they answer.
+
+use jobkit_core::record::{Lease, Payload};
+use jobkit_core::recurring::{Pause, RecurringRecord};
+use jobkit_core::storage::*;
+use jobkit_core::{Incarnation, JobId, Name, Result, Timestamp};
+use std::fmt::Debug;
+use std::time::Duration;
+
+/// Two storages: the one under test, and the one in memory.
+pub(super) type Both<T> = [T; 2];
+
+/// A lease with the locator of each storage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) leases: Both<Lease>,
+}
+
+/// A call, resolved.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Submit(Vec<Submission>),
+    Change(Vec<Change>, bool),
+    Claim(ClaimRequest),
+    Settle(Vec<(Held, Settle)>),
+    SettleAndClaim(Vec<(Held, Settle)>, ClaimRequest),
+    Renew { incarnation: Incarnation, through: u64, held: Vec<(Held, bool)> },
+    Promote,
+    Sweep,
+    Purge,
+    Rescue(Both<Vec<ExpiredLease>>),
+    Acquire(LockRequest),
+    RenewLock(LockRequest, Both<u64>),
+    Release(LockRequest, Both<u64>),
+    Announce(ServerInfo),
+    Heartbeat(Heartbeat),
+    Goodbye(Incarnation, Vec<Held>),
+    RemoveDead(Duration),
+    StartBatch(jobkit_core::BatchId),
+    CancelBatch(jobkit_core::BatchId),
+    DefineLimit(jobkit_core::limit::Limit),
+    Save(Box<SaveRecurring>),
+    Remove(String),
+    PauseSchedule(String, PauseChange),
+    Trigger(String, Box<jobkit_core::record::NewRecord>),
+    Due,
+    Fire(Box<Fire>),
+    Log(Held, LogLine),
+    Memo(Held, Payload),
+    Checkpoint(Held, Payload),
+    Pause(PauseTarget, Pause),
+    Resume(PauseTarget),
+}
+
+/// What a call answered: what must be equal, and what later calls need.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) text: String,
+    pub(super) claimed: Vec<Lease>,
+    pub(super) given_back: Vec<JobId>,
+    pub(super) expired: Vec<ExpiredLease>,
+    pub(super) due: Vec<RecurringRecord>,
+    /// Of a lock; the numbers are each storage's own, their order is not.
+    pub(super) generation: Option<u64>,
+}
+
+/// How often a bounded step may follow another before it counts as endless.
+const STEPS: usize = 10_000;
+
+impl Call {
+    /// Makes the call; an error is an answer too.
+    pub(super) async fn make(&self, on: &dyn Storage, side: usize, now: Timestamp) -> Answer {
+        match self.attempt(on, side, Some(now)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                Answer { text: format!("error: {:?}", error.kind()), ..Answer::default() }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        on: &dyn Storage,
+        side: usize,
+        now: Option<Timestamp>,
+    ) -> Result<Answer> {
+        let told = |answer: &dyn Debug| Answer { text: format!("{answer:?}"), ..Answer::default() };
+        let settles = |settles: &[(Held, Settle)]| SettleRequest {
+            server: Name::from_stored("server".to_owned()),
+            settles: settles
+                .iter()
+                .map(|(held, settle)| Settle { lease: held.leases[side], ..settle.clone() })
+                .collect(),
+            now,
+        };
+        let claim = |request: &ClaimRequest| ClaimRequest { now, ..request.clone() };
+        let step = StepRequest { max: 500, now };
+        Ok(match self {
+            Self::Submit(submissions) => {
+                told(&on.submit(SubmitRequest { submissions, now }).await?)
+            }
+            Self::Change(changes, named) => {
+                let actor = named.then_some("me");
+                told(&on.change_state(ChangeRequest { changes, actor, now }).await?)
+            }
+            Self::Claim(request) => claimed(on.claim(&claim(request)).await?),
+            Self::Settle(ends) => told(&on.settle(&settles(ends)).await?),
+            Self::SettleAndClaim(ends, request) => {
+                let both = on.settle_and_claim(&settles(ends), &claim(request)).await;
+                if both.is_err() {
+                    // Whether the first half was applied is open: it is repeated until it is known.
+                    on.settle(&settles(ends)).await?;
+                }
+                let (answers, jobs) = both?;
+                let answer = claimed(jobs);
+                Answer { text: format!("{answers:?} {}", answer.text), ..answer }
+            }
+            Self::Renew { incarnation, through, held } => {
+                let renewal = |(held, started): &(Held, bool)| Renewal {
+                    lease: held.leases[side],
+                    started: *started,
+                };
+                let mut renewed = on
+                    .renew(&RenewRequest {
+                        incarnation: *incarnation,
+                        sequences: 1..=*through,
+                        held: held.iter().map(renewal).collect(),
+                        lease: super::world::LEASE,
+                        now,
+                    })
+                    .await?;
+                renewed.given_back.sort_unstable();
+                Answer { given_back: renewed.given_back.clone(), ..told(&renewed) }
+            }
+            Self::Promote => told(&on.promote_due(step).await?),
+            // How much one step does is each storage's own affair.
+            Self::Sweep => until_done(|| on.sweep(step)).await?,
+            Self::Purge => until_done(|| on.purge_expired(step)).await?,
+            Self::Rescue(seen) => {
+                let (seen, crash_limit) = (seen[side].clone(), 2);
+                let request = RescueRequest { seen, crash_limit, max: 100, now };
+                let mut rescue = on.rescue_expired(&request).await?;
+                rescue.rescued.sort_unstable();
+                let key = |lease: &ExpiredLease| (lease.job, lease.fence, lease.expires_at);
+                rescue.expired.sort_unstable_by_key(key);
+                let expired: Vec<_> = rescue.expired.iter().map(key).collect();
+                Answer { expired: rescue.expired, ..told(&(rescue.rescued, expired)) }
+            }
+            Self::Acquire(request) => {
+                let lease = on.try_acquire(&LockRequest { now, ..request.clone() }).await?;
+                let generation = lease.map(|lease| lease.generation);
+                Answer { generation, ..told(&lease.map(|lease| lease.expires_at)) }
+            }
+            Self::RenewLock(request, generation) => {
+                let request = LockRequest { now, ..request.clone() };
+                told(&on.renew_lock(&request, generation[side]).await?)
+            }
+            Self::Release(request, generation) => {
+                let request = LockRequest { now, ..request.clone() };
+                told(&on.release_lock(&request, generation[side]).await?)
+            }
+            Self::Announce(server) => told(&on.announce(server, now).await?),
+            Self::Heartbeat(beat) => {
+                let mut answer = on.heartbeat(beat, now).await?;
+                answer.paused.sort();
+                told(&answer)
+            }
+            Self::Goodbye(life, running) => {
+                let running: Vec<_> = running.iter().map(|held| held.leases[side]).collect();
+                told(&on.remove_server(*life, &running).await?)
+            }
+            Self::RemoveDead(silent_for) => {
+                let mut names = on.remove_dead(*silent_for, now).await?;
+                names.sort();
+                told(&names)
+            }
+            Self::StartBatch(id) => told(&on.start_batch(*id, now).await?),
+            Self::CancelBatch(id) => told(&on.cancel_batch(*id, now).await?),
+            Self::DefineLimit(limit) => told(&on.define_limit(limit).await?),
+            Self::Save(save) => told(&on.save_recurring(std::slice::from_ref(&**save), now).await?),
+            Self::Remove(id) => told(&on.remove_recurring(id).await?),
+            Self::PauseSchedule(id, change) => {
+                told(&on.pause_recurring(id, change.clone(), now).await?)
+            }
+            Self::Trigger(id, job) => told(&on.trigger_recurring(id, job, now).await?),
+            Self::Due => {
+                let mut due = on.due_recurring(5, now).await?;
+                due.due.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
+                Answer { due: due.due.clone(), ..told(&due) }
+            }
+            Self::Fire(fire) => told(&on.fire_recurring(std::slice::from_ref(&**fire), now).await?),
+            Self::Log(held, line) => {
+                let lease = held.leases[side];
+                let lines = vec![line.clone()];
+                let write = LogWrite { lease, lines, dropped: 1, progress: Vec::new() };
+                told(&on.write_log(&[write]).await?)
+            }
+            Self::Memo(held, value) => {
+                let memo = on.put_memo(held.leases[side], "m", value).await?;
+                told(&memo.map(|memo| memo.as_bytes().to_vec()))
+            }
+            Self::Checkpoint(held, value) => {
+                told(&on.put_checkpoint(held.leases[side], value).await?)
+            }
+            Self::Pause(target, pause) => told(&on.pause(target, pause, now).await?),
+            Self::Resume(target) => told(&on.resume(target).await?),
+        })
+    }
+
+    /// The lives, and the claims of theirs, that the call names.
+    pub(super) fn claim(&self) -> Option<(Incarnation, u64)> {
+        match self {
+            Self::Claim(request) | Self::SettleAndClaim(_, request) => {
+                Some((request.incarnation, request.sequence))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn claimed(claimed: Claimed) -> Answer {
+    let leases = claimed.jobs.iter().map(|job| job.lease).collect();
+    let mut text = String::new();
+    for mut job in claimed.jobs {
+        job.lease.locator = jobkit_core::record::Locator::default();
+        text.push_str(&format!("{job:?} {:?}\n", String::from_utf8_lossy(&job.args)));
+    }
+    Answer { text, claimed: leases, ..Answer::default() }
+}
+
+async fn until_done<F: Future<Output = Result<Step>>>(step: impl Fn() -> F) -> Result<Answer> {
+    for _ in 0..STEPS {
+        if !step().await?.more {
+            return Ok(Answer::default());
+        }
+    }
+    Ok(Answer { text: "never done".into(), ..Answer::default() })
+}
