@@ -1,10 +1,11 @@
 //! What happened to a storage's jobs, and whether it may happen: one predicate for each guarantee.
 //!
-//! A [`History`] is a list of facts in the order of commits. It comes from the simulation, or from a
-//! ledger that the handlers of real processes wrote; predicates take what is there, and say nothing of
-//! what is not.
+//! A [`History`] is a list of facts in the order of commits. It comes from the simulation, or from what
+//! real processes leave behind ([`Remains`]); predicates take what is there, and say nothing of what is
+//! not.
 
 mod predicates;
+mod remains;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use jobkit_core::storage::PauseTarget;
 use jobkit_core::{BatchId, Incarnation, JobId, Name, Timestamp};
 
 pub use predicates::*;
+pub use remains::{Remains, Witnesses};
 
 /// What happened, in the order of commits.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +103,10 @@ pub enum Fact {
     KeyHeldBy { job: JobId, key: String },
     /// A limit as it is stored now.
     Limit { name: String, max: u32, used: u32 },
+    /// How many may hold a limit, where nobody tells how many do.
+    LimitMax { name: String, max: u32 },
+    /// These were submitted together: all are stored, or none.
+    Together(Vec<JobId>),
     /// A lock was taken, until that instant at the latest.
     Locked { name: String, owner: Incarnation, generation: u64, until: Timestamp },
     /// A queue or kind was paused.

@@ -126,6 +126,7 @@ pub fn g2_submitted_once(history: &History) -> Checked {
 /// G3: the jobs of one submission are stored in one commit; G20: nothing of what is refused.
 pub fn g3_atomic_submit(history: &History) -> Checked {
     let mut commits = BTreeMap::new();
+    let mut stored = BTreeSet::new();
     for commit in history.commits() {
         let mut refused = BTreeSet::new();
         for event in commit {
@@ -133,7 +134,16 @@ pub fn g3_atomic_submit(history: &History) -> Checked {
                 Fact::Refused(job) => {
                     refused.insert(*job);
                 }
+                Fact::Together(jobs) => {
+                    let missing = jobs.iter().find(|job| !stored.contains(*job));
+                    if let Some(missing) =
+                        missing.filter(|_| jobs.iter().any(|it| stored.contains(it)))
+                    {
+                        return broken("G3", event, *missing, "the others of its flow are stored");
+                    }
+                }
                 Fact::Create { job, submission, .. } => {
+                    stored.insert(*job);
                     if *commits.entry(*submission).or_insert(event.s) != event.s {
                         return broken("G3", event, *job, "it came later than its flow");
                     }
@@ -267,6 +277,8 @@ struct Edges {
     gone: BTreeSet<JobId>,
     /// By child: each edge, and whether it is decided.
     edges: BTreeMap<JobId, Vec<(Edge, bool)>>,
+    /// Children with an edge that is not.
+    open: BTreeSet<JobId>,
 }
 
 impl Edges {
@@ -283,10 +295,16 @@ impl Edges {
             }
             Fact::Edge { child, edge } => {
                 self.edges.entry(*child).or_default().push((*edge, false));
+                self.open.insert(*child);
             }
             Fact::Decided { child, parent } => {
+                let mut open = false;
                 for (edge, decided) in self.edges.get_mut(child).into_iter().flatten() {
                     *decided |= edge.parent == *parent;
+                    open |= !*decided;
+                }
+                if !open {
+                    self.open.remove(child);
                 }
             }
             _ => {}
@@ -317,8 +335,8 @@ pub fn g7_together(history: &History) -> Checked {
     for commit in history.commits() {
         commit.iter().for_each(|event| now.take(&event.fact));
         let Some(last) = commit.last() else { continue };
-        for (child, edges) in &now.edges {
-            let open = edges.iter().find(|(edge, decided)| {
+        for child in &now.open {
+            let open = now.edges[child].iter().find(|(edge, decided)| {
                 !decided && now.decision(edge) != Decision::Open && !now.gone.contains(child)
             });
             if let Some((edge, _)) = open {
@@ -458,7 +476,8 @@ pub fn g10_one_job_per_occurrence(history: &History) -> Checked {
 pub fn g11_unique(history: &History) -> Checked {
     let mut keys: BTreeMap<&str, BTreeSet<JobId>> = BTreeMap::new();
     for commit in history.commits() {
-        let before = keys.clone();
+        let asked = commit.iter().any(|event| matches!(event.fact, Fact::KeyHeldBy { .. }));
+        let before = if asked { keys.clone() } else { BTreeMap::new() };
         let mut taken = BTreeSet::new();
         for event in commit {
             match &event.fact {
@@ -519,7 +538,7 @@ pub fn g12_locks_exclude(history: &History) -> Checked {
 /// job, no longer and no shorter.
 pub fn g13_limits_hold(history: &History) -> Checked {
     let mut limited: BTreeMap<JobId, Vec<&str>> = BTreeMap::new();
-    let mut limits: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    let mut limits: BTreeMap<&str, (u32, Option<u32>)> = BTreeMap::new();
     let mut holders: BTreeMap<&str, BTreeSet<JobId>> = BTreeMap::new();
     for commit in history.commits() {
         let mut taken: Vec<(&Event, JobId)> = Vec::new();
@@ -536,7 +555,10 @@ pub fn g13_limits_hold(history: &History) -> Checked {
                     jobs.remove(job);
                 }),
                 Fact::Limit { name, max, used } => {
-                    limits.insert(name, (*max, *used));
+                    limits.insert(name, (*max, Some(*used)));
+                }
+                Fact::LimitMax { name, max } => {
+                    limits.insert(name, (*max, None));
                 }
                 _ => {}
             }
@@ -553,7 +575,7 @@ pub fn g13_limits_hold(history: &History) -> Checked {
         let Some(last) = commit.last() else { continue };
         for (name, (_, used)) in &limits {
             let running = holders.get(name).map_or(0, BTreeSet::len);
-            if running != *used as usize {
+            if let Some(used) = used.filter(|used| running != *used as usize) {
                 let what = format!("{name:?} has {used} slots taken, and {running} jobs run");
                 return broken("G13", last, None, what);
             }
