@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use jobkit::JobContext;
+use jobkit::{Clock, JobContext, SystemClock, Timestamp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
@@ -22,6 +22,7 @@ pub(crate) struct Line {
     pub(crate) name: String,
     /// Whether the token was cancelled.
     pub(crate) cancelled: bool,
+    pub(crate) at: Timestamp,
 }
 
 /// Where handlers write.
@@ -41,11 +42,12 @@ impl Ledger {
     pub(crate) fn write(&self, what: What, name: &str, ctx: &JobContext) {
         let what = if what == What::Start { "start" } else { "end" };
         let line = format!(
-            "{what} {} {} {} {} {name}\n",
+            "{what} {} {} {} {} {} {name}\n",
             ctx.id(),
             ctx.fence(),
             std::process::id(),
             u8::from(ctx.is_cancelled()),
+            SystemClock.now().as_micros(),
         );
         let mut file = OpenOptions::new().append(true).create(true).open(&self.0).unwrap();
         file.write_all(line.as_bytes()).unwrap();
@@ -59,14 +61,15 @@ impl Ledger {
         whole
             .lines()
             .map(|line| {
-                let parts: Vec<_> = line.splitn(6, ' ').collect();
+                let parts: Vec<_> = line.splitn(7, ' ').collect();
                 Line {
                     what: if parts[0] == "start" { What::Start } else { What::End },
                     job: parts[1].to_owned(),
                     fence: parts[2].parse().unwrap(),
                     pid: parts[3].parse().unwrap(),
                     cancelled: parts[4] == "1",
-                    name: parts[5].to_owned(),
+                    at: Timestamp::from_micros(parts[5].parse().unwrap()),
+                    name: parts[6].to_owned(),
                 }
             })
             .collect()

@@ -5,11 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use jobkit::server::ServerOptions;
-use jobkit::sqlite::SqliteStorage;
 use jobkit::{Data, JobContext, Jobs, Recurring, RetryPolicy, Server, jobs};
 
 use crate::ledger::{Ledger, What};
 
+/// The URL of the storage.
 const DB: &str = "JOBKIT_PROCESSES_DB";
 const LEDGER: &str = "JOBKIT_PROCESSES_LEDGER";
 /// Whether the servers have a schedule.
@@ -110,7 +110,7 @@ pub(crate) fn run_if_asked() {
     let (Ok(db), Ok(ledger)) = (std::env::var(DB), std::env::var(LEDGER)) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let storage = SqliteStorage::open(&db).await.unwrap();
+        let storage = jobkit::connect(&db).await.unwrap();
         let options = ServerOptions::default()
             .lease(LEASE)
             .janitor_interval(Duration::from_millis(300))
@@ -130,20 +130,25 @@ pub(crate) fn run_if_asked() {
 pub(crate) struct Process(Child);
 
 impl Process {
+    /// On a SQLite file.
     pub(crate) fn start(db: &Path, ledger: &Ledger) -> Self {
-        Self::spawn(db, ledger, &mut Command::new(std::env::current_exe().unwrap()))
+        Self::spawn(
+            &format!("sqlite://{}", db.display()),
+            ledger,
+            &mut Command::new(std::env::current_exe().unwrap()),
+        )
     }
 
     /// With a schedule that fires every second.
-    pub(crate) fn start_with_ticks(db: &Path, ledger: &Ledger) -> Self {
+    pub(crate) fn start_with_ticks(url: &str, ledger: &Ledger) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        Self::spawn(db, ledger, command.env(TICKS, "1"))
+        Self::spawn(url, ledger, command.env(TICKS, "1"))
     }
 
-    fn spawn(db: &Path, ledger: &Ledger, command: &mut Command) -> Self {
+    fn spawn(url: &str, ledger: &Ledger, command: &mut Command) -> Self {
         let child = command
             .args(["server_process", "--exact", "--nocapture"])
-            .env(DB, db)
+            .env(DB, url)
             .env(LEDGER, ledger.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

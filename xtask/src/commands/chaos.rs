@@ -16,6 +16,7 @@ pub(crate) fn run_chaos(arguments: &[String]) -> Outcome {
     ]);
     // Nextest ends what takes five minutes; this takes what was asked for.
     command.args(["--config-file", ".config/nextest-chaos.toml"]);
+    command.env("JOBKIT_CHAOS_STORAGE", options.storage);
     command.env("JOBKIT_CHAOS_SECONDS", (options.minutes * 60).to_string());
     if let Some(seed) = options.seed {
         command.env("JOBKIT_CHAOS_SEED", seed.to_string());
@@ -25,13 +26,14 @@ pub(crate) fn run_chaos(arguments: &[String]) -> Outcome {
 
 #[derive(Debug, PartialEq)]
 struct Options {
+    storage: &'static str,
     minutes: u64,
     seed: Option<u64>,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self { minutes: 1, seed: None };
+        let mut options = Self { storage: STORAGES[0], minutes: 1, seed: None };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("`{name}` needs a value"))?;
@@ -39,12 +41,11 @@ impl Options {
             match name.as_str() {
                 "--minutes" => options.minutes = number()?.clamp(1, 24 * 60),
                 "--seed" => options.seed = Some(number()?),
-                "--storage" if STORAGES.contains(&value.as_str()) => {}
                 "--storage" => {
-                    return Err(format!(
-                        "`{value}` is unknown; there are: {}",
-                        STORAGES.join(", ")
-                    ));
+                    let known = STORAGES.into_iter().find(|storage| storage == value);
+                    options.storage = known.ok_or_else(|| {
+                        format!("`--storage {value}` is unknown; there is: {}", STORAGES.join(", "))
+                    })?;
                 }
                 _ => return Err(format!("`{name}` is not an option")),
             }
@@ -63,7 +64,7 @@ mod tests {
             let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
             Options::parse(&words)
         };
-        let expected = Options { minutes: 10, seed: Some(7) };
+        let expected = Options { storage: "sqlite", minutes: 10, seed: Some(7) };
         assert_eq!(parse("--storage sqlite --minutes 10 --seed 7"), Ok(expected));
         for wrong in ["--storage oracle", "--minutes", "--minutes ten", "--hours 1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
