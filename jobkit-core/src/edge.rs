@@ -111,7 +111,10 @@ pub struct BatchCounts {
 impl BatchCounts {
     /// Members that have not finished.
     pub const fn open(&self) -> u64 {
-        self.total.saturating_sub(self.succeeded + self.failed + self.deleted)
+        self.total
+            .saturating_sub(self.succeeded)
+            .saturating_sub(self.failed)
+            .saturating_sub(self.deleted)
     }
 
     /// Counts a member that finished (`by` 1) or came back (`by` −1).

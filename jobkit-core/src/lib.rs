@@ -46,6 +46,8 @@ pub mod state;
 pub mod state_machine;
 pub mod stats;
 pub mod storage;
+#[cfg(test)]
+mod stored_tests;
 pub mod testing;
 pub mod transfer;
 pub mod unique;

@@ -535,13 +535,13 @@ impl History {
         self.entries.push(entry);
         if self.entries.len() > bounds::HISTORY_FIRST + bounds::HISTORY_LAST {
             self.entries.remove(bounds::HISTORY_FIRST);
-            self.dropped += 1;
+            self.dropped = self.dropped.saturating_add(1);
         }
     }
 
     /// How many transitions were applied in all.
     pub fn applied(&self) -> u64 {
-        self.entries.len() as u64 + self.dropped
+        self.dropped.saturating_add(self.entries.len() as u64)
     }
 }
 

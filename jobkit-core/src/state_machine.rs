@@ -211,7 +211,7 @@ pub fn apply(head: &JobHead, event: &Event, at: &Situation) -> Result<Transition
             (true, open) => {
                 // One of several parents: counted, but no entry in the history.
                 step.head.state = State::Awaiting { open: open - 1 };
-                step.head.version += 1;
+                step.head.version = step.head.version.saturating_add(1);
             }
         },
         (Event::RunNow, State::Awaiting { .. } | State::Scheduled { .. }) => {
@@ -222,11 +222,11 @@ pub fn apply(head: &JobHead, event: &Event, at: &Situation) -> Result<Transition
             step.enter(State::Scheduled { run_at: *run_at }, Reason::Rescheduled);
         }
         (Event::Move, State::Awaiting { .. } | State::Scheduled { .. } | State::Enqueued) => {
-            step.head.version += 1;
+            step.head.version = step.head.version.saturating_add(1);
             step.effects.claimable = from == StateName::Enqueued;
         }
         (Event::Claim(hold), State::Enqueued) => {
-            step.head.fence += 1;
+            step.head.fence = step.head.fence.saturating_add(1);
             step.enter(State::Processing(hold.clone()), Reason::Claimed);
             step.effects.frees_key_at_start = true;
         }
@@ -245,7 +245,7 @@ pub fn apply(head: &JobHead, event: &Event, at: &Situation) -> Result<Transition
         }
         (Event::Rescue { crash_limit }, State::Processing(hold)) => {
             step.effects.frees_slots = true;
-            step.head.crashes += u32::from(hold.started);
+            step.head.crashes = step.head.crashes.saturating_add(u32::from(hold.started));
             match hold.cancel {
                 Some(reason) => step.finish(State::Deleted, reason),
                 None if at.batch_cancelled => step.finish(State::Deleted, Reason::BatchCancelled),
@@ -261,7 +261,7 @@ pub fn apply(head: &JobHead, event: &Event, at: &Situation) -> Result<Transition
             }
             // Lease, slot, key and batch membership stay until settle or rescue.
             step.head.state = State::Processing(Hold { cancel: Some(*reason), ..hold.clone() });
-            step.head.version += 1;
+            step.head.version = step.head.version.saturating_add(1);
         }
         (
             Event::Delete(reason),
@@ -277,7 +277,7 @@ pub fn apply(head: &JobHead, event: &Event, at: &Situation) -> Result<Transition
             if at.batch_cancelled {
                 return Err(Forbidden::BatchCancelled);
             }
-            step.head.run += 1;
+            step.head.run = step.head.run.saturating_add(1);
             step.head.failures = 0;
             step.head.crashes = 0;
             step.effects.reopened = Finish::of(from);
@@ -305,7 +305,7 @@ impl Step<'_> {
         self.head.state = state;
         self.head.reason = reason;
         self.head.entered_at = self.at.now;
-        self.head.version += 1;
+        self.head.version = self.head.version.saturating_add(1);
         self.effects.history = true;
     }
 

@@ -47,7 +47,7 @@ impl Histogram {
 
     /// How many durations were counted.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.buckets.iter().fold(0, |sum, count| u64::saturating_add(sum, *count))
     }
 
     /// Adds another histogram.
@@ -56,7 +56,7 @@ impl Histogram {
             self.buckets.resize(other.buckets.len(), 0);
         }
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
         self.sum_micros = self.sum_micros.saturating_add(other.sum_micros);
     }
@@ -127,13 +127,14 @@ impl Tally {
     /// Adds another tally.
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.gauge.iter_mut().zip(other.gauge) {
-            *mine += theirs;
+            *mine = mine.saturating_add(theirs);
         }
         for (mine, theirs) in self.to.iter_mut().zip(other.to) {
-            *mine += theirs;
+            *mine = mine.saturating_add(theirs);
         }
         for (reason, n) in &other.reasons {
-            *self.reasons.entry(*reason).or_default() += n;
+            let mine = self.reasons.entry(*reason).or_default();
+            *mine = mine.saturating_add(*n);
         }
         self.wait.add(&other.wait);
         self.run.add(&other.run);
@@ -316,7 +317,9 @@ impl Step {
     pub const fn bucket(self, at: Timestamp) -> Timestamp {
         match self.micros() {
             0 => Timestamp::MIN,
-            length => Timestamp::from_micros(at.as_micros().div_euclid(length) * length),
+            length => {
+                Timestamp::from_micros(at.as_micros().div_euclid(length).saturating_mul(length))
+            }
         }
     }
 
