@@ -308,6 +308,7 @@ macro_rules! __list {
         }
         full {
             monitoring {
+                a_place_that_no_list_gave_is_refused
                 a_snapshot_equals_the_jobs_states
                 a_snapshot_tells_what_is_parked
                 a_snapshot_lists_paused_and_served_queues

@@ -12,7 +12,8 @@ use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::stats::{Scope, Step, Tally};
 use jobkit_core::storage::{
-    Action, Count, HistogramQuery, JobQuery, Measure, PauseTarget, Relation, SeriesQuery, Settle,
+    Action, Count, Cursor, HistogramQuery, JobQuery, Measure, PauseTarget, Relation, SeriesQuery,
+    Settle,
 };
 use jobkit_core::{BatchId, ErrorKind, JobId, Name};
 
@@ -647,4 +648,48 @@ pub async fn jobs_that_go_before_are_counted(env: Env) {
     let late = env.add(NewRecord { priority: 0, ..job() }).await;
     assert_eq!(before(late, 100).await, Some(Count::Exact(0)));
     assert_eq!(before(low, 100).await, None, "it runs");
+
+/// MON-4, G20: what is no place in a list is refused, whatever stands in it; what looks like one and is
+/// out of the list's bounds is at most an empty page.
+pub async fn a_place_that_no_list_gave_is_refused(env: Env) {
+    let parent = env.add(job()).await;
+    env.add(after(parent, On::Success)).await;
+    env.add_many(jobs(3)).await;
+    let nonsense = ["", " ", "x", ":", "::::", "\u{1f980}", "\0", "null", "{}", "-", "%00"];
+    let extreme = [i64::MIN, -1, 0, i64::MAX].map(|n| n.to_string());
+    for state in StateName::ALL {
+        for text in nonsense {
+            let query = JobQuery { after: Some(Cursor(text.into())), ..JobQuery::new(state) };
+            let error = env.storage.list(&query).await.expect_err("is refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{state} after {text:?}: {error}");
+        }
+        let mut looks_right = vec!["1:2:3:4:5:6:7".to_owned()];
+        looks_right.extend(extreme.clone());
+        for (a, b) in extreme.iter().flat_map(|a| extreme.iter().map(move |b| (a, b))) {
+            looks_right.extend([
+                format!("{a}:{b}"),
+                format!("default:{a}:{b}"),
+                format!("{a}:{b}:{a}"),
+            ]);
+        }
+        for text in looks_right {
+            let query = JobQuery { after: Some(Cursor(text.clone())), ..JobQuery::new(state) };
+            if let Err(error) = env.storage.list(&query).await {
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::InvalidInput,
+                    "{state} after {text:?}: {error}"
+                );
+            }
+            let page = env.storage.relations(parent, Some(Cursor(text.clone())), 5).await;
+            if let Err(error) = page {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text:?}: {error}");
+            }
+        }
+    }
+    for text in nonsense {
+        let page = env.storage.relations(parent, Some(Cursor(text.into())), 5).await;
+        let error = page.expect_err("is refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "relations after {text:?}: {error}");
+    }
 }

@@ -337,7 +337,7 @@ impl Tables {
             None => (0, Some(Bound::Unbounded)),
             Some((_, 0, seen)) => (usize::try_from(seen).unwrap_or(usize::MAX), None),
             Some((_, on, child)) => {
-                let on = usize::try_from(on - 1).unwrap_or_default();
+                let on = usize::try_from(on.saturating_sub(1)).unwrap_or_default();
                 (usize::MAX, Some(Bound::Excluded((child, on))))
             }
         };
