@@ -293,3 +293,139 @@ fn duration(text: &LitStr) -> Result<Duration> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seeded numbers.
+    struct Random(u64);
+
+    impl Random {
+        fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            of[usize::try_from((z ^ (z >> 31)) % of.len() as u64).unwrap_or(0)]
+        }
+    }
+
+    fn length(text: &str) -> Result<Duration> {
+        duration(&LitStr::new(text, Span::call_site()))
+    }
+
+    #[test]
+    fn a_length_is_a_number_and_a_unit() {
+        for (text, seconds) in [("30s", 30), ("2m", 120), ("1 h", 3600), ("007d", 604_800)] {
+            assert_eq!(length(text).ok(), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(length("500ms").ok(), Some(Duration::from_millis(500)));
+        // Too long for what checks it later, and no panic here.
+        assert!(length("18446744073709551615d").is_ok());
+        let wrong = [
+            "",
+            "s",
+            "0s",
+            "-1s",
+            "+1s",
+            "1.5s",
+            "1",
+            "1w",
+            "1ss",
+            "\u{661}s",
+            "18446744073709551616s",
+            "1s\0",
+        ];
+        for text in wrong {
+            assert!(length(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_length_panic() {
+        const PARTS: [&str; 14] = [
+            "0",
+            "1",
+            "99",
+            "18446744073709551615",
+            "ms",
+            "s",
+            "m",
+            "h",
+            "d",
+            " ",
+            "-",
+            ".",
+            "\u{e4}",
+            "\0",
+        ];
+        let mut random = Random(20_261_123);
+        let mut read = 0;
+        for n in 0..20_000 {
+            let text: String = (0..n % 5).map(|_| random.pick(&PARTS)).collect();
+            if let Ok(length) = length(&text) {
+                read += 1;
+                assert!(!length.is_zero(), "{text:?}");
+            }
+        }
+        assert!(read > 200, "some of it is read: {read}");
+    }
+
+    #[test]
+    fn no_options_make_the_parser_panic() {
+        const PARTS: [&str; 44] = [
+            "name",
+            "aliases",
+            "version",
+            "upgrade",
+            "queue",
+            "priority",
+            "max_attempts",
+            "retry",
+            "classify",
+            "timeout",
+            "retention",
+            "unique",
+            "unique_until",
+            "on_conflict",
+            "limit",
+            "rate_limit",
+            "tags",
+            "display_name",
+            "sensitive",
+            "blocking",
+            "crate",
+            "=",
+            "=",
+            "=",
+            ",",
+            ",",
+            "(\"a\")",
+            "(\"a\", 1)",
+            "(\"a\", 1, \"1m\")",
+            "(1 = up)",
+            "()",
+            "\"2m\"",
+            "\"a\"",
+            "\"\"",
+            "\"k@2\"",
+            "0",
+            "1",
+            "99999999999999999999",
+            "-1",
+            "finished",
+            "replace",
+            "a::b",
+            "\"{user}\"",
+            "\"{{\"",
+        ];
+        let mut random = Random(20_261_123);
+        let mut read = 0;
+        for n in 0..40_000 {
+            let words: Vec<&str> = (0..n % 9).map(|_| random.pick(&PARTS)).collect();
+            read += u32::from(syn::parse_str::<Options>(&words.join(" ")).is_ok());
+        }
+        assert!(read > 500, "some of it is read: {read}");
+    }
+}
