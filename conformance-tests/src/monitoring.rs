@@ -648,6 +648,7 @@ pub async fn jobs_that_go_before_are_counted(env: Env) {
     let late = env.add(NewRecord { priority: 0, ..job() }).await;
     assert_eq!(before(late, 100).await, Some(Count::Exact(0)));
     assert_eq!(before(low, 100).await, None, "it runs");
+}
 
 /// MON-4, G20: what is no place in a list is refused, whatever stands in it; what looks like one and is
 /// out of the list's bounds is at most an empty page.

@@ -216,7 +216,7 @@ impl Flight<'_, '_> {
     pub(crate) fn attach(&mut self, id: BatchId, finish: Option<Finish>, now: Timestamp) -> Done {
         if let Some(batch) = self.batch(id)? {
             batch.changed = true;
-            batch.record.counts.total += 1;
+            batch.record.counts.total = batch.record.counts.total.saturating_add(1);
             if let Some(finish) = finish {
                 batch.record.counts.count(finish, 1);
             }

@@ -74,6 +74,21 @@ pub(crate) fn reason_at(number: i64) -> Reason {
     Reason::from_index(index(number))
 }
 
+/// Where arguments are kept that are out of the row.
+pub(crate) const fn args_aside(seq: i64) -> i64 {
+    seq.wrapping_mul(2)
+}
+
+/// Where a result is kept that is out of the row.
+pub(crate) const fn result_aside(seq: i64) -> i64 {
+    args_aside(seq).wrapping_add(1)
+}
+
+/// The rank is 9 − priority; a damaged one is as good as the last or the first.
+pub(crate) fn priority_at(rank: i64) -> u8 {
+    u8::try_from(9 - rank.clamp(0, 9)).unwrap_or(0)
+}
+
 pub(crate) fn on_at(number: i64) -> On {
     match number {
         1 => On::Failed,
@@ -216,7 +231,7 @@ impl Job {
             id: job_id(row, 1)?,
             queue: row.get(4)?,
             kind: row.get(5)?,
-            priority: u8::try_from(9 - row.get::<_, i64>(6)?).unwrap_or(0),
+            priority: priority_at(row.get(6)?),
             flags: row.get(7)?,
             head: JobHead {
                 state,

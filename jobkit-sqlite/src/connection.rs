@@ -6,10 +6,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use jobkit_core::{Error, Name};
+use jobkit_core::Name;
 use rusqlite::{Connection, OptionalExtension, Params, Row, Statement};
 
-use crate::error::Done;
+use crate::error::{Done, Fault};
 
 /// In SQL of this crate, this stands for the namespace.
 const PLACEHOLDER: &str = "jk_";
@@ -131,14 +131,21 @@ impl<'c> Db<'c> {
         Ok(all)
     }
 
-    /// The name with a number.
+    /// The name with a number; a stand-in where the number is damaged.
     pub(crate) fn name(&self, id: i64) -> Done<Name> {
         if let Some(name) = self.names.borrow().by_id.get(&id) {
             return Ok(name.clone());
         }
-        let text = self
-            .one("SELECT text FROM jk_name WHERE id = ?1", [id], |row| row.get::<_, String>(0))?
-            .ok_or_else(|| Error::corrupt(format!("there is no name number {id}")))?;
+        let read =
+            self.one("SELECT text FROM jk_name WHERE id = ?1", [id], |row| row.get::<_, String>(0));
+        let text = match read.map_err(Fault::from) {
+            Ok(Some(text)) => text,
+            // What is damaged gets a name that nobody serves: an error here would be one of every
+            // claim that comes across the lane.
+            Ok(None) => return Ok(unnamed(id)),
+            Err(fault) if fault.is_damage() => return Ok(unnamed(id)),
+            Err(fault) => return Err(fault),
+        };
         let name = Name::from_stored(text);
         self.names.borrow_mut().keep(id, &name);
         Ok(name)
@@ -183,6 +190,11 @@ impl Names {
         self.by_text.insert(name.clone(), id);
         self.by_id.insert(id, name.clone());
     }
+}
+
+/// A name for a number that has none: 64 bytes at most, like any other.
+fn unnamed(id: i64) -> Name {
+    Name::from_stored(format!("unnamed.{id}"))
 }
 
 pub(crate) fn with_prefix(text: &str, prefix: &str) -> String {

@@ -23,7 +23,8 @@ use rusqlite::params;
 use self::submit::NewSubmission;
 use self::transition::{Budget, Why};
 use crate::codec::{
-    Job, MORE, RESULT_ASIDE, at, bytes16, json, on_at, payload, select_job, small, uint,
+    Job, MORE, RESULT_ASIDE, args_aside, at, bytes16, json, on_at, payload, result_aside,
+    select_job, small, uint,
 };
 use crate::connection::Db;
 use crate::error::{Done, tell_of_damage};
@@ -116,11 +117,11 @@ fn read_details(
     let seq = job.seq;
     let args = match args {
         Some(args) => args,
-        None => aside(db, seq * 2)?
+        None => aside(db, args_aside(seq))?
             .ok_or_else(|| Error::corrupt("the arguments of a job are missing"))?,
     };
     let result = match job.has(RESULT_ASIDE) {
-        true => aside(db, seq * 2 + 1)?,
+        true => aside(db, result_aside(seq))?,
         false => result,
     };
     let history = job.history(db)?;

@@ -74,7 +74,7 @@ impl Flight<'_, '_> {
             .unwrap_or((0, 0));
         let mut last = first;
         for line in lines {
-            last += 1;
+            last = last.saturating_add(1);
             self.db.run(
                 "INSERT INTO jk_log (seq, fence, n, at, level, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
@@ -92,7 +92,7 @@ impl Flight<'_, '_> {
                 "DELETE FROM jk_log WHERE seq = ?1 AND fence = ?2 AND n <= ?3",
                 [seq, fence, last - size(bounds::LOG_LINES)],
             )?;
-            dropped_before += size(gone);
+            dropped_before = dropped_before.saturating_add(size(gone));
         }
         self.db.run(
             "INSERT INTO jk_log_tail (seq, fence, last, dropped) VALUES (?1, ?2, ?3, ?4) \

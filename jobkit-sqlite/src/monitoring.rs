@@ -97,7 +97,7 @@ fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
             pause: pauses.get(&PauseTarget::Queue(name.clone())).cloned(),
             name,
         };
-        let jobs = queue.enqueued + queue.processing + queue.scheduled;
+        let jobs = queue.enqueued.max(queue.processing).max(queue.scheduled);
         if jobs > 0 || queue.pause.is_some() || served.contains(&queue.name) {
             queues.push(queue);
         }

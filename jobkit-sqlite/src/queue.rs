@@ -21,8 +21,8 @@ use rusqlite::params;
 
 pub(crate) use self::lanes::{Lanes, lanes_of};
 use crate::codec::{
-    ASIDE, INLINE_BYTES, Job, MORE, RESULT_ASIDE, STARTED, at, int, job_id, payload, select_job,
-    size, uint,
+    ASIDE, INLINE_BYTES, Job, MORE, RESULT_ASIDE, STARTED, args_aside, at, int, job_id, payload,
+    result_aside, select_job, size, uint,
 };
 use crate::error::{Done, Fault, tell_of_damage};
 use crate::jobs::transition::{Budget, Why};
@@ -123,7 +123,7 @@ impl Flight<'_, '_> {
         let readable = read.and_then(|(job, args)| {
             let args = match args {
                 Some(args) => args,
-                None => aside(self.db, job.seq * 2)?
+                None => aside(self.db, args_aside(job.seq))?
                     .ok_or_else(|| Error::corrupt("the arguments are missing"))?,
             };
             let (limits, extras) = (job.limits()?, job.extras()?);
@@ -227,7 +227,9 @@ impl Flight<'_, '_> {
             .map(|(.., job, args, extras)| {
                 let args = match args {
                     Some(args) => args,
-                    None => aside(self.db, job.seq * 2)?.unwrap_or_else(Payload::empty_object),
+                    None => {
+                        aside(self.db, args_aside(job.seq))?.unwrap_or_else(Payload::empty_object)
+                    }
                 };
                 self.claimed(job, args, extras)
             })
@@ -336,7 +338,7 @@ impl Flight<'_, '_> {
                 self.db.run(
                     "INSERT INTO jk_payload (id, body) VALUES (?1, ?2) \
                      ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                    params![job.seq * 2 + 1, result.as_bytes()],
+                    params![result_aside(job.seq), result.as_bytes()],
                 )?;
             }
             Some(result) => {

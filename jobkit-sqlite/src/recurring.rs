@@ -63,6 +63,27 @@ fn read_all(
     Ok(records)
 }
 
+/// Those that can be read: one that cannot must not keep the others from being fired.
+fn read_sound(
+    db: &Db<'_>,
+    text: &'static str,
+    params: impl rusqlite::Params,
+) -> Done<Vec<RecurringRecord>> {
+    let mut statement = db.prepare(text)?;
+    let mut rows = statement.query(params)?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        match read(row) {
+            Ok(record) => records.push(record),
+            Err(fault) if fault.is_damage() => {
+                tracing::warn!(error = %fault, "a schedule cannot be read and is passed over");
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(records)
+}
+
 pub(crate) fn load(db: &Db<'_>, id: &str) -> Done<Option<RecurringRecord>> {
     let text = select_recurring!("WHERE id = ?1 AND spec IS NOT NULL");
     Ok(read_all(db, text, [id])?.pop())
@@ -79,7 +100,7 @@ fn fires_at(record: &RecurringRecord, now: Timestamp) -> Option<Timestamp> {
 
 fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
     // Those that are due, and those whose pause may say when they will be.
-    let mut waiting = read_all(
+    let mut waiting = read_sound(
         db,
         select_recurring!(
             "INDEXED BY jk_recurring_by_due WHERE next_due IS NOT NULL AND next_due <= ?1 \
@@ -98,7 +119,7 @@ fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
         )?
         .map(Timestamp::from_micros);
     // Of those with a pause, only what lies before can be earlier.
-    waiting.extend(read_all(
+    waiting.extend(read_sound(
         db,
         select_recurring!(
             "INDEXED BY jk_recurring_by_due WHERE next_due IS NOT NULL AND next_due > ?1 \
@@ -314,7 +335,7 @@ impl Flight<'_, '_> {
                 row.get::<_, Option<i64>>(0)
             })?
             .flatten();
-        let n = last.unwrap_or(0) + 1;
+        let n = last.unwrap_or(0).saturating_add(1);
         self.db.run(
             "INSERT INTO jk_recurring_run (recurring, n, body) VALUES (?1, ?2, ?3)",
             params![id, n, serde_json::to_string(run)?],
@@ -409,7 +430,7 @@ impl RecurringStore for SqliteStorage {
     ) -> Result<Vec<RecurringRecord>> {
         let after = after.unwrap_or_default().to_owned();
         self.read("list_recurring", move |db| {
-            read_all(
+            read_sound(
                 db,
                 select_recurring!("WHERE id > ?1 AND spec IS NOT NULL ORDER BY id LIMIT ?2"),
                 params![after, size(limit)],

@@ -217,9 +217,11 @@ impl<'d, 'c> Flight<'d, 'c> {
     pub(crate) fn next_seq(&mut self) -> Done<i64> {
         let next = match self.next_seq {
             Some(next) => next,
-            None => self.last_seq()? + 1,
+            None => self.last_seq()?.saturating_add(1),
         };
-        self.next_seq = Some(next + 1);
+        let after = next.checked_add(1);
+        self.next_seq =
+            Some(after.ok_or_else(|| Error::corrupt("the last place in line is taken"))?);
         Ok(next)
     }
 
@@ -475,8 +477,8 @@ impl<'c> WriterThread<'c> {
             self.folded = Some(Instant::now());
         }
         if let Some((_, signal)) = &mut self.seen {
-            signal.0 += i64::from(after.work);
-            signal.1 += i64::from(!after.pushes.is_empty());
+            signal.0 = signal.0.wrapping_add(i64::from(after.work));
+            signal.1 = signal.1.wrapping_add(i64::from(!after.pushes.is_empty()));
         }
         self.tail = after.tail;
         if after.work {

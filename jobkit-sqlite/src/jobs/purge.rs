@@ -87,7 +87,7 @@ impl Flight<'_, '_> {
             removed += 1;
         }
         let resume = match full && kept > 0 {
-            true if removed == 0 && reached == from => from + 1,
+            true if removed == 0 && reached == from => from.saturating_add(1),
             true => reached,
             false => 0,
         };

@@ -17,7 +17,8 @@ use rusqlite::params;
 use super::state_of;
 use super::transition::{Budget, Why};
 use crate::codec::{
-    ASIDE, CHILDREN, INLINE_BYTES, bytes16, on_number, size, start_number, state_at, to_json,
+    ASIDE, CHILDREN, INLINE_BYTES, args_aside, bytes16, on_number, size, start_number, state_at,
+    to_json,
 };
 use crate::error::Done;
 use crate::writer::{Flight, Push};
@@ -202,7 +203,7 @@ impl Flight<'_, '_> {
 
     fn remove_new(&self, seq: i64) -> Done {
         self.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
-        self.db.run("DELETE FROM jk_payload WHERE id = ?1", [seq * 2])?;
+        self.db.run("DELETE FROM jk_payload WHERE id = ?1", [args_aside(seq)])?;
         Ok(())
     }
 
@@ -310,7 +311,7 @@ impl Flight<'_, '_> {
         if aside {
             self.db.run(
                 "INSERT INTO jk_payload (id, body) VALUES (?1, ?2)",
-                params![seq * 2, record.args.as_bytes()],
+                params![args_aside(seq), record.args.as_bytes()],
             )?;
         }
         Ok(true)

@@ -35,7 +35,9 @@ impl Flight<'_, '_> {
 
     /// How many more may take it now. Starts that do not count any more are forgotten on the way.
     pub(super) fn room(&self, row: &mut Row, now: Timestamp) -> Done<usize> {
-        let Some(window) = row.window else { return Ok(index((row.max - row.used).max(0))) };
+        let Some(window) = row.window else {
+            return Ok(index(row.max.saturating_sub(row.used).max(0)));
+        };
         if row.room_at.is_some_and(|at| at <= now.as_micros()) {
             let over = self.db.all(
                 "SELECT at, n FROM jk_limit_start WHERE lim = ?1 AND at <= ?2 ORDER BY at LIMIT ?3",
@@ -48,10 +50,11 @@ impl Flight<'_, '_> {
                     [row.id, *last],
                 )?;
             }
-            row.started = (row.started - over.iter().map(|(_, n)| n).sum::<i64>()).max(0);
+            row.started =
+                over.iter().fold(row.started, |left, (_, n)| left.saturating_sub(*n)).max(0);
             self.note_starts(row, window)?;
         }
-        Ok(index((row.max - row.started).max(0)))
+        Ok(index(row.max.saturating_sub(row.started).max(0)))
     }
 
     /// Notes how many starts count, and when the first of them ends: at once, if more are to be

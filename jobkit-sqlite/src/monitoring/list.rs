@@ -7,7 +7,7 @@ use jobkit_core::{Error, JobId, Name, Timestamp, bounds};
 use rusqlite::params;
 
 use super::{count, queue_of};
-use crate::codec::{Job, MORE, select_job, size, uint};
+use crate::codec::{Job, MORE, args_aside, select_job, size, uint};
 use crate::connection::Db;
 use crate::error::{Done, tell_of_damage};
 use crate::jobs::{aside, find};
@@ -93,7 +93,7 @@ impl<'q> Filter<'q> {
             if !named {
                 let large = match args {
                     Some(_) => None,
-                    None => aside(db, job.seq * 2)?,
+                    None => aside(db, args_aside(job.seq))?,
                 };
                 let args = args.or(large.as_deref()).unwrap_or_default();
                 return Ok(String::from_utf8_lossy(args).contains(text.as_str()));

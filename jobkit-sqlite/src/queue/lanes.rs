@@ -5,6 +5,7 @@
 
 use jobkit_core::record::Payload;
 use rusqlite::params;
+use rusqlite::types::Value;
 
 use crate::codec::{Job, MORE, payload, select_job, size};
 use crate::connection::Db;
@@ -16,12 +17,15 @@ pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> Done<Vec<i64>> {
         "SELECT kind FROM jk_job INDEXED BY jk_ready \
          WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind > ?2 ORDER BY kind LIMIT 1",
     )?;
-    let (mut kinds, mut last) = (Vec::new(), i64::MIN);
+    let (mut kinds, mut last) = (Vec::new(), Value::Integer(i64::MIN));
     loop {
-        let mut rows = statement.query([queue, last])?;
+        let mut rows = statement.query(params![queue, last])?;
         let Some(row) = rows.next()? else { return Ok(kinds) };
         last = row.get(0)?;
-        kinds.push(last);
+        // What is no number is damaged, and nobody's lane.
+        if let Value::Integer(kind) = last {
+            kinds.push(kind);
+        }
     }
 }
 

@@ -6,4 +6,5 @@ mod conformance;
 mod file;
 #[cfg(target_os = "linux")]
 mod read_only;
+mod scribble;
 mod transaction;
