@@ -117,7 +117,7 @@ impl Search {
         let config = Config {
             failure_persistence: None,
             max_shrink_time: u32::try_from(SHRINKING.as_millis()).unwrap_or(u32::MAX),
-            max_shrink_iters: 10_000,
+            max_shrink_iters: 1_000,
             ..Config::default()
         };
         let mut bytes = [0; 32];
