@@ -239,6 +239,39 @@ pub fn run<B: TestBackend>(groups: &'static [Group], case: fn(Env) -> CaseFuture
     }
 }
 
+/// Runs one case of the suite alone, as `domain::name` names it; the words it failed with.
+///
+/// For a backend that is being written, which chooses the cases that must be green so far, and for faults
+/// planted on purpose, which a case must turn red.
+///
+/// # Errors
+/// What the case panicked with, or that there is no such case.
+///
+/// # Example: one case of a storage
+/// ```
+/// # use std::sync::Arc;
+/// # use conformance_tests::TestBackend;
+/// # use jobkit_core::{MemoryStorage, storage::Storage};
+/// # struct Memory;
+/// # impl TestBackend for Memory {
+/// #     type Guard = ();
+/// #     async fn setup() -> (Arc<dyn Storage>, ()) { (Arc::new(MemoryStorage::new()), ()) }
+/// # }
+/// conformance_tests::try_case::<Memory>("locks::a_held_lock_is_not_given_to_another")?;
+/// # Ok::<(), String>(())
+/// ```
+pub fn try_case<B: TestBackend>(name: &str) -> Result<(), String> {
+    let named = |case: &&Case| name.split_once("::") == Some((case.domain, case.name));
+    let case = crate::CASES.iter().find(named).ok_or_else(|| format!("no case is named {name}"))?;
+    let (_, capabilities) = describe::<B>();
+    // A few bytes for as long as the process lives, as the cases want them.
+    let groups: &'static [Group] = Box::leak(Group::of(&capabilities).into_boxed_slice());
+    attempt::<B>(groups, case).map_err(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
+    })
+}
+
 /// Runs one case on threads that bear its name; what it panicked with.
 pub(crate) fn attempt<B: TestBackend>(
     groups: &'static [Group],

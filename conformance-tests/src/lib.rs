@@ -52,7 +52,7 @@ pub mod unique;
 #[doc(hidden)]
 pub mod why;
 
-pub use backend::{Case, CaseFuture, Connections, Group, TestBackend, run};
+pub use backend::{Case, CaseFuture, Connections, Group, TestBackend, run, try_case};
 pub use cases::{CASES, SOURCES};
 pub use cli::{cli, cli_with};
 pub use fixtures::Env;

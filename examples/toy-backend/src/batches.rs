@@ -1,0 +1,514 @@
+//! `impl BatchStore`, and what members and batches inside tell the batch around them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jobkit_core::batch::{BatchRecord, BatchState, NewBatch, Starts, too_deep};
+use jobkit_core::edge::{BatchCounts, Finish, On, Parent};
+use jobkit_core::record::NewRecord;
+use jobkit_core::refusal::Refusal;
+use jobkit_core::state::{Reason, StateName};
+use jobkit_core::state_machine::Event;
+use jobkit_core::storage::{BatchOutcome, BatchStore, Submission};
+use jobkit_core::{BatchId, Result, Timestamp, bounds};
+use serde::{Deserialize, Serialize};
+
+use crate::ToyStorage;
+use crate::call::Call;
+use crate::edges::{Ended, Verdict, children};
+use crate::fault::Fault;
+use crate::keys::{self, Key, end_of, last_id, last_number, open_edges, table};
+use crate::record::Job;
+use crate::submit::{Plan, Planned, planned};
+use crate::sweep::{Mark, Spread};
+
+/// How long an empty batch is kept once it has completed.
+const EMPTY_BATCH_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// A batch as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Batch {
+    record: BatchRecord,
+    /// How the batch around it counts it.
+    counted: Option<Finish>,
+    /// It is filled, and waits for the batch around it to be started.
+    starts_with_parent: bool,
+}
+
+impl Batch {
+    /// The key among those that are being filled, by their last attach.
+    fn filling(&self) -> Option<Key> {
+        let is_filling = self.record.started_at.is_none() && !self.starts_with_parent;
+        let key = table("filling").at(self.record.attached_at).id(self.record.id.as_bytes());
+        is_filling.then_some(key)
+    }
+}
+
+fn nested(parent: BatchId) -> Key {
+    table("nested").id(parent.as_bytes())
+}
+
+fn members(batch: BatchId) -> Key {
+    table("member").id(batch.as_bytes())
+}
+
+#[async_trait]
+impl BatchStore for ToyStorage {
+    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        self.write(now, |call| {
+            let Some(mut batch) = call.find_batch(id)? else {
+                return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
+            };
+            if call.is_cancelled(id)? {
+                return Ok(BatchOutcome::Refused(Refusal::BatchCancelled { batch: id }));
+            }
+            if batch.record.started_at.is_some() || batch.starts_with_parent {
+                return Ok(BatchOutcome::AlreadyApplied);
+            }
+            let around = match batch.record.parent {
+                Some(parent) => call.stored_batch(parent)?,
+                None => None,
+            };
+            if around.is_some_and(|around| around.started_at.is_none()) {
+                batch.starts_with_parent = true;
+                call.save_batch(&batch)?;
+            } else {
+                call.begin(batch, bounds::MAX_STEP_ITEMS)?;
+            }
+            Ok(BatchOutcome::Changed)
+        })
+    }
+
+    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+        self.write(now, |call| {
+            let Some(batch) = call.stored_batch(id)? else {
+                return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
+            };
+            if batch.cancelled_at.is_some() {
+                return Ok(BatchOutcome::AlreadyApplied);
+            }
+            if batch.completed_at.is_some() {
+                return Ok(BatchOutcome::Refused(Refusal::BatchFinished { batch: id }));
+            }
+            call.cancel(id, Reason::BatchCancelled, bounds::MAX_STEP_ITEMS)?;
+            Ok(BatchOutcome::Changed)
+        })
+    }
+
+    async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
+        self.read(None, |call| call.stored_batch(id))
+    }
+
+    async fn batches(
+        &self,
+        state: Option<BatchState>,
+        before: Option<BatchId>,
+        limit: usize,
+    ) -> Result<Vec<BatchRecord>> {
+        self.read(None, |call| {
+            let all = table("batch");
+            let end = before.map_or(all.end(), |before| keys::batch(before).into());
+            let keys: Vec<&[u8]> = call.tx.keys(&all, &end).collect();
+            // Ids sort by time.
+            let batches = keys.into_iter().rev().filter_map(|key| call.get(key).transpose());
+            let records = batches.map(|batch| batch.map(|batch: Batch| batch.record));
+            let wanted = |it: &Result<BatchRecord>| {
+                state.is_none_or(|state| it.as_ref().map_or(true, |it| it.state() == state))
+            };
+            records.filter(wanted).take(limit).collect()
+        })
+    }
+}
+
+/// Opening and attaching.
+impl Call<'_> {
+    fn find_batch(&self, id: BatchId) -> Result<Option<Batch>> {
+        self.get(&keys::batch(id))
+    }
+
+    pub(crate) fn stored_batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
+        Ok(self.find_batch(id)?.map(|batch| batch.record))
+    }
+
+    fn save_batch(&mut self, batch: &Batch) -> Result<()> {
+        let before = self.find_batch(batch.record.id)?;
+        if let Some(key) = before.and_then(|before| before.filling()) {
+            self.tx.delete(key);
+        }
+        if let Some(key) = batch.filling() {
+            self.tx.put(key, []);
+        }
+        self.put(keys::batch(batch.record.id), batch)
+    }
+
+    /// A batch and those around it, from the inside.
+    fn batches_around(&self, id: BatchId) -> Result<Vec<BatchRecord>> {
+        let mut around = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let Some(record) = self.stored_batch(id)? else { break };
+            next = record.parent;
+            around.push(record);
+        }
+        Ok(around)
+    }
+
+    /// Whether a batch, or one around it, was cancelled.
+    pub(crate) fn is_cancelled(&self, id: BatchId) -> Result<bool> {
+        Ok(self.batches_around(id)?.iter().any(|batch| batch.cancelled_at.is_some()))
+    }
+
+    /// Whether a submission opens its batch, which is not stored yet, and whether the one around that is
+    /// still being filled.
+    pub(crate) fn plan_batch(&self, submission: &Submission) -> Planned<(bool, bool)> {
+        let Some(new) = &submission.batch else { return Ok(Ok((false, false))) };
+        if self.stored_batch(new.id)?.is_some() {
+            return Ok(Ok((false, false)));
+        }
+        let Some(parent) = new.parent else { return Ok(Ok((true, false))) };
+        let waits = planned!(self.attachable(parent));
+        if self.batches_around(parent)?.len() >= bounds::BATCH_NESTING {
+            return Ok(Err(too_deep()));
+        }
+        Ok(Ok((true, waits)))
+    }
+
+    /// Whether a new job has to wait for the start of its batch.
+    pub(crate) fn waits_for_batch(
+        &self,
+        job: &NewRecord,
+        opened: Option<&NewBatch>,
+        waits_for_parent: bool,
+    ) -> Planned<bool> {
+        match (job.batch, opened) {
+            (None, _) => Ok(Ok(false)),
+            (Some(id), Some(new)) if new.id == id => {
+                Ok(Ok(new.starts == Starts::WhenStarted || waits_for_parent))
+            }
+            (Some(id), _) => self.attachable(id),
+        }
+    }
+
+    /// Whether what is attached to a stored batch has to wait for its start.
+    fn attachable(&self, id: BatchId) -> Planned<bool> {
+        let refusal = match self.stored_batch(id)? {
+            None => Refusal::BatchGone { batch: id },
+            Some(_) if self.is_cancelled(id)? => Refusal::BatchCancelled { batch: id },
+            Some(batch) if batch.completed_at.is_some() => Refusal::BatchFinished { batch: id },
+            Some(batch) => return Ok(Ok(batch.started_at.is_none())),
+        };
+        Ok(Err(refusal))
+    }
+
+    pub(crate) fn open_batch(&mut self, submission: &Submission, plan: &Plan) -> Result<()> {
+        let Some(new) = submission.batch.as_ref().filter(|_| plan.opens_batch) else {
+            return Ok(());
+        };
+        let at_once = new.starts == Starts::AtOnce;
+        let record = BatchRecord {
+            id: new.id,
+            name: new.name.clone(),
+            parent: new.parent,
+            counts: BatchCounts::default(),
+            created_at: self.now,
+            attached_at: self.now,
+            started_at: (at_once && !plan.waits_for_parent).then_some(self.now),
+            completed_at: None,
+            succeeded_at: None,
+            cancelled_at: None,
+        };
+        let starts_with_parent = at_once && plan.waits_for_parent;
+        self.save_batch(&Batch { record, counted: None, starts_with_parent })?;
+        self.batches.insert(new.id);
+        if let Some(parent) = new.parent {
+            self.tx.put(nested(parent).id(new.id.as_bytes()), []);
+            self.add_member(parent, None)?;
+        }
+        Ok(())
+    }
+
+    // [guide: attach]
+    pub(crate) fn attach(&mut self, job: &Job) -> Result<()> {
+        let Some(id) = job.record.batch else { return Ok(()) };
+        self.add_member(id, Finish::of(job.record.state()))?;
+        self.batches.insert(id);
+        Ok(())
+    }
+
+    /// Counts a new member, and notes here and around that something was attached: batches that are being
+    /// filled are discarded so long after that.
+    fn add_member(&mut self, id: BatchId, finish: Option<Finish>) -> Result<()> {
+        let now = self.now;
+        self.change_batch(id, |batch| {
+            batch.record.counts.total += 1;
+            if let Some(finish) = finish {
+                batch.record.counts.count(finish, 1);
+            }
+        })?;
+        for record in self.batches_around(id)? {
+            self.change_batch(record.id, |batch| batch.record.attached_at = now)?;
+            if record.started_at.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a member's end or return in its batch.
+    pub(crate) fn tell_batch(
+        &mut self,
+        job: &Job,
+        reopened: Option<Finish>,
+        finished: Option<Finish>,
+    ) -> Result<()> {
+        let Some(id) = job.record.batch else { return Ok(()) };
+        if reopened.is_some() && finished.is_none() && self.has(Fault::RequeueSkipsTheBatch) {
+            return Ok(());
+        }
+        self.recount(id, reopened, finished)
+    }
+
+    fn recount(&mut self, id: BatchId, less: Option<Finish>, more: Option<Finish>) -> Result<()> {
+        for (finish, by) in [(less, -1), (more, 1)] {
+            if let Some(finish) = finish {
+                self.change_batch(id, |batch| batch.record.counts.count(finish, by))?;
+                self.batches.insert(id);
+            }
+        }
+        Ok(())
+    }
+    // [end]
+
+    fn change_batch(&mut self, id: BatchId, change: impl FnOnce(&mut Batch)) -> Result<()> {
+        let Some(mut batch) = self.find_batch(id)? else { return Ok(()) };
+        change(&mut batch);
+        self.save_batch(&batch)
+    }
+
+    /// Completes a batch whose members have all finished, and decides what waits for that.
+    pub(crate) fn advance_batch(&mut self, id: BatchId) -> Result<()> {
+        let Some(mut batch) = self.find_batch(id)? else { return Ok(()) };
+        let changed = batch.record.advance(self.now);
+        if changed && batch.record.counts.total == 0 {
+            let gone_at = self.now.plus(EMPTY_BATCH_KEPT);
+            self.tx.put(table("empty").at(gone_at).id(id.as_bytes()), []);
+        }
+        // Also without a change: a Failed member that is deleted makes success unmeetable.
+        let parent = Parent::Batch(id);
+        if batch.record.completed_at.is_some()
+            && self.has_open_edges(parent)
+            && !self.has(Fault::BatchEndDecidesNothing)
+        {
+            let verdict = Verdict::Batch(batch.record.counts);
+            self.ended.push_back(Ended { parent, verdict, through: self.last("sequence") });
+        }
+        // One member of the batch around it.
+        let (before, now) = (batch.counted, batch.record.as_member());
+        batch.counted = now;
+        self.save_batch(&batch)?;
+        match batch.record.parent {
+            Some(around) if before != now => self.recount(around, before, now),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Starting and cancelling.
+impl Call<'_> {
+    fn begin(&mut self, mut batch: Batch, max: usize) -> Result<usize> {
+        let id = batch.record.id;
+        batch.record.started_at = Some(self.now);
+        batch.starts_with_parent = false;
+        self.save_batch(&batch)?;
+        self.batches.insert(id);
+        self.spread(id, Spread::Start, 0, None, max)
+    }
+
+    /// Cancels a batch and what is inside, at most `max` members and batches; a mark for the rest.
+    pub(crate) fn cancel(&mut self, id: BatchId, reason: Reason, max: usize) -> Result<usize> {
+        let now = self.now;
+        self.change_batch(id, |batch| {
+            batch.record.cancelled_at = Some(now);
+            // So that it can complete.
+            batch.record.started_at.get_or_insert(now);
+            batch.starts_with_parent = false;
+        })?;
+        self.batches.insert(id);
+        self.spread(id, Spread::Cancel(reason), 0, None, max)
+    }
+
+    // [guide: spread]
+    /// Starts or cancels members of a batch and batches inside it, from the places named on, at most `max`;
+    /// a mark for the rest.
+    pub(crate) fn spread(
+        &mut self,
+        id: BatchId,
+        what: Spread,
+        mut after: u64,
+        mut inside: Option<BatchId>,
+        max: usize,
+    ) -> Result<usize> {
+        if what == Spread::Start && self.is_cancelled(id)? {
+            return Ok(0);
+        }
+        let mut done = 0;
+        loop {
+            let member = self.member_after(id, what, after);
+            let batch = self.nested_after(id, inside).filter(|_| member.is_none());
+            if member.is_none() && batch.is_none() {
+                return Ok(done);
+            }
+            if done >= max {
+                self.mark(&Mark::Spread { batch: id, what, after, inside })?;
+                return Ok(done);
+            }
+            done += 1;
+            let left = max - done;
+            match (member, batch, what) {
+                (Some(place), _, Spread::Start) => self.release(place)?,
+                (Some(place), _, Spread::Cancel(reason)) => self.give_up(place, reason)?,
+                (_, Some(nested), Spread::Start) => {
+                    let batch = self.find_batch(nested)?.filter(|it| it.starts_with_parent);
+                    done += batch.map_or(Ok(0), |batch| self.begin(batch, left))?;
+                }
+                (_, Some(nested), Spread::Cancel(reason)) => {
+                    done += self.cancel_inside(nested, reason, left)?;
+                }
+                (None, None, _) => {}
+            }
+            after = member.unwrap_or(after);
+            inside = batch.or(inside);
+        }
+    }
+    // [end]
+
+    fn member_after(&self, id: BatchId, what: Spread, after: u64) -> Option<u64> {
+        let table = match what {
+            Spread::Start => table("unreleased").id(id.as_bytes()),
+            Spread::Cancel(_) => members(id),
+        };
+        let from = table.clone().number(after.checked_add(1)?);
+        self.keys_from(&table, &from, 1).pop().map(|key| last_number(&key))
+    }
+
+    fn nested_after(&self, id: BatchId, after: Option<BatchId>) -> Option<BatchId> {
+        let all = nested(id);
+        let from = after.map_or(all.to_vec(), |after| all.clone().id(after.as_bytes()).end());
+        self.keys_from(&all, &from, 1).pop().map(|key| last_id(&key))
+    }
+
+    fn release(&mut self, place: u64) -> Result<()> {
+        let mut job = self.job(place)?;
+        job.waits_for_batch = false;
+        self.save(&job)?;
+        self.must(place, &Event::Decided { met: true, otherwise: Reason::Unmeetable })?;
+        Ok(())
+    }
+
+    fn cancel_inside(&mut self, id: BatchId, reason: Reason, max: usize) -> Result<usize> {
+        let Some(batch) = self.stored_batch(id)? else { return Ok(0) };
+        if batch.cancelled_at.is_some() {
+            return Ok(0);
+        }
+        if batch.completed_at.is_none() {
+            return self.cancel(id, reason, max);
+        }
+        // It stays completed; but members of it, or of what is inside, may have come back.
+        let after = if batch.counts.open() > 0 { 0 } else { u64::MAX };
+        self.spread(id, Spread::Cancel(reason), after, None, max)
+    }
+}
+
+/// Retention.
+impl Call<'_> {
+    /// Whether an expired member may be removed. A Failed one ends the wait for the success of its batch,
+    /// and of those around it, which would keep everything for ever.
+    pub(crate) fn lets_members_go(&mut self, id: BatchId, state: StateName) -> Result<bool> {
+        if state == StateName::Failed && self.is_over(id, true)? {
+            for record in self.batches_around(id)? {
+                if !record.counts.lost && record.succeeded_at.is_none() {
+                    self.change_batch(record.id, |batch| batch.record.counts.lost = true)?;
+                    self.batches.insert(record.id);
+                }
+            }
+            self.budget = bounds::CHILDREN_IN_SETTLE;
+            self.settle_down()?;
+        }
+        self.is_over(id, false)
+    }
+
+    /// Whether a batch and all around it have completed and their continuations have finished; or whether
+    /// nothing but the success of some batch is waited for.
+    fn is_over(&self, id: BatchId, but_for_success: bool) -> Result<bool> {
+        for batch in self.batches_around(id)? {
+            let parent = Parent::Batch(batch.id);
+            let waits = [On::Any, On::Failed]
+                .iter()
+                .any(|on| self.first(&open_edges(parent, *on)).is_some());
+            let success = open_edges(parent, On::Success);
+            let waits = waits || !but_for_success && self.first(&success).is_some();
+            if waits || batch.completed_at.is_none() || self.has_marks(parent) {
+                return Ok(false);
+            }
+            for key in self.keys(&children(parent), usize::MAX) {
+                let child = last_number(&key);
+                let open = but_for_success && self.has_key(&success.clone().number(child));
+                if !open && !self.job(child)?.record.state().is_finished() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes members that were kept for their batch, and batches that never had any; how many.
+    pub(crate) fn purge_batches(&mut self, max: usize) -> Result<usize> {
+        let mut done = 0;
+        let kept = table("kept");
+        let mut from = kept.to_vec();
+        while done < max
+            && let Some(key) = self.keys_from(&kept, &from, 1).pop()
+        {
+            let of_batch = &key[..key.len() - 8];
+            // Behind all members of the batch, without walking over them.
+            from = end_of(of_batch);
+            let id = last_id(of_batch);
+            while done < max
+                && self.is_over(id, false)?
+                && let Some(key) = self.first(&kept.clone().id(id.as_bytes()))
+                && self.remove(last_number(&key))?
+            {
+                done += 1;
+            }
+        }
+        let end = table("empty").at(self.now).end();
+        let empty = self.tx.keys(&table("empty"), &end).take(max - done);
+        for key in empty.map(<[u8]>::to_vec).collect::<Vec<_>>() {
+            let id = last_id(&key);
+            self.tx.delete(key);
+            done += 1;
+            if self.is_over(id, false)? {
+                self.remove_batch(id)?;
+            } else {
+                let again = self.now.plus(Duration::from_secs(3600));
+                self.tx.put(table("empty").at(again).id(id.as_bytes()), []);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The batch goes with its last member, and with it those around it that have none left either.
+    pub(crate) fn member_removed(&mut self, id: BatchId) -> Result<()> {
+        let is_empty = self.first(&members(id)).is_none() && self.first(&nested(id)).is_none();
+        if is_empty { self.remove_batch(id) } else { Ok(()) }
+    }
+
+    fn remove_batch(&mut self, id: BatchId) -> Result<()> {
+        let Some(batch) = self.stored_batch(id)? else { return Ok(()) };
+        self.tx.delete(keys::batch(id));
+        self.delete_all(&children(Parent::Batch(id)));
+        let Some(around) = batch.parent else { return Ok(()) };
+        self.tx.delete(nested(around).id(id.as_bytes()));
+        self.member_removed(around)
+    }
+}

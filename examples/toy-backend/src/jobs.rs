@@ -1,0 +1,82 @@
+//! `impl JobStore`.
+
+use async_trait::async_trait;
+use jobkit_core::record::{AttemptError, JobDetails, JobRecord, Payload};
+use jobkit_core::state::Reason;
+use jobkit_core::storage::{
+    ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest, Submitted,
+    check_items,
+};
+use jobkit_core::{JobId, Result, bounds};
+
+use crate::ToyStorage;
+use crate::call::Call;
+use crate::keys::beside;
+use crate::record::Job;
+use crate::settle::KeptError;
+
+#[async_trait]
+impl JobStore for ToyStorage {
+    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+        check_items("submissions", request.submissions.len())?;
+        self.write(request.now, |call| {
+            let submissions = request.submissions.iter();
+            submissions.map(|one| call.submit_one(one, Reason::Submitted)).collect()
+        })
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
+        self.read(None, |call| {
+            let job = call.job_by_id(id)?;
+            job.map(|job| call.details(job)).transpose()
+        })
+    }
+
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
+        self.read(None, |call| {
+            let record = |id: &JobId| Ok(call.job_by_id(*id)?.map(|job| job.record));
+            ids.iter().map(record).collect()
+        })
+    }
+
+    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+        check_items("changes", request.changes.len())?;
+        self.write(request.now, |call| {
+            let change = |change| {
+                call.budget = bounds::CHILDREN_IN_SETTLE;
+                let outcome = call.change(change, request.actor)?;
+                call.settle_down()?;
+                Ok(outcome)
+            };
+            request.changes.iter().map(change).collect()
+        })
+    }
+
+    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
+        self.write(request.now, |call| call.purge(request.max))
+    }
+
+    async fn sweep(&self, request: StepRequest) -> Result<Step> {
+        self.write(request.now, |call| call.sweep(request.max))
+    }
+}
+
+impl Call<'_> {
+    /// A job with what is kept beside it.
+    fn details(&self, job: Job) -> Result<JobDetails> {
+        let place = job.record.sequence;
+        let bytes = |what| self.tx.get(&beside(place, what)).map(Payload::from);
+        let errors = self.keys(&beside(place, "error"), usize::MAX);
+        let errors = errors.iter().filter_map(|key| self.get(key).transpose());
+        let errors: Result<Vec<KeptError>> = errors.collect();
+        Ok(JobDetails {
+            args: bytes("args").unwrap_or_default(),
+            result: bytes("result"),
+            history: job.history,
+            errors: errors?.into_iter().map(AttemptError::from).collect(),
+            parents: job.parents.iter().map(Into::into).collect(),
+            progress: job.progress,
+            record: job.record,
+        })
+    }
+}

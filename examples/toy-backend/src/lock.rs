@@ -1,0 +1,90 @@
+//! `impl LockStore`.
+
+use async_trait::async_trait;
+use jobkit_core::name::check_label;
+use jobkit_core::storage::{LockLease, LockRequest, LockStore};
+use jobkit_core::{Error, Incarnation, Result, Timestamp, bounds};
+use serde::{Deserialize, Serialize};
+
+use crate::ToyStorage;
+use crate::fault::Fault;
+use crate::keys::{Key, table};
+
+/// A lock. Its row stays for ever, since its generation must never repeat.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Lock {
+    generation: u64,
+    holder: Option<(Incarnation, Timestamp)>,
+}
+
+impl Lock {
+    fn is_of(&self, request: &LockRequest, generation: u64) -> bool {
+        self.generation == generation
+            && self.holder.is_some_and(|(owner, _)| owner == request.owner)
+    }
+}
+
+#[async_trait]
+impl LockStore for ToyStorage {
+    // [guide: lock]
+    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+        check(request)?;
+        self.write(request.now, |call| {
+            let mut lock: Lock = call.get(&key(request))?.unwrap_or_default();
+            let expires_at = call.now.plus(request.ttl);
+            match lock.holder.filter(|(_, until)| *until > call.now) {
+                // Asked again, since the answer was lost.
+                Some((owner, _)) if owner == request.owner => {}
+                Some(_) if !call.has(Fault::LockIsGivenTwice) => return Ok(None),
+                _ => lock.generation += 1,
+            }
+            lock.holder = Some((request.owner, expires_at));
+            call.put(key(request), &lock)?;
+            Ok(Some(LockLease { generation: lock.generation, expires_at }))
+        })
+    }
+    // [end]
+
+    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        check(request)?;
+        self.write(request.now, |call| {
+            let mut lock: Lock = call.get(&key(request))?.unwrap_or_default();
+            // Also after its expiry, as long as nobody else has taken it.
+            let held = lock.is_of(request, generation);
+            if held {
+                lock.holder = Some((request.owner, call.now.plus(request.ttl)));
+                call.put(key(request), &lock)?;
+            }
+            Ok(held)
+        })
+    }
+
+    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+        check(request)?;
+        self.write(request.now, |call| {
+            let mut lock: Lock = call.get(&key(request))?.unwrap_or_default();
+            if !lock.is_of(request, generation) {
+                return Ok(false);
+            }
+            let held = lock.holder.take().is_some_and(|(_, until)| until > call.now);
+            if call.has(Fault::LockGenerationRepeats) {
+                lock.generation = 0;
+            }
+            call.put(key(request), &lock)?;
+            Ok(held)
+        })
+    }
+}
+
+fn key(request: &LockRequest) -> Key {
+    table("lock").text(&request.name)
+}
+
+fn check(request: &LockRequest) -> Result<()> {
+    check_label("lock", &request.name)?;
+    if bounds::LEASE.contains(&request.ttl) {
+        return Ok(());
+    }
+    let reason = format_args!("is {:?}, where 10 ms to a day are allowed", request.ttl);
+    Err(Error::invalid("ttl", reason))
+}

@@ -1,0 +1,351 @@
+//! `impl RecurringStore`.
+
+use async_trait::async_trait;
+use jobkit_core::record::NewRecord;
+use jobkit_core::recurring::{
+    NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RecurringSpec, RunOutcome,
+};
+use jobkit_core::refusal::Refusal;
+use jobkit_core::state::Reason;
+use jobkit_core::storage::{
+    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,
+};
+use jobkit_core::{JobId, Result, Timestamp, bounds};
+use serde::{Deserialize, Serialize};
+
+use crate::ToyStorage;
+use crate::call::Call;
+use crate::fault::Fault;
+use crate::keys::{Key, instant, table, texts};
+
+/// A schedule as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Schedule {
+    spec: RecurringSpec,
+    etag: u64,
+    next: Option<NextRun>,
+    last_nominal_at: Option<Timestamp>,
+    last_job: Option<JobId>,
+    pause: Option<Pause>,
+    created_at: Timestamp,
+    /// How many occurrences were recorded.
+    runs: u64,
+}
+
+impl From<Schedule> for RecurringRecord {
+    fn from(schedule: Schedule) -> Self {
+        Self {
+            spec: schedule.spec,
+            etag: schedule.etag,
+            next: schedule.next,
+            last_nominal_at: schedule.last_nominal_at,
+            last_job: schedule.last_job,
+            pause: schedule.pause,
+            created_at: schedule.created_at,
+        }
+    }
+}
+
+impl Schedule {
+    fn key(id: &str) -> Key {
+        table("schedule").text(id)
+    }
+
+    /// The key among those that wait for an instant: not before a pause ends, if it ends by itself.
+    fn due(&self) -> Option<Key> {
+        let due_at = self.next?.due_at;
+        let at = match &self.pause {
+            Some(pause) => due_at.max(pause.until?),
+            None => due_at,
+        };
+        Some(table("fires").at(at).text(&self.spec.id))
+    }
+}
+
+/// The last instant that a removed schedule has fired.
+fn tombstone(id: &str) -> Key {
+    table("fired").text(id)
+}
+
+fn runs(id: &str) -> Key {
+    table("run").text(id)
+}
+
+#[async_trait]
+impl RecurringStore for ToyStorage {
+    async fn save_recurring(
+        &self,
+        saves: &[SaveRecurring],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<SaveOutcome>> {
+        check_items("saves", saves.len())?;
+        self.write(now, |call| saves.iter().map(|save| call.save_definition(save)).collect())
+    }
+
+    async fn remove_recurring(&self, id: &str) -> Result<bool> {
+        self.write(None, |call| {
+            let Some(schedule) = call.schedule(id)? else { return Ok(false) };
+            if let Some(last) = schedule.last_nominal_at {
+                call.put(tombstone(id), &last)?;
+            }
+            if let Some(due) = schedule.due() {
+                call.tx.delete(due);
+            }
+            call.tx.delete(Schedule::key(id));
+            call.delete_all(&runs(id));
+            Ok(true)
+        })
+    }
+
+    async fn pause_recurring(
+        &self,
+        id: &str,
+        change: PauseChange,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        if let PauseChange::Pause(pause) = &change {
+            pause.check()?;
+        }
+        self.write(now, |call| {
+            let Some(mut schedule) = call.schedule(id)? else { return Ok(false) };
+            match change {
+                PauseChange::Pause(pause) => {
+                    schedule.pause = Some(Pause { since: call.now, ..pause });
+                }
+                // Repeated it changes nothing: the first one set the next occurrence.
+                PauseChange::Resume { .. } if schedule.pause.is_none() => return Ok(true),
+                PauseChange::Resume { next } => {
+                    schedule.pause = None;
+                    schedule.next = next;
+                    if let Some(next) = next {
+                        call.due_at(next.due_at);
+                    }
+                }
+            }
+            schedule.etag = call.next("etag");
+            call.save_schedule(&schedule)?;
+            Ok(true)
+        })
+    }
+
+    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+        self.read(now, |call| {
+            let fires = table("fires");
+            let waiting = call.keys(&fires, max.saturating_add(1));
+            let is_due = |key: &&Vec<u8>| instant(&fires, key) <= call.now;
+            let due = waiting.iter().take_while(is_due).take(max).count();
+            let record = |key: &Vec<u8>| {
+                let [id] = texts(fires.len() + 8, key);
+                Ok(call.schedule(&id)?.map(RecurringRecord::from))
+            };
+            let records = waiting[..due].iter().map(record);
+            Ok(DueRecurring {
+                due: records.filter_map(Result::transpose).collect::<Result<_>>()?,
+                next_due_at: waiting.get(due).map(|key| instant(&fires, key)),
+                now: call.now,
+            })
+        })
+    }
+
+    async fn fire_recurring(
+        &self,
+        fires: &[Fire],
+        now: Option<Timestamp>,
+    ) -> Result<Vec<FireOutcome>> {
+        check_items("fires", fires.len())?;
+        self.write(now, |call| fires.iter().map(|fire| call.fire(fire)).collect())
+    }
+
+    async fn trigger_recurring(
+        &self,
+        id: &str,
+        job: &NewRecord,
+        now: Option<Timestamp>,
+    ) -> Result<TriggerOutcome> {
+        self.write(now, |call| {
+            if call.schedule(id)?.is_none() {
+                return Ok(TriggerOutcome::NotFound);
+            }
+            let submission = Submission::one(job.clone());
+            match call.submit_one(&submission, Reason::Recurring)? {
+                Submitted::Created(jobs) => match jobs.first() {
+                    Some(JobSubmitted::Existing(holder)) => {
+                        return Ok(TriggerOutcome::Existing(*holder));
+                    }
+                    // The answer of the first call was lost.
+                    Some(JobSubmitted::Already(_)) => return Ok(TriggerOutcome::Created(job.id)),
+                    _ => {}
+                },
+                Submitted::Refused(refusal) => return Ok(TriggerOutcome::Refused(refusal)),
+                Submitted::Busy => return Ok(TriggerOutcome::NotFound),
+            }
+            let outcome = RunOutcome::Triggered { job: job.id };
+            call.record_run(id, single_run(call.now, call.now, outcome))?;
+            Ok(TriggerOutcome::Created(job.id))
+        })
+    }
+
+    async fn list_recurring(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RecurringRecord>> {
+        self.read(None, |call| {
+            let all = table("schedule");
+            let from = after.map_or(all.to_vec(), |after| Schedule::key(after).end());
+            let keys = call.keys_from(&all, &from, limit);
+            let record = |key: &Vec<u8>| Ok(call.get::<Schedule>(key)?.map(Into::into));
+            keys.iter().map(record).filter_map(Result::transpose).collect()
+        })
+    }
+
+    async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
+        self.read(None, |call| Ok(call.schedule(id)?.map(Into::into)))
+    }
+
+    async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
+        self.read(None, |call| {
+            let keys = call.keys(&runs(id), usize::MAX);
+            let newest_first = keys.iter().rev().take(limit);
+            newest_first.filter_map(|key| call.get(key).transpose()).collect()
+        })
+    }
+}
+
+fn single_run(nominal_at: Timestamp, at: Timestamp, outcome: RunOutcome) -> RecurringRun {
+    RecurringRun { nominal_at, through: nominal_at, count: 1, outcome, at }
+}
+
+impl Call<'_> {
+    fn schedule(&self, id: &str) -> Result<Option<Schedule>> {
+        self.get(&Schedule::key(id))
+    }
+
+    fn save_schedule(&mut self, schedule: &Schedule) -> Result<()> {
+        let before = self.schedule(&schedule.spec.id)?;
+        if let Some(due) = before.and_then(|before| before.due()) {
+            self.tx.delete(due);
+        }
+        if let Some(due) = schedule.due() {
+            self.tx.put(due, []);
+        }
+        self.put(Schedule::key(&schedule.spec.id), schedule)
+    }
+
+    fn save_definition(&mut self, save: &SaveRecurring) -> Result<SaveOutcome> {
+        if let Err(error) = save.spec.check() {
+            return Ok(SaveOutcome::Refused(error.into()));
+        }
+        let (id, spec, next) = (&save.spec.id, save.spec.clone(), save.next);
+        let stored = self.schedule(id)?;
+        let etag = stored.as_ref().map_or(0, |schedule| schedule.etag);
+        if save.if_etag.is_some_and(|expected| expected != etag) {
+            return Ok(SaveOutcome::Changed { etag });
+        }
+        if stored.as_ref().is_some_and(|stored| stored.spec == spec) {
+            return Ok(SaveOutcome::Unchanged { etag });
+        }
+        let etag = self.next("etag");
+        let (schedule, outcome) = match stored {
+            Some(stored) => {
+                (Schedule { spec, next, etag, ..stored }, SaveOutcome::Replaced { etag })
+            }
+            None => {
+                let last_nominal_at = self.get(&tombstone(id))?;
+                self.tx.delete(tombstone(id));
+                let (last_job, pause, created_at, runs) = (None, None, self.now, 0);
+                let new = Schedule {
+                    spec,
+                    etag,
+                    next,
+                    last_nominal_at,
+                    last_job,
+                    pause,
+                    created_at,
+                    runs,
+                };
+                (new, SaveOutcome::Created { etag })
+            }
+        };
+        self.save_schedule(&schedule)?;
+        if let Some(next) = next {
+            self.due_at(next.due_at);
+        }
+        Ok(outcome)
+    }
+
+    // [guide: fire]
+    fn fire(&mut self, fire: &Fire) -> Result<FireOutcome> {
+        let now = self.now;
+        let Some(mut schedule) = self.schedule(&fire.id)? else { return Ok(FireOutcome::Stale) };
+        let paused = schedule.pause.as_ref().is_some_and(|pause| pause.holds(now));
+        let moved = schedule.next.is_none_or(|next| next.nominal_at != fire.expected);
+        let blind = self.has(Fault::FireWithoutCompareAndSwap);
+        if (paused || moved) && !blind {
+            return Ok(FireOutcome::Stale);
+        }
+        let fired_before = schedule.last_nominal_at.filter(|_| !blind);
+        schedule.next = fire.next;
+        for skipped in &fire.skipped {
+            schedule.last_nominal_at = schedule.last_nominal_at.max(Some(skipped.through));
+        }
+        self.save_schedule(&schedule)?;
+        for skipped in &fire.skipped {
+            self.record_run(&fire.id, RecurringRun { at: now, ..skipped.clone() })?;
+        }
+        let Some(job) = &fire.job else { return Ok(FireOutcome::Skipped) };
+        if fired_before.is_some_and(|last| job.nominal_at <= last) {
+            // It was removed and saved again, and begins with what was fired before.
+            return Ok(FireOutcome::Skipped);
+        }
+        let (outcome, run) = self.fire_job(&schedule, job)?;
+        self.record_run(&fire.id, single_run(job.nominal_at, now, run))?;
+        if let Some(mut schedule) = self.schedule(&fire.id)? {
+            schedule.last_nominal_at = schedule.last_nominal_at.max(Some(job.nominal_at));
+            if let FireOutcome::Fired(job) = outcome {
+                schedule.last_job = Some(job);
+            }
+            self.save_schedule(&schedule)?;
+        }
+        Ok(outcome)
+    }
+    // [end]
+
+    fn fire_job(&mut self, of: &Schedule, fire: &FireJob) -> Result<(FireOutcome, RunOutcome)> {
+        if fire.overlap == Overlap::Skip
+            && let Some(job) = of.last_job
+            && self.job_by_id(job)?.is_some_and(|job| !job.record.state().is_finished())
+        {
+            return Ok((FireOutcome::Skipped, RunOutcome::Overlapping { job }));
+        }
+        let job = fire.job.id;
+        let submitted = self.submit_one(&Submission::one(fire.job.clone()), Reason::Recurring)?;
+        Ok(match submitted {
+            Submitted::Created(jobs) => match jobs.first() {
+                Some(JobSubmitted::Existing(holder)) => {
+                    (FireOutcome::Skipped, RunOutcome::KeyHeld { holder: *holder })
+                }
+                _ => (FireOutcome::Fired(job), RunOutcome::Fired { job }),
+            },
+            Submitted::Refused(Refusal::UniqueConflict { holder }) => {
+                (FireOutcome::Skipped, RunOutcome::KeyHeld { holder })
+            }
+            Submitted::Refused(refusal) => {
+                (FireOutcome::Skipped, RunOutcome::Refused { reason: refusal.to_string() })
+            }
+            Submitted::Busy => (FireOutcome::Skipped, RunOutcome::Misfired),
+        })
+    }
+
+    fn record_run(&mut self, id: &str, run: RecurringRun) -> Result<()> {
+        let Some(mut schedule) = self.schedule(id)? else { return Ok(()) };
+        schedule.runs += 1;
+        let number = schedule.runs;
+        self.put(runs(id).number(number), &run)?;
+        if let Some(old) = number.checked_sub(bounds::RECURRING_RUNS as u64) {
+            self.tx.delete(runs(id).number(old));
+        }
+        self.save_schedule(&schedule)
+    }
+}

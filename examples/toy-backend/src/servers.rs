@@ -1,0 +1,139 @@
+//! `impl ServerRegistry`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jobkit_core::record::Lease;
+use jobkit_core::state::State;
+use jobkit_core::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
+use jobkit_core::{Incarnation, Name, Result, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::ToyStorage;
+use crate::call::Call;
+use crate::keys::{Key, last_number, table};
+
+/// A server, under its name; `life/` leads from its incarnation to the name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Server {
+    pub(crate) info: ServerInfo,
+    heartbeat_at: Timestamp,
+    busy: u32,
+    /// The last claim that took something, by which a repetition is recognised.
+    pub(crate) last_claim: u64,
+}
+
+impl Server {
+    pub(crate) fn key(name: &str) -> Key {
+        table("server").text(name)
+    }
+}
+
+#[async_trait]
+impl ServerRegistry for ToyStorage {
+    // [guide: announce]
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+        self.write(now, |call| {
+            let life = server.incarnation;
+            let former: Option<Server> = call.get(&Server::key(&server.name))?;
+            let (busy, last_claim) = match former {
+                Some(same) if same.info.incarnation == life => (same.busy, same.last_claim),
+                former => {
+                    call.forget_life(life)?;
+                    if let Some(former) = former {
+                        call.forget_life(former.info.incarnation)?;
+                    }
+                    // A life that was forgotten and comes back must not repeat its last claim.
+                    let leases = call.keys(&table("lease").life(life), usize::MAX);
+                    (0, leases.last().map_or(0, |key| last_number(&key[..key.len() - 16])))
+                }
+            };
+            let row = Server { info: server.clone(), heartbeat_at: call.now, busy, last_claim };
+            call.put(Server::key(&server.name), &row)?;
+            call.put(table("life").life(life), &server.name)?;
+            call.refill_limits();
+            Ok(())
+        })
+    }
+    // [end]
+
+    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
+        self.write(now, |call| {
+            let server = call.server_of(beat.incarnation)?;
+            let known = server.is_some();
+            if let Some(server) = server {
+                let row = Server { heartbeat_at: call.now, busy: beat.busy, ..server };
+                call.put(Server::key(&row.info.name), &row)?;
+            }
+            // Commands, pauses and bulk operations belong to the full level.
+            Ok(HeartbeatAnswer { known, now: call.now, ..HeartbeatAnswer::default() })
+        })
+    }
+
+    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
+        self.write(None, |call| {
+            for lease in still_running.iter().filter(|lease| lease.incarnation == incarnation) {
+                let Some(place) = call.find_held(lease)? else { continue };
+                let mut job = call.job(place)?;
+                if let State::Processing(hold) = &mut job.record.head.state {
+                    // Its rescue counts no crash: the process went as it should.
+                    hold.started = false;
+                }
+                call.save(&job)?;
+            }
+            call.forget_life(incarnation)?;
+            call.refill_limits();
+            Ok(())
+        })
+    }
+
+    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
+        self.write(now, |call| {
+            let mut dead = Vec::new();
+            for server in call.servers()? {
+                if call.now.since(server.heartbeat_at) > silent_for {
+                    call.forget_life(server.info.incarnation)?;
+                    dead.push(server.info.name);
+                }
+            }
+            if !dead.is_empty() {
+                call.refill_limits();
+            }
+            Ok(dead)
+        })
+    }
+
+    async fn servers(&self) -> Result<Vec<ServerStatus>> {
+        self.read(None, |call| {
+            let status = |server: Server| ServerStatus {
+                info: server.info,
+                heartbeat_at: server.heartbeat_at,
+                busy: server.busy,
+                order: None,
+            };
+            Ok(call.servers()?.into_iter().map(status).collect())
+        })
+    }
+}
+
+impl Call<'_> {
+    /// All servers, by name. There are few.
+    pub(crate) fn servers(&self) -> Result<Vec<Server>> {
+        let keys = self.keys(&table("server"), usize::MAX);
+        let rows = keys.iter().map(|key| self.get(key));
+        rows.filter_map(Result::transpose).collect()
+    }
+
+    pub(crate) fn server_of(&self, life: Incarnation) -> Result<Option<Server>> {
+        let name: Option<Name> = self.get(&table("life").life(life))?;
+        name.map_or(Ok(None), |name| self.get(&Server::key(&name)))
+    }
+
+    fn forget_life(&mut self, life: Incarnation) -> Result<()> {
+        if let Some(server) = self.server_of(life)? {
+            self.tx.delete(Server::key(&server.info.name));
+        }
+        self.tx.delete(table("life").life(life));
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! Settling: the end of an attempt, with everything that comes with it.
+
+use jobkit_core::failure::ErrorDetail;
+use jobkit_core::record::AttemptError;
+use jobkit_core::refusal::Refusal;
+use jobkit_core::state::StateName;
+use jobkit_core::state_machine::{Ending, Event};
+use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
+use jobkit_core::{Result, Timestamp, bounds};
+use serde::{Deserialize, Serialize};
+
+use crate::call::{Call, With};
+use crate::fault::Fault;
+use crate::keys::beside;
+
+/// Failed attempts kept of one job.
+const ERRORS_KEPT: usize = 32;
+
+/// A failed attempt, under the fence beside its job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptError {
+    fence: u64,
+    failures: u32,
+    at: Timestamp,
+    detail: ErrorDetail,
+}
+
+impl From<KeptError> for AttemptError {
+    fn from(kept: KeptError) -> Self {
+        let KeptError { fence, failures, at, detail } = kept;
+        Self { fence, failures, at, detail }
+    }
+}
+
+impl Call<'_> {
+    // [guide: settle]
+    pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        let settle = |settle| {
+            self.budget = bounds::CHILDREN_IN_SETTLE;
+            let answer = self.settle(settle)?;
+            self.settle_down()?;
+            Ok(answer)
+        };
+        request.settles.iter().map(settle).collect()
+    }
+
+    fn settle(&mut self, settle: &Settle) -> Result<SettleAnswer> {
+        let lease = &settle.lease;
+        // A job that is gone was taken away before.
+        let Some(job) = self.job_by_id(lease.job)? else { return Ok(SettleAnswer::LeaseLost) };
+        let (place, head) = (job.record.sequence, &job.record.head);
+        let any_holder =
+            self.has(Fault::SettleIgnoresTheFence) && head.state.name() == StateName::Processing;
+        if !head.is_held_by(lease.fence, lease.incarnation) && !any_holder {
+            // Told by what the record keeps of its last settle, until the next claim.
+            let last =
+                head.fence == lease.fence && head.settled == Some((lease.fence, lease.incarnation));
+            return Ok(if last { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost });
+        }
+        if self.has(Fault::ExpiredLeaseIsRefused)
+            && let jobkit_core::state::State::Processing(hold) = &head.state
+            && hold.expires_at <= self.now
+        {
+            return Ok(SettleAnswer::LeaseLost);
+        }
+        let result = settle.result.as_ref().filter(|_| settle.ending == Ending::Succeeded);
+        if let Some(result) = result.filter(|result| result.len() > bounds::RESULT_BYTES) {
+            let (has, most) = (result.len(), bounds::RESULT_BYTES);
+            let reason = format!("has {has} bytes, where at most {most} are allowed");
+            return Ok(SettleAnswer::Refused(Refusal::Invalid { field: "result", reason }));
+        }
+        self.append_log(place, lease.fence, &settle.log, settle.log_dropped, &settle.progress)?;
+        let (retention, duration) = (Some(settle.retention), settle.duration);
+        let with = With { retention, duration, actor: None };
+        let Ok(state) = self.transition(place, &Event::Settle(settle.ending), with)? else {
+            return Ok(SettleAnswer::LeaseLost);
+        };
+        let mut job = self.job(place)?;
+        job.record.duration = settle.duration.or(job.record.duration);
+        self.save(&job)?;
+        if let Some(result) = result.filter(|_| !self.has(Fault::SettleDropsTheResult)) {
+            self.tx.put(beside(place, "result"), result.as_bytes());
+        }
+        if let Some(detail) = &settle.error {
+            self.keep_error(place, lease.fence, job.record.head.failures, detail)?;
+        }
+        Ok(SettleAnswer::Settled(state))
+    }
+    // [end]
+
+    fn keep_error(
+        &mut self,
+        place: u64,
+        fence: u64,
+        failures: u32,
+        detail: &ErrorDetail,
+    ) -> Result<()> {
+        let errors = beside(place, "error");
+        let kept = KeptError { fence, failures, at: self.now, detail: detail.clone() };
+        self.put(errors.clone().number(fence), &kept)?;
+        let keys = self.keys(&errors, usize::MAX);
+        for key in &keys[..keys.len().saturating_sub(ERRORS_KEPT)] {
+            self.tx.delete(key.clone());
+        }
+        Ok(())
+    }
+}
