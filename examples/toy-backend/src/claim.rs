@@ -54,11 +54,11 @@ impl Call<'_> {
         let lanes = request.kinds.iter().map(|kind| table("ready").lane(queue, kind));
         let lanes: Vec<Key> = lanes.collect();
         let head = |call: &Self, lane: usize| {
-            let first = call.first(&lanes[lane])?;
-            let rank = first[lanes[lane].len()..].to_vec();
-            // A fault would have priorities ignored.
-            let skipped = usize::from(call.has(Fault::ClaimIgnoresPriority));
-            Some((rank[skipped..].to_vec(), lane))
+            let first = match call.has(Fault::ClaimIgnoresPriority) {
+                true => call.keys(&lanes[lane], 500).into_iter().min_by_key(|it| last_number(it)),
+                false => call.first(&lanes[lane]),
+            };
+            Some((first?[lanes[lane].len()..].to_vec(), lane))
         };
         let mut heads: BTreeSet<_> = (0..lanes.len()).filter_map(|lane| head(self, lane)).collect();
         let end = jobs.len() + most;
