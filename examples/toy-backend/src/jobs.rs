@@ -12,8 +12,7 @@ use jobkit_core::{JobId, Result, bounds};
 use crate::ToyStorage;
 use crate::call::Call;
 use crate::keys::beside;
-use crate::record::Job;
-use crate::settle::KeptError;
+use crate::record::{Job, KeptError};
 
 #[async_trait]
 impl JobStore for ToyStorage {

@@ -36,8 +36,10 @@ impl Key {
     pub(crate) fn at(self, at: Timestamp) -> Self {
         self.number(at.as_micros().cast_unsigned() ^ (1 << 63))
     }
-    // [end]
+}
+// [end]
 
+impl Key {
     pub(crate) fn id(mut self, id: &[u8; 16]) -> Self {
         self.0.extend(id);
         self

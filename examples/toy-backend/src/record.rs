@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jobkit_core::edge::Edge;
+use jobkit_core::failure::ErrorDetail;
 use jobkit_core::limit::Limit;
-use jobkit_core::record::{EdgeStatus, Extras, History, JobRecord, Progress};
+use jobkit_core::record::{AttemptError, EdgeStatus, Extras, History, JobRecord, Progress};
 use jobkit_core::state::{Hold, Reason, Start, State};
 use jobkit_core::state_machine::JobHead;
 use jobkit_core::unique::Unique;
@@ -52,6 +53,22 @@ pub(crate) struct Condition {
 impl From<&Condition> for EdgeStatus {
     fn from(condition: &Condition) -> Self {
         Self { edge: condition.edge, decided: condition.decided }
+    }
+}
+
+/// A failed attempt, under the fence beside its job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptError {
+    pub(crate) fence: u64,
+    pub(crate) failures: u32,
+    pub(crate) at: Timestamp,
+    pub(crate) detail: ErrorDetail,
+}
+
+impl From<KeptError> for AttemptError {
+    fn from(kept: KeptError) -> Self {
+        let KeptError { fence, failures, at, detail } = kept;
+        Self { fence, failures, at, detail }
     }
 }
 

@@ -1,36 +1,19 @@
 //! Settling: the end of an attempt, with everything that comes with it.
 
 use jobkit_core::failure::ErrorDetail;
-use jobkit_core::record::AttemptError;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::{Ending, Event};
 use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
-use jobkit_core::{Result, Timestamp, bounds};
-use serde::{Deserialize, Serialize};
+use jobkit_core::{Result, bounds};
 
 use crate::call::{Call, With};
 use crate::fault::Fault;
 use crate::keys::beside;
+use crate::record::KeptError;
 
 /// Failed attempts kept of one job.
 const ERRORS_KEPT: usize = 32;
-
-/// A failed attempt, under the fence beside its job.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct KeptError {
-    fence: u64,
-    failures: u32,
-    at: Timestamp,
-    detail: ErrorDetail,
-}
-
-impl From<KeptError> for AttemptError {
-    fn from(kept: KeptError) -> Self {
-        let KeptError { fence, failures, at, detail } = kept;
-        Self { fence, failures, at, detail }
-    }
-}
 
 impl Call<'_> {
     // [guide: settle]

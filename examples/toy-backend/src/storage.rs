@@ -48,8 +48,8 @@ pub(crate) struct Shared {
 /// The files that are open in this process, so that two handles on one path are one storage.
 static OPEN: Mutex<BTreeMap<PathBuf, Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
-// [guide: open]
 impl ToyStorage {
+    // [guide: open]
     /// Opens a file, or makes it.
     ///
     /// # Errors

@@ -121,7 +121,8 @@ fn every_fault_stands_in_the_table() {
 
 #[test]
 fn the_guide_shows_the_table() {
-    let mut table = String::from("| fault | what it does wrong | breaks | turns red |\n|---|---|---|---|\n");
+    let mut table =
+        String::from("| fault | what it does wrong | breaks | turns red |\n|---|---|---|---|\n");
     for Row { fault, guarantee, case } in TABLE {
         let what = fault.description();
         writeln!(table, "| `{fault:?}` | {what} | {guarantee} | `{case}` |").expect("writes");

@@ -16,6 +16,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     let started = Instant::now();
     let (tests, closing_line) = run_nextest(arguments)?;
     let documentation = run_program(cargo(&["test", "--doc", "--workspace", "--all-features"]));
+    // Tests that were chosen are all that is wanted.
+    let steps = if arguments.is_empty() { run_steps() } else { Ok(()) };
 
     println!();
     if let Ok(skipped) = std::env::var("JOBKIT_TEST_SKIP")
@@ -23,13 +25,30 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     {
         println!("not run, as JOBKIT_TEST_SKIP says: {skipped}");
     }
-    for (name, outcome) in [("tests", &tests), ("examples in the documentation", &documentation)] {
+    for (name, outcome) in [
+        ("tests", &tests),
+        ("examples in the documentation", &documentation),
+        ("steps of the guide for backends", &steps),
+    ] {
         let word = if outcome.is_ok() { "passed" } else { "FAILED" };
         println!("{name}: {word}");
     }
     println!("time: {:.1} s", started.elapsed().as_secs_f64());
     println!("{}", closing_line.as_deref().unwrap_or("no tests ran: see above"));
-    tests.and(documentation).map_err(|_| Failure::Told)
+    tests.and(documentation).and(steps).map_err(|_| Failure::Told)
+}
+
+/// Builds and runs each step of `docs/writing-a-backend.md` alone. The last one is the default, and ran with
+/// all other tests.
+fn run_steps() -> Outcome {
+    for step in 1..=7 {
+        let step = format!("step-{step}");
+        let arguments = ["-p", "toy-backend", "--no-default-features", "--features", &step];
+        let mut test = cargo(&["test", "--quiet"]);
+        test.args(arguments).args(["--test", "steps"]);
+        run_program(test)?;
+    }
+    Ok(())
 }
 
 /// Runs the tests; answers whether they passed, and nextest's summary if it came so far.

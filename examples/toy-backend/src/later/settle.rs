@@ -1,0 +1,12 @@
+//! Before step 3: nothing is settled.
+
+use jobkit_core::storage::{SettleAnswer, SettleRequest};
+use jobkit_core::{Error, Result};
+
+use crate::call::Call;
+
+impl Call<'_> {
+    pub(crate) fn settle_all(&mut self, _: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        Err(Error::unsupported("settling"))
+    }
+}
