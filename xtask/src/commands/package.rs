@@ -11,6 +11,12 @@ use crate::{Failure, Outcome};
 const CRATES: [&str; 5] =
     ["jobkit-core", "jobkit-macros", "conformance-tests", "jobkit-sqlite", "jobkit"];
 
+/// A storage of somebody else's, which is packed and not published.
+const TOY: &str = "toy-backend";
+
+/// The cases that it has to pass as a stranger's crate: some of each.
+const TOY_CASES: [&str; 4] = ["core::submit", "core::locks", "core::servers", "standard::log"];
+
 /// What a packed manifest has to say.
 const FIELDS: [&str; 6] =
     ["description", "license", "keywords", "categories", "rust-version", "readme"];
@@ -42,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
 
 pub(crate) fn run_package(_: &[String]) -> Outcome {
     let mut pack = vec!["package", "--no-verify", "--allow-dirty"];
-    for name in CRATES {
+    for name in CRATES.into_iter().chain([TOY]) {
         pack.extend(["-p", name]);
     }
     run(cargo(&pack))?;
@@ -58,7 +64,7 @@ pub(crate) fn run_package(_: &[String]) -> Outcome {
 fn build_from_packed(place: &Path) -> Outcome {
     fs::create_dir_all(place).map_err(because(place))?;
     let version = version()?;
-    for name in CRATES {
+    for name in CRATES.into_iter().chain([TOY]) {
         let packed = target().join(format!("package/{name}-{version}.crate"));
         let mut unpack = Command::new("tar");
         unpack.arg("-xzf").arg(&packed).arg("-C").arg(place);
@@ -67,21 +73,44 @@ fn build_from_packed(place: &Path) -> Outcome {
     }
     for (feature, url) in STORAGES {
         let program = place.join(if feature.is_empty() { "with-none" } else { feature });
-        fs::create_dir_all(program.join("src")).map_err(because(&program))?;
-        let manifest = program.join("Cargo.toml");
-        fs::write(&manifest, manifest_of(feature, &version)).map_err(because(&manifest))?;
-        let source = program.join("src/main.rs");
-        fs::write(&source, PROGRAM).map_err(because(&source))?;
-        let mut build = cargo(&["run", "--quiet", "--", url]);
-        build.current_dir(&program).env("CARGO_TARGET_DIR", target().join("packed"));
-        run(build)?;
+        run_program(&program, &manifest_of(feature, "", &version), PROGRAM, url)?;
     }
-    println!("packed and built: {}", CRATES.join(", "));
+    build_toy(place, &version)?;
+    println!("packed and built: {}, {TOY}", CRATES.join(", "));
     Ok(())
 }
 
+fn run_program(program: &Path, manifest: &str, source: &str, url: &str) -> Outcome {
+    fs::create_dir_all(program.join("src")).map_err(because(program))?;
+    for (file, text) in [("Cargo.toml", manifest), ("src/main.rs", source)] {
+        let path = program.join(file);
+        fs::write(&path, text).map_err(because(&path))?;
+    }
+    let mut build = cargo(&["run", "--quiet", "--", url]);
+    build.current_dir(program).env("CARGO_TARGET_DIR", target().join("packed"));
+    run(build)
+}
+
+/// The storage of a stranger, from its packed files: a program runs a job on it, and the suite runs in it.
+fn build_toy(place: &Path, version: &str) -> Outcome {
+    let dependency = format!("{TOY} = {{ path = \"../{TOY}-{version}\" }}\n");
+    let open = "toy_backend::ToyStorage::open(std::env::args().nth(1).unwrap_or_default())?";
+    let connect = "jobkit::connect(&std::env::args().nth(1).unwrap_or_default()).await?";
+    let manifest = manifest_of("", &dependency, version);
+    run_program(&place.join("with-toy"), &manifest, &PROGRAM.replace(connect, open), "jobs.toy")?;
+    let mut test = cargo(&["test", "--quiet", "--test", "conformance"]);
+    for name in CRATES {
+        let path = place.join(format!("{name}-{version}"));
+        test.arg("--config").arg(format!("patch.crates-io.{name}.path={path:?}"));
+    }
+    test.arg("--").args(TOY_CASES);
+    let folder = place.join(format!("{TOY}-{version}"));
+    test.current_dir(folder).env("CARGO_TARGET_DIR", target().join("packed"));
+    run(test)
+}
+
 /// The manifest of a program that uses one storage, with every crate taken from where it was unpacked.
-fn manifest_of(feature: &str, version: &str) -> String {
+fn manifest_of(feature: &str, dependency: &str, version: &str) -> String {
     let features = if feature.is_empty() { String::new() } else { format!("\"{feature}\"") };
     let patches: String = CRATES
         .iter()
@@ -90,7 +119,7 @@ fn manifest_of(feature: &str, version: &str) -> String {
     format!(
         "[package]\nname = \"program\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
          [dependencies]\nanyhow = \"1\"\n\
-         jobkit = {{ version = \"{version}\", features = [{features}] }}\n\
+         jobkit = {{ version = \"{version}\", features = [{features}] }}\n{dependency}\
          tokio = {{ version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }}\n\n\
          [patch.crates-io]\n{patches}\n[workspace]\n"
     )
@@ -130,8 +159,9 @@ mod tests {
 
     #[test]
     fn a_program_takes_every_crate_from_where_it_was_unpacked() {
-        let manifest = manifest_of("sqlite", "1.2.3");
+        let manifest = manifest_of("sqlite", "other = \"2\"\n", "1.2.3");
         assert!(manifest.contains("jobkit = { version = \"1.2.3\", features = [\"sqlite\"] }"));
+        assert!(manifest.contains("\nother = \"2\"\n"));
         for name in CRATES {
             assert!(manifest.contains(&format!("{name} = {{ path = \"../{name}-1.2.3\" }}")));
         }
