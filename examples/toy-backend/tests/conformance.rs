@@ -1,4 +1,5 @@
 //! The toy, held to the suite as any backend would be.
+#![cfg(feature = "step-8")]
 
 use std::sync::Arc;
 
@@ -36,5 +37,4 @@ fn open(folder: &TempDir) -> Arc<dyn Storage> {
 }
 // [end]
 
-#[cfg(feature = "step-8")]
 conformance_tests::conformance_tests!(Toy, groups = [core, standard, push, durable]);

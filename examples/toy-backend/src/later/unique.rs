@@ -9,7 +9,7 @@ use crate::record::Job;
 use crate::submit::Planned;
 
 #[derive(Debug, Default)]
-pub(crate) struct PlannedKeys;
+pub(crate) struct PlannedKeys {}
 
 impl PlannedKeys {
     pub(crate) fn replaced(&self) -> impl Iterator<Item = JobId> {
