@@ -131,7 +131,12 @@ pub async fn a_refused_submission_stores_nothing_and_disturbs_no_neighbour(env: 
     for job in &good {
         assert_eq!(env.state(job.id).await, StateName::Enqueued);
     }
-    for job in &bad {
+    // The same where the fault is found in what is stored, after jobs that had nothing wrong.
+    let known = NewRecord { args: payload("[1]"), ..good[0].clone() };
+    let conflicting = [job(), known];
+    let refusal = env.refused(Submission::flow(conflicting.to_vec())).await;
+    assert_eq!(refusal, Refusal::IdConflict { job: good[0].id });
+    for job in bad.iter().chain(&conflicting[..1]) {
         assert!(env.find(job.id).await.is_none());
     }
 }

@@ -266,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_committed_is_in_the_file_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kv = Kv::open(&folder.path().join("toy")).unwrap();
+        let mut tx = kv.begin();
+        tx.put("a", "1");
+        tx.commit().unwrap();
+        // As the process would leave it behind, if it were killed now.
+        let left = folder.path().join("left");
+        std::fs::copy(folder.path().join("toy"), &left).unwrap();
+        assert_eq!(all(&mut Kv::open(&left).unwrap()), [b"a"]);
+    }
+
+    #[test]
     fn two_processes_cannot_have_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("toy");

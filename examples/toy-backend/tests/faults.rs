@@ -74,7 +74,7 @@ faults! {
     CommitIsNotWritten G1 "storage::what_was_committed_survives_a_restart"
     SubmitOverwrites G2 "submit::a_repeated_submit_changes_nothing_and_says_so"
     OldIdIsAccepted G2 "submit::ids_too_old_or_too_far_ahead_are_refused"
-    RefusedSubmissionLeavesJobs G3 "continuations::a_missing_parent_is_refused"
+    RefusedSubmissionLeavesJobs G3 "submit::a_refused_submission_stores_nothing_and_disturbs_no_neighbour"
     ClaimTakesExpiredLeases G4 "queue::claim_skips_jobs_leased_by_another_worker"
     RescueWithoutSecondLook G4 "queue::rescue_takes_only_what_was_seen_before"
     ExpiredLeaseIsRefused G4 "queue::an_expired_lease_that_was_not_rescued_still_settles"
