@@ -73,6 +73,7 @@ macro_rules! __list {
                 a_snooze_and_a_give_back_consume_no_attempt
                 a_job_that_comes_back_keeps_its_place
                 what_comes_with_a_settle_is_readable_at_once
+                the_newest_errors_of_a_job_are_kept
                 a_result_that_is_too_large_is_refused
                 settle_and_claim_does_what_both_do
                 a_renew_extends_what_is_held_and_tells_what_is_lost

@@ -452,6 +452,22 @@ pub async fn what_comes_with_a_settle_is_readable_at_once(env: Env) {
     assert_eq!(details.errors[0].detail, error("it broke"));
 }
 
+/// SET-11: of the errors of a job the newest are kept, oldest first.
+pub async fn the_newest_errors_of_a_job_are_kept(env: Env) {
+    let id = env.add(job()).await;
+    let mut server = env.claimer("s").await;
+    let attempts = bounds::ATTEMPT_ERRORS as u64 + 8;
+    for attempt in 1..=attempts {
+        let mut settle = Settle::new(server.claim_one().await.lease, RETRY_NOW);
+        settle.error = Some(error(&format!("attempt {attempt}")));
+        server.settle_with(settle).await;
+    }
+    let errors = env.details(id).await.errors;
+    let fences: Vec<u64> = errors.iter().map(|error| error.fence).collect();
+    assert_eq!(fences, (9..=attempts).collect::<Vec<_>>());
+    assert_eq!(errors[0].detail, error("attempt 9"));
+}
+
 /// SET-10: log lines and progress that come with a settle are readable when it returns.
 pub async fn the_last_log_lines_travel_with_the_settle(env: Env) {
     let id = env.add(job()).await;

@@ -314,10 +314,12 @@ pub async fn replace_takes_a_key_that_is_held_for_a_period(env: Env) {
     let refusal = env.refused(Submission::one(replacing("3"))).await;
     assert_eq!(refusal, Refusal::UniqueConflict { holder: second });
     server.settled(lease, Ending::Succeeded).await;
+    env.advance(300);
     let third = env.add(replacing("3")).await;
     assert_eq!(env.state(second).await, StateName::Succeeded);
-    // The period is that of the third.
+    // The period is that of the third, also for who removes those that have passed.
     env.advance(599);
+    env.purge().await;
     let existing = for_seconds("4", "key", 600, OnConflict::ReturnExisting);
     assert_eq!(env.submit(Submission::one(existing)).await, [JobSubmitted::Existing(third)]);
     let outcome = env.change(second, Action::Requeue { run_at: None }).await;

@@ -35,6 +35,8 @@ pub const HISTORY_FIRST: usize = 4;
 pub const HISTORY_LAST: usize = 28;
 /// Bytes of error detail kept of one attempt: 16 KiB.
 pub const ERROR_DETAIL_BYTES: usize = 16 << 10;
+/// Failed attempts of one job whose errors are kept; older ones go.
+pub const ATTEMPT_ERRORS: usize = 32;
 /// Bytes of the name of a queue or kind.
 pub const NAME_BYTES: usize = 64;
 /// Bytes of the name of a limit, lock, recurring job or server, and of a unique key.

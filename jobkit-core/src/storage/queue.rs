@@ -54,6 +54,8 @@ use crate::storage::log::LogLine;
 ///   sweeps (G7, G8).
 /// - **SET-10** Result, error detail, log lines and progress that come with the settle are readable
 ///   when it returns.
+/// - **SET-11** Of the errors of a job the newest [`ATTEMPT_ERRORS`](crate::bounds::ATTEMPT_ERRORS) are
+///   kept.
 ///
 /// **Contract: `renew`**
 /// - **REN-1** Listed leases that are held get the new expiry; others answer [`RenewAnswer::Lost`] (G5).
