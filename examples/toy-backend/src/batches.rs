@@ -9,7 +9,7 @@ use jobkit_core::batch::{BatchRecord, BatchState, NewBatch, Starts, too_deep};
 use jobkit_core::edge::{BatchCounts, Finish, Parent};
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::Reason;
+use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{BatchOutcome, BatchStore, Submission};
 use jobkit_core::{BatchId, Result, Timestamp, bounds};
@@ -241,13 +241,17 @@ impl Call<'_> {
     /// filled are discarded so long after that.
     fn add_member(&mut self, id: BatchId, finish: Option<Finish>) -> Result<()> {
         let now = self.now;
+        let uncounted = self.has(Fault::AttachDoesNotCount);
         self.change_batch(id, |batch| {
-            batch.record.counts.total += 1;
+            batch.record.counts.total += u64::from(!uncounted);
             if let Some(finish) = finish {
                 batch.record.counts.count(finish, 1);
             }
         })?;
         for record in self.batches_around(id)? {
+            if self.has(Fault::AttachDoesNotTouch) {
+                break;
+            }
             self.change_batch(record.id, |batch| batch.record.attached_at = now)?;
             if record.started_at.is_some() {
                 break;
@@ -309,6 +313,7 @@ impl Call<'_> {
         batch.counted = now;
         self.save_batch(&batch)?;
         match batch.record.parent {
+            Some(_) if self.has(Fault::NestedBatchTellsNobody) => Ok(()),
             Some(around) if before != now => self.recount(around, before, now),
             _ => Ok(()),
         }
@@ -361,6 +366,9 @@ impl Call<'_> {
                 return Ok(done);
             }
             if done >= max {
+                if self.has(Fault::LostMarkAtStart) && what == Spread::Start {
+                    return Ok(done);
+                }
                 self.mark(&Mark::Spread { batch: id, what, after, inside })?;
                 return Ok(done);
             }
@@ -368,7 +376,12 @@ impl Call<'_> {
             let left = max - done;
             match (member, batch, what) {
                 (Some(place), _, Spread::Start) => self.release(place)?,
-                (Some(place), _, Spread::Cancel(reason)) => self.give_up(place, reason)?,
+                (Some(place), _, Spread::Cancel(reason)) => {
+                    let runs = self.job(place)?.record.state() == StateName::Processing;
+                    if !(runs && self.has(Fault::CancelSparesWhatRuns)) {
+                        self.give_up(place, reason)?;
+                    }
+                }
                 (_, Some(nested), Spread::Start) => {
                     let batch = self.find_batch(nested)?.filter(|it| it.starts_with_parent);
                     done += batch.map_or(Ok(0), |batch| self.begin(batch, left))?;

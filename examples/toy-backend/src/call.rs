@@ -225,6 +225,7 @@ impl Call<'_> {
             _ => None,
         };
         let forgotten = to == StateName::Processing && self.has(Fault::HistoryForgetsClaims);
+        let no_actor = self.has(Fault::HistoryForgetsTheActor);
         if effects.history && !forgotten {
             job.history.push(HistoryEntry {
                 state: to,
@@ -234,7 +235,7 @@ impl Call<'_> {
                 server,
                 duration: with.duration,
                 run_at,
-                actor: with.actor.map(str::to_owned),
+                actor: with.actor.map(str::to_owned).filter(|_| !no_actor),
             });
         }
         let record = &mut job.record;
@@ -261,7 +262,7 @@ impl Call<'_> {
         self.save(&job)?;
         #[cfg(feature = "_faults")]
         self.spoil_indexes(&job, event);
-        if matches!(event, Event::Requeue { .. }) {
+        if matches!(event, Event::Requeue { .. }) && !self.has(Fault::RequeueKeepsTheResult) {
             for what in ["result", "checkpoint", "memo"] {
                 self.delete_all(&beside(place, what));
             }
@@ -319,6 +320,11 @@ impl Call<'_> {
             if *open == 0 {
                 head.state = State::Enqueued;
             }
+        }
+        if let (Event::Decided { .. }, State::Awaiting { .. }) = (event, &head.state)
+            && self.has(Fault::SecondParentReleases)
+        {
+            head.state = State::Enqueued;
         }
         if let Event::Settle(ending) = event
             && self.has(Fault::RepeatedSettleIsForgotten)

@@ -62,7 +62,7 @@ impl Call<'_> {
         if let Action::Retag { tags } = &change.action {
             job.record.tags.clone_from(tags);
         }
-        job.operation = Some(change.operation);
+        job.operation = Some(change.operation).filter(|_| !self.has(Fault::OperationIsForgotten));
         self.save(&job)?;
         if state == StateName::Processing {
             self.told.cancelled.push(job.record.id);

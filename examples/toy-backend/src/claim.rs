@@ -86,7 +86,8 @@ impl Call<'_> {
             self.must(place, &Event::Unreadable)?;
             return Ok(false);
         }
-        if record.head.fence == 0 && record.start_by.is_some_and(|by| by <= self.now) {
+        let never_started = record.head.fence == 0 || self.has(Fault::StartByStopsRetries);
+        if never_started && record.start_by.is_some_and(|by| by <= self.now) {
             self.must(place, &Event::StartExpired)?;
             return Ok(false);
         }

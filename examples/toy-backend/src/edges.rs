@@ -168,7 +168,7 @@ impl Call<'_> {
             let open = open_edges(ended.parent, on);
             while let Some(key) = self.first(&open) {
                 let child = last_number(&key);
-                if child > ended.through {
+                if child > ended.through && !self.has(Fault::DecisionReachesLaterChildren) {
                     break;
                 }
                 if self.budget == 0 {

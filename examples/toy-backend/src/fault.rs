@@ -99,4 +99,66 @@ faults! {
     RenewGivesNothingBack
     /// A promotion writes a job as it was when it was listed, whatever happened since.
     PromotionOverwritesDeleted
+    /// A settle compares the fence, and not whose life it is.
+    SettleIgnoresTheIncarnation
+    /// A renew gives back what it does not list, of claims that are still on their way, too.
+    RenewIgnoresTheRange
+    /// Rescue compares the fence of what was seen, and not the expiry.
+    RescueIgnoresARenewal
+    /// A goodbye does not say that its attempts are no crashes.
+    GoodbyeCountsACrash
+    /// Servers that are silent are kept.
+    DeadServersAreNeverForgotten
+    /// A server that was restarted can claim under its former life.
+    FormerLifeMayClaim
+    /// A heartbeat of an unknown life is answered as if it were known.
+    HeartbeatRevivesTheDead
+    /// A requeue keeps result, checkpoint and memos of the former run.
+    RequeueKeepsTheResult
+    /// A job that was started in time is deleted when it comes back too late.
+    StartByStopsRetries
+    /// Purge leaves the id behind.
+    PurgeForgetsTheId
+    /// Purge removes members that their batch still needs.
+    PurgeRemovesWhatIsKept
+    /// A mark decides children that were added after it was left.
+    DecisionReachesLaterChildren
+    /// A job that is attached to a batch is not counted.
+    AttachDoesNotCount
+    /// A batch is discarded an hour after it was opened, whatever was attached since.
+    AttachDoesNotTouch
+    /// A nested batch that ends is not counted in the one around it.
+    NestedBatchTellsNobody
+    /// A batch that is cancelled does not ask what runs to stop.
+    CancelSparesWhatRuns
+    /// A key that is held for a period is freed when its job has finished.
+    PeriodEndsWithTheJob
+    /// The end of a former period frees a key that was taken anew.
+    FormerPeriodFreesTheKey
+    /// A job that is parked has a new version.
+    ParkingIsAChange
+    /// An attempt that is not the first is no start at a rate limit.
+    RetryIsNoStart
+    /// A schedule that is removed and saved again fires what it has fired.
+    TombstoneIsForgotten
+    /// An occurrence is fired while the job before it runs.
+    OverlapIsNotLookedAt
+    /// A pause does not change the etag of its schedule.
+    PauseKeepsTheEtag
+    /// The newest log lines go when there are too many.
+    OldestLinesStay
+    /// The errors of all attempts are kept.
+    ErrorsGrow
+    /// The history does not say who changed a job.
+    HistoryForgetsTheActor
+    /// A lock is released by its owner, whatever the generation.
+    ReleaseForgetsTheGeneration
+    /// An id that lies far ahead is accepted.
+    FarIdIsAccepted
+    /// One of several parents releases the child.
+    SecondParentReleases
+    /// A change that is repeated is made again.
+    OperationIsForgotten
+    /// Starting a large batch leaves no mark.
+    LostMarkAtStart
 }

@@ -39,7 +39,10 @@ impl Call<'_> {
         // Of the claims whose answers the server has seen, what it does not list was lost on the way.
         let leases = table("lease").life(request.incarnation);
         let from = leases.clone().number(*request.sequences.start());
-        let to = leases.number(*request.sequences.end()).end();
+        let to = match self.has(Fault::RenewIgnoresTheRange) {
+            true => leases.end(),
+            false => leases.number(*request.sequences.end()).end(),
+        };
         let held = self.tx.keys(&from, &to).map(last_number);
         let mut lost: Vec<u64> = held.filter(|place| !listed.contains(place)).collect();
         if self.has(Fault::RenewGivesNothingBack) {
@@ -71,6 +74,7 @@ impl Call<'_> {
             let place = job.record.sequence;
             let State::Processing(hold) = &mut job.record.head.state else { continue };
             let same = hold.expires_at == seen.expires_at && hold.expires_at <= self.now;
+            let same = same || self.has(Fault::RescueIgnoresARenewal);
             if !same || job.record.head.fence != seen.fence {
                 continue;
             }

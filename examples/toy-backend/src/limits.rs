@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
 use crate::call::Call;
+use crate::fault::Fault;
 use crate::keys::{Key, instant, last_number, table};
 use crate::record::Job;
 
@@ -136,6 +137,7 @@ impl Call<'_> {
                 continue;
             }
             job.record.parked_at = Some(limit.name.clone());
+            job.record.head.version += u64::from(self.has(Fault::ParkingIsAChange));
             // Another one may use the room that it was given elsewhere.
             self.limits.extend(job.admitted.take().map(|it| it.limit));
             self.save(job)?;
@@ -179,6 +181,9 @@ impl Call<'_> {
         for limit in &job.record.limits {
             let Some(row) = self.limit_row(&limit.name)? else { continue };
             let Some(window) = row.limit.window else { continue };
+            if job.record.head.fence > 0 && self.has(Fault::RetryIsNoStart) {
+                continue;
+            }
             self.add_starts(&limit.name, window.counts_from(self.now), 1)?;
             let started_at: Option<Timestamp> = self.get(&table("started"))?;
             self.put(table("started"), &started_at.max(Some(self.now)))?;

@@ -150,7 +150,9 @@ impl Call<'_> {
             }
             while numbers.last - numbers.evicted > bounds::LOG_LINES as u64 {
                 numbers.evicted += 1;
-                self.tx.delete(lines(place, fence).number(numbers.evicted));
+                let newest = self.has(Fault::OldestLinesStay);
+                let gone = if newest { numbers.last } else { numbers.evicted };
+                self.tx.delete(lines(place, fence).number(gone));
             }
             self.put(key, &numbers)?;
         }

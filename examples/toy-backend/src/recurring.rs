@@ -123,7 +123,9 @@ impl RecurringStore for ToyStorage {
                     }
                 }
             }
-            schedule.etag = call.next("etag");
+            if !call.has(Fault::PauseKeepsTheEtag) {
+                schedule.etag = call.next("etag");
+            }
             call.save_schedule(&schedule)?;
             Ok(true)
         })
@@ -252,7 +254,8 @@ impl Call<'_> {
                 (Schedule { spec, next, etag, ..stored }, SaveOutcome::Replaced { etag })
             }
             None => {
-                let last_nominal_at = self.get(&tombstone(id))?;
+                let forgotten = self.has(Fault::TombstoneIsForgotten);
+                let last_nominal_at = self.get(&tombstone(id))?.filter(|_| !forgotten);
                 self.tx.delete(tombstone(id));
                 let (last_job, pause, created_at, runs) = (None, None, self.now, 0);
                 let new = Schedule {
@@ -316,6 +319,7 @@ impl Call<'_> {
         if fire.overlap == Overlap::Skip
             && let Some(job) = of.last_job
             && self.job_by_id(job)?.is_some_and(|job| !job.record.state().is_finished())
+            && !self.has(Fault::OverlapIsNotLookedAt)
         {
             return Ok((FireOutcome::Skipped, RunOutcome::Overlapping { job }));
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
 use crate::call::Call;
+use crate::fault::Fault;
 use crate::keys::{Key, last_number, table};
 
 /// A server, under its name; `life/` leads from its incarnation to the name.
@@ -40,7 +41,9 @@ impl ServerRegistry for ToyStorage {
                 Some(same) if same.info.incarnation == life => (same.busy, same.last_claim),
                 former => {
                     call.forget_life(life)?;
-                    if let Some(former) = former {
+                    if let Some(former) = former
+                        && !call.has(Fault::FormerLifeMayClaim)
+                    {
                         call.forget_life(former.info.incarnation)?;
                     }
                     // A life that was forgotten and comes back must not repeat its last claim.
@@ -60,7 +63,7 @@ impl ServerRegistry for ToyStorage {
     async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
         self.write(now, |call| {
             let server = call.server_of(beat.incarnation)?;
-            let known = server.is_some();
+            let known = server.is_some() || call.has(Fault::HeartbeatRevivesTheDead);
             if let Some(server) = server {
                 let row = Server { heartbeat_at: call.now, busy: beat.busy, ..server };
                 call.put(Server::key(&row.info.name), &row)?;
@@ -77,7 +80,7 @@ impl ServerRegistry for ToyStorage {
                 let mut job = call.job(place)?;
                 if let State::Processing(hold) = &mut job.record.head.state {
                     // Its rescue counts no crash: the process went as it should.
-                    hold.started = false;
+                    hold.started &= call.has(Fault::GoodbyeCountsACrash);
                 }
                 call.save(&job)?;
             }
@@ -91,7 +94,8 @@ impl ServerRegistry for ToyStorage {
         self.write(now, |call| {
             let mut dead = Vec::new();
             for server in call.servers()? {
-                if call.now.since(server.heartbeat_at) > silent_for {
+                let kept = call.has(Fault::DeadServersAreNeverForgotten);
+                if call.now.since(server.heartbeat_at) > silent_for && !kept {
                     call.forget_life(server.info.incarnation)?;
                     dead.push(server.info.name);
                 }

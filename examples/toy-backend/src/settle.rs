@@ -12,9 +12,6 @@ use crate::fault::Fault;
 use crate::keys::beside;
 use crate::record::KeptError;
 
-/// Failed attempts kept of one job.
-const ERRORS_KEPT: usize = 32;
-
 impl Call<'_> {
     // [guide: settle]
     pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
@@ -32,9 +29,12 @@ impl Call<'_> {
         // A job that is gone was taken away before.
         let Some(job) = self.job_by_id(lease.job)? else { return Ok(SettleAnswer::LeaseLost) };
         let (place, head) = (job.record.sequence, &job.record.head);
+        let any_life = self.has(Fault::SettleIgnoresTheIncarnation)
+            && head.state.name() == StateName::Processing
+            && head.fence == lease.fence;
         let any_holder =
             self.has(Fault::SettleIgnoresTheFence) && head.state.name() == StateName::Processing;
-        if !head.is_held_by(lease.fence, lease.incarnation) && !any_holder {
+        if !head.is_held_by(lease.fence, lease.incarnation) && !any_holder && !any_life {
             // Told by what the record keeps of its last settle, until the next claim.
             let last =
                 head.fence == lease.fence && head.settled == Some((lease.fence, lease.incarnation));
@@ -82,7 +82,10 @@ impl Call<'_> {
         let kept = KeptError { fence, failures, at: self.now, detail: detail.clone() };
         self.put(errors.clone().number(fence), &kept)?;
         let keys = self.keys(&errors, usize::MAX);
-        for key in &keys[..keys.len().saturating_sub(ERRORS_KEPT)] {
+        if self.has(Fault::ErrorsGrow) {
+            return Ok(());
+        }
+        for key in &keys[..keys.len().saturating_sub(bounds::ATTEMPT_ERRORS)] {
             self.tx.delete(key.clone());
         }
         Ok(())

@@ -134,6 +134,7 @@ impl Call<'_> {
             (IdAge::TooOld, Some(created_at)) => {
                 Err(Refusal::IdTooOld { job, created_at, storage_now })
             }
+            (IdAge::TooFarAhead, Some(_)) if self.has(Fault::FarIdIsAccepted) => Ok(()),
             (IdAge::TooFarAhead, Some(created_at)) => {
                 Err(Refusal::IdTooFarAhead { job, created_at, storage_now })
             }

@@ -104,6 +104,7 @@ impl Call<'_> {
             let mut job = self.job(place)?;
             if let Some(batch) = job.record.batch
                 && !self.lets_members_go(batch, job.record.state())?
+                && !self.has(Fault::PurgeRemovesWhatIsKept)
             {
                 job.kept = true;
                 self.save(&job)?;
@@ -145,7 +146,9 @@ impl Call<'_> {
         self.remove_edges(&job);
         self.delete_all(&table("with").number(place));
         self.tx.delete(keys::job(place));
-        self.tx.delete(keys::id(job.record.id));
+        if !self.has(Fault::PurgeForgetsTheId) {
+            self.tx.delete(keys::id(job.record.id));
+        }
         if let Some(batch) = job.record.batch {
             self.member_removed(batch)?;
         }

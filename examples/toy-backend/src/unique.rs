@@ -106,7 +106,10 @@ impl Call<'_> {
         if effects.frees_key || at_start {
             let held: Option<Held> = self.get(&row(unique.hash()))?;
             // Neither what another one has taken since, nor what is held for a period.
-            if held.is_some_and(|held| held.job == job.record.id && held.until.is_none()) {
+            if held.is_some_and(|held| {
+                held.job == job.record.id
+                    && (held.until.is_none() || self.has(Fault::PeriodEndsWithTheJob))
+            }) {
                 self.tx.delete(row(unique.hash()));
             }
         }
@@ -122,7 +125,9 @@ impl Call<'_> {
             return Ok(());
         }
         let (hash, until) = (unique.hash(), unique.held_until(self.now));
-        if let Some(Held { until: Some(before), .. }) = self.get(&row(hash))? {
+        if let Some(Held { until: Some(before), .. }) = self.get(&row(hash))?
+            && !self.has(Fault::FormerPeriodFreesTheKey)
+        {
             self.tx.delete(period(before, hash));
         }
         if let Some(until) = until {
