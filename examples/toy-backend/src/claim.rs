@@ -54,11 +54,8 @@ impl Call<'_> {
         let lanes = request.kinds.iter().map(|kind| table("ready").lane(queue, kind));
         let lanes: Vec<Key> = lanes.collect();
         let head = |call: &Self, lane: usize| {
-            let first = match call.has(Fault::ClaimIgnoresPriority) {
-                true => call.keys(&lanes[lane], 500).into_iter().min_by_key(|it| last_number(it)),
-                false => call.first(&lanes[lane]),
-            };
-            Some((first?[lanes[lane].len()..].to_vec(), lane))
+            let first = call.first_of(&lanes[lane])?;
+            Some((first[lanes[lane].len()..].to_vec(), lane))
         };
         let mut heads: BTreeSet<_> = (0..lanes.len()).filter_map(|lane| head(self, lane)).collect();
         let end = jobs.len() + most;
@@ -110,6 +107,14 @@ impl Call<'_> {
         Ok(true)
     }
     // [end]
+
+    /// The first key of a lane, which is its head; a fault would go by sequence alone.
+    fn first_of(&self, lane: &Key) -> Option<Vec<u8>> {
+        if self.has(Fault::ClaimIgnoresPriority) {
+            return self.keys(lane, 500).into_iter().min_by_key(|key| last_number(key));
+        }
+        self.first(lane)
+    }
 
     /// The leases of an earlier claim that are still held.
     fn claimed_before(&self, request: &ClaimRequest) -> Result<Claimed> {

@@ -1,9 +1,10 @@
 //! Settling: the end of an attempt, with everything that comes with it.
 
 use jobkit_core::failure::ErrorDetail;
+use jobkit_core::record::Lease;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::StateName;
-use jobkit_core::state_machine::{Ending, Event};
+use jobkit_core::state::State;
+use jobkit_core::state_machine::{Ending, Event, JobHead};
 use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
 use jobkit_core::{Result, bounds};
 
@@ -29,22 +30,11 @@ impl Call<'_> {
         // A job that is gone was taken away before.
         let Some(job) = self.job_by_id(lease.job)? else { return Ok(SettleAnswer::LeaseLost) };
         let (place, head) = (job.record.sequence, &job.record.head);
-        let any_life = self.has(Fault::SettleIgnoresTheIncarnation)
-            && head.state.name() == StateName::Processing
-            && head.fence == lease.fence;
-        let any_holder =
-            self.has(Fault::SettleIgnoresTheFence) && head.state.name() == StateName::Processing;
-        if !head.is_held_by(lease.fence, lease.incarnation) && !any_holder && !any_life {
+        if !self.is_holder(head, lease) {
             // Told by what the record keeps of its last settle, until the next claim.
             let last =
                 head.fence == lease.fence && head.settled == Some((lease.fence, lease.incarnation));
             return Ok(if last { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost });
-        }
-        if self.has(Fault::ExpiredLeaseIsRefused)
-            && let jobkit_core::state::State::Processing(hold) = &head.state
-            && hold.expires_at <= self.now
-        {
-            return Ok(SettleAnswer::LeaseLost);
         }
         let result = settle.result.as_ref().filter(|_| settle.ending == Ending::Succeeded);
         if let Some(result) = result.filter(|result| result.len() > bounds::RESULT_BYTES) {
@@ -70,6 +60,16 @@ impl Call<'_> {
         Ok(SettleAnswer::Settled(state))
     }
     // [end]
+
+    /// Whether this is the holder, which `is_held_by` says; the rest are faults.
+    fn is_holder(&self, head: &JobHead, lease: &Lease) -> bool {
+        let State::Processing(hold) = &head.state else { return false };
+        let of_fence = head.fence == lease.fence;
+        head.is_held_by(lease.fence, lease.incarnation)
+            && !(hold.expires_at <= self.now && self.has(Fault::ExpiredLeaseIsRefused))
+            || of_fence && self.has(Fault::SettleIgnoresTheIncarnation)
+            || self.has(Fault::SettleIgnoresTheFence)
+    }
 
     fn keep_error(
         &mut self,
