@@ -5,7 +5,7 @@ use jobkit_core::record::{check_instant, check_tags, retention_of};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, StateName};
 use jobkit_core::state_machine::{Event, Forbidden};
-use jobkit_core::storage::{Action, Change, ChangeOutcome, Guard};
+use jobkit_core::storage::{Action, Change, ChangeOutcome};
 use jobkit_core::{Name, Result};
 
 use crate::call::{Call, With};
@@ -23,14 +23,11 @@ impl Call<'_> {
             return Ok(ChangeOutcome::AlreadyApplied);
         }
         let record = &job.record;
-        let (place, state, version) = (record.sequence, record.state(), record.head.version);
-        let fits = match change.guard {
-            Guard::None => true,
-            Guard::State(expected) => expected == state,
-            Guard::Version(expected) => expected == version,
-        };
-        if !fits && !self.has(Fault::GuardIsIgnored) {
-            return refused(Refusal::Changed { state, version });
+        let (place, state) = (record.sequence, record.state());
+        if let Err(refusal) = change.guard.check(&record.head)
+            && !self.has(Fault::GuardIsIgnored)
+        {
+            return refused(refusal);
         }
         if let Err(refusal) = self.check_change(&job, &change.action)? {
             return refused(refusal);
