@@ -154,8 +154,8 @@ impl fmt::Display for StateTerm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Property {
-    /// A result.
-    Result,
+    /// A result. (Not named so: in messages of the compiler `Result` would be written with its path.)
+    Returned,
     /// A failed attempt.
     Error,
     /// A batch it belongs to.
@@ -174,7 +174,7 @@ pub enum Property {
 
 impl Property {
     pub(super) const ALL: [(&'static str, Self); 8] = [
-        ("result", Self::Result),
+        ("result", Self::Returned),
         ("error", Self::Error),
         ("batch", Self::Batch),
         ("parent", Self::Parent),

@@ -123,7 +123,7 @@ fn details_hold(field: &Field, job: &JobDetails) -> bool {
                 || String::from_utf8_lossy(&job.args).contains(text.as_str())
         }
         Field::Has(properties) => properties.iter().any(|property| match property {
-            Property::Result => job.result.is_some(),
+            Property::Returned => job.result.is_some(),
             Property::Error => !job.errors.is_empty(),
             property => record_has(*property, &job.record) == Some(true),
         }),
@@ -158,8 +158,8 @@ fn arg(job: &JobDetails, path: &[String]) -> Option<serde_json::Value> {
 /// `None` where details tell.
 fn record_has(property: Property, job: &JobRecord) -> Option<bool> {
     Some(match property {
-        Property::Result if job.state() != StateName::Succeeded => false,
-        Property::Result | Property::Error => return None,
+        Property::Returned if job.state() != StateName::Succeeded => false,
+        Property::Returned | Property::Error => return None,
         Property::Batch => job.batch.is_some(),
         Property::Parent => job.parents > 0,
         Property::Key => job.unique.is_some(),
