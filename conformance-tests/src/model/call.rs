@@ -1,5 +1,6 @@
 //! Calls as both storages get them, and what they answer.
 
+use jobkit_core::failure::Fingerprint;
 use jobkit_core::record::{Lease, Payload};
 use jobkit_core::recurring::{Pause, RecurringRecord};
 use jobkit_core::storage::*;
@@ -50,6 +51,12 @@ pub(super) enum Call {
     Checkpoint(Held, Payload),
     Pause(PauseTarget, Pause),
     Resume(PauseTarget),
+    Order(Name, Option<ServerOrder>),
+    Edit(JobId, Guard, Box<jobkit_core::record::NewRecord>),
+    ReleaseStuck(&'static str, JobId),
+    Mute(Fingerprint, Option<Pause>),
+    Audit(AuditEntry),
+    Bulk(Box<BulkRecord>),
 }
 
 /// What a call answered: what must be equal, and what later calls need.
@@ -204,6 +211,20 @@ impl Call {
             }
             Self::Pause(target, pause) => told(&on.pause(target, pause, now).await?),
             Self::Resume(target) => told(&on.resume(target).await?),
+            Self::Order(server, order) => {
+                told(&on.command_server(server, order.as_ref(), now).await?)
+            }
+            Self::Edit(original, guard, copy) => {
+                let (original, guard, actor) = (*original, *guard, Some("me"));
+                told(&on.edit_job(EditJob { original, guard, copy, actor, now }).await?)
+            }
+            Self::ReleaseStuck(limit, job) => {
+                let request = ReleaseStuck { limit, job: *job, crash_limit: 2, now };
+                told(&on.release_stuck(request).await?)
+            }
+            Self::Mute(group, mute) => told(&on.mute(*group, mute.as_ref(), now).await?),
+            Self::Audit(entry) => told(&on.append_audit(entry, now).await?),
+            Self::Bulk(bulk) => told(&on.save_bulk(bulk).await?),
         })
     }
 

@@ -52,6 +52,7 @@ pub(super) async fn read(on: &dyn Storage, of: &Scopes) -> Result<Facts> {
     }
     if of.level >= Level::Full {
         counted(on, of, &mut facts).await?;
+        kept_for_operators(on, of, &mut facts).await?;
         listed(on, of, &mut facts).await?;
     }
     Ok(facts)
@@ -167,6 +168,37 @@ async fn counted(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()>
         }
         push(facts, format!("relations of {id}"), &relations);
     }
+    Ok(())
+}
+
+async fn kept_for_operators(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()> {
+    push(facts, "error groups", &on.error_groups(&ErrorQuery::default()).await?);
+    push(facts, "bulk operations", &on.bulks(10).await?);
+    push(facts, "audit", &on.audit(None, 10).await?);
+    for id in &of.jobs {
+        push(facts, format!("before {id}"), &on.jobs_before(*id, 100).await?);
+    }
+    for state in StateName::ALL {
+        let query = JobQuery { kind: Some(kind(0)), ..JobQuery::new(state) };
+        push(facts, format!("count of {state}"), &on.count(&query, 1000).await?);
+    }
+    let (mut after, mut items, mut running) = (None, Vec::new(), 0);
+    loop {
+        let page = on.export(after.as_deref(), 5).await?;
+        running += page.running;
+        items.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    for item in &mut items {
+        if let Whole::Job(job) = item {
+            job.details = plain(job.details.clone());
+            job.details.record.parked_at = None;
+        }
+    }
+    push(facts, "export", &(items, running));
     Ok(())
 }
 

@@ -111,6 +111,7 @@ fn operation(level: Level) -> BoxedStrategy<Operation> {
             .prop_map(|(target, length)| Operation::Pause { target, length });
         all.push((3, pause.boxed()));
         all.push((4, target.prop_map(|target| Operation::Resume { target }).boxed()));
+        all.extend(operators());
     }
     Union::new_weighted(all).boxed()
 }
@@ -177,6 +178,52 @@ fn standard_operations() -> Vec<(u32, BoxedStrategy<Operation>)> {
                 .boxed(),
         ),
     ]
+}
+
+/// What operators do beside pausing.
+fn operators() -> Vec<(u32, BoxedStrategy<Operation>)> {
+    let order = (0..2_usize, 0..3_usize, option::of(seconds(&[20, 60])));
+    let edit = (0..12_usize, guard(), job());
+    vec![
+        (
+            1,
+            order
+                .prop_map(|(server, command, length)| Operation::Order { server, command, length })
+                .boxed(),
+        ),
+        (3, edit.prop_map(|(job, guard, copy)| Operation::Edit { job, guard, copy }).boxed()),
+        (
+            2,
+            (0..2_usize, 0..12_usize)
+                .prop_map(|(limit, job)| Operation::ReleaseStuck { limit, job })
+                .boxed(),
+        ),
+        (1, weighted(0.3).prop_map(|lifted| Operation::Mute { lifted }).boxed()),
+        (
+            1,
+            (0..4_u8, 0..3_u64)
+                .prop_map(|(operation, count)| Operation::Audit { operation, count })
+                .boxed(),
+        ),
+        (
+            2,
+            (0..3_u8, 1..4_u64, weighted(0.3))
+                .prop_map(|(operation, version, ended)| Operation::Bulk {
+                    operation,
+                    version,
+                    ended,
+                })
+                .boxed(),
+        ),
+    ]
+}
+
+fn guard() -> impl Strategy<Value = GuardPlan> {
+    Union::new_weighted(vec![
+        (6, Just(GuardPlan::None).boxed()),
+        (1, Just(GuardPlan::State(StateName::Enqueued)).boxed()),
+        (1, (0..4_u64).prop_map(GuardPlan::Version).boxed()),
+    ])
 }
 
 /// Few bits are set.
@@ -247,15 +294,11 @@ fn change() -> impl Strategy<Value = ChangePlan> {
                 .prop_map(|(queue, priority)| ActionPlan::Move { queue, priority })
                 .boxed(),
         ),
+        (1, weighted(0.5).prop_map(ActionPlan::Retag).boxed()),
     ]);
-    let guard = Union::new_weighted(vec![
-        (6, Just(GuardPlan::None).boxed()),
-        (1, Just(GuardPlan::State(StateName::Enqueued)).boxed()),
-        (1, (0..4_u64).prop_map(GuardPlan::Version).boxed()),
-    ]);
-    (0..16_usize, weighted(0.1), guard, action).prop_map(|(job, same_operation, guard, action)| {
-        ChangePlan { job, same_operation, guard, action }
-    })
+    (0..16_usize, weighted(0.1), guard(), action).prop_map(
+        |(job, same_operation, guard, action)| ChangePlan { job, same_operation, guard, action },
+    )
 }
 
 fn claim() -> impl Strategy<Value = ClaimPlan> {

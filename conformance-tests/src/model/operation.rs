@@ -121,6 +121,33 @@ pub(super) enum Operation {
     Resume {
         target: usize,
     },
+    Order {
+        server: usize,
+        /// None, to be quiet, to stop.
+        command: usize,
+        length: Option<Duration>,
+    },
+    Edit {
+        job: usize,
+        guard: GuardPlan,
+        copy: JobPlan,
+    },
+    ReleaseStuck {
+        limit: usize,
+        job: usize,
+    },
+    Mute {
+        lifted: bool,
+    },
+    Audit {
+        operation: u8,
+        count: u64,
+    },
+    Bulk {
+        operation: u8,
+        version: u64,
+        ended: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -210,6 +237,7 @@ pub(super) enum ActionPlan {
     Reschedule(Duration),
     RunNow,
     Move { queue: Option<usize>, priority: Option<u8> },
+    Retag(bool),
 }
 
 #[derive(Clone, Debug)]

@@ -13,11 +13,11 @@ use jobkit_core::state::{Keep, Retention};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
 use jobkit_core::unique::Unique;
-use jobkit_core::{Incarnation, JobId};
+use jobkit_core::{Incarnation, JobId, OperationId};
 
 use super::call::{Call, Held};
 use super::operation::{ClaimPlan, Operation, SettlePlan, WindowPlan};
-use super::world::{LEASE, LIMITS, SCHEDULES, World, kind, name, newest, queue};
+use super::world::{LEASE, LIMITS, SCHEDULES, World, guard_of, kind, name, newest, queue};
 
 impl World {
     /// The call that an operation is now; `None` where it means nothing.
@@ -144,6 +144,69 @@ impl World {
                 Call::Pause(target(*n), Pause { until, ..Pause::new("me", "why") })
             }
             Operation::Resume { target: n } => Call::Resume(target(*n)),
+            other => return self.resolve_operators(other),
+        })
+    }
+
+    fn resolve_operators(&mut self, operation: &Operation) -> Option<Call> {
+        let world = &mut *self;
+        let given = |length: &Option<Duration>, now: jobkit_core::Timestamp| Pause {
+            until: length.map(|length| now.plus(length)),
+            ..Pause::new("me", "why")
+        };
+        let id = |n: u8| OperationId::from_bytes([n + 1; 16]);
+        Some(match operation {
+            Operation::Order { server, command, length } => {
+                let command =
+                    [None, Some(ServerCommand::Quiet), Some(ServerCommand::Stop)][*command];
+                let given = given(length, world.now);
+                let order = command.map(|command| ServerOrder { command, given });
+                Call::Order(name(format!("server{server}")), order)
+            }
+            Operation::Edit { job, guard, copy } => {
+                let original = world.some_job(*job);
+                let guard = guard_of(*guard);
+                let mut copy = world.job(copy, &[], None);
+                copy.edges.clear();
+                copy.extras_mut().made_from = Some(original);
+                Call::Edit(original, guard, Box::new(copy))
+            }
+            Operation::ReleaseStuck { limit, job } => {
+                Call::ReleaseStuck(LIMITS[*limit], world.some_job(*job))
+            }
+            Operation::Mute { lifted } => {
+                let group = ErrorDetail::new("k", "E", "message", [], None).fingerprint;
+                Call::Mute(group, (!lifted).then(|| Pause::new("me", "why")))
+            }
+            Operation::Audit { operation, count } => Call::Audit(AuditEntry {
+                operation: id(*operation),
+                at: jobkit_core::Timestamp::MIN,
+                actor: "me".into(),
+                peer: String::new(),
+                action: "look".into(),
+                target: "all".into(),
+                count: *count,
+                outcome: String::new(),
+                reason: String::new(),
+            }),
+            Operation::Bulk { operation, version, ended } => Call::Bulk(Box::new(BulkRecord {
+                id: id(*operation),
+                version: *version,
+                filter: "state:failed".into(),
+                action: Action::Requeue { run_at: None },
+                as_of: world.began,
+                spread: Duration::ZERO,
+                previewed: 0,
+                actor: "me".into(),
+                reason: String::new(),
+                place: None,
+                plan: None,
+                done: 0,
+                skipped: 0,
+                refused: 0,
+                ended_at: ended.then_some(world.now),
+                cancelled: false,
+            })),
             _ => return None,
         })
     }

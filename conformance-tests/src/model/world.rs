@@ -33,6 +33,14 @@ pub(super) fn kind(n: usize) -> Name {
     name(format!("kind{n}"))
 }
 
+pub(super) fn guard_of(plan: GuardPlan) -> Guard {
+    match plan {
+        GuardPlan::None => Guard::None,
+        GuardPlan::State(state) => Guard::State(state),
+        GuardPlan::Version(version) => Guard::Version(version),
+    }
+}
+
 /// Ids of keys have no age: time may pass as it likes.
 fn job_id(n: usize) -> JobId {
     JobId::from_key("k", &n.to_string())
@@ -250,12 +258,11 @@ impl World {
             ActionPlan::Move { queue: to, priority } => {
                 Action::Move { queue: to.map(queue), priority: *priority }
             }
+            ActionPlan::Retag(tagged) => {
+                Action::Retag { tags: if *tagged { vec!["tag".into()] } else { Vec::new() } }
+            }
         };
-        let guard = match plan.guard {
-            GuardPlan::None => Guard::None,
-            GuardPlan::State(state) => Guard::State(state),
-            GuardPlan::Version(version) => Guard::Version(version),
-        };
+        let guard = guard_of(plan.guard);
         if !plan.same_operation {
             self.operations += 1;
         }

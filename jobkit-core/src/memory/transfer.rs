@@ -54,18 +54,24 @@ impl Tables {
         let mut page = ExportPage::default();
         let mut bytes = 0;
         loop {
-            let (key, item) = match self.next_whole(&cursor, &mut page.running)? {
+            let mut running = 0;
+            let (key, item) = match self.next_whole(&cursor, &mut running)? {
                 Some((key, item)) => (key, item),
                 None if cursor.part + 1 < PARTS.len() => {
                     cursor = Cursor { part: cursor.part + 1, after: None };
                     continue;
                 }
-                None => return Ok(page),
+                None => {
+                    page.running += running;
+                    return Ok(page);
+                }
             };
             if page.items.len() == limit || (bytes > PAGE_BYTES && !page.items.is_empty()) {
+                // Those that were passed over on the way to it are passed over again.
                 page.next = Some(cursor.show());
                 return Ok(page);
             }
+            page.running += running;
             bytes += size(&item);
             page.items.push(item);
             cursor.after = Some(key);
