@@ -27,6 +27,8 @@ mod guide {
     mod limits_unique_locks {}
     #[doc = include_str!("../../docs/guide/inside-a-job.md")]
     mod inside_a_job {}
+    #[doc = include_str!("../../docs/guide/operating.md")]
+    mod operating {}
     #[doc = include_str!("../../docs/guide/servers.md")]
     mod servers {}
     #[doc = include_str!("../../docs/guide/filters.md")]

@@ -16,6 +16,15 @@ use crate::operations::pauses;
 use crate::storage::SqliteStorage;
 use crate::writer::Flight;
 
+/// One that cannot be read orders nothing: its server must not be taken for dead.
+fn read_order(text: String) -> Option<ServerOrder> {
+    let read = json::<ServerOrder>(&text);
+    if let Err(fault) = &read {
+        tracing::warn!(error = %fault, "an order to a server cannot be read and is passed over");
+    }
+    read.ok()
+}
+
 #[async_trait]
 impl ServerRegistry for SqliteStorage {
     async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
@@ -67,7 +76,7 @@ impl ServerRegistry for SqliteStorage {
                     [beat.incarnation.as_i64()],
                     |row| row.get::<_, Option<String>>(0),
                 )?;
-                let order = order.flatten().map(|text| json::<ServerOrder>(&text)).transpose()?;
+                let order = order.flatten().and_then(read_order);
                 let order = order.filter(|order| order.given.holds(now));
                 let command = order.map(|order| order.command);
                 let bulk = flight.db.one(
@@ -157,7 +166,7 @@ impl ServerRegistry for SqliteStorage {
                     info: json(&info)?,
                     heartbeat_at: at(heartbeat),
                     busy: small(busy),
-                    order: order.map(|text| json(&text)).transpose()?,
+                    order: order.and_then(read_order),
                 })
             })
             .collect()

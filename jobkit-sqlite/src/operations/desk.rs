@@ -57,7 +57,19 @@ pub(super) fn bulks(db: &Db<'_>, limit: usize) -> Done<Vec<BulkRecord>> {
         [size(limit - bodies.len())],
         |row| row.get::<_, String>(0),
     )?);
-    bodies.iter().map(|body| json(body)).collect()
+    Ok(readable(&bodies))
+}
+
+/// Those that can be read: one that cannot must not hide the others.
+fn readable<T: serde::de::DeserializeOwned>(bodies: &[String]) -> Vec<T> {
+    let read = |body: &String| {
+        let read = json(body);
+        if let Err(fault) = &read {
+            tracing::warn!(error = %fault, "what an operator did cannot be read and is passed over");
+        }
+        read.ok()
+    };
+    bodies.iter().filter_map(read).collect()
 }
 
 /// Appends an entry, or replaces that of the same operation.
@@ -93,7 +105,7 @@ pub(super) fn audit(
         [after, size(limit)],
         |row| row.get::<_, String>(0),
     )?;
-    bodies.iter().map(|body| json(body)).collect()
+    Ok(readable(&bodies))
 }
 
 /// The secret of a name, made at the first time by SQLite's own generator, which the operating system

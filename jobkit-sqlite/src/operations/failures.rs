@@ -54,8 +54,9 @@ pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {
         [query.since.map_or(i64::MIN, jobkit_core::Timestamp::as_micros)],
         |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)),
     )? {
-        let mut group = json::<ErrorGroup>(&body)?;
-        group.mute = mute.map(|mute| json(&mute)).transpose()?;
+        // One that cannot be read is begun anew by its next failure.
+        let Ok(mut group) = json::<ErrorGroup>(&body) else { continue };
+        group.mute = mute.and_then(|mute| json(&mute).ok());
         if query.matches(&group) {
             groups.push(group);
         }
