@@ -444,7 +444,7 @@ impl Operator {
         Ok(Edited::Same(job))
     }
 
-    /// Begins an operation on everything that matches; see [`bulk`](crate::bulk). Servers carry it out, and
+    /// Begins an operation on everything that matches; see [`bulk`]. Servers carry it out, and
     /// [`bulk::drive`] does.
     ///
     /// # Errors
