@@ -162,9 +162,9 @@ async fn drive_bulks(engine: &Engine) {
             let began = Instant::now();
             let step = engine.bounded(bulk_step(engine)).await;
             let pause = match &step {
-                // In between, others write for twice as long.
+                // In between, others write for five times as long.
                 Ok(Some(Stepped::Went(_))) => {
-                    (began.elapsed() * 2).clamp(SHORTEST_BULK_PAUSE, RETRY)
+                    (began.elapsed() * 5).clamp(SHORTEST_BULK_PAUSE, RETRY)
                 }
                 Ok(Some(Stepped::Ended(record))) => {
                     tracing::info!(
