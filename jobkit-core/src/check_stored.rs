@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::ids::JobId;
 use crate::jobs::Jobs;
 use crate::name::Name;
-use crate::record::Payload;
+use crate::record::{JobDetails, Payload};
 use crate::state::StateName;
 use crate::storage::{JobQuery, Storage};
 use crate::upgrade::Misfit;
@@ -103,6 +103,42 @@ pub enum StoredJob {
 }
 
 impl Jobs {
+    /// Decodes one job as a server of these jobs would; what does not fit, if anything.
+    ///
+    /// # Example: a job whose kind nobody serves
+    /// ```
+    /// # use jobkit_core::{Client, Jobs, MemoryStorage, job_by_name};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # let client = Client::new(MemoryStorage::new());
+    /// let id = client.enqueue(job_by_name("lost", &Default::default())?).await?.id();
+    /// let job = client.job(id).await?.expect("is stored");
+    /// let misfit = Jobs::new().check_job(&client, &job).expect("does not fit");
+    /// assert_eq!(misfit.reason, "no registered job is of this kind");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check_job<S: Storage + ?Sized>(
+        &self,
+        client: &Client<S>,
+        job: &JobDetails,
+    ) -> Option<StoredMisfit> {
+        let (kinds, _) = self.by_name();
+        let record = &job.record;
+        let fits = match (kinds.get(record.kind.as_str()), client.open_args(job)) {
+            (Some(served), Ok(args)) => (served.check)(&record.kind, &args),
+            (Some(_), Err(error)) => Err(Misfit { field: None, reason: error.to_string() }),
+            (None, _) => Err(unknown()),
+        };
+        let mut misfit = fits.err()?;
+        if Codecs::are_sealed(&job.args) {
+            misfit.hide("not told, since the arguments are sealed");
+        }
+        let Misfit { field, reason } = misfit;
+        let what = StoredJob::Job(record.id);
+        Some(StoredMisfit { what, kind: record.kind.clone(), field, reason })
+    }
+
     /// Decodes every job that waits or runs, and every recurring job's, as a server of these jobs would,
     /// and tells which do not fit.
     ///

@@ -46,9 +46,87 @@ pub fn hide_secrets(value: &mut Value) {
     }
 }
 
+/// Hides what a text tells of secrets: the value behind `password=`, `"token": ` and the like, and user
+/// and password of a URL. As far as a text can be understood: what matters belongs in arguments by name.
+pub fn hide_in_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find([':', '=']) {
+        let (before, after) = rest.split_at(at);
+        out.push_str(before);
+        if let Some(address) = after.strip_prefix("://") {
+            out.push_str("://");
+            let end = address.find(|c: char| c.is_whitespace() || "/?#\"'<>".contains(c));
+            let authority = &address[..end.unwrap_or(address.len())];
+            rest = match authority.rfind('@') {
+                Some(at) => {
+                    out.push_str(HIDDEN);
+                    &address[at..]
+                }
+                None => address,
+            };
+            continue;
+        }
+        out.push_str(&after[..1]);
+        rest = &after[1..];
+        let name = before.trim_end().trim_end_matches(['"', '\'', '\\']);
+        let begin = name
+            .char_indices()
+            .rev()
+            .take_while(|(_, c)| c.is_alphanumeric() || matches!(c, '_' | '-'))
+            .last();
+        if begin.is_some_and(|(begin, _)| is_secret(&name[begin..])) {
+            rest = skip_value(rest, &mut out);
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Leaves out a value, and writes that it is hidden.
+fn skip_value<'a>(rest: &'a str, out: &mut String) -> &'a str {
+    let value = rest.trim_start_matches([' ', '\\']);
+    out.push_str(&rest[..rest.len() - value.len()]);
+    if value.is_empty() {
+        return value;
+    }
+    out.push_str(HIDDEN);
+    if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        let inner = &value[1..];
+        return inner.find(quote).map_or("", |end| &inner[end + 1..]);
+    }
+    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '&' | ')' | ']' | '}');
+    let end = |value: &str| value.find(ends).unwrap_or(value.len());
+    let word = &value[..end(value)];
+    // `Authorization: Bearer …` has two words.
+    if matches!(word.to_ascii_lowercase().as_str(), "bearer" | "basic" | "digest") {
+        let behind = value[word.len()..].trim_start();
+        return &behind[end(behind)..];
+    }
+    &value[word.len()..]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_in_texts_are_hidden() {
+        for (text, shown) in [
+            ("refused: password=hunter2, user=ann", "refused: password=(hidden), user=ann"),
+            (r#"{"api_key": "a b", "n": 1}"#, r#"{"api_key": (hidden), "n": 1}"#),
+            ("Authorization: Bearer abc.def next", "Authorization: (hidden) next"),
+            ("postgres://ann:pw@host/db?a=b", "postgres://(hidden)@host/db?a=b"),
+            ("https://host/path@2: fine", "https://host/path@2: fine"),
+            ("the token: t0p", "the token: (hidden)"),
+            ("a=b: c", "a=b: c"),
+            ("password=", "password="),
+            ("größe: 3 = ß", "größe: 3 = ß"),
+            (r#"token="never closed"#, "token=(hidden)"),
+        ] {
+            assert_eq!(hide_in_text(text), shown);
+        }
+    }
 
     #[test]
     fn secrets_are_hidden_however_deep() {

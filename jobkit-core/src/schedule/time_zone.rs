@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use chrono::{Offset, TimeZone as _};
 use chrono_tz::{TZ_VARIANTS, Tz};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Timestamp};
 
 /// The longest name that is looked up, in bytes; no zone has a longer one.
 const MAX_NAME_BYTES: usize = 64;
@@ -63,6 +64,22 @@ impl TimeZone {
     /// The IANA name.
     pub fn name(self) -> &'static str {
         self.0.name()
+    }
+
+    /// By how many seconds its clocks are ahead of UTC at an instant.
+    ///
+    /// # Example: an hour more in summer
+    /// ```
+    /// use jobkit_core::{TimeZone, Timestamp};
+    ///
+    /// let berlin = TimeZone::parse("Europe/Berlin")?;
+    /// let january = Timestamp::from_micros(1_767_225_600_000_000);
+    /// let july = Timestamp::from_micros(1_782_864_000_000_000);
+    /// assert_eq!((berlin.offset_seconds(january), berlin.offset_seconds(july)), (3_600, 7_200));
+    /// # Ok::<(), jobkit_core::Error>(())
+    /// ```
+    pub fn offset_seconds(self, at: Timestamp) -> i32 {
+        self.0.offset_from_utc_datetime(&at.to_chrono().naive_utc()).fix().local_minus_utc()
     }
 
     pub(super) fn tz(self) -> Tz {
