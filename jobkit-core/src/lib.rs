@@ -34,6 +34,7 @@ pub mod name;
 mod new_job;
 pub mod operator;
 mod outcome;
+pub mod prometheus;
 pub mod record;
 pub mod recurring;
 pub mod redact;
