@@ -1,0 +1,120 @@
+//! `batches`.
+
+use jobkit_core::batch::{BatchRecord, BatchState};
+use jobkit_core::redact::hide_in_text;
+use jobkit_core::storage::Count;
+use jobkit_core::{BatchId, bounds};
+use serde_json::{Value, json};
+
+use super::args::{BatchesArgs, BatchesCommand, Page};
+use super::console::{Table, Tone};
+use super::{Context, Done, Exit, Stop, change, format, view};
+
+pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Done {
+    match (&args.command, args.id) {
+        (Some(BatchesCommand::Cancel { id, yes }), _) => {
+            let batch = one(context, *id).await?;
+            if !yes {
+                let open = batch.counts.open();
+                let words = format!("{} members have not finished", format::number(open));
+                context.console.tell(&words)?;
+                change::confirm(context.console, "cancel", Count::Exact(open))?;
+            }
+            context.operator().cancel_batch(*id).await?;
+            context
+                .done(&format!("batch {id} is cancelled"), &json!({ "id": id, "cancelled": true }))
+        }
+        (None, Some(id)) => {
+            let batch = one(context, id).await?;
+            let words = format!(
+                "{}: {} of {} finished, {} failed, {} deleted; created {}",
+                state(&batch),
+                format::number(batch.counts.total - batch.counts.open()),
+                format::number(batch.counts.total),
+                format::number(batch.counts.failed),
+                format::number(batch.counts.deleted),
+                context.time(batch.created_at)
+            );
+            let words = format!("{} {id} {words}", hide_in_text(&batch.name));
+            context.done(&words, &json(&batch))
+        }
+        (None, None) => list(context, &args.page).await,
+    }
+}
+
+async fn one(context: &Context<'_, '_>, id: BatchId) -> Done<BatchRecord> {
+    let found = context.storage().batch(id).await?;
+    found.ok_or_else(|| Stop::Nothing(format!("there is no batch {id}")))
+}
+
+const fn state_name(state: BatchState) -> &'static str {
+    match state {
+        BatchState::Open => "open",
+        BatchState::Started => "started",
+        BatchState::Completed => "completed",
+        BatchState::Succeeded => "succeeded",
+        BatchState::Cancelled => "cancelled",
+    }
+}
+
+fn state(batch: &BatchRecord) -> &'static str {
+    state_name(batch.state())
+}
+
+fn json(batch: &BatchRecord) -> Value {
+    json!({
+        "id": batch.id,
+        "name": hide_in_text(&batch.name),
+        "state": state(batch),
+        "parent": batch.parent,
+        "total": batch.counts.total,
+        "open": batch.counts.open(),
+        "succeeded": batch.counts.succeeded,
+        "failed": batch.counts.failed,
+        "deleted": batch.counts.deleted,
+        "created_at": view::instant(batch.created_at),
+        "started_at": view::maybe(batch.started_at),
+        "completed_at": view::maybe(batch.completed_at),
+        "succeeded_at": view::maybe(batch.succeeded_at),
+        "cancelled_at": view::maybe(batch.cancelled_at),
+    })
+}
+
+async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
+    let limit = page.limit().min(bounds::PAGE);
+    let before = page.after.as_deref().map(str::parse).transpose()?;
+    let batches = context.storage().batches(None, before, limit).await?;
+    let next = batches.last().filter(|_| batches.len() == limit).map(|batch| batch.id);
+    if context.globals.json {
+        let items: Vec<Value> = batches.iter().map(json).collect();
+        context.console.json(&json!({ "items": items, "next": next }))?;
+    } else if batches.is_empty() {
+        context.console.tell("no batch")?;
+    } else {
+        let mut table =
+            Table::new(&["state", "id", "name", ">finished", ">of", ">failed", "created"]);
+        for batch in &batches {
+            let counts = &batch.counts;
+            let cells = [
+                state(batch),
+                &batch.id.to_string(),
+                &hide_in_text(&batch.name),
+                &format::number(counts.total - counts.open()),
+                &format::number(counts.total),
+                &format::number(counts.failed),
+                &context.time(batch.created_at),
+            ];
+            let tone = match (batch.state(), counts.failed) {
+                (BatchState::Succeeded, _) => Tone::Good,
+                (_, 0) => Tone::Plain,
+                _ => Tone::Bad,
+            };
+            table.row_in(tone, cells);
+        }
+        context.console.table(&table)?;
+        if let Some(next) = next {
+            context.console.tell(&format!("more: --after {next}"))?;
+        }
+    }
+    Ok(if batches.is_empty() { Exit::Nothing } else { Exit::Done })
+}

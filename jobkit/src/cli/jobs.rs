@@ -1,0 +1,417 @@
+//! `jobs`, `job`, `why`.
+
+use std::time::Duration;
+
+use jobkit_core::edge::Parent;
+use jobkit_core::record::{JobDetails, JobRecord};
+use jobkit_core::redact::hide_in_text;
+use jobkit_core::search;
+use jobkit_core::state::{State, StateName};
+use jobkit_core::storage::{Count, LogPage, Relation, Storage};
+use jobkit_core::{JobId, bounds};
+use serde_json::{Value, json};
+
+use super::args::{JobArgs, JobsArgs, OneJob};
+use super::console::{Table, Tone};
+use super::{Context, Done, Exit, Stop, format, offered, view};
+
+/// How many relations are shown.
+const RELATIONS: usize = 50;
+
+pub(super) async fn list(context: &mut Context<'_, '_>, args: &JobsArgs) -> Done {
+    let filter = view::filter(&args.filter.join(" "))?;
+    let storage = context.storage();
+    if args.count {
+        let count = search::count(&*storage, &filter, bounds::COUNTED).await?;
+        let (number, exact) = match count {
+            Count::Exact(n) => (Some(n), true),
+            Count::AtLeast(n) | Count::About(n) => (Some(n), false),
+            Count::Unknown => (None, false),
+        };
+        return context.done(&format::count(count), &json!({ "count": number, "exact": exact }));
+    }
+    let mut after = args.page.after.clone();
+    let mut found: Vec<JobRecord> = Vec::new();
+    let mut searched = 0;
+    let next = loop {
+        let limit = (args.page.limit() - found.len()).min(bounds::PAGE);
+        let page = search::page(&*storage, &filter, after.as_deref(), limit).await?;
+        searched += page.searched;
+        found.extend(page.jobs);
+        after = page.next;
+        // A bounded look that found nothing yet goes on for a while.
+        let enough = found.len() >= args.page.limit() || searched >= 100_000;
+        if after.is_none() || enough {
+            break after;
+        }
+    };
+    if context.globals.json {
+        let items: Vec<Value> = found.iter().map(view::record).collect();
+        context.console.json(&json!({ "items": items, "next": next }))?;
+    } else {
+        table(context, &found)?;
+        if let Some(next) = &next {
+            context.console.tell(&format!("more: --after '{next}'"))?;
+        }
+    }
+    Ok(if found.is_empty() { Exit::Nothing } else { Exit::Done })
+}
+
+/// What is to be said of a job beside its state.
+fn remark(context: &Context<'_, '_>, job: &JobRecord) -> String {
+    let head = &job.head;
+    match (&head.state, &job.parked_at) {
+        (_, Some(limit)) => format!("parked at limit {}", hide_in_text(limit)),
+        (State::Scheduled { run_at }, _) => {
+            format!("{}, {}", context.time(*run_at), head.reason.as_str())
+        }
+        (State::Processing(hold), _) => format!("on {}", hold.server),
+        _ => match job.duration {
+            Some(took) => format!("{}, ran {}", head.reason.as_str(), format::duration(took)),
+            None => head.reason.as_str().to_owned(),
+        },
+    }
+}
+
+/// The present attempt, or the last one.
+fn attempt(job: &JobRecord) -> u32 {
+    match job.state() {
+        StateName::Failed => job.head.failures.max(1),
+        _ => job.head.attempt(),
+    }
+}
+
+pub(super) fn table(context: &mut Context<'_, '_>, jobs: &[JobRecord]) -> Done<()> {
+    if jobs.is_empty() {
+        return Ok(context.console.tell("no job matches")?);
+    }
+    let mut table = Table::new(&["state", "id", "kind", "queue", "since", ">attempt", "remark"]);
+    for job in jobs {
+        let name = job.extras.as_deref().and_then(|extras| extras.display_name.as_deref());
+        let kind = match name {
+            Some(name) => format!("{} ({})", job.kind, hide_in_text(name)),
+            None => job.kind.to_string(),
+        };
+        let cells = [
+            job.state().as_str(),
+            &job.id.to_string(),
+            &kind,
+            &job.queue,
+            &context.time(job.head.entered_at),
+            &attempt(job).to_string(),
+            &remark(context, job),
+        ];
+        table.row_in(view::tone(job.state()), cells);
+    }
+    Ok(context.console.table(&table)?)
+}
+
+pub(super) async fn why(context: &mut Context<'_, '_>, args: &OneJob) -> Done {
+    let storage = context.storage();
+    let Some(why) = jobkit_core::why::why(&*storage, args.id, None).await? else {
+        return Err(unknown(args.id));
+    };
+    let sentences: Vec<_> = why.sentences().iter().map(|it| hide_in_text(it)).collect();
+    if context.globals.json {
+        let now = view::instant(why.now);
+        let answer = json!({ "id": args.id, "state": why.state, "causes": sentences, "now": now });
+        context.console.json(&answer)?;
+    } else {
+        for sentence in sentences {
+            context.console.say(&sentence)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn unknown(id: JobId) -> Stop {
+    Stop::Nothing(format!("there is no job {id}, or it was removed"))
+}
+
+/// What is told of a job beside its record.
+struct Told {
+    why: Vec<String>,
+    relations: Vec<Value>,
+    more: bool,
+    log: Option<LogPage>,
+    misfit: Option<String>,
+}
+
+impl Told {
+    async fn read(context: &Context<'_, '_>, job: &JobDetails, lines: usize) -> Done<Self> {
+        let storage = context.storage();
+        let id = job.record.id;
+        let why = jobkit_core::why::why(&*storage, id, None).await?;
+        let why = why.map(|why| why.sentences()).unwrap_or_default();
+        let relations = offered(storage.relations(id, None, RELATIONS).await)?.unwrap_or_default();
+        let misfit = context.jobs.as_ref().and_then(|jobs| jobs.check_job(&context.client, job));
+        Ok(Self {
+            why: why.iter().map(|it| hide_in_text(it)).collect(),
+            more: relations.next.is_some(),
+            relations: relations.relations.iter().map(relation).collect(),
+            log: last_lines(&*storage, id, lines).await?,
+            misfit: misfit.map(|misfit| hide_in_text(&misfit.to_string())),
+        })
+    }
+}
+
+fn relation(relation: &Relation) -> Value {
+    match relation {
+        Relation::Parent { parent, on, decided, state } => {
+            let (what, id) = match parent {
+                Parent::Job(id) => ("job", id.to_string()),
+                Parent::Batch(id) => ("batch", id.to_string()),
+            };
+            json!({ "is": "parent", "of": what, "id": id, "on": on, "decided": decided, "state": state })
+        }
+        Relation::Child { child, on, decided, state } => {
+            json!({ "is": "child", "of": "job", "id": child, "on": on, "decided": decided, "state": state })
+        }
+    }
+}
+
+/// The last lines of the latest attempt.
+async fn last_lines(storage: &dyn Storage, id: JobId, lines: usize) -> Done<Option<LogPage>> {
+    if lines == 0 {
+        return Ok(None);
+    }
+    let most = bounds::LOG_LINES;
+    let Some(mut page) = offered(storage.read_log(id, None, 0, most).await)? else {
+        return Ok(None);
+    };
+    let beyond = page.lines.len().saturating_sub(lines);
+    page.lines.drain(..beyond);
+    page.dropped += beyond as u64;
+    Ok((!page.lines.is_empty()).then_some(page))
+}
+
+pub(super) async fn show(context: &mut Context<'_, '_>, args: &JobArgs) -> Done {
+    let storage = context.storage();
+    let Some(job) = storage.job(args.job.id).await? else { return Err(unknown(args.job.id)) };
+    let told = Told::read(context, &job, args.logs).await?;
+    if context.globals.json {
+        let value = as_json(context, &job, &told);
+        context.console.json(&value)?;
+    } else {
+        as_text(context, &job, &told, args.backtrace)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn as_json(context: &Context<'_, '_>, job: &JobDetails, told: &Told) -> Value {
+    let mut value = view::record(&job.record);
+    value["why"] = json!(told.why);
+    value["args"] = view::args(&context.client, job);
+    value["result"] = json!(view::result(&context.client, job));
+    value["history"] = job.history.entries.iter().map(view::history).collect();
+    value["history_dropped"] = json!(job.history.dropped);
+    value["errors"] = job.errors.iter().map(view::error).collect();
+    value["relations"] = json!(told.relations);
+    value["progress"] = view::redacted(json!(job.progress));
+    let log = told.log.as_ref().map(|page| {
+        let line = |(number, line): &(u64, jobkit_core::storage::LogLine)| {
+            let at = view::instant(line.at);
+            json!({ "number": number, "at": at, "level": line.level, "text": view::text(&line.text) })
+        };
+        let lines: Vec<_> = page.lines.iter().map(line).collect();
+        json!({ "fence": page.fence, "dropped": page.dropped, "lines": lines })
+    });
+    value["log"] = json!(log);
+    value["misfit"] = json!(told.misfit);
+    value
+}
+
+fn as_text(
+    context: &mut Context<'_, '_>,
+    job: &JobDetails,
+    told: &Told,
+    backtrace: bool,
+) -> Done<()> {
+    let record = &job.record;
+    let title = format!("{} {} in queue {}", record.kind, record.id, record.queue);
+    context.console.say_in(Tone::Head, &title)?;
+    for sentence in &told.why {
+        context.console.say_in(view::tone(record.state()), &format!("  {sentence}"))?;
+    }
+    if let Some(misfit) = &told.misfit {
+        context.console.say_in(Tone::Bad, &format!("  does not fit this program: {misfit}"))?;
+    }
+    facts(context, record)?;
+    let pretty = |value: &Value| format!("{value:#}");
+    section(context, "arguments", &pretty(&view::args(&context.client, job)))?;
+    if let Some(result) = view::result(&context.client, job) {
+        section(context, "result", &pretty(&result))?;
+    }
+    history(context, job)?;
+    for error in &job.errors {
+        let detail = &error.detail;
+        let head = format!(
+            "failure {} ({}, {:?})",
+            error.failures,
+            context.time(error.at),
+            detail.fingerprint
+        );
+        let mut text = format!("{}: {}", detail.error_type, detail.message);
+        for cause in &detail.chain {
+            text += &format!("\ncaused by: {cause}");
+        }
+        if let Some(trace) = detail.backtrace.as_deref().filter(|_| backtrace) {
+            text += &format!("\n{trace}");
+        }
+        section(context, &head, &hide_in_text(&text))?;
+    }
+    relations(context, told)?;
+    for progress in &job.progress {
+        let of = if progress.total > 0 {
+            format!(" of {}", format::number(progress.total))
+        } else {
+            String::new()
+        };
+        let words = format!(
+            "progress{}: {}{of} {}",
+            if progress.name.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", hide_in_text(&progress.name))
+            },
+            format::number(progress.done),
+            hide_in_text(&progress.message)
+        );
+        context.console.say(&words)?;
+    }
+    if let Some(page) = &told.log {
+        let left_out =
+            if page.dropped > 0 { format!(", {} before", page.dropped) } else { String::new() };
+        context.console.say_in(Tone::Head, &format!("log of attempt {}{left_out}", page.fence))?;
+        for (_, line) in &page.lines {
+            let level = format!("{:?}", line.level).to_lowercase();
+            let at = line.at.to_chrono().format("%H:%M:%S%.3f");
+            let text = format!("{at} {level:5} {}", hide_in_text(&line.text));
+            context.console.block("  ", &text)?;
+        }
+    }
+    Ok(())
+}
+
+fn section(context: &mut Context<'_, '_>, head: &str, text: &str) -> Done<()> {
+    context.console.say_in(Tone::Head, head)?;
+    Ok(context.console.block("  ", text)?)
+}
+
+fn facts(context: &mut Context<'_, '_>, record: &JobRecord) -> Done<()> {
+    let head = &record.head;
+    let mut facts: Vec<(&str, String)> = vec![
+        (
+            "state",
+            format!(
+                "{} ({}), {}",
+                record.state(),
+                head.reason.as_str(),
+                context.time(head.entered_at)
+            ),
+        ),
+        ("priority", record.priority.to_string()),
+        (
+            "attempt",
+            format!("{}, {} failures, {} crashes", attempt(record), head.failures, head.crashes),
+        ),
+        ("created", context.time(record.created_at)),
+    ];
+    if let Some(took) = record.duration {
+        facts.push(("ran", format::duration(took)));
+    }
+    if let (Some(enqueued), Some(claimed)) = (record.enqueued_at, record.claimed_at) {
+        facts.push(("waited", format::duration(claimed.since(enqueued))));
+    }
+    if let Some(at) = record.expires_at {
+        facts.push(("kept until", context.time(at)));
+    }
+    if let Some(at) = record.start_by {
+        facts.push(("start by", context.time(at)));
+    }
+    if !record.tags.is_empty() {
+        facts.push(("tags", hide_in_text(&record.tags.join(", "))));
+    }
+    if let Some(unique) = &record.unique {
+        facts.push(("unique key", hide_in_text(&unique.key)));
+    }
+    if !record.limits.is_empty() {
+        let names: Vec<_> = record.limits.iter().map(|limit| hide_in_text(&limit.name)).collect();
+        facts.push(("limits", names.join(", ")));
+    }
+    if let Some(batch) = record.batch {
+        facts.push(("batch", batch.to_string()));
+    }
+    if let Some(extras) = record.extras.as_deref() {
+        if let Some(name) = &extras.display_name {
+            facts.push(("name", hide_in_text(name)));
+        }
+        if let Some(it) = &extras.occurrence {
+            facts.push((
+                "recurring",
+                format!("{} at {}", hide_in_text(&it.recurring), it.nominal_at),
+            ));
+        }
+        if let Some(from) = extras.made_from {
+            facts.push(("made from", from.to_string()));
+        }
+        for (what, values) in [("metadata", &extras.metadata), ("context", &extras.context)] {
+            if let Value::Object(values) = view::redacted(json!(values)) {
+                for (key, value) in values {
+                    facts.push((what, format!("{key} = {}", value.as_str().unwrap_or_default())));
+                }
+            }
+        }
+    }
+    for (name, value) in facts {
+        context.console.say(&format!("  {name:<10}  {value}"))?;
+    }
+    Ok(())
+}
+
+fn history(context: &mut Context<'_, '_>, job: &JobDetails) -> Done<()> {
+    context.console.say_in(Tone::Head, "history")?;
+    let mut table = Table::new(&["  state", "why", "when", ">after", ">ran", "server", "by"]);
+    let mut before = None;
+    for entry in &job.history.entries {
+        let after = before.map_or(Duration::ZERO, |before| entry.at.since(before));
+        let cells = [
+            &format!("  {}", entry.state),
+            entry.reason.as_str(),
+            &context.time(entry.at),
+            &before.map(|_| format::duration(after)).unwrap_or_default(),
+            &entry.duration.map(format::duration).unwrap_or_default(),
+            entry.server.as_deref().unwrap_or_default(),
+            &entry.actor.as_deref().map(hide_in_text).unwrap_or_default(),
+        ];
+        table.row_in(view::tone(entry.state), cells);
+        before = Some(entry.at);
+    }
+    context.console.table(&table)?;
+    if job.history.dropped > 0 {
+        let dropped = format::number(job.history.dropped);
+        context.console.say(&format!("  {dropped} transitions after the fourth are not kept"))?;
+    }
+    Ok(())
+}
+
+fn relations(context: &mut Context<'_, '_>, told: &Told) -> Done<()> {
+    if told.relations.is_empty() {
+        return Ok(());
+    }
+    context.console.say_in(Tone::Head, "relations")?;
+    for relation in &told.relations {
+        let word = |key: &str| relation[key].as_str().unwrap_or_default().to_owned();
+        let state = match (relation["state"].as_str(), relation["decided"].as_bool()) {
+            (Some(state), _) => state.to_owned(),
+            (None, Some(true)) => "decided".to_owned(),
+            (None, _) => "open".to_owned(),
+        };
+        let (is, of, id, on) = (word("is"), word("of"), word("id"), word("on"));
+        context.console.say(&format!("  {is} {of} {id} on {on}: {state}"))?;
+    }
+    if told.more {
+        context.console.say("  and more")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! `migrate`: the schema.
+
+use serde_json::json;
+
+use super::args::{Globals, Migrate};
+use super::console::Console;
+use super::{Context, Done, Stop, source};
+
+/// The statements, without touching anything.
+pub(super) fn print(args: &Migrate, globals: &Globals, console: &mut Console<'_>) -> Done {
+    let url = source::url(globals)?;
+    #[cfg(feature = "sqlite")]
+    if url.starts_with("sqlite:") {
+        // Checked, so that a mistyped parameter is not printed into statements.
+        jobkit_sqlite::SqliteOptions::from_url(&url)?;
+        let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+        let named = parameters.split('&').find_map(|pair| pair.strip_prefix("namespace="));
+        let statements = jobkit_sqlite::print_migrations(named.unwrap_or("jobkit"), args.from);
+        if globals.json {
+            console.json(&json!({ "from": args.from, "statements": statements }))?;
+        } else {
+            console.script(&statements)?;
+        }
+        return Ok(super::Exit::Done);
+    }
+    let _ = (args, url, console);
+    Err(Stop::Usage("this storage has no migrations to print".to_owned()))
+}
+
+/// Opening it brought the schema up to date; this says so, and does it where opening does not.
+pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
+    let storage = context.storage();
+    let migrated = storage.migrate().await?;
+    let words =
+        format!("{} has schema {}, which is the present one", storage.backend(), migrated.to);
+    let json = json!({ "backend": storage.backend(), "namespace": storage.namespace(), "schema": migrated.to });
+    context.done(&words, &json)
+}

@@ -1,0 +1,359 @@
+//! The command line `jobkit`, and the same inside an application.
+//!
+//! ```text
+//! export JOBKIT_URL=sqlite:///var/lib/app/jobs.db
+//! jobkit status
+//! jobkit jobs 'state:failed queue:mail failed:<2h'
+//! jobkit why 0197a2c4-8d3e-7b10-9c55-2f6f0a1b3c4d
+//! jobkit retry --where 'state:failed error:"timed out"'
+//! ```
+//!
+//! `jobkit help` lists the commands, `jobkit help COMMAND` tells of one. What matches is said in the
+//! [filter language](crate::search).
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | nothing was found, some items were refused, or `doctor` found an error |
+//! | 2 | the command line is wrong |
+//! | 3 | the storage could not be reached, or failed |
+//! | 4 | refused, since nobody confirmed it |
+//!
+//! With `--json` standard output is one JSON document; a list is an object with `items` and `next`, the
+//! place for `--after`, or `null` on the last page. Names are those of this crate's types, instants are
+//! RFC 3339 in UTC, lengths of time are milliseconds under names that end in `_ms`. Errors are told on
+//! standard error, in words.
+//!
+//! Values whose names tell of a secret are hidden, and so are arguments marked `sensitive` and the URL's
+//! password; characters that could move a cursor or turn a text round are shown as `‹U+202E›`.
+//!
+//! # Example: `admin` of an application, which knows its jobs
+//! ```no_run
+//! use jobkit::{Jobs, sqlite::SqliteStorage};
+//!
+//! fn jobs() -> Jobs {
+//!     Jobs::new() // `jobs![send_mail, …]`
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<std::process::ExitCode, jobkit::Error> {
+//!     let storage = SqliteStorage::open("jobs.db").await?;
+//!     Ok(jobkit::cli::run(jobs(), storage).await)
+//! }
+//! ```
+
+mod args;
+mod audit;
+mod batches;
+mod bulk;
+mod change;
+mod completion;
+mod console;
+mod doctor;
+mod enqueue;
+mod errors;
+mod export;
+mod format;
+mod jobs;
+mod limits;
+mod metrics;
+mod migrate;
+mod queues;
+mod recurring;
+mod servers;
+mod source;
+mod status;
+mod top;
+mod view;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use jobkit_core::storage::{IntoStorage, Storage};
+use jobkit_core::{Client, Error, ErrorKind, Jobs, Timestamp, redact};
+
+use args::{Arguments, Command, Globals};
+use console::Console;
+
+/// Runs the command line of this process with an application's jobs and storage: arguments are checked
+/// against the jobs, and `--url` is not asked for.
+pub async fn run<S: IntoStorage>(jobs: Jobs, storage: S) -> ExitCode {
+    let storage = storage.into_storage();
+    let client = Client::new(S::erase(&storage));
+    CommandLine::new().jobs(jobs).client(client).run(std::env::args_os().skip(1)).await
+}
+
+/// The command line, and what an application gives it.
+///
+/// # Example: with the client's codecs, and arguments of one's own
+/// ```
+/// # use jobkit_core as jobkit;
+/// use jobkit::{Client, MemoryStorage};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let client = Client::new(MemoryStorage::new()).erase();
+/// let (mut out, mut err) = (Vec::new(), Vec::new());
+/// let line = ::jobkit::cli::CommandLine::new().client(client);
+/// let code = line.run_to(["jobs", "--json"], &mut out, &mut err).await;
+/// assert_eq!(code, 1, "nothing was found");
+/// assert_eq!(String::from_utf8_lossy(&out), "{\n  \"items\": [],\n  \"next\": null\n}\n");
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct CommandLine {
+    jobs: Option<Jobs>,
+    client: Option<Client>,
+}
+
+impl CommandLine {
+    /// One that finds its storage by `--url` or `JOBKIT_URL`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The jobs of the application, which arguments are checked against.
+    #[must_use]
+    pub fn jobs(mut self, jobs: Jobs) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// The client in whose storage everything happens, whose codecs open what they sealed, and whose
+    /// filters see what is enqueued.
+    #[must_use]
+    pub fn client(mut self, client: Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// Runs it on the standard streams; the arguments come without the program's name.
+    pub async fn run<A: Into<OsString>>(self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        ExitCode::from(self.perform(arguments, Console::standard()).await)
+    }
+
+    /// Runs it without a terminal, and answers the exit code.
+    pub async fn run_to<A: Into<OsString>>(
+        self,
+        arguments: impl IntoIterator<Item = A>,
+        out: &mut (dyn Write + Send),
+        err: &mut (dyn Write + Send),
+    ) -> u8 {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        self.perform(arguments, Console::plain(out, err)).await
+    }
+
+    async fn perform(self, arguments: Vec<OsString>, mut console: Console<'_>) -> u8 {
+        let name = std::iter::once(OsString::from("jobkit"));
+        let exit = match Arguments::try_parse_from(name.chain(arguments)) {
+            Ok(arguments) => {
+                let done = self.dispatch(arguments, &mut console).await;
+                done.unwrap_or_else(|stop| stop.tell(&mut console))
+            }
+            Err(error) => {
+                let text = redact::hide_in_text(&error.render().to_string());
+                let asked = !error.use_stderr();
+                let _ = if asked { console.block("", &text) } else { console.tell_block(&text) };
+                if asked { Exit::Done } else { Exit::Usage }
+            }
+        };
+        let _ = console.flush();
+        exit as u8
+    }
+
+    async fn dispatch(self, arguments: Arguments, console: &mut Console<'_>) -> Done {
+        let Arguments { globals, command } = arguments;
+        // What needs no storage.
+        match &command {
+            Command::Completion(it) => return completion::run(it, console),
+            Command::Recurring(it) if it.is_preview() => {
+                return recurring::preview(it, &globals, console);
+            }
+            Command::Migrate(it) if it.print => return migrate::print(it, &globals, console),
+            _ => {}
+        }
+        let client = match self.client {
+            Some(client) => client,
+            None => Client::new(source::open(&globals, &command).await?),
+        };
+        let now = client.storage().now().await?;
+        let mut context = Context { client, jobs: self.jobs, globals, now, console };
+        let context = &mut context;
+        match command {
+            Command::Status => status::run(context).await,
+            Command::Top(it) => top::run(context, &it).await,
+            Command::Jobs(it) => jobs::list(context, &it).await,
+            Command::Job(it) => jobs::show(context, &it).await,
+            Command::Why(it) => jobs::why(context, &it).await,
+            Command::Retry(it) => change::run(context, change::Verb::Retry, &it).await,
+            Command::Requeue(it) => change::run(context, change::Verb::Requeue, &it).await,
+            Command::Delete(it) => change::run(context, change::Verb::Delete, &it).await,
+            Command::RunNow(it) => change::run(context, change::Verb::RunNow, &it).await,
+            Command::Bulk(it) => bulk::run(context, &it).await,
+            Command::Enqueue(it) => enqueue::run(context, &it).await,
+            Command::Queues => queues::list(context).await,
+            Command::Pause(it) => queues::pause(context, &it).await,
+            Command::Resume(it) => queues::resume(context, &it).await,
+            Command::Recurring(it) => recurring::run(context, &it).await,
+            Command::Batches(it) => batches::run(context, &it).await,
+            Command::Limits(it) => limits::run(context, &it).await,
+            Command::Servers(it) => servers::run(context, &it).await,
+            Command::Errors(it) => errors::run(context, &it).await,
+            Command::Audit(it) => audit::run(context, &it).await,
+            Command::Doctor => doctor::run(context).await,
+            Command::Migrate(_) => migrate::run(context).await,
+            Command::Export(it) => export::run(context, &it).await,
+            Command::Metrics => metrics::run(context).await,
+            Command::Completion(_) => Ok(Exit::Done),
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// Done.
+    Done = 0,
+    /// Nothing was found, or some of it was refused.
+    Nothing = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The storage could not be reached, or failed.
+    Storage = 3,
+    /// Nobody confirmed it.
+    Unconfirmed = 4,
+}
+
+/// Why a command ended early.
+#[derive(Debug)]
+enum Stop {
+    /// The library's error.
+    Library(Error),
+    /// The command line is wrong.
+    Usage(String),
+    /// What was asked for does not exist.
+    Nothing(String),
+    /// Nobody confirmed it.
+    Unconfirmed(String),
+    /// The output went away, or could not be written.
+    Output(std::io::Error),
+}
+
+type Done<T = Exit> = Result<T, Stop>;
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Library(error) => {
+                write!(f, "{error}")?;
+                let mut source = std::error::Error::source(error);
+                while let Some(cause) = source {
+                    write!(f, ": {cause}")?;
+                    source = cause.source();
+                }
+                Ok(())
+            }
+            Self::Usage(text) | Self::Nothing(text) | Self::Unconfirmed(text) => f.write_str(text),
+            Self::Output(error) => write!(f, "the output cannot be written: {error}"),
+        }
+    }
+}
+
+impl Stop {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Library(error) => match error.kind() {
+                ErrorKind::InvalidInput => Exit::Usage,
+                ErrorKind::NotFound | ErrorKind::Conflict => Exit::Nothing,
+                _ => Exit::Storage,
+            },
+            Self::Usage(_) => Exit::Usage,
+            Self::Nothing(_) => Exit::Nothing,
+            Self::Unconfirmed(_) => Exit::Unconfirmed,
+            Self::Output(_) => Exit::Storage,
+        }
+    }
+
+    fn tell(&self, console: &mut Console<'_>) -> Exit {
+        if let Self::Output(error) = self
+            && error.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            // Whoever read has seen enough.
+            return Exit::Done;
+        }
+        let _ = console.tell_block(&format!("error: {}", redact::hide_in_text(&self.to_string())));
+        self.exit()
+    }
+}
+
+/// What a command works with.
+struct Context<'a, 'b> {
+    client: Client,
+    jobs: Option<Jobs>,
+    globals: Globals,
+    now: Timestamp,
+    console: &'a mut Console<'b>,
+}
+
+impl Context<'_, '_> {
+    fn storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(self.client.storage())
+    }
+
+    /// Who acts, for the audit.
+    fn operator(&self) -> jobkit_core::operator::Operator {
+        let actor = self.globals.actor.clone().unwrap_or_else(|| {
+            let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+            let user = var("USER").or_else(|| var("USERNAME")).unwrap_or_else(|| "unknown".into());
+            let host = var("HOSTNAME").or_else(|| {
+                std::fs::read_to_string("/etc/hostname").ok().map(|name| name.trim().to_owned())
+            });
+            format!("{user}@{}", host.unwrap_or_else(|| "localhost".into()))
+        });
+        let operator = self.client.operator(actor).from_peer("jobkit");
+        operator.because(self.globals.reason.clone().unwrap_or_default())
+    }
+
+    fn time(&self, at: Timestamp) -> String {
+        format::time(at, self.now, self.globals.utc)
+    }
+
+    fn time_or(&self, at: Option<Timestamp>, none: &str) -> String {
+        at.map_or_else(|| none.to_owned(), |at| self.time(at))
+    }
+
+    /// Says that something was done, as words or as JSON.
+    fn done(&mut self, words: &str, json: &serde_json::Value) -> Done {
+        if self.globals.json {
+            self.console.json(json)?
+        } else {
+            self.console.say(words)?
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// What a storage does not offer is not shown.
+fn offered<T>(answer: jobkit_core::Result<T>) -> jobkit_core::Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
+}

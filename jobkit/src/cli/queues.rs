@@ -1,0 +1,118 @@
+//! `queues`, `pause`, `resume`.
+
+use jobkit_core::recurring;
+use jobkit_core::redact::hide_in_text;
+use jobkit_core::storage::{PauseTarget, QueueSnapshot};
+use serde_json::{Value, json};
+
+use super::args::{Pause, Resume, What};
+use super::console::{Table, Tone};
+use super::{Context, Done, Exit, Stop, format, offered, view};
+
+pub(super) async fn list(context: &mut Context<'_, '_>) -> Done {
+    let storage = context.storage();
+    let snapshot = storage.snapshot(None).await?;
+    let pauses = offered(storage.pauses(None).await)?.unwrap_or_default();
+    let kinds = pauses.into_iter().filter_map(|record| match record.target {
+        PauseTarget::Kind(kind) => Some((kind, record.pause)),
+        PauseTarget::Queue(_) => None,
+    });
+    let kinds: Vec<_> = kinds.collect();
+    if context.globals.json {
+        let items: Vec<Value> = snapshot.queues.iter().map(json).collect();
+        let kind = |(kind, pause): &(jobkit_core::Name, recurring::Pause)| json!({ "kind": kind, "pause": view::pause(Some(pause)) });
+        let paused: Vec<_> = kinds.iter().map(kind).collect();
+        context.console.json(&json!({ "items": items, "next": null, "paused_kinds": paused }))?;
+        return Ok(Exit::Done);
+    }
+    if snapshot.queues.is_empty() {
+        context.console.tell("no queue has jobs, a pause or a server")?;
+    } else {
+        table(context, &snapshot.queues)?;
+    }
+    for (kind, pause) in kinds {
+        let words = format!("kind {kind} is {}", paused(context, &pause));
+        context.console.say_in(Tone::Warning, &words)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn json(queue: &QueueSnapshot) -> Value {
+    json!({
+        "name": queue.name,
+        "enqueued": queue.enqueued,
+        "processing": queue.processing,
+        "scheduled": queue.scheduled,
+        "oldest_at": view::maybe(queue.oldest_at),
+        "pause": view::pause(queue.pause.as_ref()),
+    })
+}
+
+/// `paused by ann since 5 min ago, until …: why`.
+pub(super) fn paused(context: &Context<'_, '_>, pause: &recurring::Pause) -> String {
+    let until = pause.until.map(|until| format!(", until {}", context.time(until)));
+    let reason = match pause.reason.as_str() {
+        "" => String::new(),
+        reason => format!(": {}", hide_in_text(reason)),
+    };
+    format!(
+        "paused by {} since {}{}{reason}",
+        hide_in_text(&pause.by),
+        context.time(pause.since),
+        until.unwrap_or_default()
+    )
+}
+
+pub(super) fn table(context: &mut Context<'_, '_>, queues: &[QueueSnapshot]) -> Done<()> {
+    let mut table =
+        Table::new(&["queue", ">enqueued", ">running", ">scheduled", "oldest", "pause"]);
+    for queue in queues {
+        let holding = queue.pause.as_ref().filter(|pause| pause.holds(context.now));
+        let oldest = queue.oldest_at.map(|at| format::duration(context.now.since(at)));
+        let cells = [
+            queue.name.as_str(),
+            &format::number(queue.enqueued),
+            &format::number(queue.processing),
+            &format::number(queue.scheduled),
+            &oldest.unwrap_or_default(),
+            &holding.map(|pause| paused(context, pause)).unwrap_or_default(),
+        ];
+        table.row_in(if holding.is_some() { Tone::Warning } else { Tone::Plain }, cells);
+    }
+    Ok(context.console.table(&table)?)
+}
+
+pub(super) async fn pause(context: &mut Context<'_, '_>, args: &Pause) -> Done {
+    let until = args.until.at(context.now);
+    if until.is_some_and(|until| until <= context.now) {
+        return Err(Stop::Usage("the pause would have ended already".to_owned()));
+    }
+    let operator = context.operator();
+    match args.what {
+        What::Queue => operator.pause_queue(&args.name, until).await?,
+        What::Kind => operator.pause_kind(&args.name, until).await?,
+        What::Recurring => operator.pause_recurring(&args.name, until).await?,
+    }
+    let what = args.what.as_str();
+    let end = match until {
+        Some(until) => format!("until {}", context.time(until)),
+        None => "until somebody resumes it".to_owned(),
+    };
+    let words = format!("{what} {} is paused {end}", args.name);
+    context.done(&words, &json!({ "paused": what, "name": args.name, "until": view::maybe(until) }))
+}
+
+pub(super) async fn resume(context: &mut Context<'_, '_>, args: &Resume) -> Done {
+    let operator = context.operator();
+    let was = match args.what {
+        What::Queue => operator.resume_queue(&args.name).await?,
+        What::Kind => operator.resume_kind(&args.name).await?,
+        What::Recurring => operator.resume_recurring(&args.name).await.map(|()| true)?,
+    };
+    let what = args.what.as_str();
+    if !was {
+        return Err(Stop::Nothing(format!("{what} {} was not paused", args.name)));
+    }
+    let words = format!("{what} {} goes on", args.name);
+    context.done(&words, &json!({ "resumed": what, "name": args.name }))
+}

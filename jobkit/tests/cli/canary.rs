@@ -1,0 +1,173 @@
+//! No output holds a secret, or a character that moves a cursor.
+
+use std::time::Duration;
+
+use jobkit::failure::ErrorDetail;
+use jobkit::record::Progress;
+use jobkit::state::Reason;
+use jobkit::state_machine::Ending;
+use jobkit::storage::{LogLevel, LogLine, Settle};
+use jobkit::{Batch, JobId, Recurring, Timestamp};
+use serde_json::json;
+
+use crate::world::{World, job, run};
+
+const SECRET: &str = "hunter2canary";
+
+/// Clears the screen, turns the text round, hides, and ends a line.
+const HOSTILE: &str = "\u{1b}[2J\u{9b}1A\u{202e}\u{200b}\u{feff}\r\u{7}\u{e0041}";
+
+fn is_hostile(c: char) -> bool {
+    c != '\n' && (c.is_control() || HOSTILE.contains(c) && !"[2J1A".contains(c))
+}
+
+/// A text that tells a secret, and more.
+fn text(around: &str) -> String {
+    format!("{around}{HOSTILE} password={SECRET} postgres://ann:{SECRET}@db/x {HOSTILE}")
+}
+
+async fn poisoned() -> (World, JobId, jobkit::BatchId) {
+    let mut world = World::empty().await;
+    let args = json!({
+        "password": SECRET,
+        "deep": [{ "Api-Key": SECRET, "note": text("note") }],
+        "url": format!("https://ann:{SECRET}@host/path"),
+        HOSTILE: HOSTILE,
+    });
+    let batch = world.client.enqueue(
+        Batch::new(text("batch")).job(
+            job("canary", &args)
+                .tag(format!("token={SECRET}{HOSTILE}"))
+                .unique(text("key"))
+                .display_name(text("name"))
+                .limit(text("limit"), 1)
+                .metadata("api_key", SECRET)
+                .metadata(HOSTILE, text("metadata"))
+                .capture("cookie", SECRET),
+        ),
+    );
+    let batch = batch.await.expect("is stored").id();
+    let lease = world.claim(&["canary"]).await[0];
+    let chain = [text("cause"), format!("Authorization: Bearer {SECRET}")];
+    let detail = ErrorDetail::new(
+        "canary",
+        &text("Type"),
+        &text("failed"),
+        chain,
+        Some(text("  0: a::b\n")),
+    );
+    let at = Timestamp::from_micros(1_767_225_600_000_000);
+    let line = LogLine { at, level: LogLevel::Warn, text: text("line") };
+    let progress = Progress { name: text("bar"), done: 1, total: 2, message: text("at") };
+    world
+        .settle(vec![Settle {
+            error: Some(detail),
+            log: vec![line],
+            progress: vec![progress],
+            ..Settle::new(lease, Ending::Retry { delay: Duration::from_secs(3600) })
+        }])
+        .await;
+    let done = world.enqueue(job("sync", &args)).await;
+    let other = world.claim(&["sync"]).await[0];
+    let result = json!({ "secret": SECRET, "text": text("result") }).to_string();
+    world
+        .settle(vec![Settle {
+            result: Some(result.into_bytes().into()),
+            ..Settle::new(other, Ending::Succeeded)
+        }])
+        .await;
+    let failing = world.enqueue(job("report", &args)).await;
+    let lease = world.claim(&["report"]).await[0];
+    let detail = ErrorDetail::new("report", "E", &text("failed"), [], None);
+    world
+        .settle(vec![Settle {
+            error: Some(detail),
+            ..Settle::new(lease, Ending::Failed(Reason::Permanent))
+        }])
+        .await;
+    let recurring = Recurring::cron(text("schedule"), "0 3 * * *").job(job("sync", &args));
+    world.client.save_recurring(recurring).await.expect("is stored");
+    let operator = world.client.operator(text("actor")).because(text("reason"));
+    operator.pause_queue("mail", None).await.expect("is paused");
+    operator.pause_kind("report", None).await.expect("is paused");
+    operator.quiet_server("web-1", None).await.expect("is told");
+    let filter = "kind:nothing".parse().expect("a filter");
+    let action = jobkit::storage::Action::RunNow;
+    operator.begin_bulk(filter, action, 0, Duration::ZERO).await.expect("is begun");
+    let _ = (done, failing);
+    (world, lease.job, batch)
+}
+
+#[track_caller]
+fn check(ran: &crate::world::Ran, arguments: &[&str]) {
+    for stream in [&ran.out, &ran.err] {
+        assert!(!stream.contains(SECRET), "{arguments:?} tells a secret:\n{stream}");
+        let hostile = stream.chars().find(|c| is_hostile(*c));
+        assert_eq!(hostile, None, "{arguments:?}:\n{stream:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_output_tells_a_secret_or_moves_the_cursor() {
+    let (world, failed, batch) = poisoned().await;
+    let all = world.run(&["jobs", "--json"]).expect(0).json();
+    let ids: Vec<String> = all["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|it| it["id"].as_str().expect("an id").to_owned())
+        .collect();
+    assert_eq!(ids.len(), 3);
+    let schedule = text("schedule");
+    let (batch, failed) = (batch.to_string(), failed.to_string());
+    let mut commands: Vec<Vec<&str>> = [
+        "status",
+        "jobs",
+        "queues",
+        "recurring",
+        "batches",
+        "limits",
+        "servers",
+        "errors",
+        "audit",
+        "doctor",
+        "bulk",
+        "metrics",
+        "export",
+        "export --format csv",
+    ]
+    .iter()
+    .map(|command| command.split(' ').collect())
+    .collect();
+    for id in &ids {
+        commands.push(vec!["job", id, "--logs", "--backtrace"]);
+        commands.push(vec!["why", id]);
+    }
+    commands.push(vec!["recurring", "show", &schedule]);
+    commands.push(vec!["batches", &batch]);
+    commands.push(vec!["run-now", &failed]);
+    commands.push(vec!["delete", "--where", "state:failed"]);
+    commands.push(vec!["delete", "--where", "arg.password:hunter2canary"]);
+    commands.push(vec!["retry", "--where", "state:failed", "--yes"]);
+    commands.push(vec!["audit"]);
+    for arguments in commands {
+        check(&world.run(&arguments), &arguments);
+        let as_json = [&arguments[..], &["--json"]].concat();
+        let ran = world.run(&as_json);
+        check(&ran, &as_json);
+    }
+}
+
+#[test]
+fn no_output_tells_the_password_of_an_address() {
+    let address = format!("postgres://ann:{SECRET}@db.example/jobs");
+    for command in ["status", "jobs", "migrate", "doctor", "top", "metrics"] {
+        let ran = run(Some(&address), &[command]).expect(2);
+        check(&ran, &[command]);
+        check(&run(None, &["--url", &address, command]).expect(2), &[command]);
+        // At the wrong place.
+        check(&run(None, &[command, &address, "--nonsense"]), &[command]);
+    }
+    check(&run(Some(&address), &["migrate", "--print"]).expect(2), &["migrate"]);
+    check(&run(Some(&address), &["--help"]).expect(0), &["--help"]);
+}

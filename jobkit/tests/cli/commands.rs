@@ -1,0 +1,148 @@
+//! Reading commands, pages, exit codes.
+
+use serde_json::Value;
+
+use crate::world::{World, full, job, run};
+
+#[tokio::test]
+async fn pages_follow_each_other() {
+    let world = World::empty().await;
+    for n in 0..5 {
+        world.enqueue(job("mail", &serde_json::json!({ "n": n }))).await;
+    }
+    let mut seen = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut arguments = vec!["jobs", "kind:mail", "--json", "--limit", "2"];
+        if let Some(after) = &after {
+            arguments.extend(["--after", after.as_str()]);
+        }
+        let page = world.run(&arguments).expect(0).json();
+        seen.extend(page["items"].as_array().expect("items").iter().map(|it| it["id"].clone()));
+        match &page["next"] {
+            Value::String(next) => after = Some(next.clone()),
+            _ => break,
+        }
+    }
+    assert_eq!(seen.len(), 5);
+    let ran = world.run(&["jobs", "--limit", "2"]).expect(0);
+    assert_eq!(ran.out.lines().count(), 3);
+    assert!(ran.err.starts_with("more: --after '"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn exit_codes_are_those_that_are_documented() {
+    let (world, ids) = full().await;
+    let some = "0197a2c4-8d3e-7b10-9c55-2f6f0a1b3c4d";
+    let failed = ids.failed.to_string();
+    let cases: [(i32, &[&str]); 22] = [
+        (0, &["status"]),
+        (0, &["jobs", "--count"]),
+        (0, &["help"]),
+        (0, &["--version"]),
+        (1, &["jobs", "kind:nothing"]),
+        (1, &["job", some]),
+        (1, &["why", some]),
+        (1, &["retry", some]),
+        (1, &["delete", "--where", "kind:nothing", "--yes"]),
+        (1, &["resume", "queue", "default"]),
+        (1, &["errors", "mute", "E-0"]),
+        (1, &["recurring", "run", "nothing"]),
+        (1, &["servers", "quiet", "nobody"]),
+        (1, &["bulk", some]),
+        (1, &["batches", some]),
+        (2, &["jobs", "statee:failed"]),
+        (2, &["why", "x"]),
+        (2, &["nonsense"]),
+        (2, &["recurring", "preview", "61 * * * *"]),
+        (2, &["enqueue", "mail", "[1]"]),
+        (4, &["delete", "--where", "state:failed"]),
+        (4, &["servers", "stop", "web-1"]),
+    ];
+    for (code, arguments) in cases {
+        world.run(arguments).expect(code);
+    }
+    world.run(&["retry", &failed, some]).expect(1);
+    assert_eq!(
+        world.client.state(ids.failed).await.expect("is read").map(|it| it.as_str()),
+        Some("enqueued")
+    );
+    let gone = format!("{}.gone", world.url);
+    let ran = run(Some(&gone), &["status"]).expect(3);
+    assert!(ran.err.contains("`jobkit migrate` makes one"), "{ran:?}");
+    run(None, &["status"]).expect(2);
+    run(Some("sqlite:///proc/nothing/here.db"), &["migrate"]).expect(3);
+}
+
+#[tokio::test]
+async fn a_wrong_filter_is_shown_with_the_place() {
+    let world = World::empty().await;
+    let ran = world.run(&["jobs", "kind:a statee:b"]).expect(2);
+    let lines: Vec<_> = ran.err.lines().collect();
+    assert_eq!(lines[1..], ["  kind:a statee:b", "         ^"], "{ran:?}");
+}
+
+#[tokio::test]
+async fn looking_makes_no_file_and_migrating_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}", folder.path().join("new.db").display());
+    run(Some(&url), &["status"]).expect(3);
+    assert!(!folder.path().join("new.db").exists());
+    let ran = run(Some(&url), &["migrate"]).expect(0);
+    assert!(ran.out.contains("schema"), "{ran:?}");
+    run(Some(&url), &["status"]).expect(0);
+    let ran = run(Some(&url), &["migrate", "--print"]).expect(0);
+    assert!(ran.out.contains("CREATE TABLE jobkit_job"));
+}
+
+#[tokio::test]
+async fn an_export_holds_every_job_that_matches() {
+    let (world, ids) = full().await;
+    let all = world.run(&["jobs", "--count", "--json"]).json()["count"].as_u64();
+    let ran = world.run(&["export"]).expect(0);
+    let lines: Vec<Value> =
+        ran.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(Some(lines.len() as u64), all);
+    let failed = lines.iter().find(|it| it["id"] == ids.failed.to_string()).expect("is there");
+    assert_eq!(failed["errors"][0]["message"], "timed out after 30 s");
+    let ran = world.run(&["export", "state:failed", "--format", "csv"]).expect(0);
+    let lines: Vec<_> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("id,kind,") && lines[1].starts_with(&ids.failed.to_string()));
+}
+
+#[tokio::test]
+async fn figures_for_prometheus_are_printed() {
+    let (world, _) = full().await;
+    let ran = world.run(&["metrics"]).expect(0);
+    for line in [
+        "# TYPE jobkit_jobs gauge",
+        "jobkit_jobs{state=\"failed\"} 1",
+        "jobkit_queue_paused{queue=\"mail\"} 1",
+        "jobkit_server_up{server=\"web-1\"} 1",
+        "jobkit_limit_waiting{limit=\"reports\"} 1",
+    ] {
+        assert!(ran.out.lines().any(|it| it == line), "{line}\n{}", ran.out);
+    }
+}
+
+#[test]
+fn shells_are_completed_and_help_tells_the_exit_codes() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(None, &["completion", shell]).expect(0).out.contains("recurring"));
+    }
+    let help = run(None, &["--help"]).expect(0).out;
+    assert!(help.contains("4 refused without confirmation"), "{help}");
+    for command in ["job", "retry", "export", "recurring"] {
+        run(None, &["help", command]).expect(0);
+    }
+}
+
+#[tokio::test]
+async fn without_a_terminal_nothing_is_coloured_and_top_refuses() {
+    let (world, _) = full().await;
+    let ran = world.run(&["status"]).expect(0);
+    assert!(!ran.out.contains('\u{1b}'));
+    let ran = world.run(&["top"]).expect(2);
+    assert!(ran.out.is_empty() && ran.err.contains("terminal"), "{ran:?}");
+}

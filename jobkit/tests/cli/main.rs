@@ -1,0 +1,8 @@
+//! The command line as a program: every command, in words and as JSON, on a file with jobs in every state.
+
+mod canary;
+mod commands;
+mod embedded;
+mod golden;
+mod world;
+mod writes;

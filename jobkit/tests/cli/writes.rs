@@ -1,0 +1,159 @@
+//! What changes something, and that the audit tells of it.
+
+use jobkit::state::StateName;
+use jobkit::storage::{
+    BatchStore, LimitStore, Monitoring, Operations, RecurringStore, ServerRegistry,
+};
+use serde_json::json;
+
+use crate::world::{World, full, job};
+
+#[tokio::test]
+async fn jobs_are_changed_by_id() {
+    let (world, ids) = full().await;
+    let state = async |id| world.client.state(id).await.expect("is read").expect("is stored");
+    let id = |id: jobkit::JobId| id.to_string();
+    world.run(&["retry", &id(ids.failed)]).expect(0);
+    assert_eq!(state(ids.failed).await, StateName::Enqueued);
+    world.run(&["requeue", &id(ids.succeeded), &id(ids.deleted)]).expect(0);
+    assert_eq!(state(ids.succeeded).await, StateName::Enqueued);
+    world.run(&["run-now", &id(ids.scheduled), &id(ids.retrying), &id(ids.awaiting)]).expect(0);
+    assert_eq!(state(ids.awaiting).await, StateName::Enqueued);
+    let ran = world.run(&["delete", &id(ids.processing), &id(ids.enqueued), "--json"]).expect(0);
+    let ran = ran.json();
+    assert_eq!((&ran["items"][0]["outcome"], &ran["done"]), (&json!("cancelling"), &json!(2)));
+    assert_eq!(state(ids.enqueued).await, StateName::Deleted);
+    let ran = world.run(&["retry", &id(ids.failed)]).expect(1);
+    assert!(ran.out.contains("refused: the job is enqueued"), "{ran:?}");
+    let audit = world.client.storage().audit(None, 50).await.expect("is read");
+    assert!(audit.iter().any(|it| it.actor == "ann@desk" && it.action == "run now"), "{audit:?}");
+}
+
+#[tokio::test]
+async fn jobs_are_changed_by_a_filter_only_when_somebody_agreed() {
+    let world = World::empty().await;
+    for n in 0..7 {
+        world.enqueue(job("lost", &json!({ "n": n }))).await;
+    }
+    let ran = world.run(&["delete", "--where", "kind:lost"]).expect(4);
+    assert!(ran.out.is_empty() && ran.err.contains("would change 7 jobs"), "{ran:?}");
+    let examples = ran.err.lines().filter(|line| line.starts_with("enqueued")).count();
+    assert_eq!(examples, 5, "{ran:?}");
+    assert_eq!(world.run(&["jobs", "state:enqueued", "--count"]).out, "7\n");
+    let arguments =
+        ["delete", "--where", "kind:lost", "--yes", "--as", "bob", "--reason", "a test", "--json"];
+    let ran = world.run(&arguments).expect(0).json();
+    assert_eq!(
+        (&ran["done"], &ran["refused"], &ran["actor"]),
+        (&json!(7), &json!(0), &json!("bob"))
+    );
+    assert_eq!(world.run(&["jobs", "state:deleted", "--count"]).out, "7\n");
+    let id = ran["id"].as_str().expect("an id");
+    let ran = world.run(&["bulk", id]).expect(0);
+    assert!(ran.out.starts_with("delete ended: 7 changed"), "{ran:?}");
+    world.run(&["bulk", "stop", id]).expect(1);
+    assert_eq!(world.run(&["bulk", "--json"]).json()["items"][0]["reason"], "a test");
+}
+
+#[tokio::test]
+async fn a_job_is_enqueued_with_its_options() {
+    let world = World::empty().await;
+    let arguments = [
+        "enqueue",
+        "mail",
+        r#"{"user":17}"#,
+        "--queue",
+        "mail",
+        "--priority",
+        "7",
+        "--delay",
+        "1h",
+        "--tag",
+        "vip",
+        "--tag",
+        "eu",
+        "--unique",
+        "welcome:17",
+        "--json",
+    ];
+    let ran = world.run(&arguments).expect(0).json();
+    assert_eq!((&ran["submitted"], &ran["state"]), (&json!("created"), &json!("scheduled")));
+    let id = ran["id"].as_str().expect("an id");
+    let job =
+        world.client.job(id.parse().expect("an id")).await.expect("is read").expect("is stored");
+    let record = &job.record;
+    assert_eq!((record.queue.as_str(), record.priority), ("mail", 7));
+    assert_eq!(record.tags, ["vip", "eu"]);
+    assert_eq!(job.args.as_bytes(), br#"{"user":17}"#);
+    let ran = world.run(&["enqueue", "mail", "{}", "--unique", "welcome:17"]);
+    assert!(ran.code == 1 || ran.out.contains(id), "its key is held: {ran:?}");
+    world.run(&["enqueue", "no name", "{}"]).expect(2);
+    world.run(&["enqueue", "mail", "{", "--json"]).expect(2);
+    world.run(&["enqueue", "mail", "{}", "--priority", "10"]).expect(2);
+}
+
+#[tokio::test]
+async fn queues_kinds_and_schedules_are_paused_and_resumed() {
+    let (world, _) = full().await;
+    let pauses = async || world.client.storage().pauses(None).await.expect("are read").len();
+    world.run(&["pause", "kind", "report", "--for", "2h", "--reason", "too loud"]).expect(0);
+    world.run(&["pause", "queue", "default", "--until", "2099-01-01"]).expect(0);
+    assert_eq!(pauses().await, 3);
+    let ran = world.run(&["queues"]).expect(0);
+    assert!(
+        ran.out.contains("kind report is paused by ann@desk") && ran.out.contains("too loud"),
+        "{ran:?}"
+    );
+    world.run(&["pause", "queue", "default", "--until", "2020-01-01"]).expect(2);
+    for (what, name) in [("kind", "report"), ("queue", "default"), ("queue", "mail")] {
+        world.run(&["resume", what, name]).expect(0);
+    }
+    assert_eq!(pauses().await, 0);
+    world.run(&["pause", "recurring", "nightly"]).expect(0);
+    let paused = async || {
+        let nightly = world.client.storage().recurring("nightly").await.expect("is read");
+        nightly.expect("is stored").pause.is_some()
+    };
+    assert!(paused().await);
+    world.run(&["recurring", "resume", "nightly"]).expect(0);
+    assert!(!paused().await);
+    world.run(&["recurring", "pause", "nightly", "--for", "1d"]).expect(0);
+    world.run(&["resume", "recurring", "nightly"]).expect(0);
+    let ran = world.run(&["recurring", "run", "nightly", "--json"]).expect(0).json();
+    assert!(ran["job"].is_string());
+    let ran = world.run(&["recurring", "show", "nightly"]).expect(0);
+    assert!(ran.out.contains("run by hand as"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn limits_servers_batches_and_groups_are_operated() {
+    let (world, ids) = full().await;
+    let storage = world.client.storage();
+    world.run(&["limits", "set", "reports", "3"]).expect(0);
+    let usage = storage.limit("reports").await.expect("is read").expect("is stored");
+    assert_eq!((usage.limit.max, usage.defined_by_operator), (3, true));
+    world.run(&["limits", "release", "reports"]).expect(1);
+    world.run(&["limits", "set", "reports", "0"]).expect(2);
+
+    world.run(&["servers", "quiet", "web-1", "--for", "1h"]).expect(0);
+    assert_eq!(world.run(&["servers", "--json"]).json()["items"][0]["state"], "quiet");
+    world.run(&["servers", "stop", "web-1", "--yes"]).expect(0);
+    assert_eq!(world.run(&["servers", "--json"]).json()["items"][0]["state"], "stopping");
+    world.run(&["servers", "resume", "web-1"]).expect(0);
+    assert!(storage.servers().await.expect("are read")[0].order.is_none());
+
+    let batch = ids.batch.to_string();
+    world.run(&["batches", "cancel", &batch]).expect(4);
+    world.run(&["batches", "cancel", &batch, "--yes"]).expect(0);
+    assert!(
+        storage.batch(ids.batch).await.expect("is read").expect("is stored").cancelled_at.is_some()
+    );
+    world.run(&["batches", &batch]).expect(0);
+
+    let groups = storage.error_groups(&Default::default()).await.expect("are read");
+    let group = format!("{:?}", groups[0].fingerprint);
+    world.run(&["errors", "mute", &group[..8], "--for", "1d"]).expect(0);
+    assert!(world.run(&["errors"]).expect(0).out.contains("(muted)"));
+    world.run(&["errors", "unmute", &group]).expect(0);
+    assert!(!world.run(&["errors"]).expect(0).out.contains("(muted)"));
+}
