@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::storage::{Action, BulkRecord};
-use jobkit_core::{Error, OperationId, bulk};
+use jobkit_core::{OperationId, bulk};
 use serde_json::{Value, json};
 
 use super::args::{BulkArgs, BulkCommand};
@@ -148,8 +148,7 @@ pub(super) async fn drive(context: &mut Context<'_, '_>, record: &BulkRecord) ->
                 "no longer watched; the servers go on with it. `jobkit bulk {id}` tells how far it is, \
                  `jobkit bulk stop {id}` stops it"
             );
-            let error = Error::new(jobkit_core::ErrorKind::Closed, words);
-            Err(Stop::Library(error))
+            Err(Stop::Nothing(words))
         }
     }
 }

@@ -135,8 +135,11 @@ fn preview(
     count: Count,
     examples: &[jobkit_core::record::JobRecord],
 ) -> Done<()> {
-    let words =
-        format!("{} would change {} jobs that match {filter}", verb.as_str(), format::count(count));
+    let matching = match count {
+        Count::Exact(1) => "1 job that matches".to_owned(),
+        count => format!("{} jobs that match", format::count(count)),
+    };
+    let words = format!("{} would change {matching} {filter}", verb.as_str());
     context.console.tell(&words)?;
     let mut table = Table::new(&["state", "id", "kind", "queue", "since"]);
     for job in examples.iter().take(EXAMPLES) {

@@ -29,7 +29,7 @@
 //!
 //! # Example: `admin` of an application, which knows its jobs
 //! ```no_run
-//! use jobkit::{Jobs, sqlite::SqliteStorage};
+//! use jobkit::Jobs;
 //!
 //! fn jobs() -> Jobs {
 //!     Jobs::new() // `jobs![send_mail, …]`
@@ -37,7 +37,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<std::process::ExitCode, jobkit::Error> {
-//!     let storage = SqliteStorage::open("jobs.db").await?;
+//!     let storage = jobkit::connect("sqlite://jobs.db").await?;
 //!     Ok(jobkit::cli::run(jobs(), storage).await)
 //! }
 //! ```
@@ -91,13 +91,14 @@ pub async fn run<S: IntoStorage>(jobs: Jobs, storage: S) -> ExitCode {
 ///
 /// # Example: with the client's codecs, and arguments of one's own
 /// ```
-/// # use jobkit_core as jobkit;
+/// use jobkit::cli::CommandLine;
 /// use jobkit::{Client, MemoryStorage};
+///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let client = Client::new(MemoryStorage::new()).erase();
 /// let (mut out, mut err) = (Vec::new(), Vec::new());
-/// let line = ::jobkit::cli::CommandLine::new().client(client);
+/// let line = CommandLine::new().client(client);
 /// let code = line.run_to(["jobs", "--json"], &mut out, &mut err).await;
 /// assert_eq!(code, 1, "nothing was found");
 /// assert_eq!(String::from_utf8_lossy(&out), "{\n  \"items\": [],\n  \"next\": null\n}\n");

@@ -48,15 +48,15 @@ pub(super) fn json(queue: &QueueSnapshot) -> Value {
     })
 }
 
-/// `paused by ann since 5 min ago, until …: why`.
+/// `paused by ann 5 min ago, goes on in 2 h: why`.
 pub(super) fn paused(context: &Context<'_, '_>, pause: &recurring::Pause) -> String {
-    let until = pause.until.map(|until| format!(", until {}", context.time(until)));
+    let until = pause.until.map(|until| format!(", goes on {}", context.time(until)));
     let reason = match pause.reason.as_str() {
         "" => String::new(),
         reason => format!(": {}", hide_in_text(reason)),
     };
     format!(
-        "paused by {} since {}{}{reason}",
+        "paused by {} {}{}{reason}",
         hide_in_text(&pause.by),
         context.time(pause.since),
         until.unwrap_or_default()
@@ -95,10 +95,10 @@ pub(super) async fn pause(context: &mut Context<'_, '_>, args: &Pause) -> Done {
     }
     let what = args.what.as_str();
     let end = match until {
-        Some(until) => format!("until {}", context.time(until)),
-        None => "until somebody resumes it".to_owned(),
+        Some(until) => format!(", and goes on {}", context.time(until)),
+        None => " until somebody resumes it".to_owned(),
     };
-    let words = format!("{what} {} is paused {end}", args.name);
+    let words = format!("{what} {} is paused{end}", args.name);
     context.done(&words, &json!({ "paused": what, "name": args.name, "until": view::maybe(until) }))
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &ServersArgs) -> Do
         Some(ServersCommand::Quiet { name, until }) => {
             let until = until.at(context.now);
             operator.quiet_server(name, until).await?;
-            let end = until.map(|until| format!(" until {}", context.time(until)));
+            let end = until.map(|until| format!(", goes on {},", context.time(until)));
             (name, format!("takes no more jobs{}", end.unwrap_or_default()), "quiet")
         }
         Some(ServersCommand::Stop { name, yes }) => {

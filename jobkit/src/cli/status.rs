@@ -54,7 +54,7 @@ pub(super) async fn problems(context: &Context<'_, '_>) -> Done<Vec<Problem>> {
     });
     found.extend(bounded(fresh.map(|group| {
         let words = format!(
-            "{} fails in a new way since {}, {} so far: {}: {}; see `jobkit jobs group:{:?}`",
+            "{} fails in a new way, first {}, {} so far: {}: {}; see `jobkit jobs group:{:?}`",
             group.kind,
             context.time(group.first_seen_at),
             format::number(group.count),
@@ -101,15 +101,14 @@ fn unserved(context: &Context<'_, '_>, lanes: &[Lane], servers: &[ServerStatus])
         live().any(|it| it.info.queues.contains(&lane.queue) && it.info.kinds.contains(&lane.kind))
     };
     bounded(lanes.iter().filter(|lane| !is_served(lane)).map(|lane| {
-        let since = lane.first_at.map(|at| format!(" since {}", context.time(at)));
+        let waited = lane.first_at.map_or(Duration::ZERO, |at| context.now.since(at));
         let words = format!(
-            "jobs of kind {} wait in queue {}{}, and no live server serves both: start one that does",
+            "jobs of kind {} have waited in queue {} for {}, and no live server serves both: start one that does",
             lane.kind,
             lane.queue,
-            since.unwrap_or_default()
+            format::duration(waited)
         );
         // A deploy leaves jobs alone for some seconds.
-        let waited = lane.first_at.map_or(Duration::ZERO, |at| context.now.since(at));
         let severity = if waited < UNSERVED { Severity::Warning } else { Severity::Error };
         Problem { severity, code: "kind-unserved", words }
     }))

@@ -4,5 +4,6 @@ mod canary;
 mod commands;
 mod embedded;
 mod golden;
+mod quoted;
 mod world;
 mod writes;
