@@ -6,6 +6,7 @@
 
 mod bare;
 mod jobs;
+mod operators;
 mod report;
 mod scenarios;
 mod target;

@@ -21,6 +21,11 @@ pub struct Measured {
     pub p95: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99: Option<f64>,
+    /// The longest, of calls that have names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub call: String,
 }
 
 pub struct Report {
@@ -43,6 +48,13 @@ impl Report {
         let measured = Measured { storage: self.storage.clone(), ..measured };
         if self.json {
             println!("{}", serde_json::to_string(&measured).expect("plain data serialises"));
+            return;
+        }
+        if let (Some(p50), Some(max)) = (measured.p50, measured.max) {
+            println!(
+                "{:<18}p50 {p50:>9.2} ms, max {max:>9.2} ms  {}",
+                measured.scenario, measured.call
+            );
             return;
         }
         let number = |value: Option<f64>| match value {

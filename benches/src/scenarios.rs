@@ -35,6 +35,8 @@ enum Run {
     Latency,
     /// Drain with a million finished and a million scheduled jobs, as a ratio to `drain-20`.
     Grown,
+    /// Calls that people wait for, each with its name.
+    Operators,
 }
 
 pub const ALL: &[Scenario] = &[
@@ -116,6 +118,13 @@ pub const ALL: &[Scenario] = &[
         run: Run::Grown,
     },
     Scenario {
+        name: "operators",
+        about: "what people look at, beside 1 M jobs of all states: p50 and longest of each call",
+        unit: "ms",
+        limit: None,
+        run: Run::Operators,
+    },
+    Scenario {
         name: "memory",
         about: "growth of resident memory while 1 M jobs are drained",
         unit: "MiB",
@@ -151,6 +160,21 @@ pub fn measure(scenario: &Scenario, target: &Target, report: &mut Report) -> Res
                 Some(lengths[place.min(lengths.len() - 1)].as_secs_f64() * 1e3)
             };
             (measured.p50, measured.p95, measured.p99) = (at(0.5), at(0.95), at(0.99));
+        }
+        Run::Operators => {
+            let millis = |length: &Duration| length.as_secs_f64() * 1e3;
+            for timed in runtime()?.block_on(crate::operators::measure(target))? {
+                let lengths = &timed.lengths;
+                report.add(Measured {
+                    scenario: scenario.name,
+                    unit: scenario.unit,
+                    p50: lengths.get(lengths.len() / 2).map(millis),
+                    max: lengths.last().map(millis),
+                    call: timed.call,
+                    ..Measured::default()
+                });
+            }
+            return Ok(());
         }
         Run::Grown => {
             let plain =
