@@ -13,6 +13,8 @@ mod guide {
     mod index {}
     #[doc = include_str!("../../docs/guide/jobs.md")]
     mod jobs {}
+    #[doc = include_str!("../../docs/guide/command-line.md")]
+    mod command_line {}
     #[doc = include_str!("../../docs/guide/changing-jobs.md")]
     mod changing_jobs {}
     #[doc = include_str!("../../docs/guide/enqueueing.md")]

@@ -2,10 +2,12 @@
 
 use axum::Router;
 use axum::extract::{Form, Path, Request, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use jobkit::prometheus::{self, Figures};
 use jobkit::{JobId, capture};
 use jobkit_examples::mail;
 use serde::Deserialize;
@@ -18,6 +20,7 @@ pub fn router(app: App) -> Router {
         .route("/sign-up", post(sign_up))
         .route("/jobs/{id}", get(job))
         .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
         .layer(from_fn(captured))
         .with_state(app)
 }
@@ -41,6 +44,12 @@ fn captured_values(headers: &HeaderMap) -> Vec<(&'static str, String)> {
         values.push((capture::TRACEPARENT, trace.to_owned()));
     }
     values
+}
+
+/// What Prometheus scrapes; any process may answer, since it is the storage's.
+async fn metrics(State(app): State<App>) -> Answer<impl IntoResponse> {
+    let figures = Figures::read(&**app.client.storage()).await?;
+    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], figures.to_string()))
 }
 
 async fn form() -> Html<&'static str> {

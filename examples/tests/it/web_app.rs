@@ -25,6 +25,7 @@ fn a_sign_up_is_answered_and_its_job_knows_the_request() {
     let address = app.address();
     assert!(get(&address, "/").body.contains("<form"));
     assert_eq!(get(&address, "/healthz").body, "ok\n");
+    assert!(get(&address, "/metrics").body.contains("jobkit_jobs{state=\"succeeded\"}"));
     let job = sign_up(&address, "Ann");
     let page = succeeded(&address, &job);
     assert!(page.contains("tenant: acme") && page.contains("locale: de"), "{page}");
