@@ -210,6 +210,7 @@ macro_rules! __list {
                 a_half_filled_batch_is_discarded_with_what_is_inside
                 nested_members_are_kept_for_the_batches_around
                 a_lost_member_decides_what_waits_for_success
+                a_nested_batch_that_succeeded_stays_so
             }
             recurring {
                 saving_stores_a_definition_once
@@ -236,6 +237,7 @@ macro_rules! __list {
                 a_crash_keeps_its_slot_until_the_rescue
                 a_lost_claim_frees_its_slot_with_the_renew
                 an_operators_number_wins
+                a_window_that_was_taken_away_begins_anew
                 limits_are_listed_by_name
                 a_job_under_several_limits_needs_room_in_each
                 a_limit_holds_however_many_claim

@@ -880,3 +880,19 @@ pub async fn a_window_holds_however_many_claim(env: Env) {
     started.dedup();
     assert_eq!(started.len(), ids.len());
 }
+
+/// LIM-8: starts are forgotten with the window: one that is set later begins anew.
+pub async fn a_window_that_was_taken_away_begins_anew(env: Env) {
+    let rated = Limit::rate("r", 2, Window::Sliding(seconds(600)));
+    let limited = || NewRecord { limits: vec![rated.clone()], ..job() };
+    env.add_many(vec![limited(), limited(), limited()]).await;
+    let mut server = env.claimer("s").await;
+    assert_eq!(server.claim(10).await.len(), 2);
+    env.storage.define_limit(&Limit::new("r", 2)).await.expect("defines");
+    for _ in 0..2 {
+        server.run_all(Ending::Succeeded).await;
+    }
+    env.storage.define_limit(&rated).await.expect("defines");
+    let usage = env.storage.limit("r").await.expect("reads").expect("is defined");
+    assert_eq!((usage.limit.window, usage.used), (rated.window, 0));
+}

@@ -387,3 +387,18 @@ pub async fn a_lost_member_decides_what_waits_for_success(env: Env) {
         assert_eq!(env.state(env.add(any).await).await, StateName::Enqueued);
     }
 }
+
+/// BAT-7, G9: a nested batch that has succeeded stays a Succeeded member, whatever becomes of what is in it.
+pub async fn a_nested_batch_that_succeeded_stays_so(env: Env) {
+    let (outer, _) = open(&env, None, Starts::WhenStarted, 0).await;
+    let (_, jobs) = open(&env, Some(outer), Starts::AtOnce, 2).await;
+    start(&env, outer).await;
+    end(&env, &jobs, Ending::Succeeded).await;
+    assert_eq!(counts(&env, outer).await, [1, 1, 0, 0]);
+    env.requeue(jobs[0]).await;
+    assert_eq!(counts(&env, outer).await, [1, 1, 0, 0]);
+    end(&env, &jobs, FAIL).await;
+    assert_eq!(counts(&env, outer).await, [1, 1, 0, 0]);
+    env.delete(jobs[1]).await;
+    assert_eq!(counts(&env, outer).await, [1, 1, 0, 0]);
+}

@@ -138,10 +138,12 @@ pub async fn walk<S: Storage + ?Sized>(
     let mut deep = 0;
     loop {
         let left = if plan.rest.is_empty() { limit - page.jobs.len() } else { bounds::PAGE };
-        let Some((found, next)) = read(storage, &plan.source, place, left).await? else {
+        let Some((found, searched, next)) = read(storage, &plan.source, place, left).await? else {
             return Ok(page);
         };
-        page.searched += found.len() as u64;
+        // The storage has looked for long enough.
+        let bounded = searched > found.len() as u64;
+        page.searched += searched;
         for job in found {
             let matches = match plan.matches_record(&job) {
                 Some(matches) => matches,
@@ -156,7 +158,8 @@ pub async fn walk<S: Storage + ?Sized>(
             }
         }
         place = next;
-        if page.jobs.len() >= limit || page.searched >= WINDOW || deep >= DEEP_WINDOW {
+        let enough = page.jobs.len() >= limit || page.searched >= WINDOW || deep >= DEEP_WINDOW;
+        if enough || bounded {
             page.next = (!is_over(&plan.source, &place)).then(|| place.to_string());
             return Ok(page);
         }
@@ -172,13 +175,14 @@ fn is_over(source: &Source, place: &Place) -> bool {
     place.list >= lists
 }
 
-/// The next rows of a source, and the place behind them; `None` at its end.
+/// The next rows of a source, how many were looked at for them, and the place behind them; `None` at its
+/// end.
 async fn read<S: Storage + ?Sized>(
     storage: &S,
     source: &Source,
     place: Place,
     limit: usize,
-) -> Result<Option<(Vec<JobRecord>, Place)>> {
+) -> Result<Option<(Vec<JobRecord>, u64, Place)>> {
     if is_over(source, &place) {
         return Ok(None);
     }
@@ -191,13 +195,15 @@ async fn read<S: Storage + ?Sized>(
         Source::Lists(queries) => {
             let query = JobQuery { after: place.after.map(Cursor), limit, ..queries[list].clone() };
             let page = storage.list(&query).await?;
-            Ok(Some((page.jobs, behind(page.next.map(|cursor| cursor.0)))))
+            let searched = page.searched.unwrap_or(page.jobs.len() as u64);
+            Ok(Some((page.jobs, searched, behind(page.next.map(|cursor| cursor.0)))))
         }
         Source::Ids(ids) => {
             let end = (list + limit).min(ids.len());
             let found = storage.jobs(&ids[list..end]).await?;
             let next = Place { list: end, after: None };
-            Ok(Some((found.into_iter().flatten().collect(), next)))
+            let searched = found.len() as u64;
+            Ok(Some((found.into_iter().flatten().collect(), searched, next)))
         }
         Source::Children(parents) => {
             let page = storage.relations(parents[list], place.after.map(Cursor), limit).await?;
@@ -217,7 +223,8 @@ async fn read<S: Storage + ?Sized>(
                     rows.push(job);
                 }
             }
-            Ok(Some((rows, behind(page.next.map(|cursor| cursor.0)))))
+            let searched = children.len() as u64;
+            Ok(Some((rows, searched, behind(page.next.map(|cursor| cursor.0)))))
         }
     }
 }

@@ -92,6 +92,8 @@ pub(super) enum Command {
     Migrate(Migrate),
     /// Writes all jobs that match, line by line
     Export(Export),
+    /// Copies everything that is not running to another storage, or to a dump and back
+    Move(Move),
     /// Prints figures for Prometheus
     Metrics,
     /// Prints a script that completes commands in a shell
@@ -447,6 +449,19 @@ pub(super) struct Migrate {
     /// From this version of the schema; 0 is an empty database
     #[arg(long, value_name = "VERSION", default_value_t = 0, requires = "print")]
     pub(super) from: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Move {
+    /// The storage it comes from, or dump:FILE
+    #[arg(long, value_name = "URL")]
+    pub(super) from: String,
+    /// The storage it goes to, which is made if it is not there, or dump:FILE
+    #[arg(long, value_name = "URL")]
+    pub(super) to: String,
+    /// Also while servers live on one of them: what they change meanwhile may be missing
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

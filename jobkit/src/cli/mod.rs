@@ -64,6 +64,7 @@ mod servers;
 mod source;
 mod status;
 mod top;
+mod transfer;
 mod view;
 
 use std::ffi::OsString;
@@ -175,6 +176,7 @@ impl CommandLine {
                 return recurring::preview(it, &globals, console);
             }
             Command::Migrate(it) if it.print => return migrate::print(it, &globals, console),
+            Command::Move(it) => return transfer::run(it, globals.json, console).await,
             _ => {}
         }
         let client = match self.client {
@@ -209,7 +211,7 @@ impl CommandLine {
             Command::Migrate(_) => migrate::run(context).await,
             Command::Export(it) => export::run(context, &it).await,
             Command::Metrics => metrics::run(context).await,
-            Command::Completion(_) => Ok(Exit::Done),
+            Command::Completion(_) | Command::Move(_) => Ok(Exit::Done),
         }
     }
 }

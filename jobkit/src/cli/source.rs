@@ -23,11 +23,16 @@ pub(super) async fn open(globals: &Globals, command: &Command) -> Done<Arc<dyn S
     if matches!(command, Command::Migrate(_)) {
         return Ok(crate::connect(&url).await?);
     }
+    existing(&url).await
+}
+
+/// Opens what is there.
+pub(super) async fn existing(url: &str) -> Done<Arc<dyn Storage>> {
     #[cfg(feature = "sqlite")]
     if url.starts_with("sqlite:") {
-        return sqlite(&url).await;
+        return sqlite(url).await;
     }
-    Ok(crate::connect(&url).await?)
+    Ok(crate::connect(url).await?)
 }
 
 #[cfg(feature = "sqlite")]
