@@ -9,6 +9,7 @@ use jobkit_core::state::{Hold, Reason, Start, State, StateName};
 use jobkit_core::state_machine::JobHead;
 use jobkit_core::unique::Unique;
 use jobkit_core::{BatchId, Error, Incarnation, JobId, OperationId, Timestamp};
+use rusqlite::types::ValueRef;
 use rusqlite::{Row, params};
 use serde::de::DeserializeOwned;
 
@@ -144,7 +145,7 @@ pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Option<String> {
 }
 
 /// A job's row without arguments, result and older history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Job {
     pub(crate) seq: i64,
     pub(crate) id: JobId,
@@ -184,7 +185,10 @@ macro_rules! select_job {
             "SELECT seq, id, state, reason, queue, kind, rank, flags, fence, failures, crashes, run, ",
             "version, entered_at, created_at, enqueued_at, claimed_at, run_at, expires_at, duration, ",
             "start, start_by, open, parked, was, server, incarnation, claim_seq, lease_until, cancel, ",
-            "settled_fence, settled_by, batch, parents, last_op, actor, tags, uniq, limits, extras",
+            "settled_fence, settled_by, batch, parents, last_op, actor, tags, uniq, limits, extras, ",
+            // NULL for most of those that are claimed: then these columns need not be read one by one.
+            "COALESCE(run_at, expires_at, duration, start, start_by, open, parked, was, server, ",
+            "settled_fence, batch, last_op, actor, tags, uniq, limits, extras, claimed_at)",
             $more,
             " FROM jk_job ",
             $rest
@@ -193,8 +197,11 @@ macro_rules! select_job {
 }
 pub(crate) use select_job;
 
+/// The column of `select_job!` that says whether a job has what most have not.
+const RARE: usize = 40;
+
 /// The number of columns of `select_job!`: what it adds begins here.
-pub(crate) const MORE: usize = 40;
+pub(crate) const MORE: usize = 41;
 
 impl Job {
     /// Reads a row of `select_job!`.
@@ -219,6 +226,10 @@ impl Job {
                 return Err(Error::corrupt(format!("there is no state number {other}")).into());
             }
         };
+        let is_plain = state == State::Enqueued && row.get_ref(RARE)? == ValueRef::Null;
+        if is_plain {
+            return Self::read_plain(row);
+        }
         let settled = match row.get::<_, Option<i64>>(30)? {
             Some(fence) => Some((uint(fence), Incarnation::from_i64(row.get(31)?))),
             None => None,
@@ -270,6 +281,48 @@ impl Job {
             unique: row.get(37)?,
             limits: row.get(38)?,
             extras: row.get(39)?,
+            history: None,
+        })
+    }
+
+    /// Reads the row of an enqueued job that has nothing that most have not.
+    fn read_plain(row: &Row<'_>) -> Done<Self> {
+        Ok(Self {
+            seq: row.get(0)?,
+            id: job_id(row, 1)?,
+            queue: row.get(4)?,
+            kind: row.get(5)?,
+            priority: priority_at(row.get(6)?),
+            flags: row.get(7)?,
+            head: JobHead {
+                state: State::Enqueued,
+                reason: reason_at(row.get(3)?),
+                entered_at: at(row.get(13)?),
+                fence: uint(row.get(8)?),
+                failures: small(row.get(9)?),
+                crashes: small(row.get(10)?),
+                run: small(row.get(11)?),
+                version: uint(row.get(12)?),
+                settled: None,
+                start: Start::Now,
+            },
+            created_at: at(row.get(14)?),
+            enqueued_at: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_micros),
+            claimed_at: None,
+            expires_at: None,
+            duration: None,
+            start_by: None,
+            parked: None,
+            was: None,
+            server: None,
+            batch: None,
+            parents: small(row.get(33)?),
+            last_op: None,
+            actor: None,
+            tags: None,
+            unique: None,
+            limits: None,
+            extras: None,
             history: None,
         })
     }

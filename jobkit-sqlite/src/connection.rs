@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jobkit_core::Name;
 use rusqlite::{Connection, OptionalExtension, Params, Row, Statement};
 
+use crate::codec::Job;
 use crate::error::{Done, Fault};
 
 /// In SQL of this crate, this stands for the namespace.
@@ -24,7 +25,11 @@ pub(crate) struct Db<'c> {
     prefix: Arc<str>,
     kept: RefCell<HashMap<(usize, usize), Vec<Statement<'c>>>>,
     names: RefCell<Names>,
+    claimed: RefCell<HashMap<i64, Job>>,
 }
+
+/// The most claimed jobs that are remembered.
+const CLAIMED: usize = 2_000;
 
 /// Every statement that any connection of this process prepared, for the test of their plans.
 #[cfg(test)]
@@ -78,7 +83,13 @@ impl Drop for Prepared<'_, '_> {
 
 impl<'c> Db<'c> {
     pub(crate) fn new(conn: &'c Connection, prefix: Arc<str>) -> Self {
-        Self { conn, prefix, kept: RefCell::default(), names: RefCell::default() }
+        Self {
+            conn,
+            prefix,
+            kept: RefCell::default(),
+            names: RefCell::default(),
+            claimed: RefCell::default(),
+        }
     }
 
     /// SQL with the namespace put in.
@@ -173,6 +184,29 @@ impl<'c> Db<'c> {
         let id = self.conn.last_insert_rowid();
         self.names.borrow_mut().keep(id, name);
         Ok(id)
+    }
+
+    /// Remembers the row of a job that was claimed just now, which its settle asks for next. It holds
+    /// until anything else may have changed it: another process, a call of another sort, a rollback.
+    pub(crate) fn remember_claimed(&self, job: &Job) {
+        let mut claimed = self.claimed.borrow_mut();
+        if claimed.len() >= CLAIMED {
+            claimed.clear();
+        }
+        claimed.insert(job.seq, job.clone());
+    }
+
+    /// The row of a job that was claimed before and has not changed since.
+    pub(crate) fn claimed(&self, seq: i64) -> Option<Job> {
+        self.claimed.borrow_mut().remove(&seq)
+    }
+
+    pub(crate) fn forget_claimed(&self, seq: i64) {
+        self.claimed.borrow_mut().remove(&seq);
+    }
+
+    pub(crate) fn forget_all_claimed(&self) {
+        self.claimed.borrow_mut().clear();
     }
 
     /// After a rollback: numbers that were given in it mean nothing.

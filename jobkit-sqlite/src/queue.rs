@@ -25,6 +25,7 @@ use crate::codec::{
     result_aside, select_job, size, uint,
 };
 use crate::error::{Done, Fault, tell_of_damage};
+use crate::jobs::alike::stands_alone;
 use crate::jobs::transition::{Budget, Why};
 use crate::jobs::{aside, read_jobs};
 use crate::operations::Paused;
@@ -109,7 +110,7 @@ impl Flight<'_, '_> {
                 claim.asides -= 1;
             }
         }
-        Ok(())
+        self.write_gathered()
     }
 
     /// Takes a candidate, unless it is too late, unreadable, or its limit is full.
@@ -139,6 +140,7 @@ impl Flight<'_, '_> {
             }
             Err(fault) => return Err(fault),
         };
+        self.gather(&job)?;
         if job.head.fence == 0 && job.start_by.is_some_and(|start_by| start_by <= now) {
             let _ = self.step(&mut job, &Event::StartExpired, &Why::at(now))?;
             return Ok(false);
@@ -161,6 +163,9 @@ impl Flight<'_, '_> {
         };
         // Enqueued jobs can always be claimed.
         let _ = self.step(&mut job, &Event::Claim(hold), &Why::at(now))?;
+        if job.history.is_none() && stands_alone(&job) {
+            self.db.remember_claimed(&job);
+        }
         claim.jobs.push(self.claimed(job, args, extras)?);
         Ok(true)
     }
@@ -286,6 +291,7 @@ impl Flight<'_, '_> {
     pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Done<Vec<SettleAnswer>> {
         let now = self.now(request.now);
         let answers = request.settles.iter().map(|settle| self.settle(settle, now)).collect();
+        self.write_gathered()?;
         // Once for all of them: many may have freed slots of one limit.
         self.refill(now)?;
         answers
@@ -293,9 +299,10 @@ impl Flight<'_, '_> {
 
     fn settle(&mut self, settle: &Settle, now: Timestamp) -> Done<SettleAnswer> {
         let lease = &settle.lease;
-        let Some(mut job) = self.leased_if_readable(lease)? else {
+        let Some(mut job) = self.leased_to_settle(lease)? else {
             return Ok(SettleAnswer::LeaseLost);
         };
+        self.gather(&job)?;
         if !job.head.is_held_by(lease.fence, lease.incarnation) {
             let again = job.head.settled == Some((lease.fence, lease.incarnation))
                 && job.head.fence == lease.fence;
@@ -382,6 +389,26 @@ impl Flight<'_, '_> {
             Some(job) if job.id == lease.job => Ok(Some(job)),
             _ => self.find(lease.job),
         }
+    }
+
+    /// The same, from memory if it was claimed a moment ago.
+    fn leased_to_settle(&mut self, lease: &Lease) -> Done<Option<Job>> {
+        let seq = int(lease.locator.0);
+        if self.is_gathered(seq) {
+            self.write_gathered()?;
+        }
+        if let Some(job) = self.db.claimed(seq)
+            && job.id == lease.job
+        {
+            debug_assert_eq!(self.load(seq).ok().flatten().as_ref(), Some(&job), "it was changed");
+            return Ok(Some(job));
+        }
+        let found = self.leased_if_readable(lease)?;
+        if found.as_ref().is_some_and(|job| self.is_gathered(job.seq)) {
+            self.write_gathered()?;
+            return self.leased_if_readable(lease);
+        }
+        Ok(found)
     }
 
     /// The same; a row that cannot be read is held by nobody, until a rescue gives it up.
@@ -582,13 +609,13 @@ impl JobQueue for SqliteStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
         check_claim(request)?;
         let request = request.clone();
-        self.writer().call("claim", move |flight| flight.claim(&request)).await
+        self.writer().call_hot("claim", move |flight| flight.claim(&request)).await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         check_items("settles", request.settles.len())?;
         let request = request.clone();
-        self.writer().call("settle", move |flight| flight.settle_all(&request)).await
+        self.writer().call_hot("settle", move |flight| flight.settle_all(&request)).await
     }
 
     async fn settle_and_claim(
@@ -600,7 +627,7 @@ impl JobQueue for SqliteStorage {
         check_claim(claim)?;
         let (settle, claim) = (settle.clone(), claim.clone());
         self.writer()
-            .call("settle_and_claim", move |flight| {
+            .call_hot("settle_and_claim", move |flight| {
                 Ok((flight.settle_all(&settle)?, flight.claim(&claim)?))
             })
             .await

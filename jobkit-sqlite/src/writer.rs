@@ -24,6 +24,7 @@ use crate::batches::Touched;
 use crate::codec::{int, uint};
 use crate::connection::Db;
 use crate::error::{Done, is_busy, sqlite};
+use crate::jobs::alike::Alike;
 
 /// The most calls that share a transaction.
 const GROUP: usize = 256;
@@ -46,6 +47,8 @@ const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::f
 pub(crate) trait Call: Send {
     /// May run twice: the second time alone, after what it shared a transaction with was rolled back.
     fn run(&mut self, flight: &mut Flight<'_, '_>) -> Done;
+    /// Whether it changes running jobs in no other way than by [`Flight::enact`].
+    fn keeps_claimed(&self) -> bool;
     fn answer(self: Box<Self>, failed: Option<Error>);
 }
 
@@ -57,6 +60,7 @@ pub(crate) enum Request {
 
 struct Calling<F, T> {
     run: F,
+    keeps_claimed: bool,
     answer: Option<T>,
     to: oneshot::Sender<Result<T>>,
 }
@@ -69,6 +73,10 @@ where
     fn run(&mut self, flight: &mut Flight<'_, '_>) -> Done {
         self.answer = Some((self.run)(flight)?);
         Ok(())
+    }
+
+    fn keeps_claimed(&self) -> bool {
+        self.keeps_claimed
     }
 
     fn answer(self: Box<Self>, failed: Option<Error>) {
@@ -99,8 +107,31 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
     {
+        self.call_as(operation, false, work).await
+    }
+
+    /// The same for claims, settles and plain submissions, whose changes of running jobs all go through
+    /// [`Flight::enact`].
+    pub(crate) async fn call_hot<T, F>(&self, operation: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
+    {
+        self.call_as(operation, true, work).await
+    }
+
+    async fn call_as<T, F>(
+        &self,
+        operation: &'static str,
+        keeps_claimed: bool,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
+    {
         let (to, answer) = oneshot::channel();
-        let call = Calling { run: work, answer: None, to };
+        let call = Calling { run: work, keeps_claimed, answer: None, to };
         let closed = || Error::closed("the storage").during(operation);
         self.requests.send(Request::Call(Box::new(call))).map_err(|_| closed())?;
         match answer.await {
@@ -154,6 +185,8 @@ pub(crate) struct Flight<'d, 'c> {
     /// Failures of this flight, by fingerprint.
     failures: BTreeMap<Fingerprint, ErrorGroup>,
     next_seq: Option<i64>,
+    /// Rows that change alike and are written together.
+    pub(crate) alike: Alike,
 }
 
 /// The row of what this process has counted since the last fold.
@@ -193,6 +226,7 @@ impl<'d, 'c> Flight<'d, 'c> {
             look_again: None,
             failures: BTreeMap::new(),
             next_seq: None,
+            alike: Alike::default(),
         }
     }
 
@@ -428,6 +462,9 @@ impl<'c> WriterThread<'c> {
         let mut ran = 0;
         for call in &mut group {
             ran += 1;
+            if !call.keeps_claimed() {
+                self.db.forget_all_claimed();
+            }
             // A panic is a bug, and must not take the storage with it.
             let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut flight)));
             if let Err(fault) = run.unwrap_or_else(|_| Err(bug().into())) {
@@ -505,6 +542,7 @@ impl<'c> WriterThread<'c> {
     fn check_schema(&mut self) -> Done {
         let version = self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
         if version != self.checked {
+            self.db.forget_all_claimed();
             crate::schema::check_again(&self.db)?;
             self.checked = version;
         }
@@ -528,6 +566,7 @@ impl<'c> WriterThread<'c> {
 
     fn roll_back(&self, mut failed: Error) -> Error {
         self.db.forget_names();
+        self.db.forget_all_claimed();
         // SQLite rolls back by itself after some errors; then this fails, and nothing is open.
         let rolled_back = self.db.conn.is_autocommit() || self.db.run("ROLLBACK", []).is_ok();
         if !rolled_back {

@@ -12,6 +12,7 @@ use rusqlite::params;
 
 use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED, bytes16, on_number, select_job, size};
 use crate::error::{Done, tell_of_damage};
+use crate::jobs::alike::Before;
 use crate::sweep::{Mark, Verdict};
 use crate::writer::{Flight, Push};
 
@@ -86,6 +87,8 @@ impl Flight<'_, '_> {
 
     /// Writes a planned transition.
     pub(crate) fn enact(&mut self, job: &mut Job, step: &Transition, why: &Why<'_>) -> Done {
+        let before = Before::of(job);
+        self.db.forget_claimed(job.seq);
         let (from, to) = (step.from, step.head.state.name());
         let effects = step.effects;
         let now = why.now;
@@ -133,8 +136,8 @@ impl Flight<'_, '_> {
             self.leave_line(job, to, now)?;
         }
         match (&job.head.state, in_columns) {
-            (State::Processing(hold), true) => job.write_claim(self.db, &hold.clone())?,
-            (state, true) if state.is_finished() => job.write_end(self.db)?,
+            (State::Processing(hold), true) => self.write_claim(job, hold, before)?,
+            (state, true) if state.is_finished() => self.write_end(job, before)?,
             _ => job.write(self.db)?,
         }
 
