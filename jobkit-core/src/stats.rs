@@ -77,7 +77,7 @@ impl Histogram {
         let rank = ((count as f64) * fraction.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
         let mut seen = 0;
         let bucket = self.buckets.iter().position(|n| {
-            seen += n;
+            seen = n.saturating_add(seen);
             seen >= rank
         })?;
         let bound = BUCKET_MS.get(bucket).or(BUCKET_MS.last())?;
