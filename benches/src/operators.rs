@@ -126,6 +126,13 @@ async fn fill(fresh: &Fresh, jobs: usize) -> Result<[JobId; 2]> {
     Ok([awaiting, failed])
 }
 
+/// Fails so many jobs of the queue `mail`.
+pub async fn fail(fresh: &Fresh, jobs: usize) -> Result<()> {
+    let client = Client::new(std::sync::Arc::clone(&fresh.storage));
+    client.enqueue_many((0..jobs).map(|_| sized().queue("mail"))).await?;
+    end_all(fresh, jobs).await.map(drop)
+}
+
 /// Ends everything that is enqueued, the first `failures` as Failed; answers one of these.
 async fn end_all(fresh: &Fresh, failures: usize) -> Result<JobId> {
     let storage = &fresh.storage;

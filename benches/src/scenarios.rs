@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::bare::{self, Limit};
 use crate::jobs::{self, sized};
+use crate::operators;
 use crate::report::{Measured, Report};
 use crate::runtime;
 use crate::target::{Fresh, Kind, Target};
@@ -123,6 +124,13 @@ pub const ALL: &[Scenario] = &[
         unit: "ms",
         limit: None,
         run: Run::Operators,
+    },
+    Scenario {
+        name: "bulk-retry",
+        about: "drain-20 while 100,000 failed jobs are retried in bulk, as a ratio to one without",
+        unit: "ratio",
+        limit: None,
+        run: Run::Rate(|target| Box::pin(bulk_retry(target))),
     },
     Scenario {
         name: "memory",
@@ -360,6 +368,43 @@ async fn grown(target: &Target) -> Result<f64> {
     let jobs = target.jobs(200_000);
     fill(&fresh, jobs).await?;
     drain_filled(&fresh, jobs, million + jobs, 20).await
+}
+
+/// What is retried stands in a queue that nobody serves, so that it adds no work of its own.
+async fn bulk_retry(target: Target) -> Result<f64> {
+    let (failed, jobs) = (target.jobs(100_000), target.jobs(1_000_000));
+    let mut rates = Vec::new();
+    for retried in [false, true] {
+        let fresh = target.fresh().await?;
+        operators::fail(&fresh, failed).await?;
+        fill(&fresh, jobs).await?;
+        let client = Client::new(Arc::clone(&fresh.storage));
+        let filter: jobkit::search::JobFilter = "state:failed".parse()?;
+        let action = jobkit::storage::Action::Requeue { run_at: None };
+        let operator = client.operator("bench");
+        let server = Server::builder(Arc::clone(&fresh.storage)).jobs(jobs::all());
+        let server = server.queues(["default"]).only_queues().workers(20).build()?;
+        let begun = Instant::now();
+        let server = server.start().await?;
+        let driven = if retried {
+            let bulk = operator.begin_bulk(filter, action, failed as u64, Duration::ZERO).await?;
+            let storage = Arc::clone(&fresh.storage);
+            let drive = async move { jobkit::bulk::drive(&*storage, bulk.id, |_| {}).await };
+            Some(tokio::spawn(drive))
+        } else {
+            None
+        };
+        until_succeeded(&fresh.storage, jobs).await?;
+        rates.push(rate(jobs, begun));
+        if let Some(driven) = driven {
+            let during = begun.elapsed();
+            let ended = driven.await??;
+            ensure!(ended.done == failed as u64, "{} of {failed} were retried", ended.done);
+            eprintln!("retried within {:?}, drained within {during:?}", begun.elapsed());
+        }
+        server.shutdown().await?;
+    }
+    Ok(rates[1] / rates[0])
 }
 
 async fn memory(target: Target) -> Result<f64> {

@@ -164,7 +164,7 @@ async fn drive_bulks(engine: &Engine) {
             let pause = match &step {
                 // In between, others write for five times as long.
                 Ok(Some(Stepped::Went(_))) => {
-                    (began.elapsed() * 5).clamp(SHORTEST_BULK_PAUSE, RETRY)
+                    (began.elapsed() * bulk::PACE).clamp(SHORTEST_BULK_PAUSE, RETRY)
                 }
                 Ok(Some(Stepped::Ended(record))) => {
                     tracing::info!(

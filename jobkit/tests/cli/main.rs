@@ -4,6 +4,7 @@ mod canary;
 mod commands;
 mod embedded;
 mod golden;
+mod moves;
 mod quoted;
 mod world;
 mod writes;
