@@ -37,6 +37,7 @@ fn retry(filter: &str) -> NewBulk {
         reason: "the provider is back".into(),
         previewed: 0,
         spread: Duration::ZERO,
+        as_of: None,
     }
 }
 

@@ -277,6 +277,7 @@ pub async fn a_job_that_cannot_be_edited_stays_as_it_was(env: Env) {
     let stale = env.add(job()).await;
     let cases = [
         (waited_for, Guard::None),
+        (child, Guard::None),
         (counted.id, Guard::None),
         (running, Guard::None),
         (stale, Guard::Version(99)),

@@ -44,6 +44,8 @@ pub struct NewBulk {
     pub previewed: u64,
     /// Requeued jobs are spread evenly over so long; zero runs them at once.
     pub spread: Duration,
+    /// Only jobs that were in their state by this instant, such as that of the preview; now if `None`.
+    pub as_of: Option<Timestamp>,
 }
 
 /// Begins an operation on the jobs that match now; those that come into their state later are left alone.
@@ -59,7 +61,10 @@ pub async fn begin<S: Storage + ?Sized>(storage: &S, new: NewBulk) -> Result<Bul
         version: 1,
         filter: new.filter.to_string(),
         action: new.action,
-        as_of: storage.now().await?,
+        as_of: match new.as_of {
+            Some(as_of) => as_of,
+            None => storage.now().await?,
+        },
         spread: new.spread,
         previewed: new.previewed,
         actor: new.actor,
@@ -73,6 +78,10 @@ pub async fn begin<S: Storage + ?Sized>(storage: &S, new: NewBulk) -> Result<Bul
         cancelled: false,
     };
     record.check()?;
+    // What cannot be read back could never be carried out.
+    if record.filter.parse::<JobFilter>()? != new.filter {
+        return Err(Error::invalid("filter", "cannot be written so that it means the same"));
+    }
     audit(storage, &record).await?;
     // Repeated after a lost answer it is there already.
     match storage.save_bulk(&record).await {
@@ -111,6 +120,8 @@ pub enum Stepped {
 pub async fn step<S: Storage + ?Sized>(storage: &S, id: OperationId) -> Result<Stepped> {
     let Some(record) = storage.bulk(id).await? else { return Ok(Stepped::Unknown) };
     if record.ended_at.is_some() {
+        // Whoever ended it may not have come to say so.
+        audit(storage, &record).await?;
         return Ok(Stepped::Ended(record));
     }
     let now = storage.now().await?;
@@ -270,8 +281,11 @@ async fn change<S: Storage + ?Sized>(
 fn action_at(record: &BulkRecord, place: u64) -> Action {
     match &record.action {
         Action::Requeue { run_at } if !record.spread.is_zero() => {
+            // Those beyond the number that was counted begin at the front again; nobody counted: by a
+            // thousand.
+            let counted = if record.previewed == 0 { 1_000 } else { record.previewed };
             #[allow(clippy::cast_precision_loss, reason = "a share of a length of time")]
-            let share = (place as f64 / record.previewed.max(1) as f64).min(1.0);
+            let share = (place % counted) as f64 / counted as f64;
             let first = run_at.unwrap_or(record.as_of);
             Action::Requeue { run_at: Some(first.plus(record.spread.mul_f64(share))) }
         }

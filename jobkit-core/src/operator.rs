@@ -15,11 +15,12 @@ use crate::limit::Limit;
 use crate::name::Name;
 use crate::record::{NewRecord, Payload, check_instant};
 use crate::recurring::Pause;
+use crate::refusal::Refusal;
 use crate::search::JobFilter;
 use crate::state::{Start, StateName};
 use crate::storage::{
     Action, AuditEntry, BulkRecord, Change, ChangeOutcome, ChangeRequest, EditJob, Guard,
-    PauseTarget, ReleaseStuck, ServerCommand, ServerOrder, Storage, Submitted,
+    JobSubmitted, PauseTarget, ReleaseStuck, ServerCommand, ServerOrder, Storage, Submitted,
 };
 
 /// The most ids of one call; beyond, a bulk operation is meant.
@@ -410,7 +411,13 @@ impl Operator {
                     })
                 });
                 match submitted.await? {
-                    Submitted::Created(_) => Ok(Edited::Copy(id)),
+                    Submitted::Created(jobs) => match jobs.first() {
+                        Some(JobSubmitted::Existing(holder)) => {
+                            let refusal = Refusal::UniqueConflict { holder: *holder };
+                            Err(Error::from(refusal).with("job", job))
+                        }
+                        _ => Ok(Edited::Copy(id)),
+                    },
                     Submitted::Refused(refusal) => Err(Error::from(refusal).with("job", job)),
                     Submitted::Busy => {
                         Err(Error::new(ErrorKind::Unavailable, "blocked by another transaction"))
@@ -438,7 +445,17 @@ impl Operator {
                 Some(ChangeOutcome::Refused(refusal)) => {
                     return Err(Error::from(refusal).with("job", job));
                 }
-                _ => {}
+                // The answer to it was lost: what it made of the job is looked up.
+                Some(ChangeOutcome::AlreadyApplied) => {
+                    let found = self.storage().jobs(&[job]).await?.into_iter().next().flatten();
+                    version = found.map_or(version, |record| record.head.version);
+                }
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "blocked by another transaction",
+                    ));
+                }
             }
         }
         Ok(Edited::Same(job))
@@ -456,6 +473,21 @@ impl Operator {
         previewed: u64,
         spread: Duration,
     ) -> Result<BulkRecord> {
+        self.begin_bulk_as_of(filter, action, previewed, spread, None).await
+    }
+
+    /// The same, of the jobs that were in their state by an instant: that at which somebody counted them.
+    ///
+    /// # Errors
+    /// As [`bulk::begin`].
+    pub async fn begin_bulk_as_of(
+        &self,
+        filter: JobFilter,
+        action: Action,
+        previewed: u64,
+        spread: Duration,
+        as_of: Option<Timestamp>,
+    ) -> Result<BulkRecord> {
         let new = NewBulk {
             filter,
             action,
@@ -463,6 +495,7 @@ impl Operator {
             reason: self.reason.clone(),
             previewed,
             spread,
+            as_of,
         };
         bulk::begin(self.storage(), new).await
     }

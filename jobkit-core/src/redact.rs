@@ -6,7 +6,13 @@ use serde_json::Value;
 pub const HIDDEN: &str = "(hidden)";
 
 /// Parts of names that tell of a secret, without case, `-` and `_`.
-const SECRETS: [&str; 13] = [
+const SECRETS: [&str; 19] = [
+    "passphrase",
+    "pwd",
+    "accesskey",
+    "credential",
+    "sessionid",
+    "jwt",
     "password",
     "passwd",
     "secret",
@@ -76,7 +82,7 @@ pub fn hide_in_text(text: &str) -> String {
             .take_while(|(_, c)| c.is_alphanumeric() || matches!(c, '_' | '-'))
             .last();
         if begin.is_some_and(|(begin, _)| is_secret(&name[begin..])) {
-            rest = skip_value(rest, &mut out);
+            rest = skip_value(&name[begin.unwrap_or((0, ' ')).0..], rest, &mut out);
         }
     }
     out.push_str(rest);
@@ -84,26 +90,36 @@ pub fn hide_in_text(text: &str) -> String {
 }
 
 /// Leaves out a value, and writes that it is hidden.
-fn skip_value<'a>(rest: &'a str, out: &mut String) -> &'a str {
-    let value = rest.trim_start_matches([' ', '\\']);
+fn skip_value<'a>(name: &str, rest: &'a str, out: &mut String) -> &'a str {
+    let value =
+        rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '\\' | '=' | '>'));
     out.push_str(&rest[..rest.len() - value.len()]);
     if value.is_empty() {
         return value;
     }
     out.push_str(HIDDEN);
+    let line = value.find(['\n', '\r']).unwrap_or(value.len());
     if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        // A quote that is escaped does not end the value, unless the first one was escaped, too.
+        let escaped =
+            rest.as_bytes().get((rest.len() - value.len()).wrapping_sub(1)) == Some(&b'\\');
         let inner = &value[1..];
-        return inner.find(quote).map_or("", |end| &inner[end + 1..]);
+        let ends = |(at, _): &(usize, &str)| escaped || !inner[..*at].ends_with('\\');
+        let end = inner.match_indices(quote).find(ends);
+        return end.map_or("", |(end, _)| &inner[end + 1..]);
+    }
+    // Of these the whole line is the value, and of what is nested nobody can tell where it ends.
+    let name = name.to_ascii_lowercase();
+    let whole_line = name.contains("cookie") || name.contains("authorization");
+    if whole_line || value.starts_with(['{', '[', '(']) {
+        return &value[line..];
+    }
+    if name.replace(['_', '-'], "").contains("privatekey") || value.starts_with("-----BEGIN") {
+        return "";
     }
     let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '&' | ')' | ']' | '}');
     let end = |value: &str| value.find(ends).unwrap_or(value.len());
-    let word = &value[..end(value)];
-    // `Authorization: Bearer …` has two words.
-    if matches!(word.to_ascii_lowercase().as_str(), "bearer" | "basic" | "digest") {
-        let behind = value[word.len()..].trim_start();
-        return &behind[end(behind)..];
-    }
-    &value[word.len()..]
+    &value[end(value)..]
 }
 
 #[cfg(test)]
@@ -115,7 +131,14 @@ mod tests {
         for (text, shown) in [
             ("refused: password=hunter2, user=ann", "refused: password=(hidden), user=ann"),
             (r#"{"api_key": "a b", "n": 1}"#, r#"{"api_key": (hidden), "n": 1}"#),
-            ("Authorization: Bearer abc.def next", "Authorization: (hidden) next"),
+            ("Authorization: Bearer abc.def next\nok", "Authorization: (hidden)\nok"),
+            ("Cookie: lang=en; sid=abc", "Cookie: (hidden)"),
+            ("password:\thunter2 x", "password:\t(hidden) x"),
+            ("password == hunter2", "password == (hidden)"),
+            (r#"{"password":"hun\"ter2","n":1}"#, r#"{"password":(hidden),"n":1}"#),
+            (r#"{\"password\":\"hunter2\",1}"#, r#"{\"password\":\(hidden),1}"#),
+            ("token: {\"old\": 1, \"new\": 2}", "token: (hidden)"),
+            ("Pwd=a;Db=b", "Pwd=(hidden);Db=b"),
             ("postgres://ann:pw@host/db?a=b", "postgres://(hidden)@host/db?a=b"),
             ("https://host/path@2: fine", "https://host/path@2: fine"),
             ("the token: t0p", "the token: (hidden)"),

@@ -27,6 +27,7 @@
 
 use std::time::Duration;
 
+use crate::batch::BatchRecord;
 use crate::bounds;
 use crate::client::repeated;
 use crate::error::{Error, ErrorKind, Result};
@@ -73,7 +74,8 @@ pub struct Copied {
     pub verified: u64,
     /// Jobs that went on in the new storage since they were copied.
     pub changed: u64,
-    /// Things that are not in the new storage. Anything but zero means: copy again.
+    /// Things that are not in the new storage, and batches that know of fewer ends of their members than in
+    /// the old one. Anything but zero means: copy again, into a storage of its own.
     pub missing: u64,
 }
 
@@ -192,7 +194,12 @@ where
         }
         for item in &page.items {
             let there = match item {
-                Whole::Batch(batch) => to.batch(batch.record.id).await?.is_some(),
+                Whole::Batch(batch) => {
+                    let ended = |record: &BatchRecord| record.counts.total - record.counts.open();
+                    let new = to.batch(batch.record.id).await?;
+                    // One that knows of fewer ends was copied before its members ended.
+                    new.is_some_and(|new| ended(&new) >= ended(&batch.record))
+                }
                 Whole::Recurring(whole) if whole.record.is_some() => {
                     to.recurring(&whole.id).await?.is_some()
                 }
@@ -220,32 +227,43 @@ fn is_same(old: &JobRecord, new: &JobRecord) -> bool {
     kept(old) == kept(new)
 }
 
-/// Everything that is not running, as lines of JSON, one thing each: a dump that [`load`] reads.
+/// Everything that is not running, as lines of JSON, one thing each: a dump that [`load`] reads. Arguments
+/// and results stand in it as they are stored. Answers how many things were `stored` in it, and how many
+/// `running` jobs were left out.
+///
+/// What servers that are gone have left is taken back and completed first, as by [`copy`].
 ///
 /// # Errors
-/// The storage's, and those of `write`.
+/// A conflict names the servers that live on the storage, unless forced; otherwise the storage's, and
+/// those of `write`.
 ///
 /// # Cancel safety
-/// It only reads.
+/// As a crash: half a dump is written.
 pub async fn dump<S: Storage + ?Sized>(
     from: &S,
+    options: Options,
     mut write: impl FnMut(&str) -> Result<()>,
-) -> Result<u64> {
+) -> Result<Copied> {
+    if !options.force {
+        refuse_live(from, "old").await?;
+        settle(from).await?;
+    }
     let mut after: Option<String> = None;
-    let mut lines = 0;
+    let mut copied = Copied::default();
     loop {
         let page = repeated(|| from.export(after.as_deref(), STEP)).await?;
+        copied.running += page.running;
         for item in &page.items {
             let line = serde_json::to_string(item).map_err(|error| {
                 Error::new(ErrorKind::Internal, "a record cannot be written as JSON")
                     .caused_by(error)
             })?;
             write(&line)?;
-            lines += 1;
+            copied.stored += 1;
         }
         after = page.next;
         if after.is_none() {
-            return Ok(lines);
+            return Ok(copied);
         }
     }
 }

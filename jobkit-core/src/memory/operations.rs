@@ -264,6 +264,9 @@ impl Tables {
         if record.state() == StateName::Processing {
             return Err(Refusal::State { state: StateName::Processing });
         }
+        if record.state() == StateName::Awaiting {
+            return Err(refused("waits for other jobs, which its copy would not"));
+        }
         if record.batch.is_some() {
             return Err(refused("belongs to a batch, which counts it"));
         }

@@ -7,6 +7,7 @@ use super::plan::{Plan, span};
 use crate::clock::Timestamp;
 use crate::edge::Parent;
 use crate::record::{JobDetails, JobRecord};
+use crate::redact::hide_secrets;
 use crate::state::{State, StateName};
 
 impl Plan {
@@ -152,6 +153,7 @@ fn arg(job: &JobDetails, path: &[String]) -> Option<serde_json::Value> {
             _ => return None,
         };
     }
+    hide_secrets(&mut found);
     Some(found)
 }
 

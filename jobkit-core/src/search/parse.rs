@@ -201,6 +201,9 @@ fn field(word: Word) -> Result<Field> {
                 }
                 Field::Arg(path, texts())
             }
+            Some(("meta", name)) if is_secret(name) => {
+                return Err(wrong(at, format_args!("`{key}` is hidden, so it cannot be searched")));
+            }
             Some(("meta", key)) if !key.is_empty() => Field::Meta(key.to_owned(), texts()),
             _ => return Err(wrong(at, format_args!("`{key}` is unknown; known are {KEYS}"))),
         },

@@ -20,6 +20,8 @@ const PURGE_STEPS: usize = 20;
 const SHORTEST_PURGE_PAUSE: Duration = Duration::from_millis(50);
 /// The shortest pause between two steps of a bulk operation.
 const SHORTEST_BULK_PAUSE: Duration = Duration::from_millis(5);
+/// Bulk operations that are looked at for one that can be carried out.
+const BULKS: usize = 20;
 /// How soon a failed task is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -190,14 +192,22 @@ async fn drive_bulks(engine: &Engine) {
     }
 }
 
-/// The next step of the oldest operation that has not ended.
+/// The next step of the oldest operation that has not ended and can be carried out.
 async fn bulk_step(engine: &Engine) -> Result<Option<Stepped>> {
     let storage = &*engine.storage;
-    let bulks = storage.bulks(1).await?;
-    match bulks.into_iter().find(|bulk| bulk.ended_at.is_none()) {
-        Some(record) => bulk::step(storage, record.id).await.map(Some),
-        None => Ok(None),
+    let mut last = None;
+    // One that somebody else is at, or that cannot be carried out, does not hold up the others.
+    for record in storage.bulks(BULKS).await?.iter().filter(|bulk| bulk.ended_at.is_none()) {
+        match bulk::step(storage, record.id).await {
+            Ok(went @ (Stepped::Went(_) | Stepped::Ended(_))) => return Ok(Some(went)),
+            Err(error) if error.is_retryable() => return Err(error),
+            Ok(other) => last = Some(other),
+            Err(error) => {
+                tracing::warn!(operation = %record.id, %error, "a bulk operation cannot be carried out");
+            }
+        }
     }
+    Ok(last)
 }
 
 /// Some steps; whether more has expired.

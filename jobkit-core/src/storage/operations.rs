@@ -32,7 +32,8 @@ use crate::storage::whole::{ExportPage, Imported, Whole};
 ///   `false`.
 /// - **OPS-7** `edit_job` stores the copy and, where the original waits, deletes it as
 ///   [`Replaced`](crate::state::Reason::Replaced), in one step: its unique key goes over to the copy. A
-///   running original, one that others wait for, and a waiting member of a batch are refused; a finished
+///   running original, one that waits for others or that others wait for, and a waiting member of a batch
+///   are refused; a finished
 ///   original stays as it is. Repeating it changes nothing and answers
 ///   [`Already`](crate::storage::JobSubmitted::Already) (G3, G11).
 /// - **OPS-8** `save_bulk` stores a record whose version is one more than the stored one's, or 1 where

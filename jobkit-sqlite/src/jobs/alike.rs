@@ -106,7 +106,12 @@ impl Flight<'_, '_> {
     /// Writes what a claim of a plainly enqueued job changes.
     pub(crate) fn write_claim(&mut self, job: &Job, hold: &Hold, before: Before) -> Done {
         let head = &job.head;
-        let regular = head.fence == before.fence + 1 && head.version == before.version + 1;
+        // A number at the edge, of a damaged row, is written as it was computed.
+        let sane = |number: u64| number < u64::from(u32::MAX);
+        let regular = head.fence == before.fence + 1
+            && head.version == before.version + 1
+            && sane(before.version)
+            && (1..u64::from(u32::MAX)).contains(&head.fence);
         let (true, true, Some(server)) = (self.alike.on, regular, job.server) else {
             return job.write_claim(self.db, hold);
         };

@@ -76,6 +76,9 @@ impl Flight<'_, '_> {
         if job.state() == StateName::Processing {
             return Ok(Some(Refusal::State { state: StateName::Processing }));
         }
+        if job.state() == StateName::Awaiting {
+            return Ok(Some(refused("waits for other jobs, which its copy would not")));
+        }
         if job.batch.is_some() {
             return Ok(Some(refused("belongs to a batch, which counts it")));
         }

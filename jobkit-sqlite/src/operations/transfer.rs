@@ -366,6 +366,13 @@ impl Flight<'_, '_> {
                 params![&unique.hash().0[..], seq],
             )?;
         }
+        if let Some(unique) = &record.unique {
+            // One that is held for a period came before its job.
+            self.db.run(
+                "UPDATE jk_ukey SET job = ?3 WHERE hash = ?1 AND holder = ?2 AND until IS NOT NULL",
+                params![&unique.hash().0[..], id, seq],
+            )?;
+        }
         for limit in &record.limits {
             self.define_default(limit)?;
         }

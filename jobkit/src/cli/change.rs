@@ -47,7 +47,8 @@ impl Verb {
     /// The filter as the verb means it: to retry is meant for what failed, unless it says otherwise.
     fn meant(self, filter: JobFilter) -> JobFilter {
         let says = |field: &Field| matches!(field, Field::State(_) | Field::Failed(_));
-        if self == Self::Retry && !filter.terms.iter().any(|term| says(&term.field)) {
+        let said = filter.terms.iter().any(|term| !term.negated && says(&term.field));
+        if self == Self::Retry && !said {
             let mut failed = JobFilter::state(StateName::Failed);
             failed.terms.extend(filter.terms);
             return failed;
@@ -108,6 +109,8 @@ async fn matching(
     args: &Change,
 ) -> Done {
     let storage = context.storage();
+    // What comes after this look is not meant.
+    let as_of = storage.now().await?;
     let count = search::count(&*storage, &filter, bounds::COUNTED).await?;
     if count == Count::Exact(0) {
         return Err(Stop::Nothing(format!("no job matches {filter}")));
@@ -122,7 +125,9 @@ async fn matching(
         Count::Unknown => 0,
     };
     let spread = args.spread.unwrap_or(Duration::ZERO);
-    let record = context.operator().begin_bulk(filter, verb.action(), previewed, spread).await?;
+    let operator = context.operator();
+    let record =
+        operator.begin_bulk_as_of(filter, verb.action(), previewed, spread, Some(as_of)).await?;
     let ended = bulk::drive(context, &record).await?;
     finish(context, &ended)
 }

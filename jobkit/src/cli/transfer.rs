@@ -35,10 +35,13 @@ pub(super) async fn run(args: &Move, json: bool, console: &mut Console<'_>) -> D
     let copied = match (End::of(&args.from), End::of(&args.to)) {
         (End::Url(from), End::Dump(to)) => {
             let from = source::existing(&from).await?;
-            let lines = dump(&*from, &to).await?;
-            let words = format!("{lines} things are in {}", to.display());
-            answer(json, console, &words, &json!({ "stored": lines }))?;
-            return Ok(Exit::Done);
+            let Copied { stored, running, .. } = dump(&*from, options, &to, args.force).await?;
+            let mut words = format!("{stored} things are in {}", to.display());
+            if running > 0 {
+                words.push_str(&format!("; {running} run and were left out"));
+            }
+            answer(json, console, &words, &json!({ "stored": stored, "running": running }))?;
+            return Ok(if running > 0 { Exit::Nothing } else { Exit::Done });
         }
         (End::Url(from), End::Url(to)) => {
             let (from, to) = (source::existing(&from).await?, crate::connect(&to).await?);
@@ -114,19 +117,36 @@ fn file(path: &Path, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Unavailable, words)
 }
 
-/// Written beside and put in its place at the end, so that half a dump is never taken for a whole one.
-async fn dump(from: &dyn Storage, to: &Path) -> Result<u64, Error> {
+/// Written beside and put in its place at the end, so that half a dump is never taken for a whole one. For
+/// its owner alone: it holds arguments and results as they are stored.
+async fn dump(
+    from: &dyn Storage,
+    options: Options,
+    to: &Path,
+    replace: bool,
+) -> Result<Copied, Error> {
+    if to.exists() && !replace {
+        let words = format!("{} is there already; --force replaces it", to.display());
+        return Err(Error::new(ErrorKind::Conflict, words));
+    }
     let mut beside = to.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);
-    let mut out = BufWriter::new(std::fs::File::create(&beside).map_err(|it| file(&beside, it))?);
-    let lines =
-        transfer::dump(from, |line| writeln!(out, "{line}").map_err(|error| file(&beside, error)))
-            .await?;
+    // One that an earlier dump left.
+    let _ = std::fs::remove_file(&beside);
+    let mut new = std::fs::OpenOptions::new();
+    new.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut new, 0o600);
+    let mut out = BufWriter::new(new.open(&beside).map_err(|it| file(&beside, it))?);
+    let copied = transfer::dump(from, options, |line| {
+        writeln!(out, "{line}").map_err(|error| file(&beside, error))
+    })
+    .await?;
     let out = out.into_inner().map_err(|error| file(&beside, error.into_error()))?;
     out.sync_all().map_err(|error| file(&beside, error))?;
     std::fs::rename(&beside, to).map_err(|error| file(to, error))?;
-    Ok(lines)
+    Ok(copied)
 }
 
 async fn load(from: &Path) -> Result<MemoryStorage, Error> {
