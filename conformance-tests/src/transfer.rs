@@ -7,12 +7,14 @@ use jobkit_core::batch::{NewBatch, Starts};
 use jobkit_core::edge::{On, Parent};
 use jobkit_core::limit::{Limit, Window};
 use jobkit_core::record::{JobDetails, NewRecord};
-use jobkit_core::recurring::Pause;
+use jobkit_core::recurring::{JobTemplate, Misfire, NextRun, Overlap, Pause, RecurringSpec};
 use jobkit_core::refusal::Refusal;
+use jobkit_core::schedule::{Schedule, TimeZone};
 use jobkit_core::state::{Reason, Start, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Imported, LogLevel, LogLine, LogWrite, PauseTarget, Settle, Storage, Submission, Whole,
+    Imported, LogLevel, LogLine, LogWrite, PauseTarget, SaveRecurring, Settle, Storage, Submission,
+    Whole,
 };
 use jobkit_core::testing::{Fault, FaultyStorage};
 use jobkit_core::transfer::{self, Options};
@@ -89,6 +91,21 @@ async fn workload(env: &Env) -> Vec<JobId> {
     ids.push(waiting.id);
     env.submit(batch_of(filling, Starts::WhenStarted, vec![waiting])).await;
     env.storage.define_limit(&Limit::new("smtp", 7)).await.expect("defines");
+    let template = NewRecord { args: payload(r#"{"big":12345678901234567890}"#), ..job() };
+    let spec = RecurringSpec {
+        id: "größer: täglich".into(),
+        schedule: Schedule::every(seconds(3600)).expect("is an interval"),
+        time_zone: TimeZone::UTC,
+        misfire: Misfire::RunOnce,
+        overlap: Overlap::Skip,
+        jitter: seconds(0),
+        starts_at: None,
+        ends_at: None,
+        job: JobTemplate::from_record(&template).expect("can recur"),
+    };
+    let next = Some(NextRun { nominal_at: env.after(3600), due_at: env.after(3600) });
+    let save = SaveRecurring { spec, next, if_etag: None };
+    env.storage.save_recurring(&[save], env.at()).await.expect("saves");
     let pause = Pause { until: Some(env.after(7200)), ..Pause::new("ada", "deploy") };
     let mail = PauseTarget::Queue(name("mail"));
     env.storage.pause(&mail, &pause, env.at()).await.expect("pauses");

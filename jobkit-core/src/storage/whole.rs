@@ -19,7 +19,7 @@ use crate::unique::KeyHash;
 
 /// Everything that a storage keeps of one thing. In JSON, one line of a dump.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Whole {
     /// A limit's number and window. Starts of a rate limit do not go along: its window begins anew.
