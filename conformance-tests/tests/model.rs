@@ -47,7 +47,7 @@ faults! {
     promotion_overwrites_deleted PromotionOverwritesDeleted at Core within 60 in 10;
     rescue_keeps_the_limit_slot RescueKeepsTheSlot at Standard within 60 in 10;
     an_edge_counted_twice EdgeCountedTwice at Standard within 60 in 10;
-    requeue_skips_the_batch_recount RequeueSkipsTheBatchRecount at Standard within 60 in 10;
+    requeue_skips_the_batch_recount RequeueSkipsTheBatchRecount at Standard within 240 in 10;
     a_child_of_a_finished_parent_stays_open ChildOfAFinishedParentStaysOpen at Standard within 60 in 10;
     a_repeated_settle_counted_twice RepeatedSettleCountedTwice at Full within 60 in 10;
     settle_and_claim_ignores_pause SettleAndClaimIgnoresPause at Full within 60 in 10;

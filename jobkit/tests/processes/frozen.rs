@@ -16,7 +16,8 @@ async fn a_worker_that_was_rescued_cannot_settle_and_is_told() {
     let storage = SqliteStorage::open(&db).await.unwrap();
     let client = Client::new(storage.clone());
     let frozen = Process::start(&db, &ledger);
-    let job = client.enqueue(stubborn("long".into(), 3_000)).await.unwrap();
+    // Longer than a busy machine takes to rescue it: it is to be running when it comes back.
+    let job = client.enqueue(stubborn("long".into(), 8_000)).await.unwrap();
     eventually("it runs", 20, || async { ledger.read().len() == 1 }).await;
     frozen.freeze();
     let _other = Process::start(&db, &ledger);
