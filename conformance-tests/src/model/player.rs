@@ -77,11 +77,13 @@ impl Player<'_> {
                 ours.text, theirs.text
             ));
         }
+        // Whether a claim that took nothing is remembered is each storage's own affair.
+        let repeatable = call.claim().is_none() || !ours.claimed.is_empty();
         let due = ours.due.iter().map(|record| (record.spec.id.clone(), record.next)).collect();
         if !lost {
             self.world.learn(&call, [ours, theirs]);
         }
-        if !matches!(call, Call::Due) {
+        if repeatable && !matches!(call, Call::Due) {
             self.world.calls.push(call);
         }
         Ok(due)

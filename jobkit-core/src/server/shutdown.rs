@@ -1,6 +1,7 @@
 //! The three stages of a stop, and the handle by which it is asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -33,8 +34,10 @@ async fn run(engine: Arc<Engine>) {
     let options = &engine.options;
     // Stage one, in the dispatcher: claim nothing, give back what has not started. Stage two: let what
     // runs go on for a while, then cancel it. Stage three: give back what has ended.
+    let told = AtomicBool::new(false);
     let stages = async {
         engine.stopping.cancelled().await;
+        told.store(true, Ordering::Relaxed);
         tracing::info!(server = %engine.info.name, "stopping");
         tokio::time::sleep(options.shutdown_grace).await;
         engine.held.stop_all(StopCause::Shutdown);
@@ -51,6 +54,10 @@ async fn run(engine: Arc<Engine>) {
         }
         () = stages => tracing::warn!("some jobs did not end in time; they are taken back when their leases expire"),
         () = engine.ended.cancelled() => {}
+    }
+    // With nothing to wait for, the dispatcher may be done before that was said.
+    if engine.stopping.is_cancelled() && !told.load(Ordering::Relaxed) {
+        tracing::info!(server = %engine.info.name, "stopping");
     }
     let hard_stop = engine.ended.is_cancelled();
     engine.stopping.cancel();

@@ -16,8 +16,8 @@ async fn a_worker_that_was_rescued_cannot_settle_and_is_told() {
     let storage = SqliteStorage::open(&db).await.unwrap();
     let client = Client::new(storage.clone());
     let frozen = Process::start(&db, &ledger);
-    // Longer than a busy machine takes to rescue it: it is to be running when it comes back.
-    let job = client.enqueue(stubborn("long".into(), 8_000)).await.unwrap();
+    // It is to be running when it comes back, and to end before its grace does (5 s).
+    let job = client.enqueue(stubborn("long".into(), 4_500)).await.unwrap();
     eventually("it runs", 20, || async { ledger.read().len() == 1 }).await;
     frozen.freeze();
     let _other = Process::start(&db, &ledger);
