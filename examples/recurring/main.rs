@@ -49,6 +49,18 @@ fn server(storage: std::sync::Arc<dyn jobkit::Storage>) -> ServerBuilder {
     schedules().into_iter().fold(server, ServerBuilder::recurring)
 }
 
+fn fired(outcome: &RunOutcome) -> bool {
+    matches!(outcome, RunOutcome::Fired { .. })
+}
+
+fn overlapping(outcome: &RunOutcome) -> bool {
+    matches!(outcome, RunOutcome::Overlapping { .. })
+}
+
+fn misfired(outcome: &RunOutcome) -> bool {
+    matches!(outcome, RunOutcome::Misfired)
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     println!("1. What `30 2 * * *` in Berlin means when the clock goes forward:");
@@ -65,20 +77,24 @@ async fn main() -> Result<()> {
     println!(
         "\n2. A server runs: every second, every other second, and a slow one that never overlaps."
     );
+    let rung = story::count(&client, "crontab", fired).await?;
+    let skipped = story::count(&client, "slow", overlapping).await?;
     let first = server(storage.clone()).build()?.start().await?;
-    story::until(&client, "crontab", 3, |run| matches!(run, RunOutcome::Fired { .. })).await?;
-    story::until(&client, "slow", 1, |run| matches!(run, RunOutcome::Overlapping { .. })).await?;
+    story::until(&client, "crontab", rung + 3, fired).await?;
+    story::until(&client, "slow", skipped + 1, overlapping).await?;
 
     println!("\n3. Somebody pauses `crontab`; the others go on.");
     client.pause_recurring("crontab", Pause::new("ann", "the bell is too loud")).await?;
-    story::until(&client, "quartz", 2, |run| matches!(run, RunOutcome::Fired { .. })).await?;
+    let rung = story::count(&client, "quartz", fired).await?;
+    story::until(&client, "quartz", rung + 2, fired).await?;
     client.resume_recurring("crontab").await?;
 
     println!("\n4. No server runs for a while; the next one makes good at most three.");
     first.shutdown().await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
+    let missed = story::count(&client, "crontab", misfired).await?;
     let second = server(storage).build()?.start().await?;
-    story::until(&client, "crontab", 1, |run| matches!(run, RunOutcome::Misfired)).await?;
+    story::until(&client, "crontab", missed + 1, misfired).await?;
 
     println!("\n5. One more by hand, beside the schedule.");
     client.trigger_recurring("quartz").await?;

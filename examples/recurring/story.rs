@@ -6,20 +6,23 @@ use anyhow::{Result, ensure};
 use jobkit::Client;
 use jobkit::recurring::RunOutcome;
 
-/// Waits until a schedule has so many more occurrences of a sort.
+/// How many occurrences of a sort a schedule has had.
+pub async fn count(client: &Client, id: &str, is: impl Fn(&RunOutcome) -> bool) -> Result<u32> {
+    let runs = client.storage().recurring_runs(id, 100).await?;
+    Ok(runs.iter().filter(|run| is(&run.outcome)).map(|run| run.count).sum())
+}
+
+/// Waits until a schedule has had so many occurrences of a sort in all.
+///
+/// What to wait for is counted before its cause is set off, or it may have come already.
 pub async fn until(
     client: &Client,
     id: &str,
-    more: u32,
+    total: u32,
     is: impl Fn(&RunOutcome) -> bool,
 ) -> Result<()> {
-    let count = async || -> Result<u32> {
-        let runs = client.storage().recurring_runs(id, 100).await?;
-        Ok(runs.iter().filter(|run| is(&run.outcome)).map(|run| run.count).sum())
-    };
-    let before = count().await?;
     let deadline = Instant::now() + Duration::from_secs(30);
-    while count().await? < before + more {
+    while count(client, id, &is).await? < total {
         ensure!(Instant::now() < deadline, "`{id}` did not get there within half a minute");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

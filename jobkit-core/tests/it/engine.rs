@@ -24,8 +24,9 @@ async fn an_idle_server_notices_a_push_at_once() {
     let bench = Bench::new();
     // Polling alone would take minutes.
     let minute = Duration::from_secs(60);
-    let _server = bench.server(quick().poll_interval(minute, minute)).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let options = quick().poll_interval(minute, minute);
+    let (_server, counted) = bench.counted_server(options).await;
+    eventually("it looked for work", || async { counted.calls("claim") > 0 }).await;
     for _ in 0..20 {
         let began = Instant::now();
         let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
@@ -340,7 +341,8 @@ async fn a_poison_job_fails_at_its_crash_limit_and_spares_its_neighbours() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+// One thread, so that a heartbeat that is seen was answered, too.
+#[tokio::test]
 async fn a_pause_that_was_lifted_since_it_was_read_gives_nothing_back() {
     use jobkit_core::recurring::Pause;
     use jobkit_core::storage::{Operations, PauseTarget};
@@ -349,8 +351,9 @@ async fn a_pause_that_was_lifted_since_it_was_read_gives_nothing_back() {
     let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
     bench.storage.pause(&queue, &Pause::new("ann", "test"), None).await.unwrap();
     // It learns of the pause when it starts, and would learn of its end in ten seconds.
-    let _server = bench.server(quick().lease(Duration::from_secs(30))).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let options = quick().lease(Duration::from_secs(30));
+    let (_server, counted) = bench.counted_server(options).await;
+    eventually("it learnt of the pause", || async { counted.calls("heartbeat") > 0 }).await;
     bench.storage.resume(&queue).await.unwrap();
     let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
     assert_eq!(job.wait(Duration::from_secs(5)).await.unwrap(), 1);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jobkit_core::server::{Prefetch, ServerOptions};
+use jobkit_core::testing::FaultyStorage;
 use jobkit_core::{Client, Job, JobContext, Jobs, MemoryStorage, Server, ServerHandle};
 use serde::{Deserialize, Serialize};
 
@@ -170,6 +171,16 @@ impl Bench {
         let server =
             Server::builder(self.storage.clone()).jobs(jobs(&self.ledger)).options(options);
         server.build().unwrap().start().await.unwrap()
+    }
+
+    /// A server whose calls of the storage are counted.
+    pub(crate) async fn counted_server(
+        &self,
+        options: ServerOptions,
+    ) -> (ServerHandle, FaultyStorage) {
+        let counted = FaultyStorage::new(Arc::new(self.storage.clone()));
+        let server = Server::builder(counted.clone()).jobs(jobs(&self.ledger)).options(options);
+        (server.build().unwrap().start().await.unwrap(), counted)
     }
 
     pub(crate) fn starts_of(&self, name: &str) -> usize {
