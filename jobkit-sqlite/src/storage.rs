@@ -277,7 +277,7 @@ fn open_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connectio
         conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         conn.execute_batch(&format!(
             "PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF; \
-             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768; \
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192; \
              PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; \
              PRAGMA journal_size_limit = {LOG_BYTES};"
         ))

@@ -9,44 +9,70 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use jobkit_core::state::Hold;
+use rusqlite::params;
 
 use crate::codec::{ENDED, Job, STARTED, TIMED, int, micros, size};
 use crate::connection::Db;
 use crate::error::Done;
 use crate::writer::Flight;
 
-/// Rows of a statement.
+/// Rows of a statement that names each.
 const ROWS: [usize; 3] = [1, 8, 64];
 
-/// An error rolls back more than the statement anyway, so SQLite need not be able to undo it alone.
+/// So many neighbours make a run, which one statement changes without naming each.
+const RUN: usize = 4;
+
+/// What ten digits hold of a duration in microseconds: 2.7 hours. Longer ones are named row by row.
+const TEN_DIGITS: std::ops::Range<i64> = 0..10_000_000_000;
+
+// An error rolls back more than the statement anyway, so SQLite need not be able to undo it alone.
+macro_rules! claim {
+    ($rows:literal) => {
+        concat!(
+            "UPDATE OR FAIL jk_job SET state = 3, was = reason, reason = ?1, fence = fence + 1, \
+             version = version + 1, entered_at = ?2, claimed_at = ?2, server = ?3, incarnation = ?4, \
+             claim_seq = ?5, lease_until = ?6, cancel = NULL, flags = flags & ?7 | ?8 WHERE ",
+            $rows
+        )
+    };
+}
+
+macro_rules! end {
+    ($duration:literal, $rows:literal) => {
+        concat!(
+            "UPDATE OR FAIL jk_job SET state = ?1, reason = ?2, version = version + 1, \
+             entered_at = ?3, settled_fence = fence, settled_by = ?4, expires_at = ?5, flags = ?6, \
+             duration = ",
+            $duration,
+            $rows
+        )
+    };
+}
+
 static CLAIM: LazyLock<[String; 3]> = LazyLock::new(|| {
     ROWS.map(|rows| {
         let rows: Vec<_> = (9..9 + rows).map(|n| format!("?{n}")).collect();
+        format!(claim!("seq IN ({})"), rows.join(", "))
+    })
+});
+
+static CLAIM_RUN: &str = claim!("seq BETWEEN ?9 AND ?10");
+
+static END: LazyLock<[String; 3]> = LazyLock::new(|| {
+    ROWS.map(|rows| {
+        let rows: Vec<_> =
+            (0..rows).map(|n| 7 + n * 2).map(|n| format!("(?{n}, ?{})", n + 1)).collect();
         format!(
-            "UPDATE OR FAIL jk_job SET state = 3, was = reason, reason = ?1, fence = fence + 1, \
-             version = version + 1, entered_at = ?2, claimed_at = ?2, server = ?3, incarnation = ?4, \
-             claim_seq = ?5, lease_until = ?6, cancel = NULL, flags = flags & ?7 | ?8 \
-             WHERE seq IN ({})",
+            end!("row.column2", " FROM (VALUES {}) AS row WHERE seq = row.column1"),
             rows.join(", ")
         )
     })
 });
 
-static END: LazyLock<[String; 3]> = LazyLock::new(|| {
-    ROWS.map(|rows| {
-        let rows: Vec<_> = (0..rows)
-            .map(|n| 6 + n * 3)
-            .map(|n| format!("(?{n}, ?{}, ?{})", n + 1, n + 2))
-            .collect();
-        format!(
-            "UPDATE OR FAIL jk_job SET state = ?1, reason = ?2, version = version + 1, \
-             entered_at = ?3, settled_fence = fence, settled_by = ?4, expires_at = ?5, \
-             duration = row.column2, flags = row.column3 \
-             FROM (VALUES {}) AS row WHERE seq = row.column1",
-            rows.join(", ")
-        )
-    })
-});
+/// The durations stand in a row of digits, in the order of the sequences. (In bytes: of a text SQLite
+/// counts the characters from its beginning.)
+static END_RUN: &str =
+    end!("CAST(substr(?9, (seq - ?7) * 10 + 1, 10) AS INTEGER)", " WHERE seq BETWEEN ?7 AND ?8");
 
 /// What was gathered.
 #[derive(Debug, Default)]
@@ -55,10 +81,16 @@ pub(crate) struct Alike {
     on: bool,
     claim: Option<[i64; 8]>,
     claims: Vec<i64>,
-    end: Option<[Option<i64>; 5]>,
-    ends: Vec<[Option<i64>; 3]>,
+    ends: Vec<Ends>,
     /// The jobs whose rows are not what they will be.
     jobs: HashSet<i64>,
+}
+
+/// Ends that differ in their jobs and durations alone.
+#[derive(Debug)]
+struct Ends {
+    shared: [Option<i64>; 6],
+    rows: Vec<(i64, Option<i64>)>,
 }
 
 /// What a job was before a transition.
@@ -145,19 +177,23 @@ impl Flight<'_, '_> {
             Some((fence, by)) if regular && self.alike.on && fence == head.fence => by,
             _ => return job.write_end(self.db),
         };
-        let end = [
+        if !self.alike.claims.is_empty() {
+            self.write_gathered()?;
+            self.alike.on = true;
+        }
+        let shared = [
             Some(size(head.state.name().index())),
             Some(size(head.reason.index())),
             Some(head.entered_at.as_micros()),
             Some(by.as_i64()),
             job.expires_at.map(|at| at.as_micros()),
+            Some(job.flags),
         ];
-        if !self.alike.claims.is_empty() || self.alike.end.is_some_and(|other| other != end) {
-            self.write_gathered()?;
-            self.alike.on = true;
+        let row = (job.seq, job.duration.map(micros));
+        match self.alike.ends.iter_mut().find(|ends| ends.shared == shared) {
+            Some(ends) => ends.rows.push(row),
+            None => self.alike.ends.push(Ends { shared, rows: vec![row] }),
         }
-        self.alike.end = Some(end);
-        self.alike.ends.push([Some(job.seq), job.duration.map(micros), Some(job.flags)]);
         self.alike.jobs.insert(job.seq);
         Ok(())
     }
@@ -170,14 +206,52 @@ impl Flight<'_, '_> {
         }
         let alike = std::mem::take(&mut self.alike);
         if let Some(claim) = alike.claim {
-            let rows: Vec<_> = alike.claims.iter().map(|seq| [Some(*seq)]).collect();
-            write(self.db, &CLAIM, &claim.map(Some), &rows)?;
+            write_claims(self.db, claim, alike.claims)?;
         }
-        if let Some(end) = alike.end {
-            write(self.db, &END, &end, &alike.ends)?;
-        }
-        Ok(())
+        alike.ends.into_iter().try_for_each(|ends| write_ends(self.db, ends))
     }
+}
+
+fn write_claims(db: &Db<'_>, claim: [i64; 8], mut seqs: Vec<i64>) -> Done {
+    seqs.sort_unstable();
+    let mut scattered = Vec::new();
+    for run in seqs.chunk_by(|one, next| one + 1 == *next) {
+        if let [first, .., last] = run
+            && run.len() >= RUN
+        {
+            let mut values = claim.to_vec();
+            values.extend([first, last]);
+            db.run(CLAIM_RUN, rusqlite::params_from_iter(values))?;
+        } else {
+            scattered.extend(run.iter().map(|seq| [Some(*seq)]));
+        }
+    }
+    write(db, &CLAIM, &claim.map(Some), &scattered)
+}
+
+fn write_ends(db: &Db<'_>, ends: Ends) -> Done {
+    let Ends { shared, mut rows } = ends;
+    rows.sort_unstable();
+    let mut scattered = Vec::new();
+    for run in rows.chunk_by(|one, next| one.0 + 1 == next.0) {
+        if let [(first, _), .., (last, _)] = run
+            && run.len() >= RUN
+            && run.iter().all(|(_, duration)| duration.is_some_and(|it| TEN_DIGITS.contains(&it)))
+        {
+            let digits: String = run
+                .iter()
+                .map(|(_, duration)| format!("{:010}", duration.unwrap_or_default()))
+                .collect();
+            let [state, reason, at, by, expires_at, flags] = shared;
+            db.run(
+                END_RUN,
+                params![state, reason, at, by, expires_at, flags, first, last, digits.as_bytes()],
+            )?;
+        } else {
+            scattered.extend(run.iter().map(|(seq, duration)| [Some(*seq), *duration]));
+        }
+    }
+    write(db, &END, &shared, &scattered)
 }
 
 /// Runs the statement of the fitting size as often as needed; rows that are left over are NULL, and match
