@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -42,6 +43,12 @@ const ALONE_WAIT: Duration = Duration::from_secs(5);
 const ALONE_FOR: Duration = Duration::from_secs(30);
 
 type FlightFuture = Pin<Box<dyn Future<Output = Landed> + Send>>;
+
+/// A flight that is under way, or was back at once.
+struct Flight {
+    future: FlightFuture,
+    landed: Option<Landed>,
+}
 
 /// A flight that is back.
 struct Landed {
@@ -133,7 +140,8 @@ impl Dispatcher {
     pub(super) async fn run(mut self) {
         let engine = Arc::clone(&self.engine);
         self.subscribe().await;
-        let mut flight: Option<FlightFuture> = None;
+        let mut flight: Option<Flight> = None;
+        let mut answered = None;
         let mut stuck_check = tokio::time::interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -148,6 +156,17 @@ impl Dispatcher {
             }
             if flight.is_none() {
                 flight = self.next_flight();
+            }
+            // The next flight leaves before it is noted what the last one answered, so that the storage
+            // does not wait meanwhile.
+            if let Some((outcomes, answers)) = answered.take() {
+                if let Some(flight) = &mut flight {
+                    flight.leave().await;
+                }
+                self.settled(outcomes, answers);
+                if flight.is_none() {
+                    flight = self.next_flight();
+                }
             }
             let settled = self.outcomes.is_empty() && self.pending.is_none();
             if stopping && self.running == 0 && settled && flight.is_none() {
@@ -167,7 +186,7 @@ impl Dispatcher {
                 }
                 landed = landed(&mut flight) => {
                     flight = None;
-                    self.landed(landed);
+                    answered = self.landed(landed);
                 }
                 push = next_push(&mut self.pushes) => self.pushed(push),
                 () = engine.signals.dispatcher.notified() => self.look_again(),
@@ -395,7 +414,7 @@ impl Dispatcher {
         }
     }
 
-    fn next_flight(&mut self) -> Option<FlightFuture> {
+    fn next_flight(&mut self) -> Option<Flight> {
         let now = Instant::now();
         if self.blocked_until.is_some_and(|until| until > now) {
             return None;
@@ -413,7 +432,7 @@ impl Dispatcher {
         if outcomes.is_empty() && claim.is_none() {
             return None;
         }
-        Some(self.fly(outcomes, claim))
+        Some(Flight { future: self.fly(outcomes, claim), landed: None })
     }
 
     fn claim_request(&mut self, wanted: usize) -> ClaimRequest {
@@ -461,7 +480,8 @@ impl Dispatcher {
         })
     }
 
-    fn landed(&mut self, landed: Landed) {
+    /// Takes in what was claimed; what is left are the outcomes that were answered.
+    fn landed(&mut self, landed: Landed) -> Option<(Vec<Outcome>, Vec<SettleAnswer>)> {
         match landed.answers {
             Ok((answers, claimed)) if answers.len() == landed.outcomes.len() => {
                 self.engine.health.works("dispatcher");
@@ -469,12 +489,12 @@ impl Dispatcher {
                 if !answers.is_empty() {
                     self.engine.signals.activity.notify_one();
                 }
-                self.settled(landed.outcomes, answers);
                 if let Some(claimed) = claimed
                     && let Some(pending) = self.pending.take()
                 {
                     self.claimed(claimed, &pending);
                 }
+                return Some((landed.outcomes, answers));
             }
             Ok(_) => {
                 let text = "the storage answered another number of settles";
@@ -483,6 +503,7 @@ impl Dispatcher {
             }
             Err(error) => self.flight_failed(landed.outcomes, landed.claimed, &error),
         }
+        None
     }
 
     /// Outcomes are kept until the storage answers; claims are repeated as they were.
@@ -515,6 +536,7 @@ impl Dispatcher {
     }
 
     fn settled(&mut self, outcomes: Vec<Outcome>, answers: Vec<SettleAnswer>) {
+        let mut over = Vec::with_capacity(outcomes.len());
         for (outcome, answer) in outcomes.into_iter().zip(answers) {
             let lease = outcome.settle.lease;
             match answer {
@@ -541,7 +563,11 @@ impl Dispatcher {
                     continue;
                 }
             }
-            self.engine.held.lock().jobs.remove(&attempt(&lease));
+            over.push(attempt(&lease));
+        }
+        let mut held = self.engine.held.lock();
+        for attempt in over {
+            held.jobs.remove(&attempt);
         }
     }
 
@@ -599,9 +625,27 @@ impl Dispatcher {
     }
 }
 
-async fn landed(flight: &mut Option<FlightFuture>) -> Landed {
+impl Flight {
+    /// Sends it on its way.
+    async fn leave(&mut self) {
+        if self.landed.is_none()
+            && let Poll::Ready(landed) = futures_util::poll!(&mut self.future)
+        {
+            self.landed = Some(landed);
+        }
+    }
+
+    async fn landed(&mut self) -> Landed {
+        match self.landed.take() {
+            Some(landed) => landed,
+            None => (&mut self.future).await,
+        }
+    }
+}
+
+async fn landed(flight: &mut Option<Flight>) -> Landed {
     match flight {
-        Some(flight) => flight.await,
+        Some(flight) => flight.landed().await,
         None => std::future::pending().await,
     }
 }
