@@ -1,6 +1,6 @@
 //! A connection with its prepared statements and the names it knows.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -26,6 +26,7 @@ pub(crate) struct Db<'c> {
     kept: RefCell<HashMap<(usize, usize), Vec<Statement<'c>>>>,
     names: RefCell<Names>,
     claimed: RefCell<HashMap<i64, Job>>,
+    last_seq: Cell<Option<i64>>,
 }
 
 /// The most claimed jobs that are remembered.
@@ -89,6 +90,7 @@ impl<'c> Db<'c> {
             kept: RefCell::default(),
             names: RefCell::default(),
             claimed: RefCell::default(),
+            last_seq: Cell::default(),
         }
     }
 
@@ -207,6 +209,16 @@ impl<'c> Db<'c> {
 
     pub(crate) fn forget_all_claimed(&self) {
         self.claimed.borrow_mut().clear();
+    }
+
+    /// The highest place that this connection gave, since nobody else gave one after it.
+    pub(crate) fn last_seq(&self) -> Option<i64> {
+        self.last_seq.get()
+    }
+
+    /// After a commit; `None` where others may have written.
+    pub(crate) fn remember_last_seq(&self, last: Option<i64>) {
+        self.last_seq.set(last);
     }
 
     /// After a rollback: numbers that were given in it mean nothing.

@@ -40,13 +40,15 @@ impl JobStore for SqliteStorage {
         let now = request.now;
         // What is not plain may change jobs that run: parents, holders of keys, members of batches.
         let plain = submissions.iter().all(NewSubmission::is_plain);
+        let is_lone = submissions.len() == 1;
         let work = move |flight: &mut Flight<'_, '_>| {
             let now = flight.now(now);
             flight.submit_each(&submissions, now)
         };
-        match plain {
-            true => self.writer().call_hot("submit", work).await,
-            false => self.writer().call("submit", work).await,
+        match (plain, is_lone) {
+            (true, true) => self.writer().call_lone("submit", work).await,
+            (true, false) => self.writer().call_hot("submit", work).await,
+            (false, _) => self.writer().call("submit", work).await,
         }
     }
 

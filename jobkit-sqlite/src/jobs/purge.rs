@@ -50,7 +50,6 @@ impl Flight<'_, '_> {
             params![int(from), now.as_micros(), size(max)],
         )?;
         let full = expired.len() == max;
-        let last = self.last_seq()?;
         let (mut removed, mut kept, mut highest) = (0, 0, 0);
         let mut reached = from;
         let mut verdicts = Verdicts::default();
@@ -94,9 +93,12 @@ impl Flight<'_, '_> {
         if resume != from {
             self.set_meta("purge_from", resume)?;
         }
-        if highest == last && removed > 0 {
-            // Its place must not be given again.
-            self.set_meta("floor", uint(last))?;
+        if removed > 0 {
+            let left = self.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
+            if left.is_none_or(|left: i64| left < highest) {
+                // Its place must not be given again.
+                self.set_meta("floor", self.meta("floor")?.max(uint(highest)))?;
+            }
         }
         self.cascade(now, &mut budget)?;
         removed += self.remove_empty_batches(now)?;
