@@ -102,7 +102,7 @@ mod planted {
         purge_ignores_edges PurgeIgnoresEdges within 60 by "G7" | "G8";
         an_old_id_accepted_again OldIdAcceptedAgain within 60 by "G2";
         requeue_skips_the_batch_recount RequeueSkipsTheBatchRecount within 60 by "G9";
-        retry_takes_the_key_again RetryTakesTheKeyAgain within 60 by "G11";
+        retry_takes_the_key_again RetryTakesTheKeyAgain within 150 by "G11";
         fire_without_compare_and_swap FireWithoutCompareAndSwap within 150 by "G10";
         a_repeated_settle_counted_twice RepeatedSettleCountedTwice within 60 by "G18";
         promotion_overwrites_deleted PromotionOverwritesDeleted within 60 by "G1";

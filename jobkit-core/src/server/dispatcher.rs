@@ -578,6 +578,9 @@ impl Dispatcher {
         {
             let mut held = self.engine.held.lock();
             held.seen_claim = request.sequence;
+            if got > 0 {
+                held.last_taken = request.sequence;
+            }
             // A repeated claim answers leases that began with the first one.
             let sure_until = pending.sent_at + request.lease;
             for job in &claimed.jobs {

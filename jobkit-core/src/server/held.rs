@@ -97,6 +97,8 @@ pub(super) struct HeldJobs {
     pub(super) jobs: BTreeMap<Attempt, HeldJob>,
     /// The last claim whose answer was seen; what it took is in `jobs`.
     pub(super) seen_claim: u64,
+    /// The last claim that took anything.
+    pub(super) last_taken: u64,
 }
 
 impl Held {

@@ -127,16 +127,17 @@ fn limit(engine: &Engine) -> Duration {
 
 /// Renews everything held, in chunks of whole claims, so that each range is listed completely.
 async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
-    let (mut held, seen) = {
+    let (mut held, seen, last_taken) = {
         let held = engine.held.lock();
         let renewals: Vec<(u64, Renewal)> = held
             .jobs
             .values()
             .map(|job| (job.claim, Renewal { lease: job.lease, started: job.started }))
             .collect();
-        (renewals, held.seen_claim)
+        (renewals, held.seen_claim, held.last_taken)
     };
-    if held.is_empty() && seen == *settled_through {
+    // Claims that took nothing leave nothing to be given back, so a server that polls in vain is silent.
+    if held.is_empty() && last_taken <= *settled_through {
         return Ok(());
     }
     let idle = held.is_empty();

@@ -180,7 +180,7 @@ impl ServerOptions {
 
     /// How often expired leases are looked for.
     pub(crate) fn rescue_interval(&self) -> Duration {
-        self.janitor_interval.min(self.renew_interval())
+        self.janitor_interval.min(self.lease / 2)
     }
 
     /// All mistakes.

@@ -19,9 +19,19 @@ const PART: &str = "unserved";
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut before = BTreeSet::new();
     let mut told = BTreeSet::new();
-    while engine.sleep(jittered(engine.options.janitor_interval)).await {
+    let interval = engine.options.janitor_interval;
+    // What begins to wait after a look that found nothing waiting does not count before that.
+    let when_empty = engine.options.unserved_after.clamp(interval, interval * 4);
+    let mut pause = jittered(interval);
+    while engine.sleep(pause).await {
+        pause = jittered(interval);
         match engine.bounded(unserved(&engine)).await {
-            Ok(now) => {
+            Ok(None) => {
+                tell(&engine, &BTreeSet::new(), &mut told);
+                before = BTreeSet::new();
+                pause = jittered(when_empty);
+            }
+            Ok(Some(now)) => {
                 // On the second look only: a server that is being restarted is back by then.
                 let lasting: BTreeSet<_> = now.intersection(&before).cloned().collect();
                 tell(&engine, &lasting, &mut told);
@@ -37,10 +47,14 @@ pub(super) async fn run(engine: Arc<Engine>) {
 
 type Unserved = BTreeSet<(Name, Name)>;
 
-/// Kinds and their queues that have waited for so long, and are served by nobody.
-async fn unserved(engine: &Engine) -> Result<Unserved> {
+/// Kinds and their queues that have waited for so long, and are served by nobody; `None` when nothing
+/// waits at all.
+async fn unserved(engine: &Engine) -> Result<Option<Unserved>> {
     let storage = &engine.storage;
     let lanes = storage.lanes(LANES).await?;
+    if lanes.is_empty() {
+        return Ok(None);
+    }
     let now = storage.now().await?;
     let waits = |lane: &Lane| {
         lane.first_at.is_some_and(|first| now.since(first) >= engine.options.unserved_after)
@@ -50,7 +64,7 @@ async fn unserved(engine: &Engine) -> Result<Unserved> {
         engine.info.kinds.contains(&lane.kind) && engine.info.queues.contains(&lane.queue)
     };
     if lanes.iter().all(here) {
-        return Ok(Unserved::new());
+        return Ok(Some(Unserved::new()));
     }
     let servers = storage.servers().await?;
     let serves = |server: &ServerStatus, lane: &Lane| {
@@ -59,7 +73,7 @@ async fn unserved(engine: &Engine) -> Result<Unserved> {
             && server.info.queues.contains(&lane.queue)
     };
     let unserved = lanes.into_iter().filter(|lane| !servers.iter().any(|one| serves(one, lane)));
-    Ok(unserved.map(|lane| (lane.kind, lane.queue)).collect())
+    Ok(Some(unserved.map(|lane| (lane.kind, lane.queue)).collect()))
 }
 
 /// Logs each kind once, and lowers health as long as one is there.
