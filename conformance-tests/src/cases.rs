@@ -73,6 +73,7 @@ macro_rules! __list {
                 a_snooze_and_a_give_back_consume_no_attempt
                 a_job_that_comes_back_keeps_its_place
                 what_comes_with_a_settle_is_readable_at_once
+                what_is_settled_together_keeps_its_own_duration
                 the_newest_errors_of_a_job_are_kept
                 a_result_that_is_too_large_is_refused
                 settle_and_claim_does_what_both_do
@@ -319,6 +320,7 @@ macro_rules! __list {
                 counters_never_decrease
                 what_many_count_at_once_adds_up
                 lists_are_paged_in_the_order_of_their_state
+                finished_jobs_of_many_queues_and_kinds_are_listed_in_one_order
                 a_list_that_changes_while_it_is_paged_shows_each_job_once
                 filters_combine_by_and
                 lists_are_filtered_by_time

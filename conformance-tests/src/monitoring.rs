@@ -317,6 +317,59 @@ pub async fn lists_are_paged_in_the_order_of_their_state(env: Env) {
     }
 }
 
+/// MON-4, MON-5: finished jobs are listed newest first, whatever queues and kinds they are of, and however
+/// unevenly they are spread; also those that finished at one instant, and those of one queue or kind alone.
+pub async fn finished_jobs_of_many_queues_and_kinds_are_listed_in_one_order(env: Env) {
+    let (queues, kinds) = (["default", "mail", "slow"], ["k", "x", "y"]);
+    let start = env.now();
+    let mut server = env.claimer("s").await.queues(&queues).kinds(&kinds);
+    for round in 0..12_usize {
+        let mut new = Vec::new();
+        for i in 0..9 {
+            // Most are of one lane, some lanes have one job alone.
+            let lane = if i < 5 { 4 } else { (round + i * i) % 9 };
+            let (queue, kind) = (name(queues[lane / 3]), name(kinds[lane % 3]));
+            new.push(NewRecord { queue, kind, ..job() });
+        }
+        env.add_many(new).await;
+        if round % 3 > 0 {
+            env.advance(1);
+        }
+        for (i, claimed) in server.claim(9).await.into_iter().enumerate() {
+            let failed = (round * 9 + i) % 6 == 1;
+            let ending = if failed { Ending::Failed(Reason::Permanent) } else { Ending::Succeeded };
+            server.settled(claimed.lease, ending).await;
+        }
+    }
+    let mut all =
+        pages(&env, &JobQuery { limit: 200, ..JobQuery::new(StateName::Succeeded) }).await;
+    all.extend(pages(&env, &JobQuery { limit: 200, ..JobQuery::new(StateName::Failed) }).await);
+    assert_eq!(all.len(), 12 * 9);
+    let mut records = Vec::new();
+    for id in all {
+        records.push(env.record(id).await);
+    }
+    records.sort_by_key(|it| std::cmp::Reverse((it.head.entered_at, it.sequence)));
+    for state in [StateName::Succeeded, StateName::Failed] {
+        for queue in queues.iter().map(|queue| Some(name(queue))).chain([None]) {
+            for kind in kinds.iter().map(|kind| Some(name(kind))).chain([None]) {
+                for (to, limit) in [(None, 1), (None, 7), (Some(start.plus(seconds(5))), 30)] {
+                    let (queue, kind) = (queue.clone(), kind.clone());
+                    let query = JobQuery { queue, kind, to, limit, ..JobQuery::new(state) };
+                    let matches = records.iter().filter(|it| {
+                        it.state() == state
+                            && query.queue.as_ref().is_none_or(|queue| *queue == it.queue)
+                            && query.kind.as_ref().is_none_or(|kind| *kind == it.kind)
+                            && to.is_none_or(|to| it.head.entered_at < to)
+                    });
+                    let expected: Vec<JobId> = matches.map(|it| it.id).collect();
+                    assert_eq!(pages(&env, &query).await, expected, "{query:?}");
+                }
+            }
+        }
+    }
+}
+
 /// MON-4: a job that stays in the list is seen once while others come and go between the pages.
 pub async fn a_list_that_changes_while_it_is_paged_shows_each_job_once(env: Env) {
     let ids = env.add_many(jobs(60)).await;

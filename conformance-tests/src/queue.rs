@@ -452,6 +452,47 @@ pub async fn what_comes_with_a_settle_is_readable_at_once(env: Env) {
     assert_eq!(details.errors[0].detail, error("it broke"));
 }
 
+/// SET-10: attempts that are settled together keep each its own duration and retention, however long it
+/// took, and in whatever order they come; those between them that still run are not touched.
+pub async fn what_is_settled_together_keeps_its_own_duration(env: Env) {
+    let ids = env.add_many(jobs(40)).await;
+    let mut server = env.claimer("s").await;
+    let claimed = server.claim(40).await;
+    // From 2 ms to 55 days; and some of which nothing is known.
+    let length = |n: usize| match n % 13 {
+        12 => None,
+        n => Some(Duration::from_micros(7_u64.pow(u32::try_from(n).expect("small") + 4))),
+    };
+    let retention = |n: usize| match n / 10 {
+        2 => Retention { succeeded: Keep::For(seconds(7_200)), ..Retention::default() },
+        _ => Retention::default(),
+    };
+    let runs = |n: usize| n % 17 == 16;
+    let mut settles: Vec<_> = (0..40)
+        .filter(|n| !runs(*n))
+        .map(|n| Settle {
+            duration: length(n),
+            retention: retention(n),
+            ..Settle::new(claimed[n].lease, Ending::Succeeded)
+        })
+        .collect();
+    settles.reverse();
+    settles.rotate_left(11);
+    let at = env.now();
+    server.settle_all(settles).await;
+    for (n, id) in ids.into_iter().enumerate() {
+        let record = env.record(id).await;
+        if runs(n) {
+            assert_eq!((record.state(), record.duration), (StateName::Processing, None));
+            continue;
+        }
+        assert_eq!(record.state(), StateName::Succeeded);
+        assert_eq!(record.duration, length(n), "the {n}th");
+        let Keep::For(kept) = retention(n).succeeded else { panic!("kept for ever") };
+        assert_eq!(record.expires_at, Some(at.plus(kept)), "the {n}th");
+    }
+}
+
 /// SET-11: of the errors of a job the newest are kept, oldest first.
 pub async fn the_newest_errors_of_a_job_are_kept(env: Env) {
     let id = env.add(job()).await;

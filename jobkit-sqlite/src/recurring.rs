@@ -54,13 +54,7 @@ fn read_all(
     text: &'static str,
     params: impl rusqlite::Params,
 ) -> Done<Vec<RecurringRecord>> {
-    let mut statement = db.prepare(text)?;
-    let mut rows = statement.query(params)?;
-    let mut records = Vec::new();
-    while let Some(row) = rows.next()? {
-        records.push(read(row)?);
-    }
-    Ok(records)
+    read_each(db, text, params, |read| read.map(Some))
 }
 
 /// Those that can be read: one that cannot must not keep the others from being fired.
@@ -69,17 +63,26 @@ fn read_sound(
     text: &'static str,
     params: impl rusqlite::Params,
 ) -> Done<Vec<RecurringRecord>> {
+    read_each(db, text, params, |read| match read {
+        Err(fault) if fault.is_damage() => {
+            tracing::warn!(error = %fault, "a schedule cannot be read and is passed over");
+            Ok(None)
+        }
+        read => read.map(Some),
+    })
+}
+
+fn read_each(
+    db: &Db<'_>,
+    text: &'static str,
+    params: impl rusqlite::Params,
+    take: impl Fn(Done<RecurringRecord>) -> Done<Option<RecurringRecord>>,
+) -> Done<Vec<RecurringRecord>> {
     let mut statement = db.prepare(text)?;
     let mut rows = statement.query(params)?;
     let mut records = Vec::new();
     while let Some(row) = rows.next()? {
-        match read(row) {
-            Ok(record) => records.push(record),
-            Err(fault) if fault.is_damage() => {
-                tracing::warn!(error = %fault, "a schedule cannot be read and is passed over");
-            }
-            Err(fault) => return Err(fault),
-        }
+        records.extend(take(read(row))?);
     }
     Ok(records)
 }

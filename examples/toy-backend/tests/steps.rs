@@ -2,37 +2,12 @@
 //! step-3 --test steps`.
 #![cfg(not(feature = "step-8"))]
 
-use std::sync::{Arc, Mutex};
+mod toy;
 
-use conformance_tests::{TestBackend, try_case};
-use jobkit_core::JobId;
-use jobkit_core::storage::Storage;
-use tempfile::TempDir;
-use toy_backend::ToyStorage;
+use std::sync::Mutex;
 
-struct Toy;
-
-impl TestBackend for Toy {
-    type Guard = TempDir;
-
-    async fn setup() -> (Arc<dyn Storage>, TempDir) {
-        let folder = tempfile::tempdir().expect("a folder can be made");
-        (open(&folder), folder)
-    }
-
-    async fn reopen(folder: &TempDir) -> Option<Arc<dyn Storage>> {
-        Some(open(folder))
-    }
-
-    async fn make_unreadable(folder: &TempDir, job: JobId) -> bool {
-        let storage = ToyStorage::open(folder.path().join("toy")).expect("opens");
-        storage.make_unreadable(job).expect("writes")
-    }
-}
-
-fn open(folder: &TempDir) -> Arc<dyn Storage> {
-    Arc::new(ToyStorage::open(folder.path().join("toy")).expect("opens"))
-}
+use conformance_tests::try_case;
+use toy::Toy;
 
 /// The step that this was built for.
 const STEP: usize = {
