@@ -29,7 +29,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             Ok(None) => {
                 tell(&engine, &BTreeSet::new(), &mut told);
                 before = BTreeSet::new();
-                pause = jittered(when_empty);
+                pause = when_empty + jittered(interval) / 8;
             }
             Ok(Some(now)) => {
                 // On the second look only: a server that is being restarted is back by then.
