@@ -3,29 +3,26 @@
 //! SQLite has one writer at a time, so there is one here: what waits when it becomes free shares a
 //! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
 //! sleeps it looks whether another process has written.
+mod call;
+mod flight;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use jobkit_core::edge::Finish;
-use jobkit_core::error_group::ErrorGroup;
-use jobkit_core::failure::Fingerprint;
-use jobkit_core::stats::{Delta, Step};
 use jobkit_core::storage::WakeUpHub;
-use jobkit_core::{BatchId, Clock, Error, ErrorKind, Incarnation, JobId, Name, Result, Timestamp};
-use rusqlite::{Connection, params};
-use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{oneshot, watch};
+use jobkit_core::{Clock, Error, ErrorKind, Result};
+use rusqlite::Connection;
+use tokio::sync::watch;
 
-use crate::batches::Touched;
-use crate::codec::{int, uint};
+use self::call::Call;
+pub(crate) use self::call::{Request, Writer};
+use self::flight::{After, Tail, finish};
+pub(crate) use self::flight::{Flight, Push};
 use crate::connection::Db;
 use crate::error::{Done, is_busy, sqlite};
-use crate::jobs::alike::Alike;
 
 /// The most calls that share a transaction.
 const GROUP: usize = 256;
@@ -33,8 +30,6 @@ const GROUP: usize = 256;
 const WATCH_INTERVAL: Duration = Duration::from_millis(15);
 /// Deltas are folded at most so often.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
-/// A row of deltas with more lanes than this is left as it is.
-const TAIL_LANES: usize = 16;
 /// A transaction takes no further call once it has taken so long, so that nobody waits for a crowd.
 const LONG: Duration = Duration::from_millis(20);
 /// So long the thread looks for the next request before it sleeps: whoever enqueues one job after the
@@ -43,171 +38,6 @@ const LINGER: Duration = Duration::from_micros(40);
 /// The first wait for another process that writes, and the longest. SQLite's own busy handler waits
 /// up to 100 ms at once, which made the 99th percentile 54 ms where this makes it 3.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
-
-/// A call on its way to the writer.
-pub(crate) trait Call: Send {
-    /// May run twice: the second time alone, after what it shared a transaction with was rolled back.
-    fn run(&mut self, flight: &mut Flight<'_, '_>) -> Done;
-    /// Whether it changes running jobs in no other way than by [`Flight::enact`].
-    fn keeps_claimed(&self) -> bool;
-    fn answer(self: Box<Self>, failed: Option<Error>);
-}
-
-pub(crate) enum Request {
-    Call(Box<dyn Call>),
-    /// Somebody fell asleep: watch for other processes.
-    Watch,
-}
-
-struct Calling<F, T> {
-    run: F,
-    keeps_claimed: bool,
-    answer: Option<T>,
-    to: oneshot::Sender<Result<T>>,
-}
-
-impl<F, T> Call for Calling<F, T>
-where
-    F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send,
-    T: Send,
-{
-    fn run(&mut self, flight: &mut Flight<'_, '_>) -> Done {
-        self.answer = Some((self.run)(flight)?);
-        Ok(())
-    }
-
-    fn keeps_claimed(&self) -> bool {
-        self.keeps_claimed
-    }
-
-    fn answer(self: Box<Self>, failed: Option<Error>) {
-        let answer = match (failed, self.answer) {
-            (None, Some(answer)) => Ok(answer),
-            (Some(error), _) => Err(error),
-            (None, None) => Err(Error::new(ErrorKind::Internal, "a call ended without an answer")),
-        };
-        // An error means that the caller has gone.
-        let _ = self.to.send(answer);
-    }
-}
-
-/// The way to the writer.
-#[derive(Clone, Debug)]
-pub(crate) struct Writer {
-    requests: Sender<Request>,
-    patience: Arc<Patience>,
-}
-
-/// Whether a lone caller does well to look for its answer instead of going to sleep. A sleep costs more
-/// than a small transaction takes: 10,000 to 12,000 enqueues a second where each is slept for, 18,000 to
-/// 21,000 where none is. But where answers do not come so soon, as when each is synced or another process
-/// writes too, nobody looks for a while.
-#[derive(Debug, Default)]
-struct Patience {
-    /// Looks in a row that were in vain.
-    in_vain: AtomicUsize,
-    /// Lone calls that do not look.
-    left_out: AtomicUsize,
-}
-
-impl Patience {
-    /// So long an answer is looked for. Meanwhile the thread does nothing else, as if it had done the
-    /// work itself.
-    const LOOK: Duration = Duration::from_micros(60);
-    /// After so many in vain. A few may be: after a pause the writer has to be woken first, and now and
-    /// then it copies the log back.
-    const IN_VAIN: usize = 4;
-    const LEFT_OUT: usize = 256;
-
-    fn look<T>(&self, answer: &mut oneshot::Receiver<T>) -> Option<T> {
-        let one_less = |left: usize| left.checked_sub(1);
-        if self.left_out.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
-            return None;
-        }
-        let since = Instant::now();
-        while since.elapsed() < Self::LOOK {
-            match answer.try_recv() {
-                Ok(answer) => {
-                    self.in_vain.store(0, Ordering::Relaxed);
-                    return Some(answer);
-                }
-                Err(TryRecvError::Empty) => std::hint::spin_loop(),
-                Err(TryRecvError::Closed) => return None,
-            }
-        }
-        if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= Self::IN_VAIN {
-            self.in_vain.store(0, Ordering::Relaxed);
-            self.left_out.store(Self::LEFT_OUT, Ordering::Relaxed);
-        }
-        None
-    }
-}
-
-impl Writer {
-    pub(crate) fn new(requests: Sender<Request>) -> Self {
-        Self { requests, patience: Arc::default() }
-    }
-
-    /// Runs `work` in a transaction and answers after its commit.
-    pub(crate) async fn call<T, F>(&self, operation: &'static str, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
-    {
-        self.call_as(operation, Sort::default(), work).await
-    }
-
-    /// The same for claims, settles and plain submissions, whose changes of running jobs all go through
-    /// [`Flight::enact`].
-    pub(crate) async fn call_hot<T, F>(&self, operation: &'static str, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
-    {
-        self.call_as(operation, Sort { keeps_claimed: true, is_lone: false }, work).await
-    }
-
-    /// The same for a job on its own, whose caller is answered the sooner.
-    pub(crate) async fn call_lone<T, F>(&self, operation: &'static str, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
-    {
-        self.call_as(operation, Sort { keeps_claimed: true, is_lone: true }, work).await
-    }
-
-    async fn call_as<T, F>(&self, operation: &'static str, sort: Sort, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
-    {
-        let (to, mut answer) = oneshot::channel();
-        let call = Calling { run: work, keeps_claimed: sort.keeps_claimed, answer: None, to };
-        let closed = || Error::closed("the storage").during(operation);
-        self.requests.send(Request::Call(Box::new(call))).map_err(|_| closed())?;
-        let soon = if sort.is_lone { self.patience.look(&mut answer) } else { None };
-        let answer = match soon {
-            Some(answer) => answer,
-            None => answer.await.map_err(|_| closed().maybe_applied())?,
-        };
-        answer.map_err(|error| error.during(operation))
-    }
-
-    pub(crate) fn watch(&self) {
-        // An error means that the storage is being closed.
-        let _ = self.requests.send(Request::Watch);
-    }
-}
-
-/// How a call is treated.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sort {
-    /// See [`Call::keeps_claimed`].
-    keeps_claimed: bool,
-    /// Its caller looks for the answer before it sleeps.
-    is_lone: bool,
-}
-
 /// What several threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -219,225 +49,6 @@ pub(crate) struct Shared {
     /// Told when another process did something else that is pushed.
     pub(crate) foreign_others: watch::Sender<()>,
     pub(crate) clock: Arc<dyn Clock>,
-}
-
-/// What is pushed to listeners after the commit.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Push {
-    Due(Timestamp),
-    Finished(JobId),
-    Cancel(JobId),
-}
-
-/// One transaction, and what is known in it.
-pub(crate) struct Flight<'d, 'c> {
-    pub(crate) db: &'d Db<'c>,
-    clock: &'d dyn Clock,
-    deltas: Vec<Delta>,
-    pub(crate) work: bool,
-    pub(crate) pushes: Vec<Push>,
-    /// Parents that finished and whose children are to be decided.
-    pub(crate) finished: VecDeque<(JobId, Finish)>,
-    /// Batches that were looked at since the last [`settle_batches`](Self::settle_batches).
-    pub(crate) batches: HashMap<BatchId, Touched>,
-    /// Limits that may have room for those who wait at them.
-    pub(crate) refills: BTreeSet<i64>,
-    /// When sweeps are to look at limits again, since room that was given will not have been used.
-    pub(crate) look_again: Option<Timestamp>,
-    /// Failures of this flight, by fingerprint.
-    failures: BTreeMap<Fingerprint, ErrorGroup>,
-    next_seq: Option<i64>,
-    /// Rows that change alike and are written together.
-    pub(crate) alike: Alike,
-}
-
-/// The row of what this process has counted since the last fold.
-#[derive(Clone, Debug)]
-struct Tail {
-    id: i64,
-    delta: Delta,
-}
-
-impl Tail {
-    /// Whether another delta may be added: of the same minute, and while the row is small.
-    fn takes(&self, delta: &Delta) -> bool {
-        self.delta.at == delta.at && self.delta.lanes.len() <= TAIL_LANES
-    }
-}
-
-/// What [`Flight::restore`] goes back to.
-pub(crate) struct Saved {
-    deltas: Vec<Delta>,
-    work: bool,
-    pushes: usize,
-    failures: BTreeMap<Fingerprint, ErrorGroup>,
-    next_seq: Option<i64>,
-}
-
-impl<'d, 'c> Flight<'d, 'c> {
-    pub(crate) fn new(db: &'d Db<'c>, clock: &'d dyn Clock) -> Self {
-        Self {
-            db,
-            clock,
-            deltas: Vec::new(),
-            work: false,
-            pushes: Vec::new(),
-            finished: VecDeque::new(),
-            batches: HashMap::new(),
-            refills: BTreeSet::new(),
-            look_again: None,
-            failures: BTreeMap::new(),
-            next_seq: None,
-            alike: Alike::default(),
-        }
-    }
-
-    /// The storage's clock, or what a test puts in its place.
-    pub(crate) fn now(&self, instead: Option<Timestamp>) -> Timestamp {
-        instead.unwrap_or_else(|| self.clock.now())
-    }
-
-    /// Where this call's transitions are counted. Calls of one minute share a delta: no bucket is
-    /// shorter.
-    pub(crate) fn delta(&mut self, now: Timestamp) -> &mut Delta {
-        let bucket = Step::Minute.bucket(now);
-        let found = self.deltas.iter().position(|delta| delta.at == bucket.as_micros());
-        let index = found.unwrap_or_else(|| {
-            self.deltas.push(Delta::at(bucket));
-            self.deltas.len() - 1
-        });
-        &mut self.deltas[index]
-    }
-
-    /// The next place in line. Places are never given twice, also when the last jobs were purged.
-    pub(crate) fn next_seq(&mut self) -> Done<i64> {
-        let next = match self.next_seq {
-            Some(next) => next,
-            None => self.last_seq()?.saturating_add(1),
-        };
-        let after = next.checked_add(1);
-        self.next_seq =
-            Some(after.ok_or_else(|| Error::corrupt("the last place in line is taken"))?);
-        Ok(next)
-    }
-
-    /// The highest place that was ever given.
-    pub(crate) fn last_seq(&self) -> Done<i64> {
-        if let Some(next) = self.next_seq {
-            return Ok(next - 1);
-        }
-        let read = || -> Done<i64> {
-            let last = self.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
-            let floor =
-                self.db
-                    .one("SELECT value FROM jk_meta WHERE key = 'floor'", [], |row| row.get(0))?;
-            Ok(last.unwrap_or(0).max(floor.unwrap_or(0)))
-        };
-        match self.db.last_seq() {
-            Some(last) => {
-                #[cfg(test)]
-                assert!(!matches!(read(), Ok(stored) if stored > last), "{last} is not the last");
-                Ok(last)
-            }
-            None => read(),
-        }
-    }
-
-    /// Begins a part that may be undone alone.
-    pub(crate) fn save(&mut self) -> Done<Saved> {
-        self.db.run("SAVEPOINT part", [])?;
-        Ok(Saved {
-            deltas: self.deltas.clone(),
-            work: self.work,
-            pushes: self.pushes.len(),
-            failures: self.failures.clone(),
-            next_seq: self.next_seq,
-        })
-    }
-
-    /// Undoes what was done since.
-    pub(crate) fn restore(&mut self, saved: Saved) -> Done {
-        self.db.run("ROLLBACK TO part", [])?;
-        self.deltas = saved.deltas;
-        self.work = saved.work;
-        self.pushes.truncate(saved.pushes);
-        self.failures = saved.failures;
-        self.next_seq = saved.next_seq;
-        self.finished.clear();
-        self.batches.clear();
-        self.refills.clear();
-        self.release()
-    }
-
-    /// Keeps what was done since.
-    pub(crate) fn release(&mut self) -> Done {
-        self.db.run("RELEASE part", [])?;
-        Ok(())
-    }
-
-    /// What a commit of the writer would add, inside a transaction that another commits.
-    pub(crate) fn end_inside(&mut self) -> Done {
-        self.write_deltas(None)?;
-        self.write_failures()?;
-        self.signal()
-    }
-
-    /// Counts a failed attempt, once for each in a flight.
-    pub(crate) fn count_failure(&mut self, failed: ErrorGroup) {
-        match self.failures.get_mut(&failed.fingerprint) {
-            Some(group) => group.add(&failed),
-            None => {
-                self.failures.insert(failed.fingerprint, failed);
-            }
-        }
-    }
-
-    fn write_failures(&mut self) -> Done {
-        for (_, group) in std::mem::take(&mut self.failures) {
-            crate::operations::failures::add(self.db, group)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what was counted, together with what this process has counted since the last fold: one
-    /// row is written again and again, so that there are few to read. Answers what it holds then.
-    fn write_deltas(&mut self, tail: Option<&Tail>) -> Done<Option<Tail>> {
-        let mut tail = tail.cloned();
-        for delta in self.deltas.drain(..).filter(|delta| !delta.is_empty()) {
-            if let Some(tail) = tail.as_mut().filter(|tail| tail.takes(&delta)) {
-                let mut sum = tail.delta.clone();
-                for (queue, kind, tally) in &delta.lanes {
-                    sum.lane(queue, kind).add(tally);
-                }
-                let body = serde_json::to_string(&sum)?;
-                let written = self
-                    .db
-                    .run("UPDATE jk_delta SET body = ?2 WHERE id = ?1", params![tail.id, body])?;
-                // Otherwise another process has folded it.
-                if written > 0 {
-                    tail.delta = sum;
-                    continue;
-                }
-            }
-            // A number that no other process has: theirs must not be overwritten.
-            let id = Incarnation::new().as_i64();
-            let body = serde_json::to_string(&delta)?;
-            self.db.run("INSERT INTO jk_delta (id, body) VALUES (?1, ?2)", params![id, body])?;
-            tail = Some(Tail { id, delta });
-        }
-        Ok(tail)
-    }
-
-    /// Tells other processes, who read it when they see that something was written.
-    fn signal(&self) -> Done {
-        if self.work || !self.pushes.is_empty() {
-            self.db.run(
-                "UPDATE jk_delta SET work = work + ?1, others = others + ?2 WHERE id = 0",
-                [i64::from(self.work), i64::from(!self.pushes.is_empty())],
-            )?;
-        }
-        Ok(())
-    }
 }
 
 /// The thread's state.
@@ -689,97 +300,6 @@ fn soon(requests: &Receiver<Request>) -> Option<Request> {
     None
 }
 
-/// What follows a commit.
-struct After {
-    work: bool,
-    pushes: Vec<Push>,
-    folded: bool,
-    tail: Option<Tail>,
-    next_seq: Option<i64>,
-}
-
 fn bug() -> Error {
     Error::new(ErrorKind::Internal, "a call panicked, which is a bug in jobkit-sqlite")
-}
-
-fn finish(mut flight: Flight<'_, '_>, tail: Option<&Tail>, fold: bool) -> Result<After> {
-    let mut tail = flight.write_deltas(tail)?;
-    flight.write_failures()?;
-    if fold && fold_apart(flight.db)? {
-        tail = None;
-    }
-    flight.signal()?;
-    match flight.db.run("COMMIT", []) {
-        Ok(_) => Ok(After {
-            work: flight.work,
-            pushes: flight.pushes,
-            folded: fold,
-            tail,
-            next_seq: flight.next_seq,
-        }),
-        Err(error) => {
-            let failed = sqlite(error);
-            // When the log could not be written or synced, it may yet hold the commit.
-            Err(match failed.kind() {
-                ErrorKind::NotWritable => failed,
-                _ => failed.maybe_applied(),
-            })
-        }
-    }
-}
-
-/// Folds as a part of its own: statistics that cannot be read must stop nobody's jobs. What was counted
-/// waits until they can.
-fn fold_apart(db: &Db<'_>) -> Done<bool> {
-    db.run("SAVEPOINT fold", [])?;
-    match fold_deltas(db) {
-        Ok(folded) => {
-            db.run("RELEASE fold", [])?;
-            Ok(folded)
-        }
-        Err(fault) => {
-            db.run("ROLLBACK TO fold", [])?;
-            db.run("RELEASE fold", [])?;
-            let error = Error::from(fault);
-            tracing::warn!(%error, "statistics cannot be added up for now");
-            Ok(false)
-        }
-    }
-}
-
-/// Adds up what was counted; whether there was anything.
-fn fold_deltas(db: &Db<'_>) -> Done<bool> {
-    let deltas = db.all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| {
-        row.get::<_, String>(0)
-    })?;
-    if deltas.is_empty() {
-        return Ok(false);
-    }
-    crate::monitoring::fold(db, deltas.iter().map(String::as_str))?;
-    db.run("DELETE FROM jk_delta WHERE body IS NOT NULL", [])?;
-    Ok(true)
-}
-
-impl Flight<'_, '_> {
-    /// The names of a lane.
-    pub(crate) fn lane(&self, queue: i64, kind: i64) -> Done<(Name, Name)> {
-        Ok((self.db.name(queue)?, self.db.name(kind)?))
-    }
-
-    /// Reads a number of `jk_meta`.
-    pub(crate) fn meta(&self, key: &str) -> Done<u64> {
-        let value =
-            self.db.one("SELECT value FROM jk_meta WHERE key = ?1", [key], |row| row.get(0))?;
-        Ok(uint(value.unwrap_or(0)))
-    }
-
-    /// Sets a number of `jk_meta`.
-    pub(crate) fn set_meta(&self, key: &str, value: u64) -> Done {
-        self.db.run(
-            "INSERT INTO jk_meta (key, value) VALUES (?1, ?2) \
-             ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (key, int(value)),
-        )?;
-        Ok(())
-    }
 }
