@@ -1,0 +1,110 @@
+//! Lists of finished jobs: those of each lane stand in one index in their order, and are merged.
+
+use std::collections::BinaryHeap;
+
+use jobkit_core::Timestamp;
+use rusqlite::types::Value;
+
+use super::{CHUNK, Filter, Place, Row, rows};
+use crate::codec::{select_job, size};
+use crate::connection::Db;
+use crate::error::Done;
+
+/// The next finished jobs, newest first.
+pub(super) fn chunk(
+    db: &Db<'_>,
+    filter: &Filter<'_>,
+    after: Option<Place>,
+    most: usize,
+) -> Done<Vec<Row>> {
+    let state = size(filter.query.state.index());
+    let after = after.unwrap_or((i64::MAX, i64::MAX));
+    // Nothing newer than what is asked for need be walked.
+    let after = match filter.query.to {
+        Some(to) if to.as_micros() < after.0 => (to.as_micros(), 0),
+        _ => after,
+    };
+    let from = filter.query.from.map_or(i64::MIN, Timestamp::as_micros);
+    let lanes = lanes_of_finished(db, filter.queue, filter.kind)?;
+    // More than their share, since lanes are rarely alike.
+    let at_first = (most * 3 / (2 * lanes.len().max(1)) + 2).min(most);
+    let lane = |(queue, kind)| FinishedLane {
+        queue,
+        kind,
+        places: Vec::new(),
+        after: Some(after),
+        at_once: at_first,
+    };
+    let mut lanes: Vec<_> = lanes.into_iter().map(lane).collect();
+    let mut heads = BinaryHeap::new();
+    for (index, lane) in lanes.iter_mut().enumerate() {
+        heads.extend(lane.next(db, state, from)?.map(|place| (place, index)));
+    }
+    let mut all = Vec::with_capacity(most);
+    while all.len() < most
+        && let Some((place, index)) = heads.pop()
+    {
+        all.extend(rows(db, select_job!(", args", "WHERE seq = ?1"), [place.1], |_| Ok(place.0))?);
+        heads.extend(lanes[index].next(db, state, from)?.map(|place| (place, index)));
+    }
+    Ok(all)
+}
+
+/// The lanes in which anything has finished, of a queue and a kind if they are given. A seek for each.
+fn lanes_of_finished(db: &Db<'_>, queue: Option<i64>, kind: Option<i64>) -> Done<Vec<(i64, i64)>> {
+    if let (Some(queue), Some(kind)) = (queue, kind) {
+        return Ok(vec![(queue, kind)]);
+    }
+    let mut lanes = Vec::new();
+    let mut last = (queue.unwrap_or(i64::MIN), i64::MIN);
+    while let Some((queue, kind_there)) = db.one(
+        "SELECT queue, kind FROM jk_job INDEXED BY jk_done_lane \
+         WHERE state >= 4 AND (queue, kind) > (?1, ?2) AND queue <= ?3 ORDER BY queue, kind LIMIT 1",
+        [last.0, last.1, queue.unwrap_or(i64::MAX)],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Value>(1)?)),
+    )? {
+        // What is no number is damaged, nobody's lane, and stands behind all numbers.
+        let Value::Integer(there) = kind_there else {
+            last = (queue.saturating_add(1), i64::MIN);
+            continue;
+        };
+        if kind.is_none_or(|kind| kind == there) {
+            lanes.push((queue, there));
+        }
+        last = (queue, there);
+    }
+    Ok(lanes)
+}
+
+struct FinishedLane {
+    queue: i64,
+    kind: i64,
+    /// What was read and not given out, last first.
+    places: Vec<Place>,
+    /// The place after which more is to be read, if there may be any.
+    after: Option<Place>,
+    /// So many are read next.
+    at_once: usize,
+}
+
+impl FinishedLane {
+    /// The next place; index entries alone are read.
+    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> Done<Option<Place>> {
+        if self.places.is_empty()
+            && let Some((entered_at, seq)) = self.after.take()
+        {
+            self.places = db.all(
+                "SELECT entered_at, seq FROM jk_job INDEXED BY jk_done_lane \
+                 WHERE state >= 4 AND queue = ?1 AND kind = ?2 AND state = ?3 \
+                 AND (entered_at, seq) < (?4, ?5) AND entered_at >= ?6 \
+                 ORDER BY entered_at DESC, seq DESC LIMIT ?7",
+                [self.queue, self.kind, state, entered_at, seq, from, size(self.at_once)],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            self.after = self.places.last().copied().filter(|_| self.places.len() == self.at_once);
+            self.at_once = (self.at_once * 2).min(CHUNK);
+            self.places.reverse();
+        }
+        Ok(self.places.pop())
+    }
+}
