@@ -463,33 +463,41 @@ pub async fn what_is_settled_together_keeps_its_own_duration(env: Env) {
         12 => None,
         n => Some(Duration::from_micros(7_u64.pow(u32::try_from(n).expect("small") + 4))),
     };
-    let retention = |n: usize| match n / 10 {
+    let retention = |n: usize| match n / 5 {
         2 => Retention { succeeded: Keep::For(seconds(7_200)), ..Retention::default() },
         _ => Retention::default(),
     };
-    let runs = |n: usize| n % 17 == 16;
-    let mut settles: Vec<_> = (0..40)
-        .filter(|n| !runs(*n))
-        .map(|n| Settle {
-            duration: length(n),
-            retention: retention(n),
-            ..Settle::new(claimed[n].lease, Ending::Succeeded)
-        })
-        .collect();
-    settles.reverse();
-    settles.rotate_left(11);
+    // Neighbours but for one, then every second one, then those between them, then that one.
+    let round = |n: usize| match n {
+        16 => 3,
+        0..20 => 0,
+        _ => 1 + n % 2,
+    };
     let at = env.now();
-    server.settle_all(settles).await;
-    for (n, id) in ids.into_iter().enumerate() {
-        let record = env.record(id).await;
-        if runs(n) {
-            assert_eq!((record.state(), record.duration), (StateName::Processing, None));
-            continue;
+    for now in 0..4 {
+        let mut settles: Vec<_> = (0..40)
+            .filter(|n| round(*n) == now)
+            .map(|n| Settle {
+                duration: length(n),
+                retention: retention(n),
+                ..Settle::new(claimed[n].lease, Ending::Succeeded)
+            })
+            .collect();
+        settles.reverse();
+        let middle = settles.len() / 2;
+        settles.rotate_left(middle);
+        server.settle_all(settles).await;
+        for (n, id) in ids.iter().enumerate() {
+            let record = env.record(*id).await;
+            if round(n) > now {
+                assert_eq!((record.state(), record.duration), (StateName::Processing, None));
+                continue;
+            }
+            assert_eq!(record.state(), StateName::Succeeded);
+            assert_eq!(record.duration, length(n), "the {n}th");
+            let Keep::For(kept) = retention(n).succeeded else { panic!("kept for ever") };
+            assert_eq!(record.expires_at, Some(at.plus(kept)), "the {n}th");
         }
-        assert_eq!(record.state(), StateName::Succeeded);
-        assert_eq!(record.duration, length(n), "the {n}th");
-        let Keep::For(kept) = retention(n).succeeded else { panic!("kept for ever") };
-        assert_eq!(record.expires_at, Some(at.plus(kept)), "the {n}th");
     }
 }
 

@@ -449,6 +449,7 @@ mod tests {
 
     use super::*;
     use crate::connection::PREPARED;
+    use crate::jobs::alike::{CLAIM_RUN, END_RUN};
 
     struct Sqlite;
 
@@ -502,6 +503,9 @@ mod tests {
         schema::migrate(&db).map_err(Error::from).expect("migrates");
         let texts = PREPARED.lock().expect("no test panics with it").clone();
         assert!(texts.len() > 100, "only {} statements", texts.len());
+        for run in [CLAIM_RUN, END_RUN] {
+            assert!(texts.contains(run), "neighbours are not written together");
+        }
         let mut slow = Vec::new();
         for text in texts.into_iter().filter(|text| *text != RARE) {
             let explained = conn.prepare(&format!("EXPLAIN QUERY PLAN {text}"));

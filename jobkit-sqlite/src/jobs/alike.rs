@@ -56,7 +56,7 @@ static CLAIM: LazyLock<[String; 3]> = LazyLock::new(|| {
     })
 });
 
-static CLAIM_RUN: &str = claim!("seq BETWEEN ?9 AND ?10");
+pub(crate) static CLAIM_RUN: &str = claim!("seq BETWEEN ?9 AND ?10");
 
 static END: LazyLock<[String; 3]> = LazyLock::new(|| {
     ROWS.map(|rows| {
@@ -71,7 +71,7 @@ static END: LazyLock<[String; 3]> = LazyLock::new(|| {
 
 /// The durations stand in a row of digits, in the order of the sequences. (In bytes: of a text SQLite
 /// counts the characters from its beginning.)
-static END_RUN: &str =
+pub(crate) static END_RUN: &str =
     end!("CAST(substr(?9, (seq - ?7) * 10 + 1, 10) AS INTEGER)", " WHERE seq BETWEEN ?7 AND ?8");
 
 /// What was gathered.
@@ -233,10 +233,11 @@ fn write_ends(db: &Db<'_>, ends: Ends) -> Done {
     let Ends { shared, mut rows } = ends;
     rows.sort_unstable();
     let mut scattered = Vec::new();
-    for run in rows.chunk_by(|one, next| one.0 + 1 == next.0) {
-        if let [(first, _), .., (last, _)] = run
+    let fits = |row: &(i64, Option<i64>)| row.1.is_some_and(|it| TEN_DIGITS.contains(&it));
+    for run in rows.chunk_by(|one, next| one.0 + 1 == next.0 && fits(one) == fits(next)) {
+        if let [first, .., (last, _)] = run
             && run.len() >= RUN
-            && run.iter().all(|(_, duration)| duration.is_some_and(|it| TEN_DIGITS.contains(&it)))
+            && fits(first)
         {
             let digits: String = run
                 .iter()
@@ -245,7 +246,7 @@ fn write_ends(db: &Db<'_>, ends: Ends) -> Done {
             let [state, reason, at, by, expires_at, flags] = shared;
             db.run(
                 END_RUN,
-                params![state, reason, at, by, expires_at, flags, first, last, digits.as_bytes()],
+                params![state, reason, at, by, expires_at, flags, first.0, last, digits.as_bytes()],
             )?;
         } else {
             scattered.extend(run.iter().map(|(seq, duration)| [Some(*seq), *duration]));
