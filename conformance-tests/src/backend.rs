@@ -196,10 +196,10 @@ impl Case {
 
     /// What the case's documentation says it proves: `SUB-2, G2: …`.
     pub fn proves(&self) -> String {
-        let source = crate::SOURCES.iter().find(|(domain, _)| *domain == self.domain);
-        let before = source
-            .and_then(|(_, text)| text.split_once(&format!("async fn {}(", self.name)))
-            .map_or("", |(before, _)| before);
+        let start = format!("async fn {}(", self.name);
+        let mut sources = crate::SOURCES.iter().filter(|(domain, _)| *domain == self.domain);
+        let before =
+            sources.find_map(|(_, text)| text.split_once(&start)).map_or("", |(before, _)| before);
         let docs = before.lines().rev().skip(1).map_while(|line| line.strip_prefix("///"));
         let mut lines: Vec<&str> = docs.map(str::trim).collect();
         lines.reverse();

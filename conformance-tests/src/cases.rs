@@ -2,21 +2,29 @@
 
 use crate::backend::Case;
 
-/// The sources of the cases, where their documentation says what they prove.
+/// The sources of the cases by domain, where their documentation says what they prove.
 pub const SOURCES: &[(&str, &str)] = &[
     ("submit", include_str!("submit.rs")),
-    ("queue", include_str!("queue.rs")),
+    ("queue", include_str!("queue/claim.rs")),
+    ("queue", include_str!("queue/settle.rs")),
+    ("queue", include_str!("queue/renew.rs")),
+    ("queue", include_str!("queue/promote.rs")),
+    ("queue", include_str!("queue/rescue.rs")),
+    ("queue", include_str!("queue/wake_ups.rs")),
     ("states", include_str!("states.rs")),
     ("continuations", include_str!("continuations.rs")),
     ("batches", include_str!("batches.rs")),
     ("nested_batches", include_str!("nested_batches.rs")),
     ("locks", include_str!("locks.rs")),
     ("recurring", include_str!("recurring.rs")),
-    ("limits", include_str!("limits.rs")),
+    ("limits", include_str!("limits/slots.rs")),
+    ("limits", include_str!("limits/lanes.rs")),
+    ("limits", include_str!("limits/windows.rs")),
     ("unique", include_str!("unique.rs")),
     ("log", include_str!("log.rs")),
     ("servers", include_str!("servers.rs")),
-    ("monitoring", include_str!("monitoring.rs")),
+    ("monitoring", include_str!("monitoring/statistics.rs")),
+    ("monitoring", include_str!("monitoring/lists.rs")),
     ("operations", include_str!("operations.rs")),
     ("error_groups", include_str!("error_groups.rs")),
     ("why", include_str!("why.rs")),

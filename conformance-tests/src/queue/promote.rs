@@ -1,0 +1,70 @@
+//! `promote_due`.
+
+use jobkit_core::JobId;
+use jobkit_core::record::NewRecord;
+use jobkit_core::state::{Reason, Start, StateName};
+use jobkit_core::storage::StepRequest;
+
+use crate::fixtures::*;
+
+/// PRO-1: jobs whose instant has come become Enqueued, at most as many as told, in their old order;
+/// nothing else changes.
+pub async fn promotion_moves_what_is_due_and_nothing_else(env: Env) {
+    let at = |seconds| NewRecord { start: Start::At(env.after(seconds)), ..job() };
+    let later = env.add(at(30)).await;
+    let second = env.add(at(20)).await;
+    let first = env.add(at(10)).await;
+    let deleted = env.add(at(10)).await;
+    env.delete(deleted).await;
+    assert_eq!(env.promote().await, 0);
+    env.advance(20);
+    let step = async |max| {
+        env.storage.promote_due(StepRequest { max, now: env.at() }).await.expect("promotes")
+    };
+    assert_eq!(step(1).await.count, 1);
+    assert_eq!(env.state(first).await, StateName::Enqueued, "the earliest instant goes first");
+    assert_eq!(step(10).await.count, 1);
+    assert_eq!(step(10).await.count, 0);
+    assert_eq!(env.states(&[later, deleted]).await, [StateName::Scheduled, StateName::Deleted]);
+    let record = env.record(second).await;
+    assert_eq!((record.head.reason, record.enqueued_at), (Reason::Due, env.at()));
+    let mut server = env.claimer("s").await;
+    assert_eq!(server.claim_ids(10).await, [second, first], "the place is that of the submit");
+}
+
+/// PRO-2: a promotion answers the next due instant of what is left, and the storage's clock.
+pub async fn promotion_answers_the_next_instant(env: Env) {
+    let step = async |max| {
+        env.storage.promote_due(StepRequest { max, now: env.at() }).await.expect("promotes")
+    };
+    assert_eq!(step(10).await.next_due_at, None);
+    for seconds in [40, 10, 25] {
+        env.add(NewRecord { start: Start::At(env.after(seconds)), ..job() }).await;
+    }
+    let (ten, forty) = (env.after(10), env.after(40));
+    assert_eq!(step(10).await.next_due_at, Some(ten));
+    env.advance(26);
+    let promoted = step(10).await;
+    assert_eq!((promoted.count, promoted.next_due_at, promoted.now), (2, Some(forty), env.now()));
+}
+
+/// PRO-1, CHG-1: promotion never overwrites what someone else did to a job at the same time.
+pub async fn promotion_and_deletion_do_not_overwrite_each_other(env: Env) {
+    let other = env.second().await;
+    for _ in 0..20 {
+        let due = NewRecord { start: Start::After(seconds(5)), ..job() };
+        let ids = env
+            .add_many((0..10).map(|_| NewRecord { id: JobId::new(), ..due.clone() }).collect())
+            .await;
+        env.advance(5);
+        let promoting = env.clone();
+        let promote = tokio::spawn(async move { promoting.promote().await });
+        for id in &ids {
+            // Scheduled or Enqueued: it can be deleted either way.
+            other.delete(*id).await;
+        }
+        promote.await.expect("promotes");
+        assert!(env.states(&ids).await.iter().all(|state| *state == StateName::Deleted));
+    }
+    assert!(env.claimer("s").await.claim(10).await.is_empty());
+}

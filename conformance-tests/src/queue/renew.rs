@@ -1,0 +1,110 @@
+//! `renew`.
+
+use jobkit_core::JobId;
+use jobkit_core::ids::Incarnation;
+use jobkit_core::record::Lease;
+use jobkit_core::state::{Reason, State, StateName};
+use jobkit_core::state_machine::Ending;
+use jobkit_core::storage::{Action, RenewAnswer, Renewal, SettleAnswer};
+
+use crate::fixtures::*;
+
+/// REN-1, G5: listed leases that are held get the new expiry; others are told that they are lost.
+pub async fn a_renew_extends_what_is_held_and_tells_what_is_lost(env: Env) {
+    env.add_many(jobs(3)).await;
+    let mut server = env.claimer("s").await;
+    let claimed = server.claim(3).await;
+    server.settled(claimed[2].lease, Ending::Succeeded).await;
+    env.advance(20);
+    let stale = Lease { fence: 7, ..claimed[0].lease };
+    let foreign = Lease { incarnation: Incarnation::new(), ..claimed[1].lease };
+    let missing = Lease { job: JobId::new(), ..claimed[1].lease };
+    let leases = [claimed[0].lease, claimed[2].lease, stale, claimed[1].lease, foreign, missing];
+    let held = leases.map(|lease| Renewal { lease, started: true }).to_vec();
+    let renewed = server.renew(1..=1, held).await;
+    let expected = RenewAnswer::Renewed { expires_at: env.after(30), cancel: None };
+    use RenewAnswer::Lost;
+    assert_eq!(renewed.answers, [expected, Lost, Lost, expected, Lost, Lost]);
+    assert!(renewed.given_back.is_empty());
+    env.advance(20);
+    assert!(env.expired().await.is_empty(), "the new expiry holds");
+    env.advance(11);
+    assert_eq!(env.expired().await.len(), 2);
+}
+
+/// REN-2, G21: jobs of the range that are not listed are given back and claimable; those outside the
+/// range are not touched.
+pub async fn a_renew_gives_back_what_it_does_not_list(env: Env) {
+    let ids = env.add_many(jobs(6)).await;
+    let mut server = env.claimer("s").await;
+    let mut other = env.claimer("other").await;
+    let first = server.claim(2).await;
+    server.claim(1).await;
+    let third = server.claim(1).await.remove(0);
+    let strange = other.claim(1).await.remove(0);
+    let held = vec![Renewal { lease: first[0].lease, started: true }];
+    let renewed = server.renew(1..=2, held).await;
+    let mut given_back = renewed.given_back.clone();
+    given_back.sort_unstable();
+    let mut expected = vec![ids[1], ids[2]];
+    expected.sort_unstable();
+    assert_eq!(given_back, expected);
+    assert_eq!(
+        env.states(&ids).await,
+        [
+            StateName::Processing,
+            StateName::Enqueued,
+            StateName::Enqueued,
+            StateName::Processing,
+            StateName::Processing,
+            StateName::Enqueued,
+        ]
+    );
+    let head = env.record(ids[1]).await.head;
+    assert_eq!((head.failures, head.crashes, head.reason), (0, 0, Reason::GivenBack));
+    assert_eq!(other.claim_ids(10).await, [ids[1], ids[2], ids[5]]);
+    server.settled(third.lease, Ending::Succeeded).await;
+    other.settled(strange.lease, Ending::Succeeded).await;
+}
+
+/// REN-2, G5: what a renew gave back is lost to its former holder, even before anyone else claims it.
+pub async fn what_a_renew_gave_back_cannot_be_settled(env: Env) {
+    let id = env.add(job()).await;
+    let mut server = env.claimer("s").await;
+    let lease = server.claim_one().await.lease;
+    assert_eq!(server.renew(1..=1, Vec::new()).await.given_back, [id]);
+    let before = env.details(id).await;
+    assert_eq!(server.settle(lease, Ending::Succeeded).await, SettleAnswer::LeaseLost);
+    assert_eq!(server.renew_one(lease).await, RenewAnswer::Lost);
+    assert!(server.repeat_claim(10).await.is_empty());
+    assert_eq!(env.details(id).await, before);
+}
+
+/// REN-3: a cancellation that was requested is told by the renew.
+pub async fn a_renew_tells_of_a_cancellation(env: Env) {
+    let id = env.add(job()).await;
+    let mut server = env.claimer("s").await;
+    let lease = server.claim_one().await.lease;
+    env.change(id, Action::Delete { keep: None }).await;
+    for _ in 0..2 {
+        let answer = server.renew_one(lease).await;
+        let RenewAnswer::Renewed { cancel, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(cancel, Some(Reason::Cancelled));
+    }
+}
+
+/// REN-4: a renew records which attempts have started, and never takes it back.
+pub async fn a_renew_records_what_has_started(env: Env) {
+    let id = env.add(job()).await;
+    let mut server = env.claimer("s").await.started(0);
+    let lease = server.claim_one().await.lease;
+    let started = async || match env.record(id).await.head.state {
+        State::Processing(hold) => hold.started,
+        other => panic!("{other:?}"),
+    };
+    assert!(!started().await);
+    for (told, recorded) in [(false, false), (true, true), (false, true)] {
+        server.renew(1..=1, vec![Renewal { lease, started: told }]).await;
+        assert_eq!(started().await, recorded);
+    }
+}
