@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jobkit_core::server::ServerOptions;
+use jobkit_core::server::{Prefetch, ServerOptions};
 use jobkit_core::state::StateName;
 use jobkit_core::stats::Scope;
 use jobkit_core::storage::{JobStore, Monitoring};
@@ -140,16 +140,24 @@ fn quick_lease() -> Duration {
 async fn outcomes_wait_for_the_storage() {
     let (memory, faulty, ledger) = storages();
     let client = Client::new(memory.clone());
-    let _server = server(&faulty, &ledger, quick().workers(4)).await;
+    let options = quick().workers(4).prefetch(Prefetch::Fixed(0));
+    let _server = server(&faulty, &ledger, options).await;
     client.enqueue_many((0..200).map(|_| script("short", Act::Sleep(2)))).await.unwrap();
     eventually("some ran", || async { !ledger.lock().unwrap().ends.is_empty() }).await;
-    faulty.decide(|method| match method {
-        "settle" | "settle_and_claim" | "claim" => Fault::Before,
-        _ => Fault::None,
-    });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let begun = ledger.lock().unwrap().starts.len();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let fails = ["settle", "settle_and_claim", "claim"];
+    faulty.decide(move |method| if fails.contains(&method) { Fault::Before } else { Fault::None });
+    let tried = || fails.iter().map(|method| faulty.calls(method)).sum::<usize>();
+    let before = tried();
+    // A call that came before the outage has been answered then, and all that it claimed has ended.
+    eventually("what was claimed ended", || async {
+        let waiting = memory.snapshot(None).await.unwrap().count(StateName::Enqueued);
+        let ledger = ledger.lock().unwrap();
+        tried() > before && ledger.running == 0 && ledger.starts.len() as u64 + waiting == 200
+    })
+    .await;
+    let (begun, tried_then) = (ledger.lock().unwrap().starts.len(), tried());
+    assert!(begun < 200, "the outage came too late to keep anything waiting");
+    eventually("the outcomes are offered again", || async { tried() > tried_then + 2 }).await;
     assert_eq!(ledger.lock().unwrap().starts.len(), begun, "back-pressure");
     faulty.heal();
     eventually("all succeeded", || async {
