@@ -87,27 +87,27 @@ impl Patience {
     const IN_VAIN: usize = 4;
     const LEFT_OUT: usize = 256;
 
-    fn look<T>(&self, answer: &mut oneshot::Receiver<T>) -> Option<T> {
+    fn look<T>(&self, answer: &mut oneshot::Receiver<T>) -> std::result::Result<T, TryRecvError> {
         let one_less = |left: usize| left.checked_sub(1);
         if self.left_out.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
-            return None;
+            return Err(TryRecvError::Empty);
         }
         let since = Instant::now();
         while since.elapsed() < Self::LOOK {
             match answer.try_recv() {
                 Ok(answer) => {
                     self.in_vain.store(0, Ordering::Relaxed);
-                    return Some(answer);
+                    return Ok(answer);
                 }
                 Err(TryRecvError::Empty) => std::hint::spin_loop(),
-                Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Closed) => return Err(TryRecvError::Closed),
             }
         }
         if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= Self::IN_VAIN {
             self.in_vain.store(0, Ordering::Relaxed);
             self.left_out.store(Self::LEFT_OUT, Ordering::Relaxed);
         }
-        None
+        Err(TryRecvError::Empty)
     }
 }
 
@@ -153,11 +153,17 @@ impl Writer {
         let call = Calling { run: work, keeps_claimed: sort.keeps_claimed, answer: None, to };
         let closed = || Error::closed("the storage").during(operation);
         self.requests.send(Request::Call(Box::new(call))).map_err(|_| closed())?;
-        let soon = if sort.is_lone { self.patience.look(&mut answer) } else { None };
-        let answer = match soon {
-            Some(answer) => answer,
-            None => answer.await.map_err(|_| closed().maybe_applied())?,
+        let soon = match sort.is_lone {
+            true => self.patience.look(&mut answer),
+            false => Err(TryRecvError::Empty),
         };
+        let answer = match soon {
+            Ok(answer) => Ok(answer),
+            Err(TryRecvError::Empty) => answer.await.map_err(|_| ()),
+            // What told of its end must not be asked again.
+            Err(TryRecvError::Closed) => Err(()),
+        };
+        let answer = answer.map_err(|()| closed().maybe_applied())?;
         answer.map_err(|error| error.during(operation))
     }
 
@@ -174,4 +180,24 @@ struct Sort {
     keeps_claimed: bool,
     /// Its caller looks for the answer before it sleeps.
     is_lone: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Request, Writer};
+    use jobkit_core::{Applied, ErrorKind};
+
+    /// Whether the caller still looks for its answer then or sleeps already.
+    #[tokio::test]
+    async fn a_writer_that_ends_without_an_answer_is_told_as_closed() {
+        let (sender, requests) = std::sync::mpsc::channel::<Request>();
+        let ending = std::thread::spawn(move || requests.iter().for_each(drop));
+        let writer = Writer::new(sender);
+        for _ in 0..100 {
+            let error = writer.call_lone("submit", |_| Ok(())).await.expect_err("no answer");
+            assert_eq!((error.kind(), error.applied()), (ErrorKind::Closed, Applied::Unknown));
+        }
+        drop(writer);
+        ending.join().expect("no panic");
+    }
 }
