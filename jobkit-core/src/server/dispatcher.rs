@@ -160,7 +160,9 @@ impl Dispatcher {
             // The next flight leaves before it is noted what the last one answered, so that the storage
             // does not wait meanwhile.
             if let Some((outcomes, answers)) = answered.take() {
-                if let Some(flight) = &mut flight {
+                if let Some(flight) = &mut flight
+                    && !engine.ended.is_cancelled()
+                {
                     flight.leave().await;
                 }
                 self.settled(outcomes, answers);
