@@ -27,6 +27,7 @@ pub(crate) struct Db<'c> {
     names: RefCell<Names>,
     claimed: RefCell<HashMap<i64, Job>>,
     last_seq: Cell<Option<i64>>,
+    is_utf8: Cell<Option<bool>>,
 }
 
 /// The most claimed jobs that are remembered.
@@ -91,6 +92,7 @@ impl<'c> Db<'c> {
             names: RefCell::default(),
             claimed: RefCell::default(),
             last_seq: Cell::default(),
+            is_utf8: Cell::default(),
         }
     }
 
@@ -209,6 +211,18 @@ impl<'c> Db<'c> {
 
     pub(crate) fn forget_all_claimed(&self) {
         self.claimed.borrow_mut().clear();
+    }
+
+    /// Whether texts are stored in UTF-8. Whoever makes the file decides it, once and for all, and that
+    /// may be an application that shares it.
+    pub(crate) fn is_utf8(&self) -> Done<bool> {
+        if let Some(known) = self.is_utf8.get() {
+            return Ok(known);
+        }
+        let name = self.one("PRAGMA encoding", [], |row| row.get::<_, String>(0))?;
+        let is_utf8 = name.as_deref() == Some("UTF-8");
+        self.is_utf8.set(Some(is_utf8));
+        Ok(is_utf8)
     }
 
     /// The highest place that this connection gave, since nobody else gave one after it.

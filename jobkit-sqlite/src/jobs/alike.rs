@@ -25,13 +25,15 @@ const RUN: usize = 4;
 /// What ten digits hold of a duration in microseconds: 2.7 hours. Longer ones are named row by row.
 const TEN_DIGITS: std::ops::Range<i64> = 0..10_000_000_000;
 
-// An error rolls back more than the statement anyway, so SQLite need not be able to undo it alone.
+// An error rolls back more than the statement anyway, so SQLite need not be able to undo it alone. A
+// number below zero is a damaged one, and counts as zero here as where it is read.
 macro_rules! claim {
     ($rows:literal) => {
         concat!(
-            "UPDATE OR FAIL jk_job SET state = 3, was = reason, reason = ?1, fence = fence + 1, \
-             version = version + 1, entered_at = ?2, claimed_at = ?2, server = ?3, incarnation = ?4, \
-             claim_seq = ?5, lease_until = ?6, cancel = NULL, flags = flags & ?7 | ?8 WHERE ",
+            "UPDATE OR FAIL jk_job SET state = 3, was = reason, reason = ?1, \
+             fence = fence * (fence > 0) + 1, version = version * (version > 0) + 1, \
+             entered_at = ?2, claimed_at = ?2, server = ?3, incarnation = ?4, claim_seq = ?5, \
+             lease_until = ?6, cancel = NULL, flags = flags & ?7 | ?8 WHERE ",
             $rows
         )
     };
@@ -40,9 +42,9 @@ macro_rules! claim {
 macro_rules! end {
     ($duration:literal, $rows:literal) => {
         concat!(
-            "UPDATE OR FAIL jk_job SET state = ?1, reason = ?2, version = version + 1, \
-             entered_at = ?3, settled_fence = fence, settled_by = ?4, expires_at = ?5, flags = ?6, \
-             duration = ",
+            "UPDATE OR FAIL jk_job SET state = ?1, reason = ?2, \
+             version = version * (version > 0) + 1, entered_at = ?3, settled_fence = fence, \
+             settled_by = ?4, expires_at = ?5, flags = ?6, duration = ",
             $duration,
             $rows
         )
@@ -70,7 +72,7 @@ static END: LazyLock<[String; 3]> = LazyLock::new(|| {
 });
 
 /// The durations stand in a row of digits, in the order of the sequences. (In bytes: of a text SQLite
-/// counts the characters from its beginning.)
+/// counts the characters from its beginning. So they are digits in a database of UTF-8 alone.)
 pub(crate) static END_RUN: &str =
     end!("CAST(substr(?9, (seq - ?7) * 10 + 1, 10) AS INTEGER)", " WHERE seq BETWEEN ?7 AND ?8");
 
@@ -238,6 +240,7 @@ fn write_ends(db: &Db<'_>, ends: Ends) -> Done {
         if let [first, .., (last, _)] = run
             && run.len() >= RUN
             && fits(first)
+            && db.is_utf8()?
         {
             let digits: String = run
                 .iter()

@@ -4,25 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jobkit_core::limit::Limit;
-use jobkit_core::record::NewRecord;
+use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
 use jobkit_core::{ErrorKind, JobId, Name};
 use jobkit_sqlite::{SqliteDurability, SqliteOptions, SqliteStorage, print_migrations};
-use tempfile::TempDir;
 
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a temporary folder")
-}
-
-fn job() -> Submission {
-    Submission::one(NewRecord::new(JobId::new(), Name::from_stored("kind"), b"{}".to_vec()))
-}
-
-async fn submit(storage: &SqliteStorage, submission: Submission) {
-    let request = SubmitRequest { submissions: &[submission], now: None };
-    let answers = storage.submit(request).await.expect("submits");
-    assert!(matches!(answers[0], Submitted::Created(_)), "{answers:?}");
-}
+use crate::support::{claim, folder, job, server, submit};
 
 async fn refused(path: &Path) -> jobkit_core::Error {
     SqliteStorage::open(path).await.expect_err("is refused")
@@ -330,151 +317,32 @@ async fn a_file_of_schema_1_is_upgraded_with_its_jobs() {
     assert!(read("version") >= 3 && read("oldest_writer") >= 3);
 }
 
-fn server() -> ServerInfo {
-    ServerInfo {
-        name: Name::from_stored("s"),
-        incarnation: jobkit_core::Incarnation::new(),
-        pid: 1,
-        host: "host".into(),
-        version: "0".into(),
-        workers: 1,
-        queues: vec![Name::default_queue()],
-        kinds: vec![Name::from_stored("kind")],
-        started_at: jobkit_core::Timestamp::from_micros(0),
-    }
-}
-
-async fn claim(storage: &SqliteStorage, server: &ServerInfo, sequence: u64) -> Vec<ClaimedJob> {
-    let request = ClaimRequest {
-        server: server.name.clone(),
-        incarnation: server.incarnation,
-        sequence,
-        queues: vec![QueueQuota { queue: Name::default_queue(), max: 10 }],
-        kinds: server.kinds.clone().into(),
-        max: 10,
-        started: 10,
-        lease: Duration::from_secs(30),
-        sleeps_if_empty: false,
-        hint: None,
-        now: None,
-    };
-    storage.claim(&request).await.expect("claims").jobs
-}
-
-/// A row that cannot even be read is passed over: by promotion, rescue, purge, settle and lists.
+/// Whoever makes the file decides how its texts are stored, and that may be an application.
 #[tokio::test]
-async fn a_damaged_row_stops_nobody_else() {
+async fn durations_are_told_in_a_file_of_utf_16_too() {
     let dir = folder();
     let path = dir.path().join("jobs.db");
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE theirs (x)").expect("writes");
     let storage = SqliteStorage::open(&path).await.expect("opens");
     let server = server();
     storage.announce(&server, None).await.expect("announces");
-    let conn = rusqlite::Connection::open(&path).expect("opens");
-    conn.busy_timeout(Duration::from_secs(5)).expect("is set");
-    // `flags` is no number any more.
-    let damage = |id: JobId| {
-        let damaged = "UPDATE jobkit_job SET flags = 'what' WHERE id = ?1";
-        assert_eq!(conn.execute(damaged, [&id.as_bytes()[..]]).expect("writes"), 1);
-    };
-    let state = |id: JobId| -> i64 {
-        let text = "SELECT state FROM jobkit_job WHERE id = ?1";
-        conn.query_row(text, [&id.as_bytes()[..]], |row| row.get(0)).expect("reads")
-    };
-    let now = storage.now().await.expect("tells");
-    let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
-    let list = async |state| {
-        let query = JobQuery::new(state);
-        let page = storage.list(&query).await.expect("lists");
-        page.jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
-    };
-
-    // Scheduled, and due.
-    let mut ids = Vec::new();
-    for _ in 0..2 {
-        let mut one = job();
-        one.jobs[0].start = jobkit_core::state::Start::After(Duration::from_secs(1));
-        one.jobs[0].limits = vec![Limit::new("l", 1)];
-        ids.push(one.jobs[0].id);
-        submit(&storage, one).await;
+    for _ in 0..8 {
+        submit(&storage, job()).await;
     }
-    damage(ids[0]);
-    assert_eq!(list(jobkit_core::state::StateName::Scheduled).await, ids[1..]);
-    let step = StepRequest { max: 100, now: later(2) };
-    let promoted = storage.promote_due(step).await.expect("promotes");
-    assert_eq!(promoted.next_due_at, None, "it is not due for ever");
-    assert_eq!((state(ids[0]), state(ids[1])), (5, 2));
-
-    // Running under a limit.
     let held = claim(&storage, &server, 1).await;
-    assert_eq!(held.iter().map(|it| it.lease.job).collect::<Vec<_>>(), ids[1..]);
-    damage(ids[1]);
-    let mut next = job();
-    next.jobs[0].limits = vec![Limit::new("l", 1)];
-    let next_id = next.jobs[0].id;
-    submit(&storage, next).await;
-    assert!(claim(&storage, &server, 2).await.is_empty());
-    let ending = jobkit_core::state_machine::Ending::Succeeded;
-    let settles = vec![Settle::new(held[0].lease, ending)];
-    let request = SettleRequest { server: server.name.clone(), settles, now: None };
-    let answers = storage.settle(&request).await.expect("settles the others");
-    assert!(matches!(answers[..], [SettleAnswer::LeaseLost]), "{answers:?}");
-    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 100, now: later(60) };
-    let seen = storage.rescue_expired(&rescue(Vec::new())).await.expect("looks").expired;
-    storage.rescue_expired(&rescue(seen)).await.expect("rescues the others");
-    assert_eq!(state(ids[1]), 5);
-    let held = claim(&storage, &server, 3).await;
-    assert_eq!(held[0].lease.job, next_id, "its slot is free");
-
-    // Expired.
-    let mut ids = vec![next_id];
-    let settle = |job: &ClaimedJob| Settle::new(job.lease, ending);
-    let settles = vec![settle(&held[0])];
-    let request = SettleRequest { server: server.name.clone(), settles, now: None };
-    storage.settle(&request).await.expect("settles");
-    let one = job();
-    ids.push(one.jobs[0].id);
-    submit(&storage, one).await;
-    let held = claim(&storage, &server, 4).await;
+    let settles = held.iter().zip(1..).map(|(job, length)| {
+        let mut settle = Settle::new(job.lease, Ending::Succeeded);
+        settle.duration = Some(Duration::from_micros(length));
+        settle
+    });
     let request =
-        SettleRequest { server: server.name.clone(), settles: vec![settle(&held[0])], now: None };
+        SettleRequest { server: server.name.clone(), settles: settles.collect(), now: None };
     storage.settle(&request).await.expect("settles");
-    damage(ids[0]);
-    assert_eq!(list(jobkit_core::state::StateName::Succeeded).await, ids[1..]);
-    let step = StepRequest { max: 1, now: later(400 * 24 * 3600) };
-    let mut removed = 0;
-    for _ in 0..5 {
-        removed += storage.purge_expired(step).await.expect("purges the others").done;
-    }
-    assert_eq!((removed, state(ids[0])), (1, 4), "it stays, for somebody to look at");
-}
-
-#[tokio::test]
-async fn a_job_whose_limits_are_damaged_gives_back_the_room_it_was_given() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
-    let mut ids = Vec::new();
-    for _ in 0..3 {
-        let mut one = job();
-        one.jobs[0].limits = vec![Limit::new("l", 1)];
-        ids.push(one.jobs[0].id);
-        submit(&storage, one).await;
-    }
-    let held = claim(&storage, &server, 1).await;
-    assert_eq!(held.len(), 1);
-    let conn = rusqlite::Connection::open(&path).expect("opens");
-    conn.execute(
-        "UPDATE jobkit_job SET limits = '{not json' WHERE id = ?1",
-        [&ids[1].as_bytes()[..]],
-    )
-    .expect("writes");
-    let settle = Settle::new(held[0].lease, jobkit_core::state_machine::Ending::Succeeded);
-    let request = SettleRequest { server: server.name.clone(), settles: vec![settle], now: None };
-    storage.settle(&request).await.expect("settles");
-    // It fails, and the room that it was given goes on.
-    let mut held = claim(&storage, &server, 2).await;
-    held.extend(claim(&storage, &server, 3).await);
-    assert_eq!(held.iter().map(|job| job.lease.job).collect::<Vec<_>>(), ids[2..]);
+    let mut durations = conn.prepare("SELECT duration FROM jobkit_job ORDER BY seq").expect("sql");
+    let durations = durations.query_map([], |row| row.get::<_, i64>(0)).expect("reads");
+    assert_eq!(
+        durations.map(|it| it.expect("is there")).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
 }

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test reports by panicking, its helpers too")]
 
 mod conformance;
+mod damage;
 mod file;
 #[cfg(target_os = "linux")]
 mod read_only;
 mod scribble;
+mod support;
 mod transaction;

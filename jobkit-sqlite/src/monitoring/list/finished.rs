@@ -3,6 +3,7 @@
 use std::collections::BinaryHeap;
 
 use jobkit_core::Timestamp;
+use rusqlite::params;
 use rusqlite::types::Value;
 
 use super::{CHUNK, Filter, Place, Row, rows};
@@ -56,22 +57,20 @@ fn lanes_of_finished(db: &Db<'_>, queue: Option<i64>, kind: Option<i64>) -> Done
         return Ok(vec![(queue, kind)]);
     }
     let mut lanes = Vec::new();
-    let mut last = (queue.unwrap_or(i64::MIN), i64::MIN);
-    while let Some((queue, kind_there)) = db.one(
+    let mut last = (Value::Integer(queue.unwrap_or(i64::MIN)), Value::Integer(i64::MIN));
+    while let Some(there) = db.one(
         "SELECT queue, kind FROM jk_job INDEXED BY jk_done_lane \
          WHERE state >= 4 AND (queue, kind) > (?1, ?2) AND queue <= ?3 ORDER BY queue, kind LIMIT 1",
-        [last.0, last.1, queue.unwrap_or(i64::MAX)],
-        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Value>(1)?)),
+        params![last.0, last.1, queue.unwrap_or(i64::MAX)],
+        |row| Ok((row.get::<_, Value>(0)?, row.get::<_, Value>(1)?)),
     )? {
-        // What is no number is damaged, nobody's lane, and stands behind all numbers.
-        let Value::Integer(there) = kind_there else {
-            last = (queue.saturating_add(1), i64::MIN);
-            continue;
-        };
-        if kind.is_none_or(|kind| kind == there) {
-            lanes.push((queue, there));
+        // What is no integer is damaged, and nobody's lane.
+        if let (Value::Integer(queue), Value::Integer(kind_there)) = there
+            && kind.is_none_or(|kind| kind == kind_there)
+        {
+            lanes.push((queue, kind_there));
         }
-        last = (queue, there);
+        last = there;
     }
     Ok(lanes)
 }
@@ -88,7 +87,7 @@ struct FinishedLane {
 }
 
 impl FinishedLane {
-    /// The next place; index entries alone are read.
+    /// The next place; index entries alone are read, and one whose instant is damaged is passed over.
     fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> Done<Option<Place>> {
         if self.places.is_empty()
             && let Some((entered_at, seq)) = self.after.take()
@@ -97,6 +96,7 @@ impl FinishedLane {
                 "SELECT entered_at, seq FROM jk_job INDEXED BY jk_done_lane \
                  WHERE state >= 4 AND queue = ?1 AND kind = ?2 AND state = ?3 \
                  AND (entered_at, seq) < (?4, ?5) AND entered_at >= ?6 \
+                 AND typeof(entered_at) = 'integer' \
                  ORDER BY entered_at DESC, seq DESC LIMIT ?7",
                 [self.queue, self.kind, state, entered_at, seq, from, size(self.at_once)],
                 |row| Ok((row.get(0)?, row.get(1)?)),

@@ -1,0 +1,208 @@
+//! Damaged rows are passed over, mended or told of, and spoil nothing beside them.
+
+use std::time::Duration;
+
+use jobkit_core::limit::Limit;
+use jobkit_core::state::StateName;
+use jobkit_core::state_machine::Ending;
+use jobkit_core::storage::*;
+use jobkit_core::{JobId, Name};
+use jobkit_sqlite::SqliteStorage;
+
+use crate::support::{claim, folder, job, server, submit};
+
+/// A row that cannot even be read is passed over: by promotion, rescue, purge, settle and lists.
+#[tokio::test]
+async fn a_damaged_row_stops_nobody_else() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.busy_timeout(Duration::from_secs(5)).expect("is set");
+    // `flags` is no number any more.
+    let damage = |id: JobId| {
+        let damaged = "UPDATE jobkit_job SET flags = 'what' WHERE id = ?1";
+        assert_eq!(conn.execute(damaged, [&id.as_bytes()[..]]).expect("writes"), 1);
+    };
+    let state = |id: JobId| -> i64 {
+        let text = "SELECT state FROM jobkit_job WHERE id = ?1";
+        conn.query_row(text, [&id.as_bytes()[..]], |row| row.get(0)).expect("reads")
+    };
+    let now = storage.now().await.expect("tells");
+    let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
+    let list = async |state| {
+        let query = JobQuery::new(state);
+        let page = storage.list(&query).await.expect("lists");
+        page.jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+
+    // Scheduled, and due.
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut one = job();
+        one.jobs[0].start = jobkit_core::state::Start::After(Duration::from_secs(1));
+        one.jobs[0].limits = vec![Limit::new("l", 1)];
+        ids.push(one.jobs[0].id);
+        submit(&storage, one).await;
+    }
+    damage(ids[0]);
+    assert_eq!(list(StateName::Scheduled).await, ids[1..]);
+    let step = StepRequest { max: 100, now: later(2) };
+    let promoted = storage.promote_due(step).await.expect("promotes");
+    assert_eq!(promoted.next_due_at, None, "it is not due for ever");
+    assert_eq!((state(ids[0]), state(ids[1])), (5, 2));
+
+    // Running under a limit.
+    let held = claim(&storage, &server, 1).await;
+    assert_eq!(held.iter().map(|it| it.lease.job).collect::<Vec<_>>(), ids[1..]);
+    damage(ids[1]);
+    let mut next = job();
+    next.jobs[0].limits = vec![Limit::new("l", 1)];
+    let next_id = next.jobs[0].id;
+    submit(&storage, next).await;
+    assert!(claim(&storage, &server, 2).await.is_empty());
+    let ending = Ending::Succeeded;
+    let settles = vec![Settle::new(held[0].lease, ending)];
+    let request = SettleRequest { server: server.name.clone(), settles, now: None };
+    let answers = storage.settle(&request).await.expect("settles the others");
+    assert!(matches!(answers[..], [SettleAnswer::LeaseLost]), "{answers:?}");
+    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 100, now: later(60) };
+    let seen = storage.rescue_expired(&rescue(Vec::new())).await.expect("looks").expired;
+    storage.rescue_expired(&rescue(seen)).await.expect("rescues the others");
+    assert_eq!(state(ids[1]), 5);
+    let held = claim(&storage, &server, 3).await;
+    assert_eq!(held[0].lease.job, next_id, "its slot is free");
+
+    // Expired.
+    let mut ids = vec![next_id];
+    let settle = |job: &ClaimedJob| Settle::new(job.lease, ending);
+    let settles = vec![settle(&held[0])];
+    let request = SettleRequest { server: server.name.clone(), settles, now: None };
+    storage.settle(&request).await.expect("settles");
+    let one = job();
+    ids.push(one.jobs[0].id);
+    submit(&storage, one).await;
+    let held = claim(&storage, &server, 4).await;
+    let request =
+        SettleRequest { server: server.name.clone(), settles: vec![settle(&held[0])], now: None };
+    storage.settle(&request).await.expect("settles");
+    damage(ids[0]);
+    assert_eq!(list(StateName::Succeeded).await, ids[1..]);
+    let step = StepRequest { max: 1, now: later(400 * 24 * 3600) };
+    let mut removed = 0;
+    for _ in 0..5 {
+        removed += storage.purge_expired(step).await.expect("purges the others").done;
+    }
+    assert_eq!((removed, state(ids[0])), (1, 4), "it stays, for somebody to look at");
+}
+
+#[tokio::test]
+async fn a_job_whose_limits_are_damaged_gives_back_the_room_it_was_given() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let mut one = job();
+        one.jobs[0].limits = vec![Limit::new("l", 1)];
+        ids.push(one.jobs[0].id);
+        submit(&storage, one).await;
+    }
+    let held = claim(&storage, &server, 1).await;
+    assert_eq!(held.len(), 1);
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute(
+        "UPDATE jobkit_job SET limits = '{not json' WHERE id = ?1",
+        [&ids[1].as_bytes()[..]],
+    )
+    .expect("writes");
+    let settle = Settle::new(held[0].lease, Ending::Succeeded);
+    let request = SettleRequest { server: server.name.clone(), settles: vec![settle], now: None };
+    storage.settle(&request).await.expect("settles");
+    // It fails, and the room that it was given goes on.
+    let mut held = claim(&storage, &server, 2).await;
+    held.extend(claim(&storage, &server, 3).await);
+    assert_eq!(held.iter().map(|job| job.lease.job).collect::<Vec<_>>(), ids[2..]);
+}
+
+/// The ids of these jobs, which have been submitted, claimed and settled.
+async fn finished(storage: &SqliteStorage, server: &ServerInfo, kinds: &[&str]) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    for kind in kinds {
+        let mut one = job();
+        one.jobs[0].kind = Name::from_stored(*kind);
+        ids.push(one.jobs[0].id);
+        submit(storage, one).await;
+    }
+    let held = claim(storage, server, 1).await;
+    assert_eq!(held.len(), ids.len());
+    settle(
+        storage,
+        server,
+        held.iter().map(|job| Settle::new(job.lease, Ending::Succeeded)).collect(),
+    )
+    .await;
+    ids
+}
+
+async fn settle(storage: &SqliteStorage, server: &ServerInfo, settles: Vec<Settle>) {
+    let request = SettleRequest { server: server.name.clone(), settles, now: None };
+    let answers = storage.settle(&request).await.expect("settles");
+    assert!(answers.iter().all(|answer| matches!(answer, SettleAnswer::Settled(_))), "{answers:?}");
+}
+
+/// Numbers that are no integers stand between the integers, where lists walk from one to the next.
+#[tokio::test]
+async fn a_damaged_place_hides_nobody_from_the_lists_of_finished_jobs() {
+    for column in ["kind", "queue", "entered_at"] {
+        let dir = folder();
+        let path = dir.path().join("jobs.db");
+        let storage = SqliteStorage::open(&path).await.expect("opens");
+        let mut server = server();
+        server.kinds = ["a", "b", "c"].map(Name::from_stored).into();
+        storage.announce(&server, None).await.expect("announces");
+        let ids = finished(&storage, &server, &["a", "b", "c"]).await;
+        let conn = rusqlite::Connection::open(&path).expect("opens");
+        let damage = format!("UPDATE jobkit_job SET {column} = {column} + 0.5 WHERE id = ?1");
+        assert_eq!(conn.execute(&damage, [&ids[1].as_bytes()[..]]).expect("writes"), 1);
+        let sound = JobQuery::new(StateName::Succeeded);
+        for query in [sound.clone(), JobQuery { queue: Some(Name::default_queue()), ..sound }] {
+            let page = storage.list(&query).await.expect("lists");
+            let listed: Vec<_> = page.jobs.iter().map(|job| job.id).collect();
+            assert_eq!(listed, [ids[2], ids[0]], "{column}");
+        }
+    }
+}
+
+/// What is stored below zero counts as zero, and a claim mends it: the next one does not hand out the
+/// same fence again.
+#[tokio::test]
+async fn a_fence_below_zero_is_mended_by_a_claim() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    for _ in 0..5 {
+        submit(&storage, job()).await;
+    }
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.execute("UPDATE jobkit_job SET fence = -5, version = -5", []).expect("writes");
+    let held = claim(&storage, &server, 1).await;
+    assert!(held.len() == 5 && held.iter().all(|job| job.lease.fence == 1));
+    // Nothing is remembered of them after this.
+    storage.announce(&server, None).await.expect("announces");
+    settle(
+        &storage,
+        &server,
+        held.iter().map(|job| Settle::new(job.lease, Ending::Succeeded)).collect(),
+    )
+    .await;
+    let sum = "SELECT sum(fence), sum(version) FROM jobkit_job";
+    let sums = conn.query_row(sum, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    assert_eq!(sums.expect("reads"), (5, 10));
+}

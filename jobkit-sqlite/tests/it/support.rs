@@ -1,0 +1,58 @@
+//! What several of the tests begin with.
+
+use std::time::Duration;
+
+use jobkit_core::record::NewRecord;
+use jobkit_core::storage::*;
+use jobkit_core::{JobId, Name};
+use jobkit_sqlite::SqliteStorage;
+use tempfile::TempDir;
+
+pub(crate) fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+pub(crate) fn job() -> Submission {
+    Submission::one(NewRecord::new(JobId::new(), Name::from_stored("kind"), b"{}".to_vec()))
+}
+
+pub(crate) async fn submit(storage: &SqliteStorage, submission: Submission) {
+    let request = SubmitRequest { submissions: &[submission], now: None };
+    let answers = storage.submit(request).await.expect("submits");
+    assert!(matches!(answers[0], Submitted::Created(_)), "{answers:?}");
+}
+
+pub(crate) fn server() -> ServerInfo {
+    ServerInfo {
+        name: Name::from_stored("s"),
+        incarnation: jobkit_core::Incarnation::new(),
+        pid: 1,
+        host: "host".into(),
+        version: "0".into(),
+        workers: 1,
+        queues: vec![Name::default_queue()],
+        kinds: vec![Name::from_stored("kind")],
+        started_at: jobkit_core::Timestamp::from_micros(0),
+    }
+}
+
+pub(crate) async fn claim(
+    storage: &SqliteStorage,
+    server: &ServerInfo,
+    sequence: u64,
+) -> Vec<ClaimedJob> {
+    let request = ClaimRequest {
+        server: server.name.clone(),
+        incarnation: server.incarnation,
+        sequence,
+        queues: vec![QueueQuota { queue: Name::default_queue(), max: 10 }],
+        kinds: server.kinds.clone().into(),
+        max: 10,
+        started: 10,
+        lease: Duration::from_secs(30),
+        sleeps_if_empty: false,
+        hint: None,
+        now: None,
+    };
+    storage.claim(&request).await.expect("claims").jobs
+}
