@@ -1,10 +1,12 @@
 //! Jobs inside the application's own transactions.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{JobStore, Monitoring};
+use jobkit_core::testing::FaultyStorage;
 use jobkit_core::unique::OnConflict;
 use jobkit_core::{
     Batch, Client, ErrorKind, Failure, Job, JobContext, Jobs, NewJob, On, Server, ServerOptions,
@@ -141,10 +143,14 @@ async fn an_idle_server_notices_the_commit() {
         Jobs::new().handle(|job: Charge, _| async move { Ok::<_, Failure>(job.order.to_string()) });
     let minute = Duration::from_secs(60);
     let options = ServerOptions::default().poll_interval(minute, minute);
-    let server =
-        Server::builder(app.client.storage().clone()).jobs(jobs).options(options).build().unwrap();
+    let storage = FaultyStorage::new(Arc::<SqliteStorage>::clone(app.client.storage()));
+    let server = Server::builder(storage.clone()).jobs(jobs).options(options).build().unwrap();
     let _server = server.start().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while storage.calls("claim") == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "it never looked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let tx = app.db.transaction_with_behavior(Immediate).unwrap();
     let id = app.client.within(&tx).enqueue(charge(5)).unwrap();
     tx.commit().unwrap();

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use jobkit::server::ServerOptions;
+use jobkit::state::State;
 use jobkit::{Data, JobContext, Jobs, Recurring, RetryPolicy, Server, jobs};
 
 use crate::ledger::{Ledger, What};
@@ -43,6 +44,17 @@ pub(crate) async fn retried(
 pub(crate) async fn stubborn(name: String, millis: u64, ledger: Data<Ledger>, ctx: JobContext) {
     ledger.write(What::Start, &name, &ctx);
     tokio::time::sleep(Duration::from_millis(millis)).await;
+    ledger.write(What::End, &name, &ctx);
+}
+
+/// The first attempt waits until it is told to stop, a later one for nothing.
+#[jobkit::job]
+pub(crate) async fn waiter(name: String, ledger: Data<Ledger>, ctx: JobContext) {
+    ledger.write(What::Start, &name, &ctx);
+    if ctx.fence() == 1 {
+        let told = ctx.cancellation().cancelled();
+        tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+    }
     ledger.write(What::End, &name, &ctx);
 }
 
@@ -96,13 +108,17 @@ async fn tick(ledger: Data<Ledger>, ctx: JobContext) {
 #[jobkit::job]
 pub(crate) async fn killer(name: String, ledger: Data<Ledger>, ctx: JobContext) {
     ledger.write(What::Start, &name, &ctx);
-    // Let a renewal tell the storage which attempts have started.
-    tokio::time::sleep(LEASE / 2).await;
+    // A death counts where the storage was told, by a renewal, that the attempt has started.
+    eventually("a renewal told", 20, || async {
+        let job = ctx.client().storage().jobs(&[ctx.id()]).await.unwrap().remove(0).unwrap();
+        matches!(job.head.state, State::Processing(hold) if hold.started)
+    })
+    .await;
     std::process::exit(9);
 }
 
 fn all() -> Jobs {
-    jobs![work, retried, stubborn, snoozer, doomed, parent_of, tick, killer]
+    jobs![work, retried, stubborn, waiter, snoozer, doomed, parent_of, tick, killer]
 }
 
 /// Runs a server where the environment names a database; else does nothing.
