@@ -91,8 +91,8 @@ impl ServerOptions {
         self
     }
 
-    /// How often expired leases are looked for, 15 s by default, and never less often than a third of the
-    /// lease. Retention is applied, and silent servers are forgotten, at four times this.
+    /// How often expired leases are looked for, 15 s by default, and never less often than at half of
+    /// the lease. Retention is applied, and silent servers are forgotten, at four times this.
     #[must_use]
     pub fn janitor_interval(mut self, interval: Duration) -> Self {
         self.janitor_interval = interval;
@@ -165,8 +165,8 @@ impl ServerOptions {
     }
 
     /// How long jobs may wait while no live server serves their kind and queue, before health says so;
-    /// 30 s by default, a day at most. Looked for at every [`janitor_interval`](Self::janitor_interval),
-    /// and told at the second look.
+    /// 30 s by default, a day at most. Looked for at every [`janitor_interval`](Self::janitor_interval)
+    /// while anything waits, less often while nothing does, and told at the second look.
     #[must_use]
     pub fn unserved_after(mut self, wait: Duration) -> Self {
         self.unserved_after = wait;
