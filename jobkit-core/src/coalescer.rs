@@ -1,8 +1,9 @@
 //! Natural batching: one round trip for everything that waits.
 //!
 //! When nothing is in flight a request goes out at once; requests that arrive meanwhile leave together
-//! with the next flight. No timers: an idle system adds no latency, a busy one needs one round trip for
-//! hundreds of requests.
+//! when it lands, or beside it as soon as they are as many. So the storage has the next flight before it
+//! has answered the last one. No timers: an idle system adds no latency, a busy one needs one round trip
+//! for hundreds of requests.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -58,14 +59,54 @@ impl Size {
 
 struct Waiting<F: Flight> {
     request: F::Request,
-    answer: oneshot::Sender<Result<F::Answer>>,
+    answer: Answer<F>,
 }
+
+/// Where the answer of one caller goes.
+type Answer<F> = oneshot::Sender<Result<<F as Flight>::Answer>>;
 
 struct Queue<F: Flight> {
     waiting: VecDeque<Waiting<F>>,
-    in_flight: bool,
+    out: Out,
     /// The flight that is out, as long as it is in its caller's task.
     own: Option<Arc<Own<F>>>,
+}
+
+/// The flights that are out.
+#[derive(Debug, Default)]
+struct Out {
+    flights: usize,
+    /// The requests of the one that left last.
+    last: usize,
+    /// Those of the one that landed last.
+    landed: usize,
+}
+
+impl Out {
+    /// Whether so many who wait leave now. With nothing out they always do, and a third flight never
+    /// leaves. A second one is to be as large as the first. Where that one is smaller than is usual here,
+    /// as the first after a pause is, it is no measure: two flights of half the callers each keep a storage
+    /// busy, a large and a small one do not.
+    fn lets_go(&self, waiting: usize) -> bool {
+        match self.flights {
+            0 => waiting > 0,
+            1 => waiting >= self.last.max(self.landed / 2).max(1),
+            _ => false,
+        }
+    }
+
+    fn leaves(&mut self, requests: usize) {
+        self.flights += 1;
+        self.last = requests;
+    }
+
+    fn lands(&mut self, requests: usize) {
+        self.flights = self.flights.saturating_sub(1);
+        // None, where somebody else took them all.
+        if requests > 0 {
+            self.landed = requests;
+        }
+    }
 }
 
 /// Lets concurrent callers share round trips.
@@ -76,7 +117,7 @@ pub(crate) struct Coalescer<F: Flight> {
 
 impl<F: Flight> Coalescer<F> {
     pub(crate) fn new(flight: F) -> Self {
-        let queue = Queue { waiting: VecDeque::new(), in_flight: false, own: None };
+        let queue = Queue { waiting: VecDeque::new(), out: Out::default(), own: None };
         Self { flight: Arc::new(flight), queue: Arc::new(Mutex::new(queue)) }
     }
 
@@ -98,28 +139,48 @@ impl<F: Flight> Coalescer<F> {
 
     fn begin(&self, request: F::Request) -> Begun<F> {
         let mut queue = lock(&self.queue);
-        if queue.in_flight {
+        if queue.out.flights > 0 {
             let (answer, answered) = oneshot::channel();
             queue.waiting.push_back(Waiting { request, answer });
             let own = queue.own.take();
+            let second = self.second(&mut queue);
             drop(queue);
             if let Some(own) = own {
                 own.move_to_task();
             }
+            if let Some((leader, runtime)) = second {
+                runtime.spawn(leader.lead());
+            }
             return Begun::Waiting(answered);
         }
-        queue.in_flight = true;
+        queue.out.leaves(1);
         let flight = Arc::clone(&self.flight);
         let fly = async move {
             let answers = caught(flight.fly(std::slice::from_ref(&request))).await;
             answers.and_then(one)
         };
-        let leader =
-            Leader { flight: Arc::clone(&self.flight), queue: Some(Arc::clone(&self.queue)) };
+        let leader = self.leader(1);
         let flying = Flying::Here { flight: Box::pin(fly), leader, waker: None };
         let own = Arc::new(Own(Mutex::new(flying)));
         queue.own = Some(Arc::clone(&own));
         Begun::Own(OwnFlight(own))
+    }
+
+    fn leader(&self, out: usize) -> Leader<F> {
+        let queue = Some(Arc::clone(&self.queue));
+        Leader { flight: Arc::clone(&self.flight), queue, out }
+    }
+
+    /// Who leads those who wait beside the flight that is out, if they are enough.
+    fn second(&self, queue: &mut Queue<F>) -> Option<(Leader<F>, tokio::runtime::Handle)> {
+        if !queue.out.lets_go(queue.waiting.len()) {
+            return None;
+        }
+        // Without a runtime they wait for the first.
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        // Those who come before the task runs leave with it.
+        queue.out.leaves(queue.waiting.len());
+        Some((self.leader(queue.waiting.len()), runtime))
     }
 }
 
@@ -177,7 +238,7 @@ impl<F: Flight> Own<F> {
             if let Some(waker) = waker {
                 waker.wake();
             }
-            leader.lead().await;
+            leader.go_on().await;
         });
     }
 }
@@ -218,71 +279,96 @@ impl<F: Flight> Drop for OwnFlight<F> {
     }
 }
 
-/// Leads flights until nobody waits. Should it be dropped with its runtime, or panic, those who wait are
-/// told, and the next request leads again.
+/// Leads flights until nobody waits, or somebody else leads those who do. Should the last one be dropped
+/// with its runtime, or panic, those who wait are told, and the next request leads again.
 struct Leader<F: Flight> {
     flight: Arc<F>,
     queue: Option<Arc<Mutex<Queue<F>>>>,
+    /// The requests of the flight that it counts as out.
+    out: usize,
 }
 
 impl<F: Flight> Drop for Leader<F> {
     fn drop(&mut self) {
         if let Some(queue) = &self.queue {
             let mut queue = lock(queue);
-            queue.in_flight = false;
             queue.own = None;
-            // Dropped senders tell.
-            queue.waiting.clear();
+            queue.out.lands(self.out);
+            if queue.out.flights == 0 {
+                // Dropped senders tell.
+                queue.waiting.clear();
+            }
         }
     }
 }
 
 impl<F: Flight> Leader<F> {
-    /// Leaves the way free, or lets a task lead those who wait.
+    /// Its flight has landed: leaves the way free, or lets a task lead those who wait.
     fn hand_over(mut self) {
-        if let Some(queue) = &self.queue {
-            let mut queue = lock(queue);
-            queue.own = None;
-            if !queue.waiting.is_empty() {
-                drop(queue);
-                tokio::spawn(self.lead());
-                return;
-            }
-            queue.in_flight = false;
+        if self.goes_on() {
+            tokio::spawn(self.lead());
         }
-        self.queue = None;
     }
 
-    async fn lead(mut self) {
-        let Some(queue) = self.queue.clone() else { return };
-        loop {
-            let mut requests = Vec::new();
-            let mut answers = Vec::new();
-            {
-                let mut queue = lock(&queue);
-                let mut size = Size { requests: 0, items: 0, bytes: 0 };
-                while let Some(next) = queue.waiting.front() {
-                    size = size.plus(self.flight.size(&next.request));
-                    if !requests.is_empty() && !size.fits(self.flight.most()) {
-                        break;
-                    }
-                    if let Some(next) = queue.waiting.pop_front() {
-                        // Nobody waits for it any more; it was not sent, so it need not be.
-                        if next.answer.is_closed() {
-                            continue;
-                        }
-                        requests.push(next.request);
-                        answers.push(next.answer);
-                    }
-                }
-                if requests.is_empty() {
-                    queue.in_flight = false;
-                    self.queue = None;
-                    return;
-                }
-            }
-            send(&*self.flight, &requests, answers).await;
+    /// Its flight has landed: leads those who wait until there is nobody, or somebody else does it.
+    async fn go_on(mut self) {
+        if self.goes_on() {
+            self.lead().await;
         }
+    }
+
+    /// Flies those who wait, who are counted as out already.
+    async fn lead(mut self) {
+        loop {
+            let (requests, answers) = self.take();
+            if !requests.is_empty() {
+                send(&*self.flight, &requests, answers).await;
+            }
+            if !self.goes_on() {
+                return;
+            }
+        }
+    }
+
+    /// Counts its flight as landed, and those who wait as out if they are to leave now.
+    fn goes_on(&mut self) -> bool {
+        let Some(queue) = self.queue.take() else { return false };
+        let mut held = lock(&queue);
+        held.own = None;
+        held.out.lands(self.out);
+        let waiting = held.waiting.len();
+        if !held.out.lets_go(waiting) {
+            return false;
+        }
+        held.out.leaves(waiting);
+        drop(held);
+        (self.queue, self.out) = (Some(queue), waiting);
+        true
+    }
+
+    /// Those who wait, as many as fit into a flight.
+    fn take(&mut self) -> (Vec<F::Request>, Vec<Answer<F>>) {
+        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        let Some(queue) = &self.queue else { return (requests, answers) };
+        let mut queue = lock(queue);
+        let mut size = Size { requests: 0, items: 0, bytes: 0 };
+        while let Some(next) = queue.waiting.front() {
+            size = size.plus(self.flight.size(&next.request));
+            if !requests.is_empty() && !size.fits(self.flight.most()) {
+                break;
+            }
+            if let Some(next) = queue.waiting.pop_front() {
+                // Nobody waits for it any more; it was not sent, so it need not be.
+                if next.answer.is_closed() {
+                    continue;
+                }
+                requests.push(next.request);
+                answers.push(next.answer);
+            }
+        }
+        queue.out.last = requests.len();
+        self.out = requests.len();
+        (requests, answers)
     }
 }
 
@@ -295,11 +381,7 @@ async fn caught<T>(flight: impl Future<Output = Result<T>>) -> Result<T> {
     })
 }
 
-async fn send<F: Flight>(
-    flight: &F,
-    requests: &[F::Request],
-    answers: Vec<oneshot::Sender<Result<F::Answer>>>,
-) {
+async fn send<F: Flight>(flight: &F, requests: &[F::Request], answers: Vec<Answer<F>>) {
     match caught(flight.fly(requests)).await {
         Ok(results) => {
             for (answer, result) in answers.into_iter().zip(results) {
@@ -347,6 +429,7 @@ mod tests {
 
     struct Doubling {
         gate: Semaphore,
+        begun: AtomicUsize,
         flights: AtomicUsize,
     }
 
@@ -356,6 +439,7 @@ mod tests {
         type Answer = u32;
 
         async fn fly(&self, requests: &[u32]) -> Result<Vec<u32>> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
             self.gate.acquire().await.expect("open").forget();
             self.flights.fetch_add(1, Ordering::SeqCst);
             if requests.contains(&13) {
@@ -376,33 +460,75 @@ mod tests {
     fn doubling(permits: usize) -> Arc<Coalescer<Doubling>> {
         Arc::new(Coalescer::new(Doubling {
             gate: Semaphore::new(permits),
+            begun: AtomicUsize::new(0),
             flights: AtomicUsize::new(0),
         }))
+    }
+
+    type Caller = tokio::task::JoinHandle<Result<u32>>;
+
+    fn call(coalescer: &Arc<Coalescer<Doubling>>, n: u32) -> Caller {
+        let coalescer = Arc::clone(coalescer);
+        tokio::spawn(async move { coalescer.request(n).await })
+    }
+
+    /// Lets every other task run until it waits, and tells how many flights have begun.
+    async fn begun(coalescer: &Coalescer<Doubling>) -> usize {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        coalescer.flight.begun.load(Ordering::SeqCst)
+    }
+
+    async fn answered(callers: Vec<Caller>) {
+        for (n, caller) in callers.into_iter().enumerate() {
+            let answer = caller.await.expect("joins").expect("answers");
+            assert_eq!(answer as usize, (n + 100) * 2);
+        }
     }
 
     #[tokio::test]
     async fn what_arrives_during_a_flight_leaves_together() {
         let coalescer = doubling(0);
-        let call = |n| {
-            let coalescer = Arc::clone(&coalescer);
-            tokio::spawn(async move { coalescer.request(n).await })
-        };
-        let waiting = || lock(&coalescer.queue).waiting.len();
-        let mut callers = vec![call(100)];
-        let in_flight = || lock(&coalescer.queue).in_flight;
-        while !in_flight() || waiting() > 0 {
-            tokio::task::yield_now().await;
-        }
-        callers.extend((101..150).map(call));
-        while waiting() < 49 {
-            tokio::task::yield_now().await;
-        }
+        let mut callers = vec![call(&coalescer, 100)];
+        assert_eq!(begun(&coalescer).await, 1);
+        callers.extend((101..150).map(|n| call(&coalescer, n)));
+        assert_eq!(begun(&coalescer).await, 2);
         coalescer.flight.gate.add_permits(2);
-        for (n, caller) in callers.into_iter().enumerate() {
-            let answer = caller.await.expect("joins").expect("answers");
-            assert_eq!(answer as usize, (n + 100) * 2);
-        }
+        answered(callers).await;
         assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn as_many_as_are_out_leave_beside_them_but_no_third_flight() {
+        let coalescer = doubling(0);
+        let mut callers = vec![call(&coalescer, 100)];
+        assert_eq!(begun(&coalescer).await, 1);
+        callers.push(call(&coalescer, 101));
+        assert_eq!(begun(&coalescer).await, 2, "one is out, one leaves beside it");
+        callers.extend((102..112).map(|n| call(&coalescer, n)));
+        assert_eq!(begun(&coalescer).await, 2, "two are out");
+        coalescer.flight.gate.add_permits(1);
+        assert_eq!(begun(&coalescer).await, 3, "ten leave when one has landed");
+        callers.extend((112..121).map(|n| call(&coalescer, n)));
+        coalescer.flight.gate.add_permits(1);
+        assert_eq!(begun(&coalescer).await, 3, "ten are out, nine wait");
+        callers.push(call(&coalescer, 121));
+        assert_eq!(begun(&coalescer).await, 4, "ten leave beside ten");
+        coalescer.flight.gate.add_permits(2);
+        answered(callers).await;
+        assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 4);
+        assert_eq!(lock(&coalescer.queue).out.flights, 0);
+    }
+
+    #[test]
+    fn a_small_flight_is_no_measure_where_large_ones_are_usual() {
+        let mut out = Out::default();
+        out.leaves(40);
+        out.lands(40);
+        assert!(out.lets_go(1), "nothing is out");
+        out.leaves(2);
+        assert!(!out.lets_go(19) && out.lets_go(20));
     }
 
     #[test]
@@ -410,16 +536,16 @@ mod tests {
         let coalescer = doubling(0);
         let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let first = runtime();
-        let abandoned = Arc::clone(&coalescer);
-        first.spawn(async move { abandoned.request(100).await });
-        // Far enough that the flight is out and waits at the gate.
+        // Two flights are out and wait at the gate, and a third caller waits for one of them.
         first.block_on(async {
-            while !lock(&coalescer.queue).in_flight {
-                tokio::task::yield_now().await;
+            for (n, flights) in [(100, 1), (101, 2), (102, 2)] {
+                drop(call(&coalescer, n));
+                assert_eq!(begun(&coalescer).await, flights);
             }
-            tokio::task::yield_now().await;
         });
+        assert_eq!(lock(&coalescer.queue).waiting.len(), 1);
         drop(first);
+        assert_eq!(lock(&coalescer.queue).waiting.len(), 0, "its caller was told");
         coalescer.flight.gate.add_permits(1);
         let answer = runtime().block_on(coalescer.request(101));
         assert_eq!(answer.expect("answers"), 202);
@@ -428,24 +554,16 @@ mod tests {
     #[tokio::test]
     async fn a_flight_goes_on_when_its_caller_is_gone() {
         let coalescer = doubling(0);
-        let call = |n| {
-            let coalescer = Arc::clone(&coalescer);
-            tokio::spawn(async move { coalescer.request(n).await })
-        };
-        let first = call(100);
-        while !lock(&coalescer.queue).in_flight {
-            tokio::task::yield_now().await;
-        }
-        let second = call(101);
-        while lock(&coalescer.queue).waiting.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let first = call(&coalescer, 100);
+        assert_eq!(begun(&coalescer).await, 1);
+        let second = call(&coalescer, 101);
+        assert_eq!(begun(&coalescer).await, 2);
         first.abort();
         assert!(first.await.expect_err("aborted").is_cancelled());
         coalescer.flight.gate.add_permits(2);
         assert_eq!(second.await.expect("joins").expect("answers"), 202);
         assert_eq!(coalescer.flight.flights.load(Ordering::SeqCst), 2, "the first one ended too");
-        assert!(!lock(&coalescer.queue).in_flight);
+        assert_eq!(lock(&coalescer.queue).out.flights, 0);
     }
 
     #[tokio::test]
@@ -462,7 +580,7 @@ mod tests {
         let answer = tokio::time::timeout(std::time::Duration::from_secs(10), other).await;
         assert_eq!(answer.expect("in time").expect("joins").expect("answers"), 202);
         assert_eq!(held.await.expect("answers"), 200);
-        assert!(!lock(&coalescer.queue).in_flight);
+        assert_eq!(lock(&coalescer.queue).out.flights, 0);
     }
 
     #[tokio::test]

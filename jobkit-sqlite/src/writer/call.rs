@@ -80,8 +80,8 @@ struct Patience {
 
 impl Patience {
     /// So long an answer is looked for. Meanwhile the thread does nothing else, as if it had done the
-    /// work itself.
-    const LOOK: Duration = Duration::from_micros(60);
+    /// work itself, which takes 30 to 60 µs where the log is not synced, by the hour of the machine.
+    const LOOK: Duration = Duration::from_micros(120);
     /// After so many in vain. A few may be: after a pause the writer has to be woken first, and now and
     /// then it copies the log back.
     const IN_VAIN: usize = 4;
