@@ -6,13 +6,13 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::bounds::STEP_ITEMS;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,13 +42,9 @@ const ALONE_WAIT: Duration = Duration::from_secs(5);
 /// How long nothing else is started beside it.
 const ALONE_FOR: Duration = Duration::from_secs(30);
 
-type FlightFuture = Pin<Box<dyn Future<Output = Landed> + Send>>;
-
-/// A flight that is under way, or was back at once.
-struct Flight {
-    future: FlightFuture,
-    landed: Option<Landed>,
-}
+/// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
+/// while jobs are started and ends noted. With the dispatcher it is torn off.
+type Flight = AbortOnDropHandle<Landed>;
 
 /// A flight that is back.
 struct Landed {
@@ -145,8 +141,6 @@ impl Dispatcher {
         let mut stuck_check = tokio::time::interval(STUCK_CHECK);
         stuck_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            // A storage in this process answers at once, always: others must have their turn.
-            tokio::task::coop::consume_budget().await;
             let stopping = engine.stopping.is_cancelled();
             if stopping {
                 engine.quiet.cancel();
@@ -160,11 +154,6 @@ impl Dispatcher {
             // The next flight leaves before it is noted what the last one answered, so that the storage
             // does not wait meanwhile.
             if let Some((outcomes, answers)) = answered.take() {
-                if let Some(flight) = &mut flight
-                    && !engine.ended.is_cancelled()
-                {
-                    flight.leave().await;
-                }
                 self.settled(outcomes, answers);
                 if flight.is_none() {
                     flight = self.next_flight();
@@ -434,7 +423,7 @@ impl Dispatcher {
         if outcomes.is_empty() && claim.is_none() {
             return None;
         }
-        Some(Flight { future: self.fly(outcomes, claim), landed: None })
+        Some(AbortOnDropHandle::new(tokio::spawn(self.fly(outcomes, claim))))
     }
 
     fn claim_request(&mut self, wanted: usize) -> ClaimRequest {
@@ -458,10 +447,14 @@ impl Dispatcher {
         }
     }
 
-    fn fly(&self, outcomes: Vec<Outcome>, claim: Option<ClaimRequest>) -> FlightFuture {
+    fn fly(
+        &self,
+        outcomes: Vec<Outcome>,
+        claim: Option<ClaimRequest>,
+    ) -> impl Future<Output = Landed> + Send + use<> {
         let engine = Arc::clone(&self.engine);
         let server: Name = self.engine.info.name.clone();
-        Box::pin(async move {
+        async move {
             let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
             let request = SettleRequest { server, settles, now: None };
             let call = async {
@@ -479,7 +472,7 @@ impl Dispatcher {
             };
             let answers = engine.bounded(call).await;
             Landed { outcomes, answers, claimed: claim.is_some() }
-        })
+        }
     }
 
     /// Takes in what was claimed; what is left are the outcomes that were answered.
@@ -630,28 +623,14 @@ impl Dispatcher {
     }
 }
 
-impl Flight {
-    /// Sends it on its way.
-    async fn leave(&mut self) {
-        if self.landed.is_none()
-            && let Poll::Ready(landed) = futures_util::poll!(&mut self.future)
-        {
-            self.landed = Some(landed);
-        }
-    }
-
-    async fn landed(&mut self) -> Landed {
-        match self.landed.take() {
-            Some(landed) => landed,
-            None => (&mut self.future).await,
-        }
-    }
-}
-
 async fn landed(flight: &mut Option<Flight>) -> Landed {
-    match flight {
-        Some(flight) => flight.landed().await,
-        None => std::future::pending().await,
+    let Some(flight) = flight else { return std::future::pending().await };
+    match flight.await.map_err(JoinError::try_into_panic) {
+        Ok(landed) => landed,
+        // A storage that panics ends the dispatcher, which says so.
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is being shut down.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 
