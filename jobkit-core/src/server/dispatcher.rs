@@ -37,7 +37,8 @@ const PREFETCH_KEPT: Duration = Duration::from_millis(200);
 /// workers.
 const STUCK_CHECK: Duration = Duration::from_secs(1);
 
-/// How long a job near its crash limit waits for others to end before it is started beside them.
+/// How long a job near its crash limit waits for others to end, and for the storage to know of it, before
+/// it is started beside them.
 const ALONE_WAIT: Duration = Duration::from_secs(5);
 /// How long nothing else is started beside it.
 const ALONE_FOR: Duration = Duration::from_secs(30);
@@ -155,6 +156,9 @@ impl Dispatcher {
             // does not wait meanwhile.
             if let Some((outcomes, answers)) = answered.take() {
                 self.settled(outcomes, answers);
+                if self.alone.is_some() && !stopping {
+                    self.start_waiting();
+                }
                 if flight.is_none() {
                     flight = self.next_flight();
                 }
@@ -280,8 +284,7 @@ impl Dispatcher {
 
     fn start_waiting(&mut self) {
         if let Some(alone) = &self.alone {
-            let others = self.running.saturating_sub(self.stuck);
-            if others == 0 || alone.since.elapsed() >= ALONE_WAIT {
+            if !self.holds_others() || alone.since.elapsed() >= ALONE_WAIT {
                 self.start_alone();
             } else {
                 self.give_back_ahead();
@@ -300,6 +303,13 @@ impl Dispatcher {
                 self.give_back(old.job);
             }
         }
+    }
+
+    /// Whether this server holds anything beside the job that is to run alone. What it has ended or given
+    /// back counts until the storage answered: a claim says of jobs that they are started, and with this
+    /// server they would crash, too.
+    fn holds_others(&self) -> bool {
+        self.engine.held.lock().jobs.len() > 1 + self.stuck
     }
 
     fn start_alone(&mut self) {

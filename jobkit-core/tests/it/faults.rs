@@ -167,6 +167,29 @@ async fn outcomes_wait_for_the_storage() {
     assert_eq!(ledger.lock().unwrap().starts.len(), 200);
 }
 
+/// A job near its crash limit does not start before the storage knows that those claimed with it were
+/// given back: if it killed its server, they would count as crashed, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_near_its_crash_limit_starts_when_the_storage_knows_that_it_is_alone() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    let options = quick().workers(4).crash_limit(2);
+    let first = server(&faulty, &ledger, options.clone()).await;
+    client.enqueue_many((0..4).map(|_| script("hangs", Act::Hang))).await.unwrap();
+    eventually("all run", || async { ledger.lock().unwrap().running == 4 }).await;
+    first.abort();
+    let fails = ["settle", "settle_and_claim"];
+    faulty.decide(move |method| if fails.contains(&method) { Fault::Before } else { Fault::None });
+    let tried = || fails.iter().map(|method| faulty.calls(method)).sum::<usize>();
+    let before = tried();
+    let _second = server(&faulty, &ledger, options).await;
+    eventually("three are given back", || async { tried() > before + 2 }).await;
+    assert_eq!(ledger.lock().unwrap().starts.len(), 4, "none is started");
+    faulty.heal();
+    eventually("one is started", || async { ledger.lock().unwrap().starts.len() == 5 }).await;
+    assert_eq!(memory.snapshot(None).await.unwrap().count(StateName::Processing), 1);
+}
+
 /// A server that was forgotten as dead announces itself again and goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_server_announces_itself_again() {
