@@ -46,7 +46,8 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// The database at `path`, which is created if it does not exist; its directory must.
+    /// The database at `path`, which is created if it does not exist, unless
+    /// [`migrate_on_open`](Self::migrate_on_open) says otherwise; its directory must.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().to_owned(),
@@ -128,8 +129,8 @@ impl SqliteOptions {
     }
 
     /// Whether [`open`](Self::open) brings the schema up to date; it does by default. Without it a
-    /// missing schema is an error, and migrations are printed by
-    /// [`print_migrations`](crate::print_migrations).
+    /// missing file or schema is an error, which leaves everything as it was, and migrations are
+    /// printed by [`print_migrations`](crate::print_migrations).
     #[must_use]
     pub fn migrate_on_open(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
@@ -149,7 +150,8 @@ impl SqliteOptions {
     /// [`Configuration`](ErrorKind::Configuration) for an option out of range;
     /// [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
     /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
-    /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow.
+    /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow,
+    /// or if it is missing or older and may not be migrated.
     pub async fn open(self) -> Result<SqliteStorage> {
         self.check()?;
         SqliteStorage::connect(self).await

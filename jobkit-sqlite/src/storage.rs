@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{oneshot, watch};
 
 use crate::connection::Db;
-use crate::error::{Done, is_busy, sqlite};
+use crate::error::{Done, Fault, is_busy, sqlite};
 use crate::options::{SqliteDurability, SqliteOptions};
 use crate::schema;
 use crate::writer::{Shared, Writer, WriterThread};
@@ -262,11 +262,17 @@ fn patiently<T>(
 }
 
 fn open_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.migrate);
+    // Asked before: afterwards somebody else may have made it.
+    if !options.migrate && matches!(options.path.try_exists(), Ok(false)) {
+        return Err(Error::new(ErrorKind::Schema, "there is no such file: migrate it first"));
+    }
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
     keep_plans(&conn)?;
+    if !options.migrate {
+        look_first(&conn, options, prefix)?;
+    }
     // A file that may not be written is opened for reading, without a word; the lock below refuses it.
     conn.busy_timeout(Duration::ZERO).map_err(sqlite)?;
     let synchronous = match options.durability {
@@ -287,8 +293,11 @@ fn open_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connectio
         let db = Db::new(&conn, Arc::clone(prefix));
         patiently(options.busy_timeout, || db.conn.execute_batch("BEGIN IMMEDIATE"))
             .map_err(sqlite)?;
-        let ready =
-            if options.migrate { schema::migrate(&db).map(|_| ()) } else { check_schema(&db) };
+        let ready = if options.migrate {
+            schema::migrate(&db).map(|_| ())
+        } else {
+            check_schema(&db, options)
+        };
         match ready {
             Ok(()) => db.conn.execute_batch("COMMIT").map_err(sqlite)?,
             Err(fault) => {
@@ -307,19 +316,42 @@ fn keep_plans(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ()).map_err(sqlite)
 }
 
-fn check_schema(db: &Db<'_>) -> Done {
+/// Refuses what does not fit before anything is set: a file that is not ours stays as it is to the byte,
+/// and the journal mode is part of the file.
+fn look_first(conn: &Connection, options: &SqliteOptions, prefix: &Arc<str>) -> Result<()> {
+    // Nor is a log copied back that another program left. An empty one is removed as always.
+    let keep_log = log_bytes(&options.path) > 0;
+    keep_log_on_close(conn, keep_log)?;
+    let db = Db::new(conn, Arc::clone(prefix));
+    let fits = patiently(options.busy_timeout, || match check_schema(&db, options) {
+        Err(Fault::Sql(error)) => Err(error),
+        other => Ok(other),
+    });
+    fits.map_err(sqlite)??;
+    keep_log_on_close(conn, false)
+}
+
+fn keep_log_on_close(conn: &Connection, keep: bool) -> Result<()> {
+    let set = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep);
+    set.map(|_| ()).map_err(sqlite)
+}
+
+fn check_schema(db: &Db<'_>, options: &SqliteOptions) -> Done {
     let version = schema::check(db)?;
-    if version < schema::VERSION {
-        return Err(Error::new(
-            ErrorKind::Schema,
-            format!(
-                "the database has schema {version} and this release needs {}: migrate it first",
-                schema::VERSION
-            ),
-        )
-        .into());
+    if version >= schema::VERSION {
+        return Ok(());
     }
-    Ok(())
+    let words = match version {
+        0 => format!(
+            "the database has no tables of namespace {}: migrate it first, if it is the right one",
+            options.namespace
+        ),
+        _ => format!(
+            "the database has schema {version} and this release needs {}: migrate it first",
+            schema::VERSION
+        ),
+    };
+    Err(Error::new(ErrorKind::Schema, words).into())
 }
 
 fn open_to_read(options: &SqliteOptions) -> Result<Connection> {

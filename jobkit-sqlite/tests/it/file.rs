@@ -35,6 +35,26 @@ async fn two_that_open_a_new_file_at_once_both_succeed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_must_not_migrate_opens_what_another_has_made_or_says_what_is_missing() {
+    for _ in 0..20 {
+        let dir = folder();
+        let path = dir.path().join("jobs.db");
+        let looks = SqliteOptions::new(&path).migrate_on_open(false);
+        let (made, looked) = tokio::join!(
+            tokio::spawn(SqliteStorage::open(path.clone())),
+            tokio::spawn(looks.clone().open()),
+        );
+        let made = made.expect("runs").expect("opens");
+        if let Err(error) = looked.expect("runs") {
+            assert_eq!(error.kind(), ErrorKind::Schema, "{error}");
+        }
+        submit(&made, job()).await;
+        let looked = looks.open().await.expect("opens beside it");
+        assert_eq!(looked.snapshot(None).await.expect("reads").by_state[2], 1);
+    }
+}
+
 #[tokio::test]
 async fn a_schema_that_does_not_admit_this_release_is_refused() {
     let dir = folder();
@@ -92,9 +112,52 @@ async fn without_migrating_a_missing_schema_is_an_error_and_the_printed_one_fits
     let options = SqliteOptions::new(&path).migrate_on_open(false);
     let error = options.clone().open().await.expect_err("there is no schema");
     assert_eq!(error.kind(), ErrorKind::Schema);
+    assert!(!path.exists(), "a file was made");
     let conn = rusqlite::Connection::open(&path).expect("opens");
     conn.execute_batch(&print_migrations("jobkit", 0)).expect("the printed migration runs");
     submit(&options.open().await.expect("opens"), job()).await;
+}
+
+/// The bytes of the file and of its log, where there is one.
+fn bytes(path: &Path) -> (Vec<u8>, Option<Vec<u8>>) {
+    let log = path.with_extension("db-wal");
+    (std::fs::read(path).expect("reads"), std::fs::read(log).ok())
+}
+
+#[tokio::test]
+async fn without_migrating_what_does_not_fit_stays_as_it_is() {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("empty.db"), "").expect("writes");
+    let foreign = "CREATE TABLE theirs (a); INSERT INTO theirs VALUES (1);";
+    for (name, mode) in [("delete.db", "delete"), ("wal.db", "wal")] {
+        let conn = rusqlite::Connection::open(at(name)).expect("opens");
+        conn.execute_batch(&format!("PRAGMA journal_mode = {mode}; {foreign}")).expect("writes");
+    }
+    // A log that whoever wrote it has not copied back: as after a crash.
+    let conn = rusqlite::Connection::open(at("open.db")).expect("opens");
+    conn.execute_batch(&format!("PRAGMA journal_mode = wal; {foreign}")).expect("writes");
+    std::fs::copy(at("open.db"), at("crashed.db")).expect("copies");
+    std::fs::copy(at("open.db-wal"), at("crashed.db-wal")).expect("copies");
+    drop(SqliteStorage::open(at("old.db")).await.expect("opens"));
+    let old = rusqlite::Connection::open(at("old.db")).expect("opens");
+    old.execute_batch("UPDATE jobkit_meta SET value = 4 WHERE key = 'version'").expect("writes");
+    drop(old);
+
+    for (name, words) in [
+        ("empty.db", "no tables of namespace jobkit"),
+        ("delete.db", "no tables of namespace jobkit"),
+        ("wal.db", "no tables of namespace jobkit"),
+        ("crashed.db", "no tables of namespace jobkit"),
+        ("old.db", "schema 4"),
+    ] {
+        let before = bytes(&at(name));
+        let options = SqliteOptions::new(at(name)).migrate_on_open(false);
+        let error = options.open().await.expect_err("is refused");
+        assert_eq!(error.kind(), ErrorKind::Schema, "{name}: {error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(before == bytes(&at(name)), "{name} was changed");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::process::Command;
 use jobkit_core::record::NewRecord;
 use jobkit_core::storage::{JobStore, Submission, SubmitRequest};
 use jobkit_core::{Applied, ErrorKind, JobId, Name};
-use jobkit_sqlite::SqliteStorage;
+use jobkit_sqlite::{SqliteOptions, SqliteStorage};
 
 const DB: &str = "JOBKIT_READ_ONLY_DB";
 /// Nobody, on every system that has such a user: permissions do not hold root back.
@@ -30,13 +30,15 @@ async fn submit(storage: &SqliteStorage) -> jobkit_core::Result<JobId> {
 #[tokio::test]
 async fn read_only_process() {
     let Ok(path) = std::env::var(DB) else { return };
-    let error = match SqliteStorage::open(&path).await {
-        Err(error) => error,
-        Ok(storage) => submit(&storage).await.unwrap_err(),
-    };
-    println!("{error}");
-    assert_eq!((error.kind(), error.applied()), (ErrorKind::NotWritable, Applied::NotApplied));
-    assert!(error.to_string().contains("read-only"), "{error}");
+    for migrate in [true, false] {
+        let error = match SqliteOptions::new(&path).migrate_on_open(migrate).open().await {
+            Err(error) => error,
+            Ok(storage) => submit(&storage).await.unwrap_err(),
+        };
+        println!("{error}");
+        assert_eq!((error.kind(), error.applied()), (ErrorKind::NotWritable, Applied::NotApplied));
+        assert!(error.to_string().contains("read-only"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -26,26 +26,12 @@ pub(super) async fn open(globals: &Globals, command: &Command) -> Done<Arc<dyn S
     existing(&url).await
 }
 
-/// Opens what is there.
+/// Opens what is there, and leaves it as it is.
 pub(super) async fn existing(url: &str) -> Done<Arc<dyn Storage>> {
     #[cfg(feature = "sqlite")]
     if url.starts_with("sqlite:") {
-        return sqlite(url).await;
+        let options = jobkit_sqlite::SqliteOptions::from_url(url)?.migrate_on_open(false);
+        return Ok(Arc::new(options.open().await?));
     }
     Ok(crate::connect(url).await?)
-}
-
-#[cfg(feature = "sqlite")]
-async fn sqlite(url: &str) -> Done<Arc<dyn Storage>> {
-    use jobkit_core::{Error, ErrorKind};
-
-    let options = jobkit_sqlite::SqliteOptions::from_url(url)?.migrate_on_open(false);
-    let path = url.strip_prefix("sqlite:").unwrap_or(url);
-    let path = path.strip_prefix("//").unwrap_or(path);
-    let path = path.split('?').next().unwrap_or(path);
-    if !std::path::Path::new(path).exists() {
-        let words = format!("there is no file {path}; `jobkit migrate` makes one");
-        return Err(Error::new(ErrorKind::Unavailable, words).into());
-    }
-    Ok(Arc::new(options.open().await?))
 }

@@ -1,5 +1,8 @@
 //! Reading commands, pages, exit codes.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::world::{World, full, job, run};
@@ -69,7 +72,7 @@ async fn exit_codes_are_those_that_are_documented() {
     );
     let gone = format!("{}.gone", world.url);
     let ran = run(Some(&gone), &["status"]).expect(3);
-    assert!(ran.err.contains("`jobkit migrate` makes one"), "{ran:?}");
+    assert!(ran.err.contains("there is no such file: migrate it first"), "{ran:?}");
     run(None, &["status"]).expect(2);
     run(Some("sqlite:///proc/nothing/here.db"), &["migrate"]).expect(3);
 }
@@ -83,11 +86,39 @@ async fn a_wrong_filter_is_shown_with_the_place() {
 }
 
 #[tokio::test]
-async fn looking_makes_no_file_and_migrating_does() {
+async fn looking_makes_no_file_and_changes_none_and_migrating_does() {
     let folder = tempfile::tempdir().expect("a folder");
+    let files = || {
+        let entries = std::fs::read_dir(folder.path()).expect("a folder");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        // What processes that read share is no part of a database.
+        let paths = paths.filter(|path| path.extension().is_none_or(|it| it != "db-shm"));
+        let file = |path: PathBuf| {
+            let bytes = std::fs::read(&path).expect("a file");
+            (path, bytes)
+        };
+        paths.map(file).collect::<BTreeMap<_, _>>()
+    };
     let url = format!("sqlite://{}", folder.path().join("new.db").display());
-    run(Some(&url), &["status"]).expect(3);
-    assert!(!folder.path().join("new.db").exists());
+    std::fs::write(folder.path().join("empty.db"), "").expect("is written");
+    std::fs::write(folder.path().join("text.db"), "no database ".repeat(100)).expect("is written");
+    let other = format!("sqlite://{}?namespace=other", folder.path().join("other.db").display());
+    run(Some(&other), &["migrate"]).expect(0);
+    let before = files();
+    for (name, words) in [
+        ("new", "there is no such file"),
+        ("empty", "no tables of namespace jobkit"),
+        ("text", "no SQLite database"),
+        ("other", "no tables of namespace jobkit"),
+    ] {
+        let url = format!("sqlite://{}", folder.path().join(format!("{name}.db")).display());
+        for command in ["status", "jobs", "doctor", "export"] {
+            let ran = run(Some(&url), &[command]).expect(3);
+            assert!(ran.err.contains(words), "{ran:?}");
+        }
+        run(Some(&url), &["move", "--from", &url, "--to", "dump:nowhere"]).expect(3);
+        assert!(files() == before, "{name}");
+    }
     let ran = run(Some(&url), &["migrate"]).expect(0);
     assert!(ran.out.contains("schema"), "{ran:?}");
     run(Some(&url), &["status"]).expect(0);
