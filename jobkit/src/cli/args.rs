@@ -9,7 +9,8 @@ use super::format::{parse_duration, parse_instant};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 nothing found, some items refused, or doctor found an error; 2 wrong command line;
-3 the storage could not be reached, or failed; 4 refused without confirmation.
+3 the storage could not be reached, or failed, or the output could not be written;
+4 refused without confirmation.
 
 The storage is named by --url or JOBKIT_URL, such as sqlite:///var/lib/app/jobs.db.
 Filters: state:failed queue:mail kind:Send* failed:<2h -tag:vip arg.user.id:42 error:\"timed out\"";

@@ -183,9 +183,11 @@ impl<'a> Console<'a> {
     }
 
     pub(super) fn tell_block(&mut self, text: &str) -> io::Result<()> {
-        self.out.flush()?;
+        // It is told also where the output cannot be written: most often this is what it tells.
+        let flushed = self.out.flush();
         text.lines().try_for_each(|line| writeln!(self.err, "{}", clean(line)))?;
-        self.err.flush()
+        self.err.flush()?;
+        flushed
     }
 
     /// Asks on the terminal; `None` where there is none.

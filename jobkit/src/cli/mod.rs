@@ -16,7 +16,7 @@
 //! | 0 | done |
 //! | 1 | nothing was found, some items were refused, or `doctor` found an error |
 //! | 2 | the command line is wrong |
-//! | 3 | the storage could not be reached, or failed |
+//! | 3 | the storage could not be reached, or failed; or the output could not be written |
 //! | 4 | refused, since nobody confirmed it |
 //!
 //! With `--json` standard output is one JSON document; a list is an object with `items` and `next`, the
@@ -158,12 +158,22 @@ impl CommandLine {
             }
             Err(error) => {
                 let text = redact::hide_in_text(&error.render().to_string());
-                let asked = !error.use_stderr();
-                let _ = if asked { console.block("", &text) } else { console.tell_block(&text) };
-                if asked { Exit::Done } else { Exit::Usage }
+                if error.use_stderr() {
+                    let _ = console.tell_block(&text);
+                    Exit::Usage
+                } else {
+                    let shown = console.block("", &text).map_err(Stop::Output);
+                    shown.map_or_else(|stop| stop.tell(&mut console), |()| Exit::Done)
+                }
             }
         };
-        let _ = console.flush();
+        // What was answered counts only when it has arrived.
+        let exit = match console.flush() {
+            Err(error) if matches!(exit, Exit::Done | Exit::Nothing) => {
+                Stop::Output(error).told_after(exit, &mut console)
+            }
+            _ => exit,
+        };
         exit as u8
     }
 
@@ -225,7 +235,7 @@ enum Exit {
     Nothing = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The storage could not be reached, or failed.
+    /// The storage could not be reached, or failed, or the output could not be written.
     Storage = 3,
     /// Nobody confirmed it.
     Unconfirmed = 4,
@@ -294,11 +304,16 @@ impl Stop {
     }
 
     fn tell(&self, console: &mut Console<'_>) -> Exit {
+        self.told_after(Exit::Done, console)
+    }
+
+    /// The same at the end of a command that ended so.
+    fn told_after(&self, exit: Exit, console: &mut Console<'_>) -> Exit {
         if let Self::Output(error) = self
             && error.kind() == std::io::ErrorKind::BrokenPipe
         {
             // Whoever read has seen enough.
-            return Exit::Done;
+            return exit;
         }
         let _ = console.tell_block(&format!("error: {}", redact::hide_in_text(&self.to_string())));
         self.exit()

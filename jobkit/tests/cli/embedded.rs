@@ -41,6 +41,50 @@ async fn arguments_are_checked_before_they_are_enqueued() {
     assert_eq!(code, 0);
 }
 
+/// An output that takes everything, and says at the end that it could not be kept.
+struct Lost(std::io::ErrorKind);
+
+impl std::io::Write for Lost {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Err(self.0.into())
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_is_an_error() {
+    use std::io::ErrorKind;
+
+    let client = Client::new(MemoryStorage::new()).erase();
+    client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
+    let lost = async |kind, arguments: &[&str]| {
+        let mut err = Vec::new();
+        let line = CommandLine::new().client(client.clone());
+        let code = line.run_to(arguments.iter().copied(), &mut Lost(kind), &mut err).await;
+        (code, String::from_utf8(err).expect("text"))
+    };
+    for arguments in [
+        &["jobs"][..],
+        &["retry", "0197a2c4-8d3e-7b10-9c55-2f6f0a1b3c4d"],
+        &["jobs", "--limit", "1", "--json"],
+        &["export"],
+        &["enqueue", "resize", "{}", "--json"],
+        &["completion", "bash"],
+        &["--help"],
+    ] {
+        let (code, err) = lost(ErrorKind::StorageFull, arguments).await;
+        assert_eq!(code, 3, "{arguments:?}: {err}");
+        assert!(err.contains("error: the output cannot be written"), "{arguments:?}: {err}");
+        let (code, err) = lost(ErrorKind::BrokenPipe, arguments).await;
+        assert!(!err.contains("error"), "{arguments:?}: {err}");
+        let refused = arguments[0] == "retry";
+        assert_eq!(code, u8::from(refused), "{arguments:?}: who read has seen enough");
+    }
+}
+
 #[tokio::test]
 async fn what_does_not_fit_is_told_by_job_and_doctor() {
     let client = Client::new(MemoryStorage::new()).erase();
