@@ -117,6 +117,20 @@ impl Page {
     }
 }
 
+/// How much is shown of a list without places.
+#[derive(Debug, Args)]
+pub(super) struct First {
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    limit: u32,
+}
+
+impl First {
+    pub(super) fn limit(&self) -> usize {
+        usize::try_from(self.limit).unwrap_or(usize::MAX)
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Top {
     /// How often it is drawn
@@ -177,6 +191,8 @@ pub(super) struct BulkArgs {
     /// Shows this one
     #[arg(value_name = "ID")]
     pub(super) id: Option<jobkit_core::OperationId>,
+    #[command(flatten)]
+    pub(super) first: First,
     #[command(subcommand)]
     pub(super) command: Option<BulkCommand>,
 }
@@ -277,7 +293,10 @@ pub(super) struct Resume {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct RecurringArgs {
+    #[command(flatten)]
+    pub(super) page: Page,
     #[command(subcommand)]
     pub(super) command: Option<RecurringCommand>,
 }
@@ -419,9 +438,8 @@ pub(super) struct ErrorsArgs {
     /// Seen within so long
     #[arg(long, value_name = "LENGTH", value_parser = parse_duration)]
     pub(super) since: Option<Duration>,
-    /// At most so many
-    #[arg(long, default_value_t = 50)]
-    pub(super) limit: usize,
+    #[command(flatten)]
+    pub(super) first: First,
     #[command(subcommand)]
     pub(super) command: Option<ErrorsCommand>,
 }

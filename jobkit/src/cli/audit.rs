@@ -6,21 +6,19 @@ use serde_json::{Value, json};
 
 use super::args::Page;
 use super::console::Table;
-use super::{Context, Done, Exit, view};
+use super::list::Listed;
+use super::{Context, Done, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, page: &Page) -> Done {
-    let limit = page.limit().min(jobkit_core::bounds::PAGE);
-    let after = page.after.as_deref().map(str::parse).transpose()?;
-    let entries = context.storage().audit(after, limit).await?;
-    let next = entries.last().filter(|_| entries.len() == limit).map(|entry| entry.operation);
-    if context.globals.json {
-        let items: Vec<Value> = entries.iter().map(json).collect();
-        context.console.json(&json!({ "items": items, "next": next }))?;
-    } else if entries.is_empty() {
-        context.console.tell("nobody did anything")?;
-    } else {
+    let storage = context.storage();
+    let fetch = async |after: Option<String>, limit| {
+        let after = after.map(|id| id.parse()).transpose()?;
+        storage.audit(after, limit).await
+    };
+    let listed = Listed::page(page, fetch, |entry| entry.operation.to_string()).await?;
+    context.listed(&listed, "nobody did anything", json, |context, entries| {
         let mut table = Table::new(&["when", "who", "action", "target", "outcome", "reason"]);
-        for entry in &entries {
+        for entry in entries {
             let outcome = if entry.outcome.is_empty() { "not known" } else { &entry.outcome };
             let cells = [
                 &context.time(entry.at),
@@ -32,12 +30,8 @@ pub(super) async fn run(context: &mut Context<'_, '_>, page: &Page) -> Done {
             ];
             table.row(cells.map(String::as_str));
         }
-        context.console.table(&table)?;
-        if let Some(next) = next {
-            context.console.tell(&format!("more: --after {next}"))?;
-        }
-    }
-    Ok(if entries.is_empty() { Exit::Nothing } else { Exit::Done })
+        Ok(context.console.table(&table)?)
+    })
 }
 
 fn json(entry: &AuditEntry) -> Value {

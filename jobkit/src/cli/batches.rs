@@ -1,14 +1,15 @@
 //! `batches`.
 
+use jobkit_core::BatchId;
 use jobkit_core::batch::{BatchRecord, BatchState};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::storage::Count;
-use jobkit_core::{BatchId, bounds};
 use serde_json::{Value, json};
 
 use super::args::{BatchesArgs, BatchesCommand, Page};
 use super::console::{Table, Tone};
-use super::{Context, Done, Exit, Stop, change, format, view};
+use super::list::Listed;
+use super::{Context, Done, Stop, change, format, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Done {
     match (&args.command, args.id) {
@@ -81,19 +82,16 @@ fn json(batch: &BatchRecord) -> Value {
 }
 
 async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
-    let limit = page.limit().min(bounds::PAGE);
-    let before = page.after.as_deref().map(str::parse).transpose()?;
-    let batches = context.storage().batches(None, before, limit).await?;
-    let next = batches.last().filter(|_| batches.len() == limit).map(|batch| batch.id);
-    if context.globals.json {
-        let items: Vec<Value> = batches.iter().map(json).collect();
-        context.console.json(&json!({ "items": items, "next": next }))?;
-    } else if batches.is_empty() {
-        context.console.tell("no batch")?;
-    } else {
+    let storage = context.storage();
+    let fetch = async |before: Option<String>, limit| {
+        let before = before.map(|id| id.parse()).transpose()?;
+        storage.batches(None, before, limit).await
+    };
+    let listed = Listed::page(page, fetch, |batch| batch.id.to_string()).await?;
+    context.listed(&listed, "no batch", json, |context, batches| {
         let mut table =
             Table::new(&["state", "id", "name", ">finished", ">of", ">failed", "created"]);
-        for batch in &batches {
+        for batch in batches {
             let counts = &batch.counts;
             let cells = [
                 state(batch),
@@ -111,10 +109,6 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
             };
             table.row_in(tone, cells);
         }
-        context.console.table(&table)?;
-        if let Some(next) = next {
-            context.console.tell(&format!("more: --after {next}"))?;
-        }
-    }
-    Ok(if batches.is_empty() { Exit::Nothing } else { Exit::Done })
+        Ok(context.console.table(&table)?)
+    })
 }

@@ -9,10 +9,8 @@ use serde_json::{Value, json};
 
 use super::args::{BulkArgs, BulkCommand};
 use super::console::Table;
-use super::{Context, Done, Exit, Stop, format, view};
-
-/// How many are listed.
-const LISTED: usize = 50;
+use super::list::Listed;
+use super::{Context, Done, Stop, format, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &BulkArgs) -> Done {
     match (&args.command, args.id) {
@@ -35,7 +33,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &BulkArgs) -> Done 
             let record = one(context, id).await?;
             context.done(&words(&record), &json(&record))
         }
-        (None, None) => list(context).await,
+        (None, None) => list(context, args.first.limit()).await,
     }
 }
 
@@ -44,33 +42,27 @@ async fn one(context: &Context<'_, '_>, id: OperationId) -> Done<BulkRecord> {
     found.ok_or_else(|| Stop::Nothing(format!("there is no bulk operation {id}")))
 }
 
-async fn list(context: &mut Context<'_, '_>) -> Done {
-    let records = context.storage().bulks(LISTED).await?;
-    if context.globals.json {
-        let items: Vec<Value> = records.iter().map(json).collect();
-        context.console.json(&json!({ "items": items, "next": null }))?;
-        return Ok(Exit::Done);
-    }
-    let mut table = Table::new(&["state", "id", "action", ">done", ">of", "begun", "by", "filter"]);
-    for record in &records {
-        let cells = [
-            state(record),
-            &record.id.to_string(),
-            action(&record.action),
-            &format::number(record.done),
-            &format::number(record.previewed),
-            &context.time(record.as_of),
-            &hide_in_text(&record.actor),
-            &hide_in_text(&record.filter),
-        ];
-        table.row(cells);
-    }
-    if table.is_empty() {
-        context.console.tell("no bulk operation within a week")?;
-    } else {
-        context.console.table(&table)?;
-    }
-    Ok(Exit::Done)
+async fn list(context: &mut Context<'_, '_>, limit: usize) -> Done {
+    let records = context.storage().bulks(limit + 1).await?;
+    let listed = Listed::first(records, limit);
+    context.listed(&listed, "no bulk operation within a week", json, |context, records| {
+        let heads = ["state", "id", "action", ">done", ">of", "begun", "by", "filter"];
+        let mut table = Table::new(&heads);
+        for record in records {
+            let cells = [
+                state(record),
+                &record.id.to_string(),
+                action(&record.action),
+                &format::number(record.done),
+                &format::number(record.previewed),
+                &context.time(record.as_of),
+                &hide_in_text(&record.actor),
+                &hide_in_text(&record.filter),
+            ];
+            table.row(cells);
+        }
+        Ok(context.console.table(&table)?)
+    })
 }
 
 const fn action(action: &Action) -> &'static str {

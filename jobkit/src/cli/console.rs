@@ -303,10 +303,6 @@ impl Table {
         self.rows.push(cells.collect());
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     fn lines(&self, columns: usize) -> Vec<Vec<(String, Tone)>> {
         let heads: Vec<_> = self.heads.iter().map(|head| head.trim_start_matches('>')).collect();
         let mut widths: Vec<usize> = heads.iter().map(|head| width(head)).collect();

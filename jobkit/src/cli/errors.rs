@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::args::{ErrorsArgs, ErrorsCommand};
 use super::console::{Table, Tone};
-use super::{Context, Done, Exit, Stop, format, view};
+use super::list::Listed;
+use super::{Context, Done, Stop, format, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &ErrorsArgs) -> Done {
     match &args.command {
@@ -75,37 +76,37 @@ async fn list(context: &mut Context<'_, '_>, args: &ErrorsArgs) -> Done {
     let kind = args.kind.as_deref().map(|kind| Name::new("kind", kind)).transpose()?;
     let since = args.since.map(|length| context.now.minus(length));
     let query = ErrorQuery { since, kind, fingerprint: None };
-    let mut groups = context.storage().error_groups(&query).await?;
-    groups.truncate(args.limit);
-    if context.globals.json {
-        let items: Vec<Value> = groups.iter().map(|it| json(it, context.now)).collect();
-        context.console.json(&json!({ "items": items, "next": null }))?;
-    } else if groups.is_empty() {
-        context.console.tell("no failure")?;
-    } else {
-        let heads = ["group", "kind", ">count", "last 12 h", "last", "first", "error"];
-        let mut table = Table::new(&heads);
-        for group in &groups {
-            let muted = if group.is_muted(context.now) { " (muted)" } else { "" };
-            let fingerprint = format!("{:?}", group.fingerprint);
-            let cells = [
-                &format!("{}{muted}", &fingerprint[..10]),
-                group.kind.as_str(),
-                &format::number(group.count),
-                &bars(&group.trend(12, context.now)),
-                &context.time(group.last_seen_at),
-                &context.time(group.first_seen_at),
-                &format!(
-                    "{}: {}",
-                    hide_in_text(&group.error_type),
-                    view::first_line(&group.message)
-                ),
-            ];
-            table.row_in(if muted.is_empty() { Tone::Bad } else { Tone::Quiet }, cells);
-        }
-        context.console.table(&table)?;
-    }
-    Ok(if groups.is_empty() { Exit::Nothing } else { Exit::Done })
+    let groups = context.storage().error_groups(&query).await?;
+    let listed = Listed::first(groups, args.first.limit());
+    let now = context.now;
+    context.listed(
+        &listed,
+        "no failure",
+        |group| json(group, now),
+        |context, groups| {
+            let heads = ["group", "kind", ">count", "last 12 h", "last", "first", "error"];
+            let mut table = Table::new(&heads);
+            for group in groups {
+                let muted = if group.is_muted(context.now) { " (muted)" } else { "" };
+                let fingerprint = format!("{:?}", group.fingerprint);
+                let cells = [
+                    &format!("{}{muted}", &fingerprint[..10]),
+                    group.kind.as_str(),
+                    &format::number(group.count),
+                    &bars(&group.trend(12, context.now)),
+                    &context.time(group.last_seen_at),
+                    &context.time(group.first_seen_at),
+                    &format!(
+                        "{}: {}",
+                        hide_in_text(&group.error_type),
+                        view::first_line(&group.message)
+                    ),
+                ];
+                table.row_in(if muted.is_empty() { Tone::Bad } else { Tone::Quiet }, cells);
+            }
+            Ok(context.console.table(&table)?)
+        },
+    )
 }
 
 #[cfg(test)]

@@ -5,18 +5,21 @@ use std::time::Duration;
 use jobkit_core::edge::Parent;
 use jobkit_core::record::{JobDetails, JobRecord};
 use jobkit_core::redact::hide_in_text;
-use jobkit_core::search;
+use jobkit_core::search::{self, JobFilter};
 use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::{Count, LogPage, Relation, Storage};
 use jobkit_core::{JobId, bounds};
 use serde_json::{Value, json};
 
-use super::args::{JobArgs, JobsArgs, OneJob};
+use super::args::{JobArgs, JobsArgs, OneJob, Page};
 use super::console::{Table, Tone};
+use super::list::Listed;
 use super::{Context, Done, Exit, Stop, format, offered, view};
 
 /// How many relations are shown.
 const RELATIONS: usize = 50;
+/// After so many rows that were looked at a page ends, found or not.
+const SEARCHED: u64 = 100_000;
 
 pub(super) async fn list(context: &mut Context<'_, '_>, args: &JobsArgs) -> Done {
     let filter = view::filter(&args.filter.join(" "))?;
@@ -30,31 +33,49 @@ pub(super) async fn list(context: &mut Context<'_, '_>, args: &JobsArgs) -> Done
         };
         return context.done(&format::count(count), &json!({ "count": number, "exact": exact }));
     }
-    let mut after = args.page.after.clone();
+    let (found, next, searched) = look(&*storage, &filter, &args.page, SEARCHED).await?;
+    let none = none(next.as_deref(), searched);
+    context.listed(&Listed::with_next(found, next), &none, view::record, table)
+}
+
+/// A page of what matches, its `next`, and how many rows were looked at: few more than `most`.
+async fn look(
+    storage: &dyn Storage,
+    filter: &JobFilter,
+    page: &Page,
+    most: u64,
+) -> Done<(Vec<JobRecord>, Option<String>, u64)> {
+    let mut after = page.after.clone();
     let mut found: Vec<JobRecord> = Vec::new();
     let mut searched = 0;
-    let next = loop {
-        let limit = (args.page.limit() - found.len()).min(bounds::PAGE);
-        let page = search::page(&*storage, &filter, after.as_deref(), limit).await?;
-        searched += page.searched;
-        found.extend(page.jobs);
-        after = page.next;
-        // A bounded look that found nothing yet goes on for a while.
-        let enough = found.len() >= args.page.limit() || searched >= 100_000;
-        if after.is_none() || enough {
-            break after;
+    loop {
+        let full = found.len() >= page.limit();
+        let limit = page.limit().saturating_sub(found.len()).clamp(1, bounds::PAGE);
+        let part = search::page(storage, filter, after.as_deref(), limit).await?;
+        searched += part.searched;
+        // One more look tells whether anything stands behind a page that is full.
+        if full && !(part.jobs.is_empty() && part.next.is_none()) {
+            break;
         }
-    };
-    if context.globals.json {
-        let items: Vec<Value> = found.iter().map(view::record).collect();
-        context.console.json(&json!({ "items": items, "next": next }))?;
-    } else {
-        table(context, &found)?;
-        if let Some(next) = &next {
-            context.console.tell(&format!("more: --after '{next}'"))?;
+        found.extend(part.jobs);
+        after = part.next;
+        // A bounded look that found nothing yet goes on for a while.
+        if after.is_none() || searched >= most {
+            break;
         }
     }
-    Ok(if found.is_empty() { Exit::Nothing } else { Exit::Done })
+    Ok((found, after, searched))
+}
+
+/// What is said where no job is shown: none matches, or none so far.
+fn none(next: Option<&str>, searched: u64) -> String {
+    match next {
+        None => "no job matches".to_owned(),
+        Some(_) => {
+            let searched = format::number(searched);
+            format!("none matches of the {searched} that were looked at, and there are others")
+        }
+    }
 }
 
 /// What is to be said of a job beside its state.
@@ -81,10 +102,7 @@ fn attempt(job: &JobRecord) -> u32 {
     }
 }
 
-pub(super) fn table(context: &mut Context<'_, '_>, jobs: &[JobRecord]) -> Done<()> {
-    if jobs.is_empty() {
-        return Ok(context.console.tell("no job matches")?);
-    }
+fn table(context: &mut Context<'_, '_>, jobs: &[JobRecord]) -> Done<()> {
     let mut table = Table::new(&["state", "id", "kind", "queue", "since", ">attempt", "remark"]);
     for job in jobs {
         let name = job.extras.as_deref().and_then(|extras| extras.display_name.as_deref());
@@ -414,4 +432,31 @@ fn relations(context: &mut Context<'_, '_>, told: &Told) -> Done<()> {
         context.console.say("  and more")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use jobkit_core::{Client, MemoryStorage, job_by_name};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_stopped_looking_does_not_say_that_there_is_none() {
+        let client = Client::new(MemoryStorage::new()).erase();
+        let jobs = (0..1_100).map(|n| {
+            let args = json!({ "n": n });
+            job_by_name("mail", args.as_object().expect("an object")).expect("a job")
+        });
+        client.enqueue_many(jobs).await.expect("are stored");
+        let filter = "arg.n:none".parse().expect("a filter");
+        let mut page = Page { limit: 50, after: None };
+        let storage = &**client.storage();
+        let (found, next, searched) = look(storage, &filter, &page, 1_000).await.expect("is read");
+        assert!(found.is_empty() && searched < 1_100, "{searched}");
+        assert!(none(next.as_deref(), searched).contains("there are others"));
+        page.after = next;
+        let (found, next, searched) = look(storage, &filter, &page, 1_000).await.expect("is read");
+        assert!(found.is_empty());
+        assert_eq!(none(next.as_deref(), searched), "no job matches");
+    }
 }

@@ -1,6 +1,5 @@
 //! `limits`.
 
-use jobkit_core::bounds;
 use jobkit_core::limit::{Limit, Window};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::storage::LimitUsage;
@@ -8,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::{LimitsArgs, LimitsCommand, Page};
 use super::console::{Table, Tone};
+use super::list::Listed;
 use super::{Context, Done, Exit, Stop, format, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &LimitsArgs) -> Done {
@@ -55,18 +55,13 @@ fn json(usage: &LimitUsage) -> Value {
 }
 
 async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
-    let limit = page.limit().min(bounds::PAGE);
-    let usages = context.storage().limits(page.after.as_deref(), limit).await?;
-    let next = usages.last().filter(|_| usages.len() == limit).map(|it| it.limit.name.clone());
-    if context.globals.json {
-        let items: Vec<Value> = usages.iter().map(json).collect();
-        context.console.json(&json!({ "items": items, "next": next }))?;
-    } else if usages.is_empty() {
-        context.console.tell("no limit")?;
-    } else {
+    let storage = context.storage();
+    let fetch = async |after: Option<String>, limit| storage.limits(after.as_deref(), limit).await;
+    let listed = Listed::page(page, fetch, |usage| usage.limit.name.clone()).await?;
+    context.listed(&listed, "no limit", json, |context, usages| {
         let mut table =
             Table::new(&["limit", ">used", ">of", "counted", ">waiting", "room", "set by"]);
-        for usage in &usages {
+        for usage in usages {
             let by = if usage.defined_by_operator { "operator" } else { "jobs" };
             let cells = [
                 &hide_in_text(&usage.limit.name),
@@ -80,10 +75,6 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
             let full = usage.used >= usage.limit.max;
             table.row_in(if full { Tone::Warning } else { Tone::Plain }, cells);
         }
-        context.console.table(&table)?;
-        if let Some(next) = next {
-            context.console.tell(&format!("more: --after '{next}'"))?;
-        }
-    }
-    Ok(if usages.is_empty() { Exit::Nothing } else { Exit::Done })
+        Ok(context.console.table(&table)?)
+    })
 }

@@ -20,7 +20,8 @@
 //! | 4 | refused, since nobody confirmed it |
 //!
 //! With `--json` standard output is one JSON document; a list is an object with `items` and `next`, the
-//! place for `--after`, or `null` on the last page. Names are those of this crate's types, instants are
+//! place for `--after`, or `null` on the last page. `errors` and `bulk` have no places: they tell by
+//! `more` whether a higher `--limit` shows more. Names are those of this crate's types, instants are
 //! RFC 3339 in UTC, lengths of time are milliseconds under names that end in `_ms`. Errors are told on
 //! standard error, in words.
 //!
@@ -56,6 +57,7 @@ mod export;
 mod format;
 mod jobs;
 mod limits;
+mod list;
 mod metrics;
 mod migrate;
 mod queues;

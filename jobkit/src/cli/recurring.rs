@@ -5,11 +5,12 @@ use std::time::Duration;
 use jobkit_core::recurring::{RecurringRecord, RecurringRun, RunOutcome};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::schedule::{Schedule, TimeZone};
-use jobkit_core::{Clock, SystemClock, Timestamp, bounds};
+use jobkit_core::{Clock, SystemClock, Timestamp};
 use serde_json::{Value, json};
 
 use super::args::{Globals, Page, RecurringArgs, RecurringCommand};
 use super::console::{Console, Table, Tone};
+use super::list::Listed;
 use super::{Context, Done, Exit, Stop, format, queues, view};
 
 /// How many instants a preview tells.
@@ -20,7 +21,7 @@ const RUNS: usize = 20;
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &RecurringArgs) -> Done {
     let operator = context.operator();
     match &args.command {
-        None => list(context, &Page { limit: 50, after: None }).await,
+        None => list(context, &args.page).await,
         Some(RecurringCommand::List(page)) => list(context, page).await,
         Some(RecurringCommand::Show { id }) => show(context, id).await,
         Some(RecurringCommand::Run { id }) => {
@@ -42,17 +43,13 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &RecurringArgs) -> 
 }
 
 async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
-    let limit = page.limit().min(bounds::PAGE);
-    let records = context.storage().list_recurring(page.after.as_deref(), limit).await?;
-    let next = records.last().filter(|_| records.len() == limit).map(|it| it.spec.id.clone());
-    if context.globals.json {
-        let items: Vec<Value> = records.iter().map(json).collect();
-        context.console.json(&json!({ "items": items, "next": next }))?;
-    } else if records.is_empty() {
-        context.console.tell("no recurring job")?;
-    } else {
+    let storage = context.storage();
+    let fetch =
+        async |after: Option<String>, limit| storage.list_recurring(after.as_deref(), limit).await;
+    let listed = Listed::page(page, fetch, |record| record.spec.id.clone()).await?;
+    context.listed(&listed, "no recurring job", json, |context, records| {
         let mut table = Table::new(&["id", "schedule", "zone", "next", "last", "kind", "pause"]);
-        for record in &records {
+        for record in records {
             let spec = &record.spec;
             let holding = record.pause.as_ref().filter(|pause| pause.holds(context.now));
             let cells = [
@@ -66,12 +63,8 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
             ];
             table.row_in(if holding.is_some() { Tone::Warning } else { Tone::Plain }, cells);
         }
-        context.console.table(&table)?;
-        if let Some(next) = next {
-            context.console.tell(&format!("more: --after '{next}'"))?;
-        }
-    }
-    Ok(if records.is_empty() { Exit::Nothing } else { Exit::Done })
+        Ok(context.console.table(&table)?)
+    })
 }
 
 fn json(record: &RecurringRecord) -> Value {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::args::{ServersArgs, ServersCommand};
 use super::console::{Table, Tone};
-use super::{Context, Done, Exit, change, format, view};
+use super::list::Listed;
+use super::{Context, Done, change, format, view};
 
 /// A server that has been silent for so long is not counted on.
 const SILENT: Duration = Duration::from_secs(60);
@@ -98,14 +99,7 @@ pub(super) fn table(context: &mut Context<'_, '_>, servers: &[ServerStatus]) -> 
 }
 
 async fn list(context: &mut Context<'_, '_>) -> Done {
-    let servers = context.storage().servers().await?;
-    if context.globals.json {
-        let items: Vec<Value> = servers.iter().map(|it| json(it, context.now)).collect();
-        context.console.json(&json!({ "items": items, "next": null }))?;
-    } else if servers.is_empty() {
-        context.console.tell("no server is announced")?;
-    } else {
-        table(context, &servers)?;
-    }
-    Ok(if servers.is_empty() { Exit::Nothing } else { Exit::Done })
+    let listed = Listed::all(context.storage().servers().await?);
+    let now = context.now;
+    context.listed(&listed, "no server is announced", |server| json(server, now), table)
 }

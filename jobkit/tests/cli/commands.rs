@@ -1,36 +1,95 @@
 //! Reading commands, pages, exit codes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde_json::Value;
+use jobkit::limit::Limit;
+use jobkit::{Batch, Recurring};
+use serde_json::{Value, json};
 
 use crate::world::{World, full, job, run};
 
-#[tokio::test]
-async fn pages_follow_each_other() {
-    let world = World::empty().await;
-    for n in 0..5 {
-        world.enqueue(job("mail", &serde_json::json!({ "n": n }))).await;
-    }
-    let mut seen = Vec::new();
+/// What the pages of a list hold, each of `limit` items, by this field; none of them is empty.
+fn pages(world: &World, list: &[&str], limit: &str, field: &str) -> Vec<Vec<Value>> {
+    let mut pages = Vec::new();
     let mut after: Option<String> = None;
     loop {
-        let mut arguments = vec!["jobs", "kind:mail", "--json", "--limit", "2"];
+        let mut arguments = [list, &["--json", "--limit", limit]].concat();
         if let Some(after) = &after {
             arguments.extend(["--after", after.as_str()]);
         }
         let page = world.run(&arguments).expect(0).json();
-        seen.extend(page["items"].as_array().expect("items").iter().map(|it| it["id"].clone()));
+        let items = page["items"].as_array().expect("items").iter();
+        pages.push(items.map(|it| it[field].clone()).collect());
         match &page["next"] {
             Value::String(next) => after = Some(next.clone()),
-            _ => break,
+            _ => return pages,
         }
     }
-    assert_eq!(seen.len(), 5);
-    let ran = world.run(&["jobs", "--limit", "2"]).expect(0);
-    assert_eq!(ran.out.lines().count(), 3);
-    assert!(ran.err.starts_with("more: --after '"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_and_the_last_one_is_known() {
+    let world = World::empty().await;
+    for n in 0..4 {
+        world.enqueue(job("mail", &json!({ "n": n }))).await;
+        let limit = Limit::new(format!("it's {n}"), 5);
+        world.client.operator("ann").define_limit(limit).await.expect("is defined");
+        let nightly = Recurring::cron(format!("nightly {n}"), "0 3 * * *");
+        let nightly = nightly.job(job("mail", &json!({})));
+        world.client.save_recurring(nightly).await.expect("is stored");
+        let batch = Batch::new(format!("batch {n}")).job(job("resize", &json!({})));
+        world.client.enqueue(batch).await.expect("is stored");
+    }
+    for (list, field) in [
+        (&["jobs", "kind:mail"][..], "id"),
+        (&["limits"], "name"),
+        (&["recurring"], "id"),
+        (&["recurring", "list"], "id"),
+        (&["batches"], "id"),
+        (&["audit"], "operation"),
+    ] {
+        for (limit, sizes) in
+            [("1", &[1, 1, 1, 1][..]), ("2", &[2, 2]), ("3", &[3, 1]), ("4", &[4])]
+        {
+            let pages = pages(&world, list, limit, field);
+            let found: Vec<_> = pages.iter().map(Vec::len).collect();
+            assert_eq!(found, sizes, "{list:?} --limit {limit}");
+            let different: BTreeSet<_> = pages.iter().flatten().map(Value::to_string).collect();
+            assert_eq!(different.len(), 4, "{list:?} --limit {limit}");
+        }
+        let ran = world.run(&[list, &["--limit", "3"]].concat()).expect(0);
+        assert_eq!(ran.out.lines().count(), 4, "{ran:?}");
+        // What is told can be typed.
+        let told = ran.err.strip_prefix("more: --after '").expect("a place");
+        let next = told.trim_end().strip_suffix('\'').expect("the end of a quote");
+        assert!(!next.contains('\''), "{next}");
+        let ran = world.run(&[list, &["--limit", "3", "--after", next]].concat()).expect(0);
+        assert_eq!((ran.out.lines().count(), ran.err.as_str()), (2, ""), "{ran:?}");
+        world.run(&[list, &["--after", "no place"]].concat()).expect(2);
+    }
+}
+
+#[tokio::test]
+async fn a_list_without_places_tells_that_it_was_cut() {
+    let (world, _) = full().await;
+    for n in 0..2 {
+        let filter = format!("kind:nothing{n}").parse().expect("a filter");
+        let action = jobkit::storage::Action::RunNow;
+        let operator = world.client.operator("ann");
+        operator.begin_bulk(filter, action, 0, Duration::ZERO).await.expect("is begun");
+    }
+    for list in ["errors", "bulk"] {
+        world.run(&[list, "--limit", "0"]).expect(2);
+        let ran = world.run(&[list, "--limit", "1"]).expect(0);
+        assert_eq!(ran.out.lines().count(), 2, "{ran:?}");
+        assert_eq!(ran.err, "more: a higher --limit shows it\n");
+        for (limit, more) in [("1", true), ("2", false)] {
+            let cut = world.run(&[list, "--limit", limit, "--json"]).expect(0).json();
+            assert_eq!((&cut["next"], &cut["more"]), (&Value::Null, &json!(more)), "{cut}");
+        }
+    }
 }
 
 #[tokio::test]
