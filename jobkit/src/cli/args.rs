@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jobkit_core::{JobId, Timestamp};
 
 use super::format::{parse_duration, parse_instant};
+use super::{Done, Stop};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 nothing found, some items refused, or doctor found an error; 2 wrong command line;
@@ -269,8 +270,15 @@ pub(super) struct Until {
 }
 
 impl Until {
-    pub(super) fn at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.until.or_else(|| self.length.map(|length| now.plus(length)))
+    /// The end, which is to come: what had ended already would be done and have no effect.
+    pub(super) fn at(&self, now: Timestamp) -> Done<Option<Timestamp>> {
+        let at = self.until.or_else(|| self.length.map(|length| now.plus(length)));
+        match at {
+            Some(at) if at <= now => Err(Stop::Usage(format!(
+                "--until {at} has passed, it is {now}: give an instant to come, or --for 2h"
+            ))),
+            at => Ok(at),
+        }
     }
 }
 

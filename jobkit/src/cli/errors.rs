@@ -16,8 +16,8 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &ErrorsArgs) -> Don
     match &args.command {
         None => list(context, args).await,
         Some(ErrorsCommand::Mute { group, until }) => {
+            let until = until.at(context.now)?;
             let group = meant(context, group).await?;
-            let until = until.at(context.now);
             context.operator().mute(group, until).await?;
             let json = json!({ "group": format!("{group:?}"), "muted": true, "until": view::maybe(until) });
             context.done(&format!("{group:?} is muted"), &json)

@@ -5,7 +5,7 @@ use jobkit_core::redact::hide_in_text;
 use jobkit_core::storage::{PauseTarget, QueueSnapshot};
 use serde_json::{Value, json};
 
-use super::args::{Pause, Resume, What};
+use super::args::{Until, What};
 use super::console::{Table, Tone};
 use super::{Context, Done, Exit, Stop, format, offered, view};
 
@@ -82,37 +82,39 @@ pub(super) fn table(context: &mut Context<'_, '_>, queues: &[QueueSnapshot]) -> 
     Ok(context.console.table(&table)?)
 }
 
-pub(super) async fn pause(context: &mut Context<'_, '_>, args: &Pause) -> Done {
-    let until = args.until.at(context.now);
-    if until.is_some_and(|until| until <= context.now) {
-        return Err(Stop::Usage("the pause would have ended already".to_owned()));
-    }
+pub(super) async fn pause(
+    context: &mut Context<'_, '_>,
+    what: What,
+    name: &str,
+    until: &Until,
+) -> Done {
+    let until = until.at(context.now)?;
     let operator = context.operator();
-    match args.what {
-        What::Queue => operator.pause_queue(&args.name, until).await?,
-        What::Kind => operator.pause_kind(&args.name, until).await?,
-        What::Recurring => operator.pause_recurring(&args.name, until).await?,
+    match what {
+        What::Queue => operator.pause_queue(name, until).await?,
+        What::Kind => operator.pause_kind(name, until).await?,
+        What::Recurring => operator.pause_recurring(name, until).await?,
     }
-    let what = args.what.as_str();
+    let what = what.as_str();
     let end = match until {
         Some(until) => format!(", and goes on {}", context.time(until)),
         None => " until somebody resumes it".to_owned(),
     };
-    let words = format!("{what} {} is paused{end}", args.name);
-    context.done(&words, &json!({ "paused": what, "name": args.name, "until": view::maybe(until) }))
+    let words = format!("{what} {name} is paused{end}");
+    context.done(&words, &json!({ "paused": what, "name": name, "until": view::maybe(until) }))
 }
 
-pub(super) async fn resume(context: &mut Context<'_, '_>, args: &Resume) -> Done {
+pub(super) async fn resume(context: &mut Context<'_, '_>, what: What, name: &str) -> Done {
     let operator = context.operator();
-    let was = match args.what {
-        What::Queue => operator.resume_queue(&args.name).await?,
-        What::Kind => operator.resume_kind(&args.name).await?,
-        What::Recurring => operator.resume_recurring(&args.name).await.map(|()| true)?,
+    let was = match what {
+        What::Queue => operator.resume_queue(name).await?,
+        What::Kind => operator.resume_kind(name).await?,
+        What::Recurring => operator.resume_recurring(name).await.map(|()| true)?,
     };
-    let what = args.what.as_str();
+    let what = what.as_str();
     if !was {
-        return Err(Stop::Nothing(format!("{what} {} was not paused", args.name)));
+        return Err(Stop::Nothing(format!("{what} {name} was not paused")));
     }
-    let words = format!("{what} {} goes on", args.name);
-    context.done(&words, &json!({ "resumed": what, "name": args.name }))
+    let words = format!("{what} {name} goes on");
+    context.done(&words, &json!({ "resumed": what, "name": name }))
 }

@@ -8,7 +8,7 @@ use jobkit_core::schedule::{Schedule, TimeZone};
 use jobkit_core::{Clock, SystemClock, Timestamp};
 use serde_json::{Value, json};
 
-use super::args::{Globals, Page, RecurringArgs, RecurringCommand};
+use super::args::{Globals, Page, RecurringArgs, RecurringCommand, What};
 use super::console::{Console, Table, Tone};
 use super::list::Listed;
 use super::{Context, Done, Exit, Stop, format, queues, view};
@@ -19,25 +19,18 @@ const PREVIEWED: usize = 10;
 const RUNS: usize = 20;
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &RecurringArgs) -> Done {
-    let operator = context.operator();
     match &args.command {
         None => list(context, &args.page).await,
         Some(RecurringCommand::List(page)) => list(context, page).await,
         Some(RecurringCommand::Show { id }) => show(context, id).await,
         Some(RecurringCommand::Run { id }) => {
-            let job = operator.run_recurring(id).await?;
+            let job = context.operator().run_recurring(id).await?;
             context.done(&format!("{id} runs as job {job}"), &json!({ "id": id, "job": job }))
         }
         Some(RecurringCommand::Pause { id, until }) => {
-            let until = until.at(context.now);
-            operator.pause_recurring(id, until).await?;
-            let json = json!({ "id": id, "paused": true, "until": view::maybe(until) });
-            context.done(&format!("{id} is paused"), &json)
+            queues::pause(context, What::Recurring, id, until).await
         }
-        Some(RecurringCommand::Resume { id }) => {
-            operator.resume_recurring(id).await?;
-            context.done(&format!("{id} goes on"), &json!({ "id": id, "paused": false }))
-        }
+        Some(RecurringCommand::Resume { id }) => queues::resume(context, What::Recurring, id).await,
         Some(RecurringCommand::Preview { .. }) => Ok(Exit::Done),
     }
 }

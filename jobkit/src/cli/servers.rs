@@ -24,7 +24,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &ServersArgs) -> Do
     let (name, words, told) = match &args.command {
         None => return list(context).await,
         Some(ServersCommand::Quiet { name, until }) => {
-            let until = until.at(context.now);
+            let until = until.at(context.now)?;
             operator.quiet_server(name, until).await?;
             let end = until.map(|until| format!(", goes on {},", context.time(until)));
             (name, format!("takes no more jobs{}", end.unwrap_or_default()), "quiet")

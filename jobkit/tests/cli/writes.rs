@@ -104,7 +104,6 @@ async fn queues_kinds_and_schedules_are_paused_and_resumed() {
         ran.out.contains("kind report is paused by ann@desk") && ran.out.contains("too loud"),
         "{ran:?}"
     );
-    world.run(&["pause", "queue", "default", "--until", "2020-01-01"]).expect(2);
     for (what, name) in [("kind", "report"), ("queue", "default"), ("queue", "mail")] {
         world.run(&["resume", what, name]).expect(0);
     }
@@ -115,14 +114,45 @@ async fn queues_kinds_and_schedules_are_paused_and_resumed() {
         nightly.expect("is stored").pause.is_some()
     };
     assert!(paused().await);
-    world.run(&["recurring", "resume", "nightly"]).expect(0);
+    let resumed = world.run(&["recurring", "resume", "nightly", "--json"]).expect(0).json();
     assert!(!paused().await);
-    world.run(&["recurring", "pause", "nightly", "--for", "1d"]).expect(0);
+    // Two spellings of one deed.
+    let until = ["--until", "2099-01-01", "--json"];
+    let one = world.run(&[&["recurring", "pause", "nightly"][..], &until].concat()).expect(0);
+    assert!(paused().await);
+    assert_eq!(world.run(&["resume", "recurring", "nightly", "--json"]).expect(0).json(), resumed);
+    let other = world.run(&[&["pause", "recurring", "nightly"][..], &until].concat()).expect(0);
+    assert_eq!(one.json(), other.json());
     world.run(&["resume", "recurring", "nightly"]).expect(0);
     let ran = world.run(&["recurring", "run", "nightly", "--json"]).expect(0).json();
     assert!(ran["job"].is_string());
     let ran = world.run(&["recurring", "show", "nightly"]).expect(0);
     assert!(ran.out.contains("run by hand as"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn what_would_have_ended_already_is_refused() {
+    let (world, _) = full().await;
+    let groups = world.client.storage().error_groups(&Default::default()).await.expect("are read");
+    let group = format!("{:?}", groups[0].fingerprint);
+    let seen = || ["queues", "servers", "recurring", "audit"].map(|it| shown(&world, it));
+    let before = seen();
+    for command in [
+        &["pause", "queue", "default"][..],
+        &["pause", "kind", "report"],
+        &["pause", "recurring", "nightly"],
+        &["recurring", "pause", "nightly"],
+        &["servers", "quiet", "web-1"],
+        &["errors", "mute", &group],
+    ] {
+        let ran = world.run(&[command, &["--until", "2020-01-01"]].concat()).expect(2);
+        assert!(ran.out.is_empty() && ran.err.contains("has passed"), "{ran:?}");
+    }
+    assert_eq!(seen(), before);
+}
+
+fn shown(world: &World, list: &str) -> serde_json::Value {
+    world.run(&[list, "--json"]).expect(0).json()
 }
 
 #[tokio::test]
