@@ -59,9 +59,9 @@ pub(super) enum Command {
     /// Tells why a job is not running, and what would change that
     Why(OneJob),
     /// Runs failed jobs again
-    Retry(Change),
+    Retry(RunAgain),
     /// Runs finished jobs again, however they finished
-    Requeue(Change),
+    Requeue(RunAgain),
     /// Gives jobs up; running ones are asked to stop
     Delete(Change),
     /// Runs jobs now that wait for an instant or for parents
@@ -181,6 +181,12 @@ pub(super) struct Change {
     /// Asks nobody
     #[arg(long, short)]
     pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunAgain {
+    #[command(flatten)]
+    pub(super) change: Change,
     /// Spreads the runs evenly over so long
     #[arg(long, value_name = "LENGTH", requires = "filter", value_parser = parse_duration)]
     pub(super) spread: Option<Duration>,

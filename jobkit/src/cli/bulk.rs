@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::{BulkArgs, BulkCommand};
 use super::console::Table;
 use super::list::Listed;
-use super::{Context, Done, Stop, format, view};
+use super::{Context, Done, Stop, change, format, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &BulkArgs) -> Done {
     match (&args.command, args.id) {
@@ -27,7 +27,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &BulkArgs) -> Done 
         (Some(BulkCommand::Drive { id }), _) => {
             let record = one(context, *id).await?;
             let ended = drive(context, &record).await?;
-            context.done(&words(&ended), &json(&ended))
+            change::finish(context, &ended)
         }
         (None, Some(id)) => {
             let record = one(context, id).await?;

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use jobkit_core::bounds;
 use jobkit_core::redact::hide_in_text;
+use jobkit_core::refusal::Refusal;
 use jobkit_core::search::{self, Field, JobFilter};
 use jobkit_core::state::StateName;
-use jobkit_core::storage::{Action, BulkRecord, ChangeOutcome, Count};
+use jobkit_core::storage::{Action, BulkRecord, ChangeOutcome, Count, Guard};
 use serde_json::{Value, json};
 
-use super::args::Change;
+use super::args::{Change, RunAgain};
 use super::console::{Console, Table, Tone};
 use super::{Context, Done, Exit, Stop, bulk, format, view};
 
@@ -44,6 +45,14 @@ impl Verb {
         }
     }
 
+    /// What a named job has to be: to retry is meant for what failed.
+    const fn guard(self) -> Guard {
+        match self {
+            Self::Retry => Guard::State(StateName::Failed),
+            Self::Requeue | Self::Delete | Self::RunNow => Guard::None,
+        }
+    }
+
     /// The filter as the verb means it: to retry is meant for what failed, unless it says otherwise.
     fn meant(self, filter: JobFilter) -> JobFilter {
         let says = |field: &Field| matches!(field, Field::State(_) | Field::Failed(_));
@@ -58,17 +67,27 @@ impl Verb {
 }
 
 pub(super) async fn run(context: &mut Context<'_, '_>, verb: Verb, args: &Change) -> Done {
+    act(context, verb, args, Duration::ZERO).await
+}
+
+/// The verbs that bring many jobs back at once, and so can spread them.
+pub(super) async fn run_again(context: &mut Context<'_, '_>, verb: Verb, args: &RunAgain) -> Done {
+    act(context, verb, &args.change, args.spread.unwrap_or(Duration::ZERO)).await
+}
+
+async fn act(context: &mut Context<'_, '_>, verb: Verb, args: &Change, spread: Duration) -> Done {
     match &args.filter {
         Some(filter) => {
             let filter = verb.meant(view::filter(filter)?);
-            matching(context, verb, filter, args).await
+            matching(context, verb, filter, args.yes, spread).await
         }
         None => named(context, verb, args).await,
     }
 }
 
 async fn named(context: &mut Context<'_, '_>, verb: Verb, args: &Change) -> Done {
-    let outcomes = context.operator().change(&args.ids, verb.action()).await?;
+    let operator = context.operator();
+    let outcomes = operator.change_guarded(&args.ids, verb.action(), verb.guard()).await?;
     let refused = outcomes.iter().filter(|outcome| !outcome.is_done()).count();
     let told = outcomes.iter().map(|it| (it.job, told(&it.outcome)));
     if context.globals.json {
@@ -93,6 +112,10 @@ fn told(outcome: &ChangeOutcome) -> (&'static str, String) {
         ChangeOutcome::Changed { state, .. } => ("changed", format!("now {state}")),
         ChangeOutcome::Cancelling => ("cancelling", "runs, and was asked to stop".to_owned()),
         ChangeOutcome::AlreadyApplied => ("changed", "changed already".to_owned()),
+        // Of these only a retry says how they must be.
+        ChangeOutcome::Refused(Refusal::Changed { state, .. }) => {
+            ("refused", format!("refused: the job is {state}{}", instead_of_retry(*state)))
+        }
         ChangeOutcome::Refused(refusal) => {
             ("refused", hide_in_text(&format!("refused: {refusal}")))
         }
@@ -102,11 +125,21 @@ fn told(outcome: &ChangeOutcome) -> (&'static str, String) {
     }
 }
 
+/// What runs a job that has not failed.
+const fn instead_of_retry(state: StateName) -> &'static str {
+    match state {
+        StateName::Succeeded | StateName::Deleted => "; `requeue` runs it again",
+        StateName::Scheduled | StateName::Awaiting => "; `run-now` runs it now",
+        StateName::Enqueued | StateName::Processing | StateName::Failed => "",
+    }
+}
+
 async fn matching(
     context: &mut Context<'_, '_>,
     verb: Verb,
     filter: JobFilter,
-    args: &Change,
+    yes: bool,
+    spread: Duration,
 ) -> Done {
     let storage = context.storage();
     // What comes after this look is not meant.
@@ -115,7 +148,7 @@ async fn matching(
     if count == Count::Exact(0) {
         return Err(Stop::Nothing(format!("no job matches {filter}")));
     }
-    if !args.yes {
+    if !yes {
         let page = search::page(&*storage, &filter, None, EXAMPLES).await?;
         preview(context, verb, &filter, count, &page.jobs)?;
         confirm(context.console, verb.as_str(), count)?;
@@ -124,7 +157,6 @@ async fn matching(
         Count::Exact(n) | Count::AtLeast(n) | Count::About(n) => n,
         Count::Unknown => 0,
     };
-    let spread = args.spread.unwrap_or(Duration::ZERO);
     let operator = context.operator();
     let record =
         operator.begin_bulk_as_of(filter, verb.action(), previewed, spread, Some(as_of)).await?;
@@ -183,14 +215,10 @@ pub(super) fn confirm(console: &mut Console<'_>, what: &str, count: Count) -> Do
     if agreed { Ok(()) } else { refused("not confirmed: nothing was changed") }
 }
 
-fn finish(context: &mut Context<'_, '_>, record: &BulkRecord) -> Done {
-    let refused = record.refused > 0;
-    if context.globals.json {
-        context.console.json(&bulk::json(record))?;
-    } else {
-        context.console.say(&bulk::words(record))?;
-    }
-    Ok(if refused || record.done == 0 { Exit::Nothing } else { Exit::Done })
+/// Tells how a bulk operation ended.
+pub(super) fn finish(context: &mut Context<'_, '_>, record: &BulkRecord) -> Done {
+    let done = context.done(&bulk::words(record), &bulk::json(record))?;
+    Ok(if record.refused > 0 || record.done == 0 { Exit::Nothing } else { done })
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ use jobkit_core::storage::{IntoStorage, Storage};
 use jobkit_core::{Client, Error, ErrorKind, Jobs, Timestamp, redact};
 
 use args::{Arguments, Command, Globals};
+use change::Verb;
 use console::Console;
 
 /// Runs the command line of this process with an application's jobs and storage: arguments are checked
@@ -204,10 +205,10 @@ impl CommandLine {
             Command::Jobs(it) => jobs::list(context, &it).await,
             Command::Job(it) => jobs::show(context, &it).await,
             Command::Why(it) => jobs::why(context, &it).await,
-            Command::Retry(it) => change::run(context, change::Verb::Retry, &it).await,
-            Command::Requeue(it) => change::run(context, change::Verb::Requeue, &it).await,
-            Command::Delete(it) => change::run(context, change::Verb::Delete, &it).await,
-            Command::RunNow(it) => change::run(context, change::Verb::RunNow, &it).await,
+            Command::Retry(it) => change::run_again(context, Verb::Retry, &it).await,
+            Command::Requeue(it) => change::run_again(context, Verb::Requeue, &it).await,
+            Command::Delete(it) => change::run(context, Verb::Delete, &it).await,
+            Command::RunNow(it) => change::run(context, Verb::RunNow, &it).await,
             Command::Bulk(it) => bulk::run(context, &it).await,
             Command::Enqueue(it) => enqueue::run(context, &it).await,
             Command::Queues => queues::list(context).await,

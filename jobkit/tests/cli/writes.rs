@@ -1,5 +1,7 @@
 //! What changes something, and that the audit tells of it.
 
+use std::time::Duration;
+
 use jobkit::state::StateName;
 use jobkit::storage::{
     BatchStore, LimitStore, Monitoring, Operations, RecurringStore, ServerRegistry,
@@ -24,9 +26,58 @@ async fn jobs_are_changed_by_id() {
     assert_eq!((&ran["items"][0]["outcome"], &ran["done"]), (&json!("cancelling"), &json!(2)));
     assert_eq!(state(ids.enqueued).await, StateName::Deleted);
     let ran = world.run(&["retry", &id(ids.failed)]).expect(1);
-    assert!(ran.out.contains("refused: the job is enqueued"), "{ran:?}");
+    assert!(ran.out.contains("refused: the job is enqueued\n"), "{ran:?}");
     let audit = world.client.storage().audit(None, 50).await.expect("is read");
     assert!(audit.iter().any(|it| it.actor == "ann@desk" && it.action == "run now"), "{audit:?}");
+}
+
+#[tokio::test]
+async fn a_retry_by_id_is_for_what_failed_too() {
+    let (world, ids) = full().await;
+    let state = async |id| world.client.state(id).await.expect("is read").expect("is stored");
+    for (id, words) in [
+        (ids.succeeded, "the job is succeeded; `requeue` runs it again"),
+        (ids.deleted, "the job is deleted; `requeue` runs it again"),
+        (ids.scheduled, "the job is scheduled; `run-now` runs it now"),
+        (ids.processing, "the job is processing"),
+    ] {
+        let before = state(id).await;
+        let ran = world.run(&["retry", &id.to_string()]).expect(1);
+        assert!(ran.out.contains(&format!("refused: {words}\n")), "{ran:?}");
+        assert_eq!(state(id).await, before);
+    }
+    let both = [ids.failed.to_string(), ids.succeeded.to_string()];
+    let ran = world.run(&["retry", &both[0], &both[1], "--json"]).expect(1).json();
+    assert_eq!((&ran["done"], &ran["refused"]), (&json!(1), &json!(1)));
+    assert_eq!(state(ids.failed).await, StateName::Enqueued);
+}
+
+#[tokio::test]
+async fn whoever_drives_a_bulk_operation_is_told_what_was_refused() {
+    let (world, _) = full().await;
+    // What has succeeded waits for nothing.
+    let ran = world.run(&["run-now", "--where", "state:succeeded", "--yes"]).expect(1);
+    assert!(ran.out.contains("0 changed, 0 had changed meanwhile, 1 refused"), "{ran:?}");
+    let filter = "state:succeeded".parse().expect("a filter");
+    let action = jobkit::storage::Action::RunNow;
+    let operator = world.client.operator("ann");
+    let bulk = operator.begin_bulk(filter, action, 1, Duration::ZERO).await.expect("is begun");
+    let driven = world.run(&["bulk", "drive", &bulk.id.to_string()]).expect(1);
+    assert_eq!(driven.out, ran.out);
+}
+
+#[tokio::test]
+async fn runs_are_spread_only_by_what_spreads_them() {
+    let (world, _) = full().await;
+    for verb in ["delete", "run-now"] {
+        let arguments = [verb, "--where", "state:failed", "--spread", "10m", "--yes"];
+        let ran = world.run(&arguments).expect(2);
+        assert!(ran.err.contains("--spread"), "{ran:?}");
+        assert!(!world.run(&["help", verb]).out.contains("--spread"));
+    }
+    assert_eq!(world.run(&["jobs", "state:failed", "--count"]).out, "1\n");
+    let arguments = ["retry", "--where", "state:failed", "--spread", "10m", "--yes", "--json"];
+    assert_eq!(world.run(&arguments).expect(0).json()["spread_ms"], 600_000.0);
 }
 
 #[tokio::test]
