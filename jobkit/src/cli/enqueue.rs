@@ -48,7 +48,9 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &Enqueue) -> Done {
 fn arguments(text: &str) -> Done<Map<String, Value>> {
     let mut read = String::new();
     let text = if text == "-" {
-        std::io::stdin().read_to_string(&mut read)?;
+        std::io::stdin().read_to_string(&mut read).map_err(|error| {
+            Stop::Usage(format!("the arguments cannot be read from standard input: {error}"))
+        })?;
         read.as_str()
     } else {
         text

@@ -295,7 +295,8 @@ impl Stop {
     fn exit(&self) -> Exit {
         match self {
             Self::Library(error) => match error.kind() {
-                ErrorKind::InvalidInput => Exit::Usage,
+                // What was typed is wrong; of options only those of the address come from there.
+                ErrorKind::InvalidInput | ErrorKind::Configuration => Exit::Usage,
                 ErrorKind::NotFound | ErrorKind::Conflict => Exit::Nothing,
                 _ => Exit::Storage,
             },

@@ -18,12 +18,14 @@ pub(super) async fn list(context: &mut Context<'_, '_>) -> Done {
         PauseTarget::Queue(_) => None,
     });
     let kinds: Vec<_> = kinds.collect();
+    let nothing = snapshot.queues.is_empty() && kinds.is_empty();
+    let exit = if nothing { Exit::Nothing } else { Exit::Done };
     if context.globals.json {
         let items: Vec<Value> = snapshot.queues.iter().map(json).collect();
         let kind = |(kind, pause): &(jobkit_core::Name, recurring::Pause)| json!({ "kind": kind, "pause": view::pause(Some(pause)) });
         let paused: Vec<_> = kinds.iter().map(kind).collect();
         context.console.json(&json!({ "items": items, "next": null, "paused_kinds": paused }))?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     if snapshot.queues.is_empty() {
         context.console.tell("no queue has jobs, a pause or a server")?;
@@ -34,7 +36,7 @@ pub(super) async fn list(context: &mut Context<'_, '_>) -> Done {
         let words = format!("kind {kind} is {}", paused(context, &pause));
         context.console.say_in(Tone::Warning, &words)?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 pub(super) fn json(queue: &QueueSnapshot) -> Value {

@@ -133,7 +133,29 @@ async fn exit_codes_are_those_that_are_documented() {
     let ran = run(Some(&gone), &["status"]).expect(3);
     assert!(ran.err.contains("there is no such file: migrate it first"), "{ran:?}");
     run(None, &["status"]).expect(2);
+    // A mistake in the address cannot be mended by a repetition.
+    for wrong in ["?bogus=1", "?readers=many", "?namespace=A-B"] {
+        run(Some(&format!("{}{wrong}", world.url)), &["status"]).expect(2);
+    }
+    for wrong in ["sqlite::memory:", "sqlite:", "nothing://here"] {
+        run(Some(wrong), &["status"]).expect(2);
+    }
     run(Some("sqlite:///proc/nothing/here.db"), &["migrate"]).expect(3);
+}
+
+#[tokio::test]
+async fn an_empty_list_is_an_answer_that_nothing_was_found() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}", folder.path().join("new.db").display());
+    run(Some(&url), &["migrate"]).expect(0);
+    for list in
+        ["jobs", "queues", "recurring", "batches", "limits", "servers", "errors", "bulk", "audit"]
+    {
+        let ran = run(Some(&url), &[list]).expect(1);
+        assert!(ran.out.is_empty() && ran.err.lines().count() == 1, "{ran:?}");
+        let ran = run(Some(&url), &[list, "--json"]).expect(1);
+        assert_eq!((&ran.json()["items"], &ran.json()["next"]), (&json!([]), &Value::Null));
+    }
 }
 
 #[tokio::test]

@@ -40,8 +40,13 @@ impl Ran {
 
 /// Runs the program without a terminal.
 pub(crate) fn run(url: Option<&str>, arguments: &[&str]) -> Ran {
+    run_on(Stdio::null(), url, arguments)
+}
+
+/// The same with something to read.
+pub(crate) fn run_on(stdin: Stdio, url: Option<&str>, arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jobkit"));
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(stdin);
     for name in ["JOBKIT_URL", "NO_COLOR", "COLUMNS"] {
         command.env_remove(name);
     }

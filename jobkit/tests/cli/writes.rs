@@ -1,5 +1,6 @@
 //! What changes something, and that the audit tells of it.
 
+use std::io::{Seek, Write};
 use std::time::Duration;
 
 use jobkit::state::StateName;
@@ -8,7 +9,7 @@ use jobkit::storage::{
 };
 use serde_json::json;
 
-use crate::world::{World, full, job};
+use crate::world::{World, full, job, run_on};
 
 #[tokio::test]
 async fn jobs_are_changed_by_id() {
@@ -136,9 +137,21 @@ async fn a_job_is_enqueued_with_its_options() {
     assert_eq!((record.queue.as_str(), record.priority), ("mail", 7));
     assert_eq!(record.tags, ["vip", "eu"]);
     assert_eq!(job.args.as_bytes(), br#"{"user":17}"#);
-    let ran = world.run(&["enqueue", "mail", "{}", "--unique", "welcome:17"]);
-    assert!(ran.code == 1 || ran.out.contains(id), "its key is held: {ran:?}");
+    let ran = world.run(&["enqueue", "mail", "{}", "--unique", "welcome:17"]).expect(0);
+    assert_eq!(ran.out, format!("{id}: holds the unique key, and stands in its place\n"));
     world.run(&["enqueue", "no name", "{}"]).expect(2);
+    let from = |bytes: &[u8]| {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(bytes).expect("is written");
+        file.rewind().expect("is rewound");
+        run_on(file.into(), Some(&world.url), &["enqueue", "mail", "-", "--json"])
+    };
+    let ran = from(b"\xff").expect(2);
+    assert!(ran.err.contains("cannot be read from standard input"), "{ran:?}");
+    let ran = from(br#"{"user":18}"#).expect(0).json();
+    let id = ran["id"].as_str().expect("an id").parse().expect("an id");
+    let job = world.client.job(id).await.expect("is read").expect("is stored");
+    assert_eq!(job.args.as_bytes(), br#"{"user":18}"#);
     world.run(&["enqueue", "mail", "{", "--json"]).expect(2);
     world.run(&["enqueue", "mail", "{}", "--priority", "10"]).expect(2);
 }
