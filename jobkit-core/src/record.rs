@@ -442,20 +442,26 @@ impl JobDetails {
     /// The arguments as people may see them: sensitive ones read `(hidden)`. `None` where what is stored
     /// is no JSON.
     pub fn shown_args(&self) -> Option<serde_json::Value> {
-        let mut args = serde_json::from_slice(&self.args).ok()?;
         let sensitive = self.record.extras.as_deref().map_or(&[][..], |extras| &extras.sensitive);
-        match &mut args {
-            serde_json::Value::Object(args) => {
-                for (_, value) in args.iter_mut().filter(|(name, _)| sensitive.contains(name)) {
-                    *value = "(hidden)".into();
-                }
-            }
-            // Not by name, so nobody can tell which.
-            other if !sensitive.is_empty() => *other = "(hidden)".into(),
-            _ => {}
-        }
-        Some(args)
+        shown_args(&self.args, sensitive)
     }
+}
+
+/// Arguments as people may see them: those that are named here read `(hidden)`. `None` where they are no
+/// JSON. What a codec has sealed is to be opened before.
+pub fn shown_args(args: &[u8], sensitive: &[String]) -> Option<serde_json::Value> {
+    let mut args = serde_json::from_slice(args).ok()?;
+    match &mut args {
+        serde_json::Value::Object(args) => {
+            for (_, value) in args.iter_mut().filter(|(name, _)| sensitive.contains(name)) {
+                *value = "(hidden)".into();
+            }
+        }
+        // Not by name, so nobody can tell which.
+        other if !sensitive.is_empty() => *other = "(hidden)".into(),
+        _ => {}
+    }
+    Some(args)
 }
 
 /// An edge, and whether it is decided.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jobkit_core::recurring::{RecurringRecord, RecurringRun, RunOutcome};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::schedule::{Schedule, TimeZone};
-use jobkit_core::{Clock, SystemClock, Timestamp};
+use jobkit_core::{Client, Clock, SystemClock, Timestamp};
 use serde_json::{Value, json};
 
 use super::args::{Globals, Page, RecurringArgs, RecurringCommand, What};
@@ -40,6 +40,8 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
     let fetch =
         async |after: Option<String>, limit| storage.list_recurring(after.as_deref(), limit).await;
     let listed = Listed::page(page, fetch, |record| record.spec.id.clone()).await?;
+    let client = context.client.clone();
+    let json = |record: &RecurringRecord| json(&client, record);
     context.listed(&listed, "no recurring job", json, |context, records| {
         let mut table = Table::new(&["id", "schedule", "zone", "next", "last", "kind", "pause"]);
         for record in records {
@@ -60,17 +62,9 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
     })
 }
 
-fn json(record: &RecurringRecord) -> Value {
+fn json(client: &Client, record: &RecurringRecord) -> Value {
     let spec = &record.spec;
     let job = &spec.job;
-    // Those of sealed ones are no object; what is marked sensitive is hidden by name.
-    let mut args = serde_json::from_str(job.args.get()).unwrap_or(Value::Null);
-    if let Value::Object(fields) = &mut args {
-        for (_, value) in fields.iter_mut().filter(|(name, _)| job.extras.sensitive.contains(name))
-        {
-            *value = jobkit_core::redact::HIDDEN.into();
-        }
-    }
     json!({
         "id": hide_in_text(&spec.id),
         "schedule": spec.schedule.to_string(),
@@ -83,7 +77,7 @@ fn json(record: &RecurringRecord) -> Value {
         "kind": job.kind,
         "queue": job.queue,
         "priority": job.priority,
-        "args": view::redacted(args),
+        "args": view::recurring_args(client, spec),
         "tags": view::redacted(json!(job.tags)),
         "next_at": view::maybe(record.next.map(|next| next.due_at)),
         "last_nominal_at": view::maybe(record.last_nominal_at),
@@ -120,7 +114,7 @@ async fn show(context: &mut Context<'_, '_>, id: &str) -> Done {
         Vec::new()
     };
     if context.globals.json {
-        let mut value = json(&record);
+        let mut value = json(&context.client, &record);
         let run = |run: &RecurringRun| {
             json!({
                 "nominal_at": view::instant(run.nominal_at),

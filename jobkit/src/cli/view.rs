@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use jobkit_core::record::{AttemptError, HistoryEntry, JobDetails, JobRecord, Payload};
-use jobkit_core::recurring::Pause;
+use jobkit_core::codec::Place;
+use jobkit_core::record::{AttemptError, HistoryEntry, JobDetails, JobRecord, Payload, shown_args};
+use jobkit_core::recurring::{Pause, RecurringSpec};
 use jobkit_core::redact::{hide_in_text, hide_secrets};
 use jobkit_core::search::JobFilter;
 use jobkit_core::state::State;
@@ -109,30 +110,39 @@ pub(super) fn record(job: &JobRecord) -> Value {
 
 /// The arguments as people may see them.
 pub(super) fn args(client: &Client, job: &JobDetails) -> Value {
-    let opened = match client.open_args(job) {
-        Ok(args) => args,
-        Err(error) => {
-            return Value::String(format!("(sealed: {})", hide_in_text(&error.to_string())));
-        }
-    };
-    let length = opened.len();
-    let opened = JobDetails { args: opened, ..job.clone() };
-    let shown = opened.shown_args();
-    shown.map_or_else(|| Value::String(format!("({length} bytes, not JSON)")), redacted)
+    let extras = job.record.extras.as_deref();
+    shown(client.open_args(job), extras.map_or(&[], |extras| &extras.sensitive))
+}
+
+/// The arguments of a recurring job's jobs, likewise.
+pub(super) fn recurring_args(client: &Client, spec: &RecurringSpec) -> Value {
+    let stored = Payload::from(spec.job.args.get().as_bytes());
+    let place = Place { owner: &spec.id, part: "args" };
+    shown(client.codecs().open(place, &stored), &spec.job.extras.sensitive)
+}
+
+fn shown(opened: jobkit_core::Result<Payload>, sensitive: &[String]) -> Value {
+    match opened {
+        Ok(args) => shown_args(&args, sensitive).map_or_else(|| not_json(&args), redacted),
+        Err(error) => sealed(&error),
+    }
+}
+
+fn sealed(error: &jobkit_core::Error) -> Value {
+    Value::String(format!("(sealed: {})", hide_in_text(&error.to_string())))
+}
+
+fn not_json(bytes: &Payload) -> Value {
+    Value::String(format!("({} bytes, not JSON)", bytes.len()))
 }
 
 /// A result as people may see it.
 pub(super) fn result(client: &Client, job: &JobDetails) -> Option<Value> {
     let stored: &Payload = job.result.as_ref()?;
-    let opened = match client.open_result(job.record.id, stored) {
-        Ok(opened) => opened,
-        Err(error) => {
-            return Some(Value::String(format!("(sealed: {})", hide_in_text(&error.to_string()))));
-        }
-    };
-    let length = opened.len();
-    let value = serde_json::from_slice(&opened).map(redacted);
-    Some(value.unwrap_or_else(|_| Value::String(format!("({length} bytes, not JSON)"))))
+    Some(match client.open_result(job.record.id, stored) {
+        Ok(opened) => serde_json::from_slice(&opened).map_or_else(|_| not_json(&opened), redacted),
+        Err(error) => sealed(&error),
+    })
 }
 
 pub(super) fn history(entry: &HistoryEntry) -> Value {

@@ -1,7 +1,8 @@
 //! The same inside an application, which knows its jobs.
 
 use jobkit::cli::CommandLine;
-use jobkit::{Client, Failure, Job, Jobs, MemoryStorage};
+use jobkit::codec::{Codec, Encoded, Place};
+use jobkit::{Client, Failure, Job, Jobs, MemoryStorage, Recurring};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -97,6 +98,50 @@ async fn what_does_not_fit_is_told_by_job_and_doctor() {
     client.delete(id).await.expect("is deleted");
     let (code, out, err) = run(&client, &["doctor"]).await;
     assert_eq!(code, 0, "{out} {err}");
+}
+
+/// Turns bytes round.
+struct Mirror;
+
+impl Codec for Mirror {
+    fn name(&self) -> &str {
+        "mirror"
+    }
+
+    fn encode(&self, _: Place<'_>, plain: &[u8]) -> jobkit::Result<Option<Encoded>> {
+        Ok(Some(Encoded { key: None, data: plain.iter().rev().copied().collect() }))
+    }
+
+    fn decode(&self, _: Place<'_>, encoded: &Encoded) -> jobkit::Result<Vec<u8>> {
+        Ok(encoded.data.iter().rev().copied().collect())
+    }
+}
+
+#[tokio::test]
+async fn what_is_sealed_is_shown_by_who_can_open_it() {
+    let storage = MemoryStorage::new();
+    let options = jobkit::ClientOptions::default().codec(Mirror);
+    let owner = Client::with_options(storage.clone(), options).erase();
+    let args = json!({ "width": 800, "password": "hunter2" });
+    let nightly = Recurring::cron("nightly", "0 3 * * *").job(job("resize", &args));
+    owner.save_recurring(nightly).await.expect("is stored");
+    let id = owner.enqueue(job("resize", &args)).await.expect("is stored").id().to_string();
+    let stranger = Client::new(storage).erase();
+    let list = async |client, arguments: &[&str]| {
+        let (code, out, err) = run(client, arguments).await;
+        assert_eq!(code, 0, "{err}");
+        serde_json::from_str::<serde_json::Value>(&out).expect("JSON")
+    };
+    let args_of = async |client| {
+        let all = list(client, &["recurring", "--json"]).await["items"][0]["args"].clone();
+        let one = list(client, &["recurring", "show", "nightly", "--json"]).await["args"].clone();
+        let job = list(client, &["job", &id, "--json"]).await["args"].clone();
+        assert!(one == all && job == all, "{all} {one} {job}");
+        all
+    };
+    assert_eq!(args_of(&owner).await, json!({ "width": 800, "password": "(hidden)" }));
+    let sealed = args_of(&stranger).await;
+    assert!(sealed.as_str().is_some_and(|it| it.starts_with("(sealed: ")), "{sealed}");
 }
 
 #[tokio::test]
