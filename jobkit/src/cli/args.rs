@@ -495,6 +495,9 @@ pub(super) struct Move {
     /// Also while servers live on one of them: what they change meanwhile may be missing
     #[arg(long)]
     pub(super) force: bool,
+    /// Puts the dump in the place of a file that is there
+    #[arg(long)]
+    pub(super) replace: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -33,9 +33,13 @@ impl End {
 pub(super) async fn run(args: &Move, json: bool, console: &mut Console<'_>) -> Done {
     let options = Options::default().force(args.force);
     let copied = match (End::of(&args.from), End::of(&args.to)) {
+        (_, End::Url(_)) if args.replace => {
+            let words = "--replace is for a dump; a storage keeps what is in it";
+            return Err(super::Stop::Usage(words.to_owned()));
+        }
         (End::Url(from), End::Dump(to)) => {
             let from = source::existing(&from).await?;
-            let Copied { stored, running, .. } = dump(&*from, options, &to, args.force).await?;
+            let Copied { stored, running, .. } = dump(&*from, options, &to, args.replace).await?;
             let mut words = format!("{stored} things are in {}", to.display());
             if running > 0 {
                 words.push_str(&format!("; {running} run and were left out"));
@@ -126,7 +130,8 @@ async fn dump(
     replace: bool,
 ) -> Result<Copied, Error> {
     if to.exists() && !replace {
-        let words = format!("{} is there already; --force replaces it", to.display());
+        let words =
+            format!("{} is there already; --replace puts the dump in its place", to.display());
         return Err(Error::new(ErrorKind::Conflict, words));
     }
     let mut beside = to.as_os_str().to_owned();
