@@ -32,7 +32,7 @@ pub(super) struct Globals {
     /// The storage; JOBKIT_URL otherwise
     #[arg(long, global = true, value_name = "URL")]
     pub(super) url: Option<String>,
-    /// One JSON document on standard output
+    /// One JSON document on standard output; not for top, export and completion
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Exact instants instead of `5 min ago`
@@ -100,6 +100,22 @@ pub(super) enum Command {
     Metrics,
     /// Prints a script that completes commands in a shell
     Completion(Completion),
+}
+
+impl Command {
+    /// Why `--json` has no meaning for it, if it has none.
+    pub(super) const fn no_document(&self) -> Option<&'static str> {
+        match self {
+            Self::Top(_) => Some(
+                "top draws on a terminal; `jobkit status --json` and `jobkit metrics` are for programs",
+            ),
+            Self::Export(_) => Some(
+                "export writes a line for each job, and no document: leave --json out, its lines are JSON",
+            ),
+            Self::Completion(_) => Some("completion prints a script: leave --json out"),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -19,11 +19,12 @@
 //! | 3 | the storage could not be reached, or failed; or the output could not be written |
 //! | 4 | refused, since nobody confirmed it |
 //!
-//! With `--json` standard output is one JSON document; a list is an object with `items` and `next`, the
-//! place for `--after`, or `null` on the last page. `errors` and `bulk` have no places: they tell by
-//! `more` whether a higher `--limit` shows more. Names are those of this crate's types, instants are
-//! RFC 3339 in UTC, lengths of time are milliseconds under names that end in `_ms`. Errors are told on
-//! standard error, in words.
+//! With `--json` standard output is one JSON document, or empty where what was named is not there; `top`,
+//! `export` and `completion` have no document, and refuse it. A list is an object with `items` and
+//! `next`, the place for `--after`, or `null` on the last page; `errors` and `bulk` have no places, and
+//! tell by `more` whether a higher `--limit` shows more. Names are those of this crate's types, instants
+//! are RFC 3339 in UTC, lengths of time are milliseconds under names that end in `_ms`. Errors are told
+//! on standard error, in words.
 //!
 //! Values whose names tell of a secret are hidden, and so are arguments marked `sensitive` and the URL's
 //! password; characters that could move a cursor or turn a text round are shown as `‹U+202E›`.
@@ -182,6 +183,11 @@ impl CommandLine {
 
     async fn dispatch(self, arguments: Arguments, console: &mut Console<'_>) -> Done {
         let Arguments { globals, command } = arguments;
+        if globals.json
+            && let Some(words) = command.no_document()
+        {
+            return Err(Stop::Usage(words.to_owned()));
+        }
         // What needs no storage.
         match &command {
             Command::Completion(it) => return completion::run(it, console),

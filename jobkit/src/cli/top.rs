@@ -15,9 +15,9 @@ const END: &str = "\x1b[?25h\x1b[?1049l";
 const AGAIN: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &Top) -> Done {
-    if context.globals.json || !context.console.is_terminal() {
+    if !context.console.is_terminal() {
         let words =
-            "top draws on a terminal; `jobkit status --json` and `jobkit metrics` are for programs";
+            "top draws on a terminal, and standard output is none; `jobkit status` prints it once";
         return Err(Stop::Usage(words.to_owned()));
     }
     context.console.control(BEGIN)?;

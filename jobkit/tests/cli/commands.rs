@@ -224,6 +224,23 @@ async fn an_export_holds_every_job_that_matches() {
 }
 
 #[tokio::test]
+async fn what_has_no_document_refuses_to_make_one() {
+    let (world, ids) = full().await;
+    for arguments in
+        [&["export"][..], &["export", "--format", "csv"], &["completion", "bash"], &["top"]]
+    {
+        let ran = world.run(&[arguments, &["--json"]].concat()).expect(2);
+        assert!(ran.out.is_empty() && ran.err.starts_with("error: "), "{ran:?}");
+    }
+    // Not even one that says so is written for what is not there.
+    let gone = ids.failed.to_string().replace(['1', '2', '3'], "4");
+    for arguments in [["job", &gone], ["why", &gone], ["batches", &gone], ["bulk", &gone]] {
+        let ran = world.run(&[&arguments[..], &["--json"]].concat()).expect(1);
+        assert!(ran.out.is_empty() && ran.err.starts_with("error: there is no "), "{ran:?}");
+    }
+}
+
+#[tokio::test]
 async fn figures_for_prometheus_are_printed() {
     let (world, _) = full().await;
     let ran = world.run(&["metrics"]).expect(0);
