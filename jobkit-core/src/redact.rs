@@ -111,13 +111,20 @@ fn skip_value<'a>(name: &str, rest: &'a str, out: &mut String) -> &'a str {
     // Of these the whole line is the value, and of what is nested nobody can tell where it ends.
     let name = name.to_ascii_lowercase();
     let whole_line = name.contains("cookie") || name.contains("authorization");
+    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '&' | ')' | ']' | '}');
+    // What was hidden before is a value by itself: a text may be told by whoever was told it.
+    if let Some(after) = value.strip_prefix(HIDDEN)
+        && !whole_line
+        && (after.is_empty() || after.starts_with(ends))
+    {
+        return after;
+    }
     if whole_line || value.starts_with(['{', '[', '(']) {
         return &value[line..];
     }
     if name.replace(['_', '-'], "").contains("privatekey") || value.starts_with("-----BEGIN") {
         return "";
     }
-    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '&' | ')' | ']' | '}');
     let end = |value: &str| value.find(ends).unwrap_or(value.len());
     &value[end(value)..]
 }
@@ -148,6 +155,7 @@ mod tests {
             (r#"token="never closed"#, "token=(hidden)"),
         ] {
             assert_eq!(hide_in_text(text), shown);
+            assert_eq!(hide_in_text(shown), shown, "what is hidden is hidden already");
         }
     }
 

@@ -177,7 +177,7 @@ fn preview(
         count => format!("{} jobs that match", format::count(count)),
     };
     let words = format!("{} would change {matching} {filter}", verb.as_str());
-    context.console.tell(&words)?;
+    context.console.tell(&hide_in_text(&words))?;
     let mut table = Table::new(&["state", "id", "kind", "queue", "since"]);
     for job in examples.iter().take(EXAMPLES) {
         let cells = [
@@ -205,7 +205,7 @@ pub(super) fn confirm(console: &mut Console<'_>, what: &str, count: Count) -> Do
         true => format!("type {number} to {what} them:"),
         false => format!("{what}? [y/N]"),
     };
-    let Some(answer) = console.ask(&question)? else {
+    let Some(answer) = console.ask(&hide_in_text(&question))? else {
         return refused("not confirmed: nobody can be asked without a terminal; give --yes");
     };
     let agreed = match many {

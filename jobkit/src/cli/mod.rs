@@ -366,12 +366,12 @@ impl Context<'_, '_> {
         at.map_or_else(|| none.to_owned(), |at| self.time(at))
     }
 
-    /// Says that something was done, as words or as JSON.
+    /// Says that something was done, as words or as JSON, with secrets hidden: both repeat what was typed.
     fn done(&mut self, words: &str, json: &serde_json::Value) -> Done {
         if self.globals.json {
-            self.console.json(json)?
+            self.console.json(&view::redacted(json.clone()))?
         } else {
-            self.console.say(words)?
+            self.console.say(&redact::hide_in_text(words))?
         }
         Ok(Exit::Done)
     }

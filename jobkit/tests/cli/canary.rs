@@ -158,6 +158,7 @@ async fn no_output_tells_a_secret_or_moves_the_cursor() {
     commands.push((0, vec!["batches", &batch]));
     commands.push((1, vec!["run-now", &failed]));
     commands.push((4, vec!["delete", "--where", "state:failed"]));
+    commands.push((4, vec!["delete", "--where", "state:failed -tag:password=hunter2canary"]));
     commands.push((2, vec!["delete", "--where", "arg.password:hunter2canary"]));
     commands.push((1, vec!["delete", "--where", "tag:token=hunter2canary"]));
     commands.push((0, vec!["retry", "--where", "state:failed", "--yes"]));
@@ -183,6 +184,32 @@ async fn no_output_tells_a_secret_or_moves_the_cursor() {
             };
             let hides = ran.out.contains("(hidden)");
             assert!(hides || !tells, "{arguments:?} shows nothing that is to be hidden:\n{ran:?}");
+        }
+    }
+}
+
+/// What was typed is on the screen already, but not in the log of whoever runs the command.
+#[tokio::test]
+async fn no_output_repeats_a_secret_that_was_typed() {
+    let world = World::empty().await;
+    let secret = format!("password={SECRET}");
+    let nightly = Recurring::cron(secret.clone(), "0 3 * * *").job(job("sync", &json!({})));
+    world.client.save_recurring(nightly).await.expect("is stored");
+    for (code, arguments) in [
+        (0, &["limits", "set", &secret, "3"][..]),
+        (1, &["limits", "release", &secret]),
+        (0, &["pause", "recurring", &secret]),
+        (0, &["resume", "recurring", &secret]),
+        (0, &["recurring", "run", &secret]),
+        (1, &["recurring", "run", "token=hunter2canary"]),
+        (2, &["pause", "queue", &secret]),
+        (2, &["servers", "stop", &secret, "--yes"]),
+        (4, &["servers", "stop", &secret]),
+    ] {
+        for form in [&[][..], &["--json"]] {
+            let arguments = [arguments, form].concat();
+            let ran = world.run(&arguments).expect(code);
+            check(&ran, &arguments);
         }
     }
 }
