@@ -47,6 +47,8 @@ pub const FILTER_BYTES: usize = 64 << 10;
 pub const NOTE_BYTES: usize = 4 << 10;
 /// Error groups that are kept; the one that was seen longest ago goes first.
 pub const ERROR_GROUPS: usize = 1_000;
+/// A server that has been silent for so long is not counted on.
+pub const SERVER_SILENT: Duration = Duration::from_secs(60);
 /// How long an error group is kept after its last failure.
 pub const ERROR_GROUP_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the counts of an error group by the hour are kept.

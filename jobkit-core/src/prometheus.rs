@@ -33,7 +33,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::time::Duration;
 
 use crate::bounds::PAGE;
 use crate::clock::Timestamp;
@@ -45,8 +44,6 @@ use crate::storage::{LimitUsage, ServerStatus, Snapshot, Storage};
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// A server that has been silent for so long is not up.
-const SILENT: Duration = Duration::from_secs(60);
 
 /// Everything the text is made of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -168,7 +165,7 @@ impl fmt::Display for Figures {
             let sample = |server: &ServerStatus| (server.info.name.to_string(), value(server));
             self.servers.iter().map(sample).collect()
         };
-        let up = servers(&|it| u8::from(now.since(it.heartbeat_at) < SILENT).to_string());
+        let up = servers(&|it| u8::from(!it.is_silent(now)).to_string());
         let help = "1 for a server heard within a minute.";
         family(f, "jobkit_server_up", help, "server", up.into_iter())?;
         let heard = servers(&|it| seconds(now, it.heartbeat_at));

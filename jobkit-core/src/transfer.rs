@@ -25,8 +25,6 @@
 //! # }
 //! ```
 
-use std::time::Duration;
-
 use crate::batch::BatchRecord;
 use crate::bounds;
 use crate::client::repeated;
@@ -35,8 +33,6 @@ use crate::ids::JobId;
 use crate::record::JobRecord;
 use crate::storage::{Imported, RescueRequest, StepRequest, Storage, Whole};
 
-/// A server that has been silent for so long is not counted as live.
-const SILENT: Duration = Duration::from_secs(60);
 /// Things in one step.
 const STEP: usize = 200;
 /// Steps of sweeps that the old storage is given before it is read.
@@ -129,7 +125,7 @@ where
 async fn refuse_live<S: Storage + ?Sized>(storage: &S, which: &str) -> Result<()> {
     let now = storage.now().await?;
     let servers = storage.servers().await?.into_iter();
-    let live = servers.filter(|server| now.since(server.heartbeat_at) < SILENT);
+    let live = servers.filter(|server| !server.is_silent(now));
     let live: Vec<String> = live.map(|server| server.info.name.to_string()).collect();
     if live.is_empty() {
         return Ok(());

@@ -38,8 +38,6 @@ use crate::recurring::Pause;
 use crate::state::{Hold, Reason, State, StateName};
 use crate::storage::{Count, LimitHolder, PauseTarget, ServerCommand, ServerStatus, Storage};
 
-/// A server that has been silent for so long is not counted on.
-const SILENT: Duration = Duration::from_secs(60);
 /// How many parents and holders are named.
 const NAMED: usize = 5;
 /// How many jobs before it are counted at most.
@@ -201,7 +199,7 @@ impl<S: Storage + ?Sized> Look<'_, S> {
     }
 
     fn is_live(&self, server: &ServerStatus) -> bool {
-        self.now.since(server.heartbeat_at) < SILENT
+        !server.is_silent(self.now)
     }
 
     async fn running(&self, hold: &Hold) -> Result<Vec<Cause>> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::ids::Incarnation;
@@ -146,4 +147,11 @@ pub struct ServerStatus {
     pub busy: u32,
     /// What it was told to do; it may have ended by itself, see [`Pause::holds`].
     pub order: Option<ServerOrder>,
+}
+
+impl ServerStatus {
+    /// Whether it has been silent for so long that nobody counts on it: [`bounds::SERVER_SILENT`].
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        now.since(self.heartbeat_at) >= bounds::SERVER_SILENT
+    }
 }

@@ -1,7 +1,5 @@
 //! `servers`.
 
-use std::time::Duration;
-
 use jobkit_core::Timestamp;
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::storage::{Count, ServerCommand, ServerStatus};
@@ -11,13 +9,6 @@ use super::args::{ServersArgs, ServersCommand};
 use super::console::{Table, Tone};
 use super::list::Listed;
 use super::{Context, Done, change, format, view};
-
-/// A server that has been silent for so long is not counted on.
-const SILENT: Duration = Duration::from_secs(60);
-
-pub(super) fn is_silent(server: &ServerStatus, now: Timestamp) -> bool {
-    now.since(server.heartbeat_at) >= SILENT
-}
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &ServersArgs) -> Done {
     let operator = context.operator();
@@ -47,7 +38,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &ServersArgs) -> Do
 
 fn state(server: &ServerStatus, now: Timestamp) -> (&'static str, Tone) {
     let order = server.order.as_ref().filter(|order| order.given.holds(now));
-    match (is_silent(server, now), order.map(|order| order.command)) {
+    match (server.is_silent(now), order.map(|order| order.command)) {
         (true, _) => ("silent", Tone::Bad),
         (_, Some(ServerCommand::Stop)) => ("stopping", Tone::Warning),
         (_, Some(ServerCommand::Quiet)) => ("quiet", Tone::Warning),

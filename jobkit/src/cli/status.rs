@@ -81,7 +81,7 @@ fn bounded(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
 }
 
 fn silent(context: &Context<'_, '_>, servers: &[ServerStatus]) -> Vec<Problem> {
-    let silent = servers.iter().filter(|server| servers::is_silent(server, context.now));
+    let silent = servers.iter().filter(|server| server.is_silent(context.now));
     bounded(silent.map(|server| {
         let words = format!(
             "server {} on {} was heard last {}, with {} jobs running; others take them back as long as any \
@@ -96,7 +96,7 @@ fn silent(context: &Context<'_, '_>, servers: &[ServerStatus]) -> Vec<Problem> {
 }
 
 fn unserved(context: &Context<'_, '_>, lanes: &[Lane], servers: &[ServerStatus]) -> Vec<Problem> {
-    let live = || servers.iter().filter(|server| !servers::is_silent(server, context.now));
+    let live = || servers.iter().filter(|server| !server.is_silent(context.now));
     let is_served = |lane: &Lane| {
         live().any(|it| it.info.queues.contains(&lane.queue) && it.info.kinds.contains(&lane.kind))
     };
