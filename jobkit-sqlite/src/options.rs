@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jobkit_core::{Clock, Error, ErrorKind, Result, SystemClock};
 
+use crate::schema::{VERSION, print_migrations};
 use crate::storage::SqliteStorage;
 
 /// What a committed job survives.
@@ -157,6 +158,23 @@ impl SqliteOptions {
         SqliteStorage::connect(self).await
     }
 
+    /// The SQL that brings the schema of this namespace from version `from` (0: nothing) to the present
+    /// one, to be read or run by hand. See [`print_migrations`](crate::print_migrations).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a version that this release does not know;
+    /// [`Configuration`](ErrorKind::Configuration) for an option out of range.
+    pub fn print_migrations(&self, from: u32) -> Result<String> {
+        self.check()?;
+        if from > VERSION {
+            return Err(Error::invalid(
+                "from",
+                format_args!("is {from}, where this release writes schema {VERSION}"),
+            ));
+        }
+        Ok(print_migrations(&self.namespace, from))
+    }
+
     fn check(&self) -> Result<()> {
         let bad = |what: &'static str| Err(Error::new(ErrorKind::Configuration, what));
         let name = self.namespace.as_bytes();
@@ -198,5 +216,16 @@ mod tests {
                 ErrorKind::Configuration
             );
         }
+    }
+
+    #[test]
+    fn migrations_are_printed_for_the_namespace_from_what_there_is() {
+        let options = SqliteOptions::from_url("sqlite:x?namespace=a&namespace=b").expect("fine");
+        let all = options.print_migrations(0).expect("fine");
+        assert!(all.contains("CREATE TABLE b_job") && !all.contains("CREATE TABLE a_job"), "{all}");
+        let rest = options.print_migrations(VERSION).expect("fine");
+        assert!(!rest.contains("CREATE TABLE"), "{rest}");
+        let error = options.print_migrations(VERSION + 1).expect_err("is not known");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }

@@ -150,7 +150,7 @@ impl First {
 
 #[derive(Debug, Args)]
 pub(super) struct Top {
-    /// How often it is drawn
+    /// How often it is drawn, at most ten times a second
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     pub(super) interval: Duration,
 }
@@ -178,8 +178,9 @@ pub(super) struct OneJob {
 pub(super) struct JobArgs {
     #[command(flatten)]
     pub(super) job: OneJob,
-    /// Shows so many of the last log lines
-    #[arg(long, value_name = "LINES", num_args = 0..=1, default_value_t = 10, default_missing_value = "1000")]
+    /// Shows all log lines, or so many of the last ones; 10 without
+    #[arg(long, value_name = "LINES", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = 10, default_missing_value = "1000", hide_default_value = true)]
     pub(super) logs: usize,
     /// Shows backtraces
     #[arg(long)]

@@ -79,6 +79,11 @@ async fn act(context: &mut Context<'_, '_>, verb: Verb, args: &Change, spread: D
     match &args.filter {
         Some(filter) => {
             let filter = verb.meant(view::filter(filter)?);
+            // Not all jobs: what forgets to say which is most often a script's empty variable.
+            if filter.terms.is_empty() {
+                let words = "the filter is empty: say which jobs are meant, such as state:enqueued";
+                return Err(Stop::Usage(words.to_owned()));
+            }
             matching(context, verb, filter, args.yes, spread).await
         }
         None => named(context, verb, args).await,

@@ -11,11 +11,8 @@ pub(super) fn print(args: &Migrate, globals: &Globals, console: &mut Console<'_>
     let url = source::url(globals)?;
     #[cfg(feature = "sqlite")]
     if url.starts_with("sqlite:") {
-        // Checked, so that a mistyped parameter is not printed into statements.
-        jobkit_sqlite::SqliteOptions::from_url(&url)?;
-        let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
-        let named = parameters.split('&').find_map(|pair| pair.strip_prefix("namespace="));
-        let statements = jobkit_sqlite::print_migrations(named.unwrap_or("jobkit"), args.from);
+        let options = jobkit_sqlite::SqliteOptions::from_url(&url)?;
+        let statements = options.print_migrations(args.from)?;
         if globals.json {
             console.json(&json!({ "from": args.from, "statements": statements }))?;
         } else {

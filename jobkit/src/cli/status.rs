@@ -128,15 +128,21 @@ fn forgotten(context: &Context<'_, '_>, pauses: &[PauseRecord]) -> Vec<Problem> 
     }))
 }
 
+/// The same behind what is wrong with the storage itself.
+pub(super) async fn all_problems(context: &Context<'_, '_>) -> Done<Vec<Problem>> {
+    let findings = context.storage().check().await?.into_iter();
+    let findings = findings.filter(|it| it.severity == Severity::Error).map(|finding| {
+        let words = hide_in_text(&finding.message);
+        Problem { severity: finding.severity, code: finding.code, words }
+    });
+    Ok(findings.chain(problems(context).await?).collect())
+}
+
 pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
     let storage = context.storage();
     let snapshot = storage.snapshot(None).await?;
     let servers = storage.servers().await?;
-    let mut problems = problems(context).await?;
-    for finding in storage.check().await?.into_iter().filter(|it| it.severity == Severity::Error) {
-        let words = hide_in_text(&finding.message);
-        problems.insert(0, Problem { severity: finding.severity, code: finding.code, words });
-    }
+    let problems = all_problems(context).await?;
     if context.globals.json {
         let counts: serde_json::Map<String, Value> = StateName::ALL
             .into_iter()

@@ -92,7 +92,7 @@ async fn draw(
     let servers = storage.servers().await?;
     let counted = storage.counters(&Scope::Total).await?;
     context.now = snapshot.now;
-    let problems = status::problems(context).await?;
+    let problems = status::all_problems(context).await?;
     let rates = before.as_ref().map(|before| rates(before, snapshot.now, &counted));
     *before = Some((snapshot.now, counted));
     context.console.control(AGAIN)?;

@@ -205,6 +205,12 @@ async fn looking_makes_no_file_and_changes_none_and_migrating_does() {
     run(Some(&url), &["status"]).expect(0);
     let ran = run(Some(&url), &["migrate", "--print"]).expect(0);
     assert!(ran.out.contains("CREATE TABLE jobkit_job"));
+    // The last one counts, as where it is opened.
+    let twice = format!("{url}?namespace=one&namespace=other");
+    let ran = run(Some(&twice), &["migrate", "--print", "--from", "3", "--json"]).expect(0).json();
+    assert!(ran["statements"].as_str().is_some_and(|it| it.contains("other_")), "{ran}");
+    let ran = run(Some(&url), &["migrate", "--print", "--from", "99"]).expect(2);
+    assert!(ran.out.is_empty() && ran.err.contains("from: is 99"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -253,6 +259,17 @@ async fn figures_for_prometheus_are_printed() {
     ] {
         assert!(ran.out.lines().any(|it| it == line), "{line}\n{}", ran.out);
     }
+}
+
+#[tokio::test]
+async fn all_log_lines_are_asked_for_in_front_of_the_id_too() {
+    let (world, ids) = full().await;
+    let id = ids.succeeded.to_string();
+    for arguments in [["job", "--logs", &id], ["job", &id, "--logs"], ["job", &id, "--logs=5"]] {
+        assert!(world.run(&arguments).expect(0).out.contains("connected"), "{arguments:?}");
+    }
+    assert!(!world.run(&["job", &id, "--logs=0"]).expect(0).out.contains("connected"));
+    world.run(&["job", &id, "--logs=many"]).expect(2);
 }
 
 #[test]

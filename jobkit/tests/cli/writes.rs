@@ -87,6 +87,10 @@ async fn jobs_are_changed_by_a_filter_only_when_somebody_agreed() {
     for n in 0..7 {
         world.enqueue(job("lost", &json!({ "n": n }))).await;
     }
+    for empty in ["", "  "] {
+        let ran = world.run(&["delete", "--where", empty]).expect(2);
+        assert!(ran.err.starts_with("error: the filter is empty"), "it is not asked: {ran:?}");
+    }
     let ran = world.run(&["delete", "--where", "kind:lost"]).expect(4);
     assert!(ran.out.is_empty() && ran.err.contains("would change 7 jobs"), "{ran:?}");
     let examples = ran.err.lines().filter(|line| line.starts_with("enqueued")).count();
