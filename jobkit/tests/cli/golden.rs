@@ -29,8 +29,14 @@ fn masked(word: &str) -> Option<&'static str> {
     }
 }
 
+/// A job that waits without a server is a warning, and after half a minute an error: a slow run.
+const AGEING: &str = "kind-unserved";
+
 /// A line with its words one space apart, and lengths of time masked.
 fn mask(line: &str) -> String {
+    if let Some((_, rest)) = line.split_once(&format!(" {AGEING}:")) {
+        return format!("<severity> {AGEING}:{}", mask(rest));
+    }
     const UNITS: [&str; 6] = ["µs", "ms", "s", "min", "h", "d"];
     let indent = line.len() - line.trim_start().len();
     let mut words: Vec<String> = Vec::new();
@@ -51,7 +57,12 @@ fn mask(line: &str) -> String {
 
 fn mask_json(key: &str, value: &mut Value) {
     match value {
-        Value::Object(fields) => fields.iter_mut().for_each(|(key, value)| mask_json(key, value)),
+        Value::Object(fields) => {
+            if fields.get("code").is_some_and(|code| code == AGEING) {
+                fields.insert("severity".into(), "<severity>".into());
+            }
+            fields.iter_mut().for_each(|(key, value)| mask_json(key, value));
+        }
         Value::Array(values) => values.iter_mut().for_each(|value| mask_json(key, value)),
         Value::String(text) => *text = mask(text),
         Value::Number(_) if key.ends_with("_ms") => *value = "<length>".into(),

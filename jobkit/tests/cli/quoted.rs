@@ -1,4 +1,4 @@
-//! Every log line that `docs/operations.md` quotes stands in the sources.
+//! Every log line that `docs/operations.md` quotes stands in the sources, at its level.
 
 use std::path::{Path, PathBuf};
 
@@ -31,14 +31,20 @@ fn every_quoted_log_line_stands_in_the_sources() {
     let sources = sources(&root);
     let mut quoted = 0;
     for line in document.lines() {
-        // `WARN jobkit_core::server: the message`
+        // - log: `WARN the message` with what else is to be said
         let Some(rest) = line.trim_start_matches(['-', ' ']).strip_prefix("log: `") else {
             continue;
         };
         let words = rest.split('`').next().unwrap_or_default();
         let (level, message) = words.split_once(' ').expect("a level and a message");
         assert!(["ERROR", "WARN", "INFO"].contains(&level), "{line}");
-        assert!(sources.contains(&format!("\"{message}\"")), "no source says {message:?}");
+        let quote = format!("\"{message}\"");
+        let mut said = sources.match_indices(&quote).peekable();
+        assert!(said.peek().is_some(), "no source says {message:?}");
+        let at_level = format!("tracing::{}!(", level.to_lowercase());
+        let mut levels =
+            said.filter_map(|(at, _)| Some(&sources[sources[..at].rfind("tracing::")?..]));
+        assert!(levels.any(|call| call.starts_with(&at_level)), "{message:?} is no {level}");
         quoted += 1;
     }
     assert!(quoted >= 10, "{quoted} lines are quoted");

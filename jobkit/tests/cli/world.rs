@@ -212,7 +212,8 @@ pub(crate) async fn full() -> (World, Ids) {
     let members = [job("resize", &json!({ "n": 1 })), job("resize", &json!({ "n": 2 }))];
     let batch =
         world.client.enqueue(Batch::new("thumbnails").jobs(members)).await.expect("is stored");
-    let nightly = Recurring::cron("nightly", "0 3 * * *")
+    // Twice a night, so that the next time is within a day also where the clocks go back.
+    let nightly = Recurring::cron("nightly", "0 1,3 * * *")
         .time_zone("Europe/Berlin")
         .job(job("report", &json!({ "night": true })));
     world.client.save_recurring(nightly).await.expect("is stored");
