@@ -99,6 +99,8 @@ macro_rules! __list {
                 a_rescued_attempt_can_neither_renew_nor_settle
                 two_janitors_rescue_a_job_once
                 rescue_works_in_bounded_steps
+                a_claim_that_passes_over_much_says_that_there_is_more
+                a_lease_of_no_use_is_refused
                 steps_of_five_hundred_items_are_taken
                 polling_finds_work_without_a_push
             }

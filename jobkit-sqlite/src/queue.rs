@@ -54,7 +54,8 @@ impl Flight<'_, '_> {
             .into());
         };
         if request.sequence <= uint(last_claim) {
-            return Ok(Claimed { jobs: self.claimed_before(request)?, hint: None });
+            let jobs = self.claimed_before(request)?;
+            return Ok(Claimed { jobs, ..Claimed::default() });
         }
 
         let mut claim = Claim {
@@ -71,18 +72,14 @@ impl Flight<'_, '_> {
             }
             self.claim_from(&mut claim, &quota.queue, quota.max)?;
         }
-        if claim.asides == 0 && claim.jobs.is_empty() {
-            // There may be more behind what was put aside.
-            self.work = true;
-        }
         self.db.run(
             "UPDATE jk_server SET last_claim = ?2 WHERE incarnation = ?1",
             [incarnation.as_i64(), int(request.sequence)],
         )?;
+        let (jobs, more) = (claim.jobs, claim.asides == 0);
         // Jobs that had to be started earlier were deleted on the way.
-        let jobs = claim.jobs;
         self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
-        Ok(Claimed { jobs, hint: None })
+        Ok(Claimed { jobs, hint: None, more })
     }
 
     /// Takes jobs of one queue, by priority and sequence.

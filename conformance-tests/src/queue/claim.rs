@@ -9,7 +9,10 @@ use jobkit_core::bounds;
 use jobkit_core::record::{Lease, NewRecord};
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{QueueQuota, RenewAnswer, Renewal, Settle, SettleAnswer, SettleRequest};
+use jobkit_core::storage::{
+    ClaimRequest, QueueQuota, RenewAnswer, RenewRequest, Renewal, Settle, SettleAnswer,
+    SettleRequest,
+};
 use jobkit_core::{ErrorKind, JobId};
 
 use crate::fixtures::*;
@@ -64,16 +67,17 @@ pub async fn claim_skips_jobs_leased_by_another_worker(env: Env) {
     assert!(second.claim(10).await.is_empty());
 }
 
-/// CLM-2, G14: claims go by priority, 9 first, and then by the order of submission.
+/// CLM-2, G14: claims go by priority, 9 first, and then by the order of submission, whatever the kinds.
 pub async fn claims_go_by_priority_and_then_by_age(env: Env) {
     let mut expected = Vec::new();
     for i in 0..60_u8 {
         let priority = i % 10 * 7 % 10;
-        let id = env.add(NewRecord { priority, ..job() }).await;
+        let kind = ["k", "l", "m"][usize::from(i) % 3];
+        let id = env.add(NewRecord { priority, ..job_of(kind) }).await;
         expected.push((9 - priority, i, id));
     }
     expected.sort_unstable();
-    let mut server = env.claimer("s").await;
+    let mut server = env.claimer("s").await.kinds(&["m", "k", "l"]);
     let mut claimed = Vec::new();
     for size in [1, 5, 20, 100] {
         claimed.extend(server.claim_ids(size).await);
@@ -145,10 +149,13 @@ pub async fn each_claim_raises_the_fence_by_one(env: Env) {
     assert_eq!(env.record(id).await.head.fence, 6);
 }
 
-/// CLM-5, G6: repeating a claim answers the same leases and takes nothing more.
+/// CLM-5, G6: repeating a claim answers the same leases, in their order, and takes nothing more.
 pub async fn a_repeated_claim_answers_the_same_leases(env: Env) {
-    env.add_many(jobs(20)).await;
+    env.add_many(jobs(18)).await;
+    // Others before them, and in their queue an older one that goes last.
+    env.add_many(vec![NewRecord { priority: 9, ..job() }, job_in("first")]).await;
     let mut server = env.claimer("s").await;
+    server.queues.insert(0, QueueQuota { queue: name("first"), max: 500 });
     let leases = |jobs: &[jobkit_core::storage::ClaimedJob]| -> Vec<Lease> {
         jobs.iter().map(|job| job.lease).collect()
     };
@@ -254,6 +261,59 @@ pub async fn only_attempts_that_have_started_count_a_crash(env: Env) {
         crashes.push(env.record(*id).await.head.crashes);
     }
     assert_eq!(crashes, [2, 1, 0]);
+}
+
+/// CLM-12: a claim that ends while it has not seen everything says so, and so the next one gets what stood
+/// behind all that was passed over.
+pub async fn a_claim_that_passes_over_much_says_that_there_is_more(env: Env) {
+    let late = NewRecord { start_by: Some(env.after(10)), ..job() };
+    let first = env.add(job()).await;
+    env.add_many((0..900).map(|_| NewRecord { id: JobId::new(), ..late.clone() }).collect()).await;
+    let last = env.add(job()).await;
+    env.advance(10);
+    let mut server = env.claimer("s").await;
+    let mut taken = Vec::new();
+    loop {
+        server.sequence += 1;
+        let request = server.request(server.sequence, 2);
+        let claimed = env.storage.claim(&request).await.expect("claims");
+        taken.extend(claimed.jobs.iter().map(|job| job.lease.job));
+        if taken.len() == 2 {
+            break;
+        }
+        assert!(claimed.more, "after {} claims", server.sequence);
+    }
+    assert_eq!(taken, [first, last]);
+    server.sequence += 1;
+    let claimed = env.storage.claim(&server.request(server.sequence, 2)).await.expect("claims");
+    assert!(claimed.jobs.is_empty() && !claimed.more, "there is no more");
+}
+
+/// CLM-1, REN-1: a lease of no use is refused, and changes nothing.
+pub async fn a_lease_of_no_use_is_refused(env: Env) {
+    let id = env.add(job()).await;
+    let mut server = env.claimer("s").await;
+    let lengths = [Duration::ZERO, Duration::from_millis(9), seconds(24 * 3600 + 1)];
+    for lease in lengths {
+        let request = ClaimRequest { lease, ..server.request(1, 1) };
+        let error = env.storage.claim(&request).await.expect_err("is refused");
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("lease")));
+    }
+    assert_eq!(env.state(id).await, StateName::Enqueued);
+    let held = vec![Renewal { lease: server.claim_one().await.lease, started: true }];
+    let before = env.details(id).await;
+    for lease in lengths {
+        let request = RenewRequest {
+            incarnation: server.incarnation,
+            sequences: 1..=1,
+            held: held.clone(),
+            lease,
+            now: env.at(),
+        };
+        let error = env.storage.renew(&request).await.expect_err("is refused");
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("lease")));
+    }
+    assert_eq!(env.details(id).await, before);
 }
 
 /// CLM-1, SET-3: steps of 500 items are taken, larger ones are refused and change nothing.

@@ -39,7 +39,7 @@ impl Call<'_> {
             server.last_claim = request.sequence;
             self.put(Server::key(&server.info.name), &server)?;
         }
-        Ok(Claimed { jobs, hint: None })
+        Ok(Claimed { jobs, hint: None, more: skips == 0 })
     }
 
     fn claim_from(
@@ -121,7 +121,7 @@ impl Call<'_> {
         let of_claim = table("lease").life(request.incarnation).number(request.sequence);
         let places = self.keys(&of_claim, usize::MAX);
         let jobs = places.iter().map(|key| self.claimed_job(last_number(key)));
-        Ok(Claimed { jobs: jobs.collect::<Result<_>>()?, hint: None })
+        Ok(Claimed { jobs: jobs.collect::<Result<_>>()?, ..Claimed::default() })
     }
 
     fn claimed_job(&self, place: u64) -> Result<ClaimedJob> {

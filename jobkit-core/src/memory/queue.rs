@@ -136,7 +136,8 @@ impl Tables {
         let more =
             self.planted == Some(Planted::RepeatedClaimClaimsMore) && cfg!(feature = "_planted");
         if request.sequence <= server.last_claim && !more {
-            return Ok(Claimed { jobs: self.claimed_by(request), hint: None });
+            let jobs = self.claimed_by(request);
+            return Ok(Claimed { jobs, ..Claimed::default() });
         }
         server.last_claim = request.sequence;
         let mut jobs = Vec::new();
@@ -146,7 +147,7 @@ impl Tables {
             let most = quota.max.min(request.max - jobs.len());
             self.claim_from(work, request, &quota.queue, most, &mut skips, &mut jobs);
         }
-        Ok(Claimed { jobs, hint: None })
+        Ok(Claimed { jobs, hint: None, more: skips == 0 })
     }
 
     /// The leases of an earlier claim that are still held.

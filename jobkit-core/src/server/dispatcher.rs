@@ -90,7 +90,7 @@ pub(super) struct Dispatcher {
     pending: Option<Pending>,
     hint: Option<ClaimHint>,
     hint_since: Instant,
-    /// Work may be there: the last claim got all it asked for, or a push came.
+    /// Work may be there: the last claim got all it asked for or did not see everything, or a push came.
     may_be_work: bool,
     /// What was claimed ahead was not started in time: nothing more ahead until a job ends.
     claimed_too_far: bool,
@@ -527,6 +527,8 @@ impl Dispatcher {
             // One of them may be what the storage chokes on.
             self.outcomes.put_back(outcomes, poisoned);
         }
+        // What a lost answer said of more is not said again.
+        self.may_be_work |= claimed;
         self.blocked_until = Some(Instant::now() + self.backoff.next());
     }
 
@@ -602,7 +604,7 @@ impl Dispatcher {
         }
         let now = Instant::now();
         let options = &self.engine.options;
-        if got >= request.max {
+        if got >= request.max || claimed.more {
             self.hint = claimed.hint;
             self.may_be_work = true;
         } else {

@@ -24,8 +24,8 @@ use crate::storage::log::LogLine;
 ///   first) and then by sequence (G14).
 /// - **CLM-3** It never takes a kind that was not named, nor walks again what it cannot take.
 /// - **CLM-4** Each claim of a job raises its fence by one; the fence never decreases (G5).
-/// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held,
-///   and takes nothing more.
+/// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held, in
+///   their order, and takes nothing more.
 /// - **CLM-6** A paused queue or kind yields nothing (G15).
 /// - **CLM-7** A job whose limit is full stays Enqueued and is parked, without attempt or history; never
 ///   more than the limit's number hold it (G13).
@@ -35,6 +35,8 @@ use crate::storage::log::LogLine;
 /// - **CLM-10** A server that is not announced gets [`NotAnnounced`](crate::ErrorKind::NotAnnounced).
 /// - **CLM-11** The first `started` jobs count as started from the claim on; the others when a renew
 ///   says so.
+/// - **CLM-12** Jobs that it passes over (CLM-7 to CLM-9) need not all be passed over at once. A claim that
+///   ended before it had seen everything says so by [`Claimed::more`].
 ///
 /// **Contract: `settle`**
 /// - **SET-1** Only the holder (job, fence, incarnation) settles; anyone else learns
@@ -172,6 +174,8 @@ pub struct Claimed {
     pub jobs: Vec<ClaimedJob>,
     /// For the next claim.
     pub hint: Option<ClaimHint>,
+    /// It passed over so much that it ended early: the next claim may find jobs at once.
+    pub more: bool,
 }
 
 /// A claimed job: what a worker needs.

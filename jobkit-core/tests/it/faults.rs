@@ -9,7 +9,7 @@ use jobkit_core::state::StateName;
 use jobkit_core::stats::Scope;
 use jobkit_core::storage::{JobStore, Monitoring};
 use jobkit_core::testing::{Fault, FaultyStorage};
-use jobkit_core::{Batch, Client, ClientOptions, MemoryStorage, Server, ServerHandle};
+use jobkit_core::{Batch, Client, ClientOptions, MemoryStorage, Server, ServerHandle, Storage};
 
 use crate::support::{Act, Shared, eventually, jobs, quick, script};
 
@@ -227,6 +227,28 @@ async fn an_outcome_that_the_storage_cannot_take_stops_nothing() {
     .await;
     let job = client.enqueue(script("after", Act::Return(1))).await.unwrap();
     job.wait(SOON).await.unwrap();
+}
+
+/// What stands behind a thousand jobs that cannot be started any more is claimed at once, not after a
+/// poll for each hundred of them; also if an answer is lost on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_behind_others_that_came_too_late_is_started_at_once() {
+    let (memory, faulty, ledger) = storages();
+    let client = Client::new(memory.clone());
+    let soon = memory.now().await.unwrap().plus(Duration::from_millis(1));
+    let late = (0..1_000).map(|_| script("late", Act::Return(1)).expires_unless_started(soon));
+    client.enqueue_many(late).await.unwrap();
+    let last = client.enqueue(script("last", Act::Return(1))).await.unwrap();
+    eventually("it is too late", || async { memory.now().await.unwrap() > soon }).await;
+    faulty.lose_pushes(|| true);
+    for _ in 0..2 {
+        faulty.fail_next("claim", Fault::AnswerLost);
+    }
+    let never = Duration::from_secs(600);
+    let _server = server(&faulty, &ledger, quick().workers(2).poll_interval(never, never)).await;
+    last.wait(SOON).await.unwrap();
+    assert_eq!(starts(&ledger), [("last".to_owned(), 1)].into());
+    assert_eq!(memory.snapshot(None).await.unwrap().count(StateName::Deleted), 1_000);
 }
 
 /// On one thread, with a storage that always answers at once, a stop still stops.
