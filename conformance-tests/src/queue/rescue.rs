@@ -43,9 +43,23 @@ pub async fn rescue_takes_only_what_was_seen_before(env: Env) {
     let mut wrong = seen.clone();
     wrong[0].expires_at = env.after(-1);
     assert!(env.rescue(wrong).await.rescued.is_empty());
-    let mut wrong = seen;
+    let mut wrong = seen.clone();
     wrong[0].fence += 1;
     assert!(env.rescue(wrong).await.rescued.is_empty());
+    // What is seen and not expired yet is not taken, as by a janitor whose clock was ahead; at its very
+    // instant it is.
+    let expires_at = seen[0].expires_at;
+    let rescue = async |now| {
+        let request = RescueRequest {
+            seen: seen.clone(),
+            crash_limit: CRASH_LIMIT,
+            max: 100,
+            now: Some(now),
+        };
+        env.storage.rescue_expired(&request).await.expect("rescues").rescued
+    };
+    assert_eq!(rescue(expires_at.minus(seconds(1))).await, []);
+    assert_eq!(rescue(expires_at).await, [(ids[1], StateName::Enqueued)]);
 }
 
 /// RES-2, G6: a rescued job is Enqueued in its old place and counts a crash; at the crash limit it is

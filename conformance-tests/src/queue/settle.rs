@@ -25,6 +25,8 @@ pub async fn only_the_holder_settles(env: Env) {
         Lease { fence: lease.fence - 1, ..lease },
         Lease { incarnation: Incarnation::new(), ..lease },
         Lease { job: JobId::new(), ..lease },
+        // The locator is another job's.
+        Lease { job: ids[1], ..lease },
         waiting,
     ] {
         let before = (env.details(ids[0]).await, env.details(ids[1]).await);

@@ -7,6 +7,7 @@ mod damage;
 mod file;
 #[cfg(target_os = "linux")]
 mod read_only;
+mod rows;
 mod scribble;
 mod support;
 mod transaction;
