@@ -7,6 +7,7 @@
 mod bare;
 mod jobs;
 mod operators;
+mod processor;
 mod report;
 mod scenarios;
 mod target;

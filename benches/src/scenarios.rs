@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::bare::{self, Limit};
 use crate::jobs::{self, sized};
 use crate::operators;
+use crate::processor;
 use crate::report::{Measured, Report};
 use crate::runtime;
 use crate::target::{Fresh, Kind, Target};
@@ -112,6 +113,13 @@ pub const ALL: &[Scenario] = &[
         run: Run::Rate(|target| Box::pin(idle(target))),
     },
     Scenario {
+        name: "processor",
+        about: "processor time of the engine for a no-op job: drain-20 less the same calls without it",
+        unit: "us/job",
+        limit: None,
+        run: Run::Rate(|target| Box::pin(processor(target))),
+    },
+    Scenario {
         name: "grown",
         about: "drain-20 beside 1 M finished and 1 M scheduled jobs, as a ratio to drain-20",
         unit: "ratio",
@@ -150,7 +158,8 @@ pub fn measure(scenario: &Scenario, target: &Target, report: &mut Report) -> Res
         }
         Run::Rate(run) => {
             // Those that count calls or bytes are not made surer by repetition.
-            let rounds = if scenario.unit == "jobs/s" { target.rounds() } else { 1 };
+            let repeated = matches!(scenario.unit, "jobs/s" | "us/job");
+            let rounds = if repeated { target.rounds() } else { 1 };
             let value = median(rounds, || runtime()?.block_on(run(target.clone())))?;
             measured.value = Some(value);
             if let Some(limit) = scenario.limit
@@ -355,6 +364,23 @@ async fn idle(target: Target) -> Result<f64> {
     let calls = counted.all_calls() - before;
     server.shutdown().await?;
     Ok(calls as f64 / length.as_secs_f64())
+}
+
+async fn processor(target: Target) -> Result<f64> {
+    let jobs = target.jobs(500_000);
+    let mut spent = Vec::new();
+    for engine in [false, true] {
+        let fresh = target.fresh().await?;
+        fill(&fresh, jobs).await?;
+        let before = processor::spent()?;
+        if engine {
+            drain_filled(&fresh, jobs, jobs, 20).await?;
+        } else {
+            processor::drain_bare(&fresh.storage, jobs).await?;
+        }
+        spent.push((processor::spent()? - before) * 1e6 / jobs as f64);
+    }
+    Ok(spent[1] - spent[0])
 }
 
 async fn grown(target: &Target) -> Result<f64> {
