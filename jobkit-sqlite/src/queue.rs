@@ -260,21 +260,16 @@ impl Flight<'_, '_> {
             return Ok(());
         }
         // Not even its columns: what can be done without them.
-        let columns =
-            self.db.one("SELECT state, parked, limits FROM jk_job WHERE seq = ?1", [seq], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?))
+        // One that is parked is nobody's to give up; one that runs holds slots.
+        let limits =
+            self.db.one("SELECT limits FROM jk_job WHERE seq = ?1 AND state = 3", [seq], |row| {
+                row.get::<_, Option<String>>(0)
             });
-        if let Ok(Some((state, parked, limits))) = columns {
-            match (state, parked) {
-                (2, Some(limit)) => self.count_waiting(limit, -1)?,
-                (3, _) => {
-                    let limits = limits.and_then(|text| serde_json::from_str(&text).ok());
-                    let limits: Vec<jobkit_core::limit::Limit> = limits.unwrap_or_default();
-                    for limit in limits {
-                        self.free_slot(&limit.name)?;
-                    }
-                }
-                _ => {}
+        if let Ok(Some(Some(limits))) = limits {
+            let limits: Vec<jobkit_core::limit::Limit> =
+                serde_json::from_str(&limits).unwrap_or_default();
+            for limit in limits {
+                self.free_slot(&limit.name)?;
             }
         }
         self.db.run(

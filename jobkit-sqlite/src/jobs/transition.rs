@@ -323,7 +323,12 @@ impl Flight<'_, '_> {
         let loaded = match self.load(child) {
             Err(fault) if fault.is_damage() => {
                 tell_of_damage(child, &fault);
-                return self.give_up_unreadable(child, now);
+                let waits = "SELECT EXISTS (SELECT 1 FROM jk_job WHERE seq = ?1 AND state = 0)";
+                // One that went on before, as by a run-now, may run.
+                if self.db.one(waits, [child], |row| row.get(0))? == Some(true) {
+                    self.give_up_unreadable(child, now)?;
+                }
+                return Ok(());
             }
             loaded => loaded?,
         };

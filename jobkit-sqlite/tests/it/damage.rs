@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::limit::Limit;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
-use jobkit_core::{JobId, Name};
+use jobkit_core::{JobId, Name, OperationId};
 use jobkit_sqlite::SqliteStorage;
 
 use crate::support::{claim, folder, job, server, submit};
@@ -58,6 +59,7 @@ async fn a_damaged_row_stops_nobody_else() {
     let held = claim(&storage, &server, 1).await;
     assert_eq!(held.iter().map(|it| it.lease.job).collect::<Vec<_>>(), ids[1..]);
     damage(ids[1]);
+    assert!(claim(&storage, &server, 1).await.is_empty(), "a repetition leaves it out");
     let mut next = job();
     next.jobs[0].limits = vec![Limit::new("l", 1)];
     let next_id = next.jobs[0].id;
@@ -205,4 +207,44 @@ async fn a_fence_below_zero_is_mended_by_a_claim() {
     let sum = "SELECT sum(fence), sum(version) FROM jobkit_job";
     let sums = conn.query_row(sum, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
     assert_eq!(sums.expect("reads"), (5, 10));
+}
+
+/// The end of a parent gives up the damaged child that waits for it, and no other.
+#[tokio::test]
+async fn a_damaged_child_that_went_on_before_its_parent_ended_is_left_alone() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    let parent = job();
+    let edge = Edge { parent: Parent::Job(parent.jobs[0].id), on: On::Success };
+    submit(&storage, parent).await;
+    let mut children = Vec::new();
+    for _ in 0..2 {
+        let mut child = job();
+        child.jobs[0].edges = vec![edge];
+        children.push(child.jobs[0].id);
+        submit(&storage, child).await;
+    }
+    let parent = claim(&storage, &server, 1).await.remove(0);
+    let change = Change {
+        operation: OperationId::new(),
+        job: children[1],
+        guard: Guard::None,
+        action: Action::RunNow,
+    };
+    let request = ChangeRequest { changes: &[change], actor: None, now: None };
+    storage.change_state(request).await.expect("changes");
+    assert_eq!(claim(&storage, &server, 2).await.len(), 1);
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    let damage = "UPDATE jobkit_job SET flags = 'what' WHERE state IN (0, 3) AND id <> ?1";
+    let of_parent = [&parent.lease.job.as_bytes()[..]];
+    assert_eq!(conn.execute(damage, of_parent).expect("writes"), 2);
+    settle(&storage, &server, vec![Settle::new(parent.lease, Ending::Succeeded)]).await;
+    let state = |id: JobId| -> i64 {
+        let text = "SELECT state FROM jobkit_job WHERE id = ?1";
+        conn.query_row(text, [&id.as_bytes()[..]], |row| row.get(0)).expect("reads")
+    };
+    assert_eq!((state(children[0]), state(children[1])), (5, 3));
 }
