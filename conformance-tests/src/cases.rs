@@ -265,6 +265,7 @@ macro_rules! __list {
                 sliding_windows_free_each_start_at_its_instant
                 nothing_gives_a_start_back
                 time_makes_waiters_claimable_in_order
+                a_promotion_is_bounded_waiters_included
                 a_clock_that_goes_back_closes_no_rate_limit
                 a_change_of_windows_loses_no_start
                 many_starts_end_at_their_instants

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobkit_core::limit::{Limit, Window};
 use jobkit_core::record::NewRecord;
-use jobkit_core::state::StateName;
+use jobkit_core::state::{Start, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{Level, OtherPushes, Promoted, StepRequest, WakeUp, WakeUpFilter};
 use jobkit_core::{ErrorKind, JobId, Timestamp};
@@ -149,6 +149,25 @@ pub async fn time_makes_waiters_claimable_in_order(env: Env) {
         assert_eq!((details.record.head.fence, details.history.applied()), (0, 1));
         assert_eq!(server.claim_ids(10).await, part);
     }
+}
+
+/// PRO-1, PRO-3: one promotion moves no more than it was told, due jobs and waiters taken together; sweeps
+/// and promotions move the rest.
+pub async fn a_promotion_is_bounded_waiters_included(env: Env) {
+    let mut server = env.claimer("s").await;
+    let ids = env.add_many(several(20, || rated("l", 10, Window::Sliding(MINUTE)))).await;
+    assert_eq!(server.claim_ids(20).await, ids[..10]);
+    let due = || NewRecord { start: Start::After(seconds(30)), ..job() };
+    let due = env.add_many(several(3, due)).await;
+    env.advance(60);
+    let step = StepRequest { max: 5, now: env.at() };
+    assert_eq!(env.storage.promote_due(step).await.expect("promotes").count, 5);
+    let mut expected = [&ids[10..12], &due].concat();
+    assert_eq!(server.claim_ids(20).await, expected);
+    env.sweep().await;
+    env.promote().await;
+    expected = ids[12..].to_vec();
+    assert_eq!(server.claim_ids(20).await, expected);
 }
 
 /// PRO-3, G16: where instants are pushed, the first job that is parked at a rate limit tells when there

@@ -73,8 +73,8 @@ use crate::storage::log::LogLine;
 /// - **PRO-2** It answers the next due instant of what is left, be it of a job or of a rate limit at
 ///   which jobs are parked.
 /// - **PRO-3** Jobs that are parked at a rate limit become claimable at the instant at which starts are
-///   free again, in their order and as many as there is room for. They are counted with the others.
-///   Where pushes are claimed, the instant is told when the first job is parked (G13, G21).
+///   free again, in their order and as many as there is room for. They are counted with the others;
+///   what is beyond `max` is moved by the next sweep or promotion. Where pushes are claimed, the instant is told when the first job is parked (G13, G21).
 ///
 /// **Contract: `rescue_expired`**
 /// - **RES-1** It takes away only leases that were listed as seen expired, with the same fence and the
