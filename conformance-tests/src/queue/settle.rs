@@ -21,12 +21,12 @@ pub async fn only_the_holder_settles(env: Env) {
     let lease = server.claim_one().await.lease;
     let waiting = Lease { job: ids[1], fence: 0, ..lease };
     for wrong in [
+        // The locator is another job's, which has not been asked for since its claim.
+        Lease { job: ids[1], ..lease },
         Lease { fence: lease.fence + 1, ..lease },
         Lease { fence: lease.fence - 1, ..lease },
         Lease { incarnation: Incarnation::new(), ..lease },
         Lease { job: JobId::new(), ..lease },
-        // The locator is another job's.
-        Lease { job: ids[1], ..lease },
         waiting,
     ] {
         let before = (env.details(ids[0]).await, env.details(ids[1]).await);
