@@ -13,7 +13,7 @@ use crate::codec::{Job, MORE, args_aside, select_job, size, uint};
 use crate::connection::Db;
 use crate::error::{Done, tell_of_damage};
 use crate::jobs::{aside, find};
-use crate::queue::lanes_of;
+use crate::queue::lanes::lanes_of;
 
 /// Rows that one page looks at for what no index tells, such as tags: so many are read in less than
 /// 100 ms on a busy machine.
