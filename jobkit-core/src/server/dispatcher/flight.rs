@@ -1,0 +1,271 @@
+//! Flights: what is told to the storage and claimed from it together.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Dispatcher, Waiting};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::server::held::{HeldJob, Phase, attempt};
+use crate::server::outcomes::Outcome;
+use crate::state::StateName;
+use crate::state_machine::Ending;
+use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest};
+
+/// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
+/// while jobs are started and ends noted. With the dispatcher it is torn off.
+pub(super) type Flight = AbortOnDropHandle<Landed>;
+
+/// A flight that is back.
+pub(super) struct Landed {
+    outcomes: Vec<Outcome>,
+    answers: Result<(Vec<SettleAnswer>, Option<Claimed>)>,
+    claimed: bool,
+}
+
+/// The claim that has not been answered yet. It is repeated as it was, whatever is wanted meanwhile:
+/// what it took is known to the storage alone.
+#[derive(Clone)]
+pub(super) struct Pending {
+    request: ClaimRequest,
+    /// When it was sent first: leases begin then, at the earliest.
+    sent_at: Instant,
+}
+
+/// Waits for a flight to be back; for ever, where none is under way.
+pub(super) async fn landed(flight: &mut Option<Flight>) -> Landed {
+    let Some(flight) = flight else { return std::future::pending().await };
+    match flight.await.map_err(JoinError::try_into_panic) {
+        Ok(landed) => landed,
+        // A storage that panics ends the dispatcher, which says so.
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is being shut down.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn next_flight(&mut self) -> Option<Flight> {
+        let now = Instant::now();
+        if self.blocked_until.is_some_and(|until| until > now) {
+            return None;
+        }
+        self.blocked_until = None;
+        let outcomes = self.outcomes.next(now);
+        let wanted = self.wants();
+        let due = self.may_be_work || now >= self.poll_at;
+        let fits = outcomes.first().is_none_or(|outcome| !outcome.goes_alone());
+        if self.pending.is_none() && wanted > 0 && fits && (due || !outcomes.is_empty()) {
+            let request = self.claim_request(wanted);
+            self.pending = Some(Pending { request, sent_at: now });
+        }
+        let claim = self.pending.as_ref().filter(|_| fits).map(|pending| pending.request.clone());
+        if outcomes.is_empty() && claim.is_none() {
+            return None;
+        }
+        Some(AbortOnDropHandle::new(tokio::spawn(self.fly(outcomes, claim))))
+    }
+
+    fn claim_request(&mut self, wanted: usize) -> ClaimRequest {
+        if self.hint_since.elapsed() > Duration::from_secs(1) {
+            self.hint = None;
+            self.hint_since = Instant::now();
+        }
+        self.may_be_work = false;
+        ClaimRequest {
+            server: self.engine.info.name.clone(),
+            incarnation: self.engine.incarnation(),
+            sequence: self.next_claim,
+            queues: self.engine.queues.quotas(wanted),
+            kinds: Arc::clone(&self.engine.kind_names),
+            max: wanted,
+            started: self.free_workers().saturating_sub(self.waiting.len()),
+            lease: self.engine.options.lease,
+            sleeps_if_empty: true,
+            hint: self.hint.clone(),
+            now: None,
+        }
+    }
+
+    fn fly(
+        &self,
+        outcomes: Vec<Outcome>,
+        claim: Option<ClaimRequest>,
+    ) -> impl Future<Output = Landed> + Send + use<> {
+        let engine = Arc::clone(&self.engine);
+        let server: Name = self.engine.info.name.clone();
+        async move {
+            let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
+            let request = SettleRequest { server, settles, now: None };
+            let call = async {
+                let storage = &engine.storage;
+                match (&claim, request.settles.is_empty()) {
+                    (None, _) => storage.settle(&request).await.map(|answers| (answers, None)),
+                    (Some(claim), true) => {
+                        storage.claim(claim).await.map(|claimed| (Vec::new(), Some(claimed)))
+                    }
+                    (Some(claim), false) => storage
+                        .settle_and_claim(&request, claim)
+                        .await
+                        .map(|(answers, claimed)| (answers, Some(claimed))),
+                }
+            };
+            let answers = engine.bounded(call).await;
+            Landed { outcomes, answers, claimed: claim.is_some() }
+        }
+    }
+
+    /// Takes in what was claimed; what is left are the outcomes that were answered.
+    pub(super) fn landed(&mut self, landed: Landed) -> Option<(Vec<Outcome>, Vec<SettleAnswer>)> {
+        match landed.answers {
+            Ok((answers, claimed)) if answers.len() == landed.outcomes.len() => {
+                self.engine.health.works("dispatcher");
+                self.backoff.reset();
+                if !answers.is_empty() {
+                    self.engine.signals.activity.notify_one();
+                }
+                if let Some(claimed) = claimed
+                    && let Some(pending) = self.pending.take()
+                {
+                    self.claimed(claimed, &pending);
+                }
+                return Some((landed.outcomes, answers));
+            }
+            Ok(_) => {
+                let text = "the storage answered another number of settles";
+                let error = Error::new(ErrorKind::Internal, text);
+                self.flight_failed(landed.outcomes, landed.claimed, &error);
+            }
+            Err(error) => self.flight_failed(landed.outcomes, landed.claimed, &error),
+        }
+        None
+    }
+
+    /// Outcomes are kept until the storage answers; claims are repeated as they were.
+    fn flight_failed(&mut self, outcomes: Vec<Outcome>, claimed: bool, error: &Error) {
+        let alone = outcomes.len() == 1 && !claimed;
+        let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
+        if error.kind() == ErrorKind::NotAnnounced {
+            // Forgotten as dead, or not known yet: the heartbeat announces again.
+            self.engine.signals.heartbeat.notify_one();
+        } else {
+            self.engine.health.failed("dispatcher", error);
+        }
+        if poisoned && alone {
+            outcomes.into_iter().for_each(|outcome| self.replace_by_bare(outcome, error));
+        } else {
+            // One of them may be what the storage chokes on.
+            self.outcomes.put_back(outcomes, poisoned);
+        }
+        // What a lost answer said of more is not said again.
+        self.may_be_work |= claimed;
+        self.blocked_until = Some(Instant::now() + self.backoff.next());
+    }
+
+    /// What the storage cannot keep is settled as a bare failure that says so; if it cannot keep that
+    /// either, the job is left to its lease.
+    fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn std::fmt::Display) {
+        let lease = outcome.settle.lease;
+        tracing::warn!(job = %lease.job, reason = %reason, "the storage cannot keep an outcome");
+        if !self.outcomes.replace_by_bare(outcome, reason) {
+            self.engine.held.lock().jobs.remove(&attempt(&lease));
+        }
+    }
+
+    pub(super) fn settled(&mut self, outcomes: Vec<Outcome>, answers: Vec<SettleAnswer>) {
+        let mut over = Vec::with_capacity(outcomes.len());
+        for (outcome, answer) in outcomes.into_iter().zip(answers) {
+            let lease = outcome.settle.lease;
+            match answer {
+                SettleAnswer::Settled(state) => {
+                    if state == StateName::Enqueued {
+                        self.may_be_work = true;
+                    }
+                    let ending = outcome.settle.ending;
+                    let later = matches!(ending, Ending::Retry { .. } | Ending::Snoozed { .. });
+                    if later && self.pushes.is_none() {
+                        self.engine.signals.scheduler.notify_one();
+                    }
+                }
+                SettleAnswer::AlreadyApplied => {}
+                SettleAnswer::LeaseLost => {
+                    tracing::warn!(job = %lease.job, fence = lease.fence, "the lease was lost, the outcome does not count");
+                }
+                SettleAnswer::Refused(refusal) => {
+                    self.replace_by_bare(outcome, &refusal);
+                    continue;
+                }
+                SettleAnswer::Busy => {
+                    self.outcomes.try_later(outcome);
+                    continue;
+                }
+            }
+            over.push(attempt(&lease));
+        }
+        let mut held = self.engine.held.lock();
+        for attempt in over {
+            held.jobs.remove(&attempt);
+        }
+    }
+
+    fn claimed(&mut self, claimed: Claimed, pending: &Pending) {
+        let request = &pending.request;
+        let got = claimed.jobs.len();
+        self.next_claim = request.sequence + 1;
+        {
+            let mut held = self.engine.held.lock();
+            held.seen_claim = request.sequence;
+            if got > 0 {
+                held.last_taken = request.sequence;
+            }
+            // A repeated claim answers leases that began with the first one.
+            let sure_until = pending.sent_at + request.lease;
+            for job in &claimed.jobs {
+                let job = HeldJob {
+                    lease: job.lease,
+                    claim: request.sequence,
+                    phase: Phase::Prefetched,
+                    started: false,
+                    limited: job.limited,
+                    sure_until,
+                };
+                held.jobs.insert(attempt(&job.lease), job);
+            }
+        }
+        let now = Instant::now();
+        let options = &self.engine.options;
+        if got >= request.max || claimed.more {
+            self.hint = claimed.hint;
+            self.may_be_work = true;
+        } else {
+            self.hint = None;
+        }
+        self.poll_pause = match got {
+            0 => (self.poll_pause * 2).min(options.max_poll_interval),
+            _ => options.poll_interval,
+        };
+        // Where the storage pushes, polling merely finds what a lost push left.
+        let pause = if self.pushes.is_some() { options.max_poll_interval } else { self.poll_pause };
+        self.poll_at = now + crate::ids::jittered(pause);
+        let crash_limit = options.crash_limit;
+        let mut free = self.free_workers().saturating_sub(self.waiting.len());
+        for job in claimed.jobs {
+            let near_limit = job.crashes > 0 && job.crashes + 1 >= crash_limit;
+            if near_limit && self.alone.is_none() && self.runs_alone.is_none() {
+                self.alone = Some(Waiting { job, claimed_at: pending.sent_at, since: now });
+            } else if job.crashes > 0 && (free == 0 || near_limit) {
+                // Rescued before: it never waits beside others for a worker.
+                self.claimed_too_far = true;
+                self.give_back(job);
+            } else {
+                free = free.saturating_sub(1);
+                self.waiting.push_back(Waiting { job, claimed_at: pending.sent_at, since: now });
+            }
+        }
+    }
+}
