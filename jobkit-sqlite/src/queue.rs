@@ -7,46 +7,26 @@ mod renew;
 mod rescue;
 mod settle;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
+use jobkit_core::Result;
 use jobkit_core::storage::{
     ClaimRequest, Claimed, JobQueue, Promoted, RenewRequest, Renewed, Rescue, RescueRequest,
-    SettleAnswer, SettleRequest, StepRequest, WakeUpFilter, WakeUps, check_items,
+    SettleAnswer, SettleRequest, StepRequest, WakeUpFilter, WakeUps,
 };
-use jobkit_core::{Error, Result, bounds};
 
 use crate::storage::SqliteStorage;
 use crate::wake_up;
 
-fn check_claim(request: &ClaimRequest) -> Result<()> {
-    check_items("max", request.max)?;
-    let bounded = |field, has: usize, max: usize| {
-        let reason = format_args!("has {has} entries, where at most {max} are allowed");
-        if has > max { Err(Error::invalid(field, reason)) } else { Ok(()) }
-    };
-    bounded("queues", request.queues.len(), bounds::SERVER_QUEUES)?;
-    bounded("kinds", request.kinds.len(), bounds::SERVER_KINDS)?;
-    check_lease(request.lease)
-}
-
-fn check_lease(lease: Duration) -> Result<()> {
-    if bounds::LEASE.contains(&lease) {
-        return Ok(());
-    }
-    Err(Error::invalid("lease", format_args!("is {lease:?}, where 10 ms to a day are allowed")))
-}
-
 #[async_trait]
 impl JobQueue for SqliteStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
-        check_claim(request)?;
+        request.check()?;
         let request = request.clone();
         self.writer().call_hot("claim", move |flight| flight.claim(&request)).await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
-        check_items("settles", request.settles.len())?;
+        request.check()?;
         let request = request.clone();
         self.writer().call_hot("settle", move |flight| flight.settle_all(&request)).await
     }
@@ -56,8 +36,8 @@ impl JobQueue for SqliteStorage {
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
-        check_items("settles", settle.settles.len())?;
-        check_claim(claim)?;
+        settle.check()?;
+        claim.check()?;
         let (settle, claim) = (settle.clone(), claim.clone());
         self.writer()
             .call_hot("settle_and_claim", move |flight| {
@@ -67,8 +47,7 @@ impl JobQueue for SqliteStorage {
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
-        check_items("held", request.held.len())?;
-        check_lease(request.lease)?;
+        request.check()?;
         let request = request.clone();
         self.writer().call("renew", move |flight| flight.renew(&request)).await
     }

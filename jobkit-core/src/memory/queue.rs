@@ -19,7 +19,7 @@ use crate::state_machine::{Ending, Event};
 use crate::storage::{
     ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer, RenewRequest,
     Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUpFilter,
-    WakeUps, check_items,
+    WakeUps,
 };
 
 use super::planted::Planted;
@@ -32,12 +32,12 @@ const ERRORS_KEPT: usize = 32;
 #[async_trait]
 impl JobQueue for MemoryStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
-        check_claim(request)?;
+        request.check()?;
         self.write(request.now, |tables, work| tables.claim(work, request))
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
-        check_items("settles", request.settles.len())?;
+        request.check()?;
         Ok(self.write(request.now, |tables, work| tables.settle_all(work, request)))
     }
 
@@ -46,8 +46,8 @@ impl JobQueue for MemoryStorage {
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
-        check_items("settles", settle.settles.len())?;
-        check_claim(claim)?;
+        settle.check()?;
+        claim.check()?;
         self.write(settle.now.or(claim.now), |tables, work| {
             // What may fail fails before anything is applied.
             tables.check_announced(claim.incarnation)?;
@@ -63,8 +63,7 @@ impl JobQueue for MemoryStorage {
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
-        check_items("held", request.held.len())?;
-        check_lease(request.lease)?;
+        request.check()?;
         Ok(self.write(request.now, |tables, work| tables.renew(work, request)))
     }
 
@@ -101,24 +100,6 @@ impl JobQueue for MemoryStorage {
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
         Ok(Some(self.shared.hub.subscribe(&filter)))
     }
-}
-
-fn check_claim(request: &ClaimRequest) -> Result<()> {
-    check_items("max", request.max)?;
-    let bounded = |field, has: usize, max: usize| {
-        let reason = format_args!("has {has} entries, where at most {max} are allowed");
-        if has > max { Err(Error::invalid(field, reason)) } else { Ok(()) }
-    };
-    bounded("queues", request.queues.len(), bounds::SERVER_QUEUES)?;
-    bounded("kinds", request.kinds.len(), bounds::SERVER_KINDS)?;
-    check_lease(request.lease)
-}
-
-fn check_lease(lease: std::time::Duration) -> Result<()> {
-    if bounds::LEASE.contains(&lease) {
-        return Ok(());
-    }
-    Err(Error::invalid("lease", format_args!("is {lease:?}, where 10 ms to a day are allowed")))
 }
 
 impl Tables {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::bounds;
 use crate::clock::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failure::ErrorDetail;
 use crate::ids::{BatchId, Incarnation, JobId};
 use crate::name::Name;
@@ -13,6 +14,7 @@ use crate::record::{Extras, Lease, Locator, Payload, Progress};
 use crate::refusal::Refusal;
 use crate::state::{Reason, Retention, StateName};
 use crate::state_machine::Ending;
+use crate::storage::check_items;
 use crate::storage::jobs::StepRequest;
 use crate::storage::log::LogLine;
 
@@ -151,6 +153,51 @@ pub struct ClaimRequest {
     pub hint: Option<ClaimHint>,
     /// Replaces the storage's clock; tests only.
     pub now: Option<Timestamp>,
+}
+
+impl ClaimRequest {
+    /// Whether it is within its bounds; every storage asks before it does anything.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the bound.
+    pub fn check(&self) -> Result<()> {
+        check_items("max", self.max)?;
+        let bounded = |field, has: usize, max: usize| {
+            let reason = format_args!("has {has} entries, where at most {max} are allowed");
+            if has > max { Err(Error::invalid(field, reason)) } else { Ok(()) }
+        };
+        bounded("queues", self.queues.len(), bounds::SERVER_QUEUES)?;
+        bounded("kinds", self.kinds.len(), bounds::SERVER_KINDS)?;
+        check_lease(self.lease)
+    }
+}
+
+impl SettleRequest {
+    /// Whether it is within its bounds; every storage asks before it does anything.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the bound.
+    pub fn check(&self) -> Result<()> {
+        check_items("settles", self.settles.len())
+    }
+}
+
+impl RenewRequest {
+    /// Whether it is within its bounds; every storage asks before it does anything.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with the field and the bound.
+    pub fn check(&self) -> Result<()> {
+        check_items("held", self.held.len())?;
+        check_lease(self.lease)
+    }
+}
+
+fn check_lease(lease: Duration) -> Result<()> {
+    if bounds::LEASE.contains(&lease) {
+        return Ok(());
+    }
+    Err(Error::invalid("lease", format_args!("is {lease:?}, where 10 ms to a day are allowed")))
 }
 
 /// A queue, and the most to take from it in one claim.
