@@ -226,17 +226,38 @@ impl Job {
                 return Err(Error::corrupt(format!("there is no state number {other}")).into());
             }
         };
-        let is_plain = state == State::Enqueued && row.get_ref(RARE)? == ValueRef::Null;
-        if is_plain {
-            return Self::read_plain(row);
+        let mut job = Self::read_common(row, state)?;
+        if job.head.state == State::Enqueued && row.get_ref(RARE)? == ValueRef::Null {
+            return Ok(job);
         }
-        let settled = match row.get::<_, Option<i64>>(30)? {
-            Some(fence) => Some((uint(fence), Incarnation::from_i64(row.get(31)?))),
-            None => None,
-        };
         let instant = |column| -> rusqlite::Result<_> {
             Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_micros))
         };
+        if let Some(fence) = row.get::<_, Option<i64>>(30)? {
+            job.head.settled = Some((uint(fence), Incarnation::from_i64(row.get(31)?)));
+        }
+        job.head.start = start_at(row.get(20)?);
+        job.claimed_at = instant(16)?;
+        job.expires_at = instant(18)?;
+        job.duration = row.get::<_, Option<i64>>(19)?.map(length);
+        job.start_by = instant(21)?;
+        job.parked = row.get(23)?;
+        job.was = row.get::<_, Option<i64>>(24)?.map(reason_at);
+        job.server = row.get(25)?;
+        let batch = row.get_ref(32)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        job.batch = batch.map(|bytes| BatchId::from_bytes(bytes16(bytes)));
+        let last_op = row.get_ref(34)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        job.last_op = last_op.map(|bytes| OperationId::from_bytes(bytes16(bytes)));
+        job.actor = row.get(35)?;
+        job.tags = row.get(36)?;
+        job.unique = row.get(37)?;
+        job.limits = row.get(38)?;
+        job.extras = row.get(39)?;
+        Ok(job)
+    }
+
+    /// What every job has; all that an enqueued one has which is like most.
+    fn read_common(row: &Row<'_>, state: State) -> Done<Self> {
         Ok(Self {
             seq: row.get(0)?,
             id: job_id(row, 1)?,
@@ -246,56 +267,6 @@ impl Job {
             flags: row.get(7)?,
             head: JobHead {
                 state,
-                reason: reason_at(row.get(3)?),
-                entered_at: at(row.get(13)?),
-                fence: uint(row.get(8)?),
-                failures: small(row.get(9)?),
-                crashes: small(row.get(10)?),
-                run: small(row.get(11)?),
-                version: uint(row.get(12)?),
-                settled,
-                start: start_at(row.get(20)?),
-            },
-            created_at: at(row.get(14)?),
-            enqueued_at: instant(15)?,
-            claimed_at: instant(16)?,
-            expires_at: instant(18)?,
-            duration: row.get::<_, Option<i64>>(19)?.map(length),
-            start_by: instant(21)?,
-            parked: row.get(23)?,
-            was: row.get::<_, Option<i64>>(24)?.map(reason_at),
-            server: row.get(25)?,
-            batch: row
-                .get_ref(32)?
-                .as_blob_or_null()
-                .map_err(rusqlite::Error::from)?
-                .map(|bytes| BatchId::from_bytes(bytes16(bytes))),
-            parents: small(row.get(33)?),
-            last_op: row
-                .get_ref(34)?
-                .as_blob_or_null()
-                .map_err(rusqlite::Error::from)?
-                .map(|bytes| OperationId::from_bytes(bytes16(bytes))),
-            actor: row.get(35)?,
-            tags: row.get(36)?,
-            unique: row.get(37)?,
-            limits: row.get(38)?,
-            extras: row.get(39)?,
-            history: None,
-        })
-    }
-
-    /// Reads the row of an enqueued job that has nothing that most have not.
-    fn read_plain(row: &Row<'_>) -> Done<Self> {
-        Ok(Self {
-            seq: row.get(0)?,
-            id: job_id(row, 1)?,
-            queue: row.get(4)?,
-            kind: row.get(5)?,
-            priority: priority_at(row.get(6)?),
-            flags: row.get(7)?,
-            head: JobHead {
-                state: State::Enqueued,
                 reason: reason_at(row.get(3)?),
                 entered_at: at(row.get(13)?),
                 fence: uint(row.get(8)?),
