@@ -6,5 +6,7 @@ mod embedded;
 mod golden;
 mod moves;
 mod quoted;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod world;
 mod writes;
