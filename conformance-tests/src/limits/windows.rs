@@ -171,7 +171,7 @@ pub async fn a_promotion_is_bounded_waiters_included(env: Env) {
 }
 
 /// PRO-3, G16: where instants are pushed, the first job that is parked at a rate limit tells when there
-/// is room again.
+/// is room again, and so does a change of the window while jobs are parked.
 pub async fn the_instant_of_room_is_told(env: Env) {
     if env.storage.capabilities().level < Level::Standard {
         // It has no limits.
@@ -183,16 +183,22 @@ pub async fn the_instant_of_room_is_told(env: Env) {
     let mut wake_ups = env.storage.wake_ups(filter).await.expect("subscribes").expect("pushes");
     env.add_many(several(2, || rated("l", 1, Window::Sliding(MINUTE)))).await;
     assert_eq!(server.claim(10).await.len(), 1);
-    let room_at = env.after(60);
-    let look = async {
-        while let Some(push) = wake_ups.next().await {
-            if push == WakeUp::Due(room_at) {
-                return;
+    let mut told = async |room_at| {
+        let look = async {
+            while let Some(push) = wake_ups.next().await {
+                if push == WakeUp::Due(room_at) {
+                    return;
+                }
             }
-        }
-        panic!("the pushes ended");
+            panic!("the pushes ended");
+        };
+        tokio::time::timeout(Duration::from_secs(5), look).await.expect("somebody tells");
     };
-    tokio::time::timeout(Duration::from_secs(5), look).await.expect("somebody tells");
+    told(env.after(60)).await;
+    // An operator's window may bring it forward.
+    let shorter = Limit::rate("l", 1, Window::Sliding(seconds(20)));
+    env.storage.define_limit(&shorter).await.expect("is set");
+    told(env.after(20)).await;
 }
 
 /// LIM-6, G21: where the clock goes back, a start counts no longer than one length from then on, also

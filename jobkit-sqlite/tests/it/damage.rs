@@ -60,6 +60,8 @@ async fn a_damaged_row_stops_nobody_else() {
     assert_eq!(held.iter().map(|it| it.lease.job).collect::<Vec<_>>(), ids[1..]);
     damage(ids[1]);
     assert!(claim(&storage, &server, 1).await.is_empty(), "a repetition leaves it out");
+    let holders = storage.limit_holders("l", 10).await.expect("lists the others");
+    assert!(holders.is_empty(), "{holders:?}");
     let mut next = job();
     next.jobs[0].limits = vec![Limit::new("l", 1)];
     let next_id = next.jobs[0].id;
