@@ -571,6 +571,29 @@ pub async fn batches_are_listed_newest_first(env: Env) {
     assert!(env.find_batch(BatchId::new()).await.is_none());
 }
 
+/// BAT-3: a page of batches in one state is full however far apart they stand, and holds no more than was
+/// asked for.
+pub async fn batches_that_stand_far_apart_fill_a_page(env: Env) {
+    let mut all: Vec<BatchId> = (0..220).map(|_| BatchId::new()).collect();
+    all.sort_unstable();
+    let mut started = Vec::new();
+    for (i, id) in all.iter().enumerate() {
+        let starts = if i % 10 == 0 { Starts::AtOnce } else { Starts::WhenStarted };
+        if starts == Starts::AtOnce {
+            started.push(*id);
+        }
+        env.submit(batch_of(*id, starts, members(*id, 1))).await;
+    }
+    started.reverse();
+    let page = async |before| {
+        let state = Some(BatchState::Started);
+        let batches = env.storage.batches(state, before, 15).await.expect("lists");
+        batches.into_iter().map(|batch| batch.id).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None).await, started[..15]);
+    assert_eq!(page(Some(started[14])).await, started[15..]);
+}
+
 /// SUB-9, G3: a submission of 1,000 members is one step: all are counted, or none.
 pub async fn a_batch_of_a_thousand_members_is_one_step(env: Env) {
     let batch = BatchId::new();

@@ -207,6 +207,7 @@ macro_rules! __list {
                 a_half_filled_batch_is_discarded_after_an_hour
                 a_member_that_is_run_now_does_not_wait_for_the_start
                 batches_are_listed_newest_first
+                batches_that_stand_far_apart_fill_a_page
                 a_batch_of_a_thousand_members_is_one_step
             }
             nested_batches {
