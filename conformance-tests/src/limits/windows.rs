@@ -171,7 +171,7 @@ pub async fn a_promotion_is_bounded_waiters_included(env: Env) {
 }
 
 /// PRO-3, G16: where instants are pushed, the first job that is parked at a rate limit tells when there
-/// is room again, and so does a change of the window while jobs are parked.
+/// is room again, and so do a change of the window and a start while jobs are parked.
 pub async fn the_instant_of_room_is_told(env: Env) {
     if env.storage.capabilities().level < Level::Standard {
         // It has no limits.
@@ -181,7 +181,7 @@ pub async fn the_instant_of_room_is_told(env: Env) {
     let others = OtherPushes { finished: false, due: true, cancels_of: None };
     let filter = WakeUpFilter { queues: Vec::new(), others };
     let mut wake_ups = env.storage.wake_ups(filter).await.expect("subscribes").expect("pushes");
-    env.add_many(several(2, || rated("l", 1, Window::Sliding(MINUTE)))).await;
+    env.add_many(several(3, || rated("l", 1, Window::Sliding(MINUTE)))).await;
     assert_eq!(server.claim(10).await.len(), 1);
     let mut told = async |room_at| {
         let look = async {
@@ -198,6 +198,11 @@ pub async fn the_instant_of_room_is_told(env: Env) {
     // An operator's window may bring it forward.
     let shorter = Limit::rate("l", 1, Window::Sliding(seconds(20)));
     env.storage.define_limit(&shorter).await.expect("is set");
+    told(env.after(20)).await;
+    // So does the next start, while one waits that was parked before it.
+    env.advance(20);
+    assert_eq!(promoted(&env).await.count, 1);
+    assert_eq!(server.claim(10).await.len(), 1);
     told(env.after(20)).await;
 }
 

@@ -77,8 +77,8 @@ use crate::storage::log::LogLine;
 /// - **PRO-3** Jobs that are parked at a rate limit become claimable at the instant at which starts are
 ///   free again, in their order and as many as there is room for. They are counted with the others;
 ///   what is beyond `max` is moved by the next sweep or promotion. Where pushes are claimed, the
-///   instant is told when the first job is parked, and when an operator changes the window while jobs
-///   are (G13, G21).
+///   instant is told when the first job is parked, and while jobs are, when an operator changes the
+///   window or one starts after there was room (G13, G21).
 ///
 /// **Contract: `rescue_expired`**
 /// - **RES-1** It takes away only leases that were listed as seen expired, with the same fence and the
