@@ -168,6 +168,14 @@ pub async fn a_promotion_is_bounded_waiters_included(env: Env) {
     env.promote().await;
     expected = ids[12..].to_vec();
     assert_eq!(server.claim_ids(20).await, expected);
+    // Of several limits together, too.
+    for (limit, max, count) in [("few", 1, 2), ("many", 5, 10)] {
+        env.add_many(several(count, || rated(limit, max, Window::Sliding(MINUTE)))).await;
+    }
+    assert_eq!(server.claim(20).await.len(), 6);
+    env.advance(60);
+    let step = StepRequest { max: 4, now: env.at() };
+    assert_eq!(env.storage.promote_due(step).await.expect("promotes").count, 4);
 }
 
 /// PRO-3, G16: where instants are pushed, the first job that is parked at a rate limit tells when there
