@@ -13,7 +13,8 @@ use crate::state::State;
 use crate::state_machine::Event;
 use crate::storage::{LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
 
-use super::state::{Admitted, LimitRow, Place, Rank, SKEW, Tables, Work, note_room_at};
+use super::limit_row::{LimitRow, SKEW, note_room_at};
+use super::state::{Admitted, Place, Rank, Tables, Work};
 
 /// The most waiters of a limit that one step makes claimable; the rest is left to sweeps.
 pub(super) const ADMITTED_AT_ONCE: usize = 500;

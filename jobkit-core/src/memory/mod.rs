@@ -6,6 +6,8 @@
 
 mod batches;
 mod jobs;
+mod keys;
+mod limit_row;
 mod limits;
 mod lock;
 mod log;

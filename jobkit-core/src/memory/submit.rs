@@ -16,8 +16,9 @@ use crate::state_machine::{JobHead, new_head, new_unmeetable_head};
 use crate::storage::{JobSubmitted, Submission, Submitted};
 use crate::unique::{KeyHash, OnConflict};
 
+use super::limit_row::LimitRow;
 use super::planted::Planted;
-use super::state::{Batch, Job, LimitRow, Tables, Work, on_index};
+use super::state::{Batch, Job, Tables, Work, on_index};
 
 /// What is to become of each job of a submission.
 struct Plan {

@@ -14,7 +14,8 @@ use crate::storage::{
 use crate::unique::{KeyHash, Until};
 
 use super::jobs::details;
-use super::state::{AttemptLog, Batch, Job, LimitRow, Place, ScheduleRow, Tables, Work, on_index};
+use super::limit_row::LimitRow;
+use super::state::{AttemptLog, Batch, Job, Place, ScheduleRow, Tables, Work, on_index};
 
 /// About so many bytes of arguments, results and logs are in one page.
 const PAGE_BYTES: usize = 8 << 20;

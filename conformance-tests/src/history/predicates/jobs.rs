@@ -1,0 +1,227 @@
+//! What a job's record says: stored once, changed as allowed, counted, and kept long enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jobkit_core::ids::{IdAge, id_age};
+use jobkit_core::state::{Reason, StateName};
+use jobkit_core::{JobId, Timestamp};
+
+use super::super::{Fact, History};
+use super::{Checked, broken};
+
+/// Which reasons lead from a state.
+fn may_follow(from: StateName, to: StateName, reason: Reason) -> bool {
+    use StateName::{Awaiting, Deleted, Enqueued, Failed, Processing, Scheduled, Succeeded};
+    match (from, to) {
+        (Awaiting, Enqueued) => matches!(reason, Reason::Released | Reason::RunNow),
+        (Awaiting, Scheduled) => reason == Reason::Delay,
+        (Scheduled, Enqueued) => matches!(reason, Reason::Due | Reason::RunNow),
+        (Scheduled | Enqueued, Scheduled) => reason == Reason::Rescheduled,
+        (Enqueued, Processing) => reason == Reason::Claimed,
+        (Enqueued, Failed) => reason == Reason::Unreadable,
+        (Processing, Enqueued) => {
+            matches!(reason, Reason::Retry | Reason::Snooze | Reason::GivenBack | Reason::Rescued)
+        }
+        (Processing, Scheduled) => matches!(reason, Reason::Retry | Reason::Snooze),
+        (Processing, Succeeded) => reason == Reason::Done,
+        (Processing, Failed | Deleted)
+        | (Awaiting | Scheduled | Enqueued | Succeeded | Failed, Deleted) => true,
+        (Succeeded | Failed | Deleted, Enqueued | Scheduled) => reason == Reason::Requeued,
+        _ => false,
+    }
+}
+
+/// G1: what a client was told is stored; a job goes from state to state as the table allows, and stays
+/// until it is gone.
+pub fn g1_durable(history: &History) -> Checked {
+    let mut states: BTreeMap<JobId, StateName> = BTreeMap::new();
+    let mut gone = BTreeSet::new();
+    for event in &history.events {
+        match &event.fact {
+            Fact::Told(job) if !states.contains_key(job) => {
+                return broken("G1", event, *job, "a client was told that it is stored");
+            }
+            Fact::Create { job, to, .. } => {
+                states.insert(*job, *to);
+            }
+            Fact::Step { job, to, reason, .. } => match states.insert(*job, *to) {
+                _ if gone.contains(job) => {
+                    return broken("G1", event, *job, format!("it is gone, and became {to}"));
+                }
+                Some(from) if !may_follow(from, *to, *reason) => {
+                    let what = format!("{from} became {to}: {reason:?}");
+                    return broken("G1", event, *job, what);
+                }
+                _ => {}
+            },
+            Fact::Gone { job, .. } => {
+                gone.insert(*job);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// G2: an id is stored once, and not when it is too old to be remembered.
+pub fn g2_submitted_once(history: &History) -> Checked {
+    let mut seen = BTreeSet::new();
+    for event in &history.events {
+        if let Fact::Create { job, .. } = &event.fact {
+            let age = id_age(job.created_at(), event.at);
+            if age != IdAge::Fine {
+                return broken("G2", event, *job, format!("its id was accepted, and is {age:?}"));
+            }
+            // An id of a key may come again once its record is gone.
+            if !seen.insert(*job) && job.created_at().is_some() {
+                return broken("G2", event, *job, "it was stored twice");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// G3: the jobs of one submission are stored in one commit; G20: nothing of what is refused.
+pub fn g3_atomic_submit(history: &History) -> Checked {
+    let mut commits = BTreeMap::new();
+    let mut stored = BTreeSet::new();
+    for commit in history.commits() {
+        let mut refused = BTreeSet::new();
+        for event in commit {
+            match &event.fact {
+                Fact::Refused(job) => {
+                    refused.insert(*job);
+                }
+                Fact::Together(jobs) => {
+                    let missing = jobs.iter().find(|job| !stored.contains(*job));
+                    if let Some(missing) =
+                        missing.filter(|_| jobs.iter().any(|it| stored.contains(it)))
+                    {
+                        return broken("G3", event, *missing, "the others of its flow are stored");
+                    }
+                }
+                Fact::Create { job, submission, .. } => {
+                    stored.insert(*job);
+                    if *commits.entry(*submission).or_insert(event.s) != event.s {
+                        return broken("G3", event, *job, "it came later than its flow");
+                    }
+                    if refused.contains(job) {
+                        return broken("G20", event, *job, "it was refused, and is stored");
+                    }
+                }
+                Fact::Step { job, .. } if refused.contains(job) => {
+                    return broken("G20", event, *job, "its change was refused, and it changed");
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// G10: an occurrence is fired or skipped once, and none is left out.
+pub fn g10_one_job_per_occurrence(history: &History) -> Checked {
+    let mut every: BTreeMap<&str, Duration> = BTreeMap::new();
+    let mut last: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    for event in &history.events {
+        let (id, from, through) = match &event.fact {
+            Fact::Schedule { id, every: pace } => {
+                every.insert(id, *pace);
+                continue;
+            }
+            Fact::Fired { id, nominal_at } => (id, *nominal_at, *nominal_at),
+            Fact::Skipped { id, from, through } => (id, *from, *through),
+            _ => continue,
+        };
+        let before = last.insert(id, through);
+        match (before, every.get(id.as_str())) {
+            (Some(before), _) if from <= before => {
+                return broken("G10", event, None, format!("{id:?} came twice for {from}"));
+            }
+            (Some(before), Some(pace)) if before.plus(*pace) != from => {
+                let what = format!("{id:?} left out what lies between {before} and {from}");
+                return broken("G10", event, None, what);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// G17: a job's history is what was applied, in order.
+pub fn g17_history_is_true(history: &History) -> Checked {
+    let mut applied: BTreeMap<JobId, Vec<StateName>> = BTreeMap::new();
+    for event in &history.events {
+        match &event.fact {
+            Fact::Create { job, to, .. } => drop(applied.insert(*job, vec![*to])),
+            Fact::Step { job, to, .. } => applied.entry(*job).or_default().push(*to),
+            Fact::Recorded { job, dropped, kept } => {
+                let Some(applied) = applied.get(job) else { continue };
+                let total = kept.len() as u64 + dropped;
+                let first = kept.len().min(jobkit_core::bounds::HISTORY_FIRST);
+                let rest = kept.len() - first;
+                let fits = total == applied.len() as u64
+                    && applied[..first] == kept[..first]
+                    && applied[applied.len() - rest..] == kept[first..];
+                if !fits {
+                    let what =
+                        format!("its history tells {kept:?} and {dropped} more of {applied:?}");
+                    return broken("G17", event, *job, what);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// G18: what was counted is what happened.
+pub fn g18_totals_add_up(history: &History) -> Checked {
+    let mut steps = [0_u64; 7];
+    let mut states: BTreeMap<JobId, StateName> = BTreeMap::new();
+    for event in &history.events {
+        match &event.fact {
+            Fact::Create { job, to, .. } | Fact::Step { job, to, .. } => {
+                steps[to.index()] += 1;
+                states.insert(*job, *to);
+            }
+            Fact::Gone { job, .. } => drop(states.remove(job)),
+            Fact::Totals(counted) if *counted != steps => {
+                let what = format!("{counted:?} transitions were counted of {steps:?}");
+                return broken("G18", event, None, what);
+            }
+            Fact::Standing(counted) => {
+                let mut standing = [0_u64; 7];
+                states.values().for_each(|state| standing[state.index()] += 1);
+                if *counted != standing {
+                    let what = format!("{counted:?} jobs are counted of {standing:?}");
+                    return broken("G18", event, None, what);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// G19: only what has finished and expired goes.
+pub fn g19_retention(history: &History) -> Checked {
+    let mut states: BTreeMap<JobId, StateName> = BTreeMap::new();
+    for event in &history.events {
+        match &event.fact {
+            Fact::Create { job, to, .. } | Fact::Step { job, to, .. } => {
+                states.insert(*job, *to);
+            }
+            Fact::Gone { job, expires_at } => {
+                let finished = states.get(job).is_none_or(|state| state.is_finished());
+                if !finished || expires_at.is_none_or(|expires_at| expires_at > event.at) {
+                    let what = format!("{:?} went, to expire {expires_at:?}", states.get(job));
+                    return broken("G19", event, *job, what);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
