@@ -74,6 +74,7 @@ macro_rules! __list {
                 only_attempts_that_have_started_count_a_crash
                 only_the_holder_settles
                 a_repeated_settle_is_applied_once
+                the_history_tells_every_step
                 a_settle_changes_everything_in_one_step
                 settles_of_one_call_do_not_disturb_each_other
                 an_expired_lease_that_was_not_rescued_still_settles
@@ -141,6 +142,7 @@ macro_rules! __list {
                 purge_removes_what_has_expired_and_nothing_else
                 each_finish_is_kept_as_long_as_its_retention_says
                 purge_works_in_bounded_steps
+                the_place_of_what_is_gone_is_not_given_again
                 purges_and_requeues_do_not_disturb_each_other
             }
             faults {
@@ -222,6 +224,8 @@ macro_rules! __list {
                 a_half_filled_batch_is_discarded_with_what_is_inside
                 nested_members_are_kept_for_the_batches_around
                 a_lost_member_decides_what_waits_for_success
+                a_batch_that_succeeded_before_is_lost_alone
+                a_member_that_was_kept_decides_what_waits_for_success
                 a_nested_batch_that_succeeded_stays_so
             }
             recurring {
@@ -282,6 +286,7 @@ macro_rules! __list {
                 a_key_is_held_until_its_job_has_finished
                 a_cancelled_job_keeps_its_key_until_it_ends
                 a_key_until_the_start_is_free_with_the_claim
+                a_key_until_the_start_is_held_while_its_job_waits
                 a_requeue_takes_the_key_or_is_refused
                 of_many_one_takes_the_key
                 the_existing_job_stands_in_the_place_of_a_parent
@@ -307,6 +312,7 @@ macro_rules! __list {
                 removing_a_parent_decides_its_open_edges
                 removing_a_parent_of_many_loses_no_child
                 members_are_kept_until_the_continuations_have_finished
+                what_is_kept_is_not_in_the_way
                 a_batch_that_never_succeeds_is_not_kept_for_ever
                 an_empty_batch_is_removed_after_a_day
                 empty_batches_that_stay_are_not_in_the_way

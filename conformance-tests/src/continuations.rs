@@ -31,11 +31,15 @@ fn after_all(parents: &[JobId], on: On) -> NewRecord {
 }
 
 /// SET-3, G7, G8: the settle that finishes a parent decides the edge to its child: released, left open,
-/// or Deleted.
+/// or Deleted; also if the child was added while the parent ran.
 pub async fn the_end_of_a_parent_decides_its_children(env: Env) {
     let mut server = env.claimer("s").await;
-    for ending in ENDINGS {
+    for (ending, running) in ENDINGS.into_iter().flat_map(|it| [(it, false), (it, true)]) {
         let parent = env.add(job()).await;
+        let mut lease = None;
+        if running {
+            lease = Some(server.claim_one().await.lease);
+        }
         let mut children = Vec::new();
         for on in [On::Success, On::Failed, On::Any] {
             children.push((on, env.add(after(parent, on)).await));
@@ -45,7 +49,10 @@ pub async fn the_end_of_a_parent_decides_its_children(env: Env) {
             assert_eq!(record.head.state, State::Awaiting { open: 1 });
             assert_eq!((record.head.reason, record.parents), (Reason::Parents, 1));
         }
-        let lease = server.claim_one().await.lease;
+        let lease = match lease {
+            Some(lease) => lease,
+            None => server.claim_one().await.lease,
+        };
         server.settled(lease, ending).await;
         for (on, child) in children {
             let details = env.details(child).await;

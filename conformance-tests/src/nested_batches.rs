@@ -388,6 +388,88 @@ pub async fn a_lost_member_decides_what_waits_for_success(env: Env) {
     }
 }
 
+/// Settles what is claimed, the jobs named as failed and kept for an hour, all others as succeeded and
+/// kept for ever.
+async fn end_for_long(env: &Env, fails: &[JobId]) {
+    let mut server = env.claimer("s").await;
+    for job in server.claim(500).await {
+        let failed = fails.contains(&job.lease.job);
+        let ending = if failed { FAIL } else { Ending::Succeeded };
+        let keep = if failed { Keep::For(seconds(3600)) } else { Keep::Forever };
+        let mut settle = Settle::new(job.lease, ending);
+        settle.retention = Retention::all(keep);
+        server.settle_with(settle).await;
+    }
+}
+
+async fn purge_and_sweep(env: &Env) {
+    for _ in 0..3 {
+        env.purge().await;
+        env.sweep().await;
+        env.advance(1);
+    }
+}
+
+/// Something added to wait for the success of a batch; its state.
+async fn late_for_success(env: &Env, batch: BatchId) -> StateName {
+    // Ids made now would be too old by the time of the case.
+    let id = JobId::from_key("late", &batch.to_string());
+    let late = NewRecord { id, ..after_batch(batch, On::Success) };
+    env.state(env.add(late).await).await
+}
+
+/// PUR-4, G8, G9: a batch that has succeeded before counts as Succeeded round it, whatever is removed from
+/// it; so those around may succeed yet, and only it is lost.
+pub async fn a_batch_that_succeeded_before_is_lost_alone(env: Env) {
+    let (outer, waiting) = open(&env, None, Starts::AtOnce, 1).await;
+    let (inner, members) = open(&env, Some(outer), Starts::AtOnce, 2).await;
+    let then = env.add(after_batch(outer, On::Success)).await;
+    let mut server = env.claimer("s").await;
+    let jobs = server.claim(10).await;
+    for job in jobs {
+        let ending = if job.lease.job == waiting[0] { FAIL } else { Ending::Succeeded };
+        let mut settle = Settle::new(job.lease, ending);
+        settle.retention = Retention::all(Keep::Forever);
+        server.settle_with(settle).await;
+    }
+    env.requeue(members[0]).await;
+    end_for_long(&env, &members[..1]).await;
+    env.advance(2 * 3600);
+    purge_and_sweep(&env).await;
+    assert_eq!(env.states(&[members[0], then]).await, [StateName::Failed, StateName::Awaiting]);
+    for batch in [inner, outer] {
+        assert!(!env.batch(batch).await.counts.lost);
+    }
+    env.requeue(waiting[0]).await;
+    end_for_long(&env, &[]).await;
+    assert_eq!(env.state(then).await, StateName::Enqueued);
+    end_for_long(&env, &[]).await;
+    purge_and_sweep(&env).await;
+    assert!(env.find(members[0]).await.is_none());
+    assert!(env.batch(inner).await.counts.lost);
+    assert!(!env.batch(outer).await.counts.lost);
+    assert_eq!(late_for_success(&env, inner).await, StateName::Deleted);
+    assert_eq!(late_for_success(&env, outer).await, StateName::Enqueued);
+}
+
+/// PUR-4, PUR-3, G8: a Failed member that was kept for one continuation ends the wait of the others
+/// once that one has finished.
+pub async fn a_member_that_was_kept_decides_what_waits_for_success(env: Env) {
+    let (batch, members) = open(&env, None, Starts::AtOnce, 2).await;
+    let runs = env.add(after_batch(batch, On::Any)).await;
+    let waits = env.add(after_batch(batch, On::Success)).await;
+    end_for_long(&env, &members[1..]).await;
+    assert_eq!(env.states(&[runs, waits]).await, [StateName::Enqueued, StateName::Awaiting]);
+    env.advance(2 * 3600);
+    purge_and_sweep(&env).await;
+    assert_eq!(env.states(&[members[1], waits]).await, [StateName::Failed, StateName::Awaiting]);
+    end_for_long(&env, &[]).await;
+    purge_and_sweep(&env).await;
+    assert_eq!(env.state(waits).await, StateName::Deleted);
+    assert!(env.find(members[1]).await.is_none());
+    assert_eq!(late_for_success(&env, batch).await, StateName::Deleted);
+}
+
 /// BAT-7, G9: a nested batch that has succeeded stays a Succeeded member, whatever becomes of what is in it.
 pub async fn a_nested_batch_that_succeeded_stays_so(env: Env) {
     let (outer, _) = open(&env, None, Starts::WhenStarted, 0).await;

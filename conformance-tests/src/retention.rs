@@ -6,7 +6,7 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, Start, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{JobSubmitted, Settle, StepRequest, Submission};
+use jobkit_core::storage::{JobSubmitted, Settle, SettleAnswer, StepRequest, Submission};
 use jobkit_core::{BatchId, JobId};
 
 use crate::fixtures::*;
@@ -203,6 +203,49 @@ pub async fn members_are_kept_until_the_continuations_have_finished(env: Env) {
     assert!(env.find(then).await.is_none());
 }
 
+/// PUR-3, PUR-1: however many are kept for their batch, what expired with them or after them goes.
+pub async fn what_is_kept_is_not_in_the_way(env: Env) {
+    let batch = BatchId::new();
+    let members: Vec<NewRecord> = (0..9).map(|_| member(batch)).collect();
+    let ids: Vec<JobId> = members.iter().map(|job| job.id).collect();
+    env.submit(batch_of(batch, Starts::AtOnce, members)).await;
+    let then = env.add(after_batch(batch, On::Success)).await;
+    let with_them = env.add(job()).await;
+    let mut server = env.claimer("s").await;
+    let jobs = server.claim(10).await;
+    let settles = jobs.iter().map(|job| Settle::new(job.lease, Ending::Succeeded)).collect();
+    assert_eq!(
+        server.settle_all(settles).await,
+        vec![SettleAnswer::Settled(StateName::Succeeded); 10]
+    );
+    env.advance(1);
+    let after_them = env.add(NewRecord { priority: 9, ..job() }).await;
+    assert_eq!(server.run_one(Ending::Succeeded).await, after_them);
+    env.advance(25 * HOUR);
+    let step = async || {
+        let request = StepRequest { max: 2, now: env.at() };
+        env.storage.purge_expired(request).await.expect("purges").done
+    };
+    let mut done = 0;
+    for _ in 0..20 {
+        done += step().await;
+    }
+    assert_eq!(done, 2);
+    assert!(env.find(with_them).await.is_none());
+    assert!(env.find(after_them).await.is_none());
+    assert!(env.states(&ids).await.iter().all(|state| *state == StateName::Succeeded));
+    // Nor are they forgotten.
+    assert_eq!(server.run_one(Ending::Succeeded).await, then);
+    for _ in 0..20 {
+        done += step().await;
+    }
+    assert!(done >= 11, "{done}");
+    for id in ids {
+        assert!(env.find(id).await.is_none());
+    }
+    assert!(env.find_batch(batch).await.is_none());
+}
+
 /// PUR-3, G19: a batch that never succeeds does not keep its members for ever.
 pub async fn a_batch_that_never_succeeds_is_not_kept_for_ever(env: Env) {
     let batch = BatchId::new();
@@ -243,7 +286,7 @@ pub async fn an_empty_batch_is_removed_after_a_day(env: Env) {
     env.purge().await;
     assert!(env.find_batch(batch).await.is_some());
     env.advance(2 * HOUR);
-    env.purge().await;
+    assert_eq!(env.purge().await, 1);
     assert!(env.find_batch(batch).await.is_none());
 }
 
@@ -259,7 +302,8 @@ pub async fn empty_batches_that_stay_are_not_in_the_way(env: Env) {
         };
         Submission { batch: Some(batch), jobs: Vec::new() }
     };
-    env.submit_all(&(0..230).map(|_| inside()).collect::<Vec<_>>()).await;
+    let nested: Vec<Submission> = (0..230).map(|_| inside()).collect();
+    env.submit_all(&nested).await;
     env.advance(1);
     let alone = BatchId::new();
     env.submit(batch_of(alone, Starts::AtOnce, Vec::new())).await;
@@ -269,6 +313,30 @@ pub async fn empty_batches_that_stay_are_not_in_the_way(env: Env) {
     }
     assert!(env.find_batch(alone).await.is_none(), "nothing needs it");
     assert_eq!(env.batch(outer).await.counts.total, 231);
+    for batch in nested.iter().filter_map(|it| it.batch.as_ref()) {
+        assert!(env.find_batch(batch.id).await.is_some(), "what is around it has not completed");
+    }
+}
+
+/// PUR-1, G14: the place of a job that is gone is not given again, whatever is left.
+pub async fn the_place_of_what_is_gone_is_not_given_again(env: Env) {
+    let mut server = env.claimer("s").await;
+    let mut run = async |env: &Env, key: &str, keep: Keep| {
+        let id = env.add(NewRecord { id: JobId::from_key("k", key), ..job() }).await;
+        let mut settle = Settle::new(server.claim_one().await.lease, Ending::Succeeded);
+        settle.retention = Retention::all(keep);
+        server.settle_with(settle).await;
+        env.record(id).await.sequence
+    };
+    for round in ["1", "2"] {
+        let last = run(&env, &format!("goes {round}"), Keep::For(seconds(3600))).await;
+        env.advance(2 * HOUR);
+        assert_eq!(env.purge().await, 1);
+        // A connection of its own has to find it, too. What it adds stands in the second round in front
+        // of what goes.
+        let next = run(&env.second().await, &format!("stays {round}"), Keep::Forever).await;
+        assert!(next > last, "{next} after {last}");
+    }
 }
 
 /// PUR-1, LOG-7, G11: with a job goes all that belongs to it, and a key that it once held stays with

@@ -146,6 +146,26 @@ pub async fn a_key_until_the_start_is_free_with_the_claim(env: Env) {
     assert_eq!(outcome, ChangeOutcome::Refused(Refusal::UniqueConflict { holder: second }));
 }
 
+/// SUB-8, G11: a key that holds until the start is held however its job comes to it.
+pub async fn a_key_until_the_start_is_held_while_its_job_waits(env: Env) {
+    let start = Start::After(seconds(60));
+    let first = env.add(NewRecord { start, ..until_started("key") }).await;
+    let held = async || {
+        let refusal = env.refused(Submission::one(until_started("key"))).await;
+        assert_eq!(refusal, Refusal::UniqueConflict { holder: first });
+    };
+    held().await;
+    env.change(first, Action::Reschedule { run_at: env.after(30) }).await;
+    held().await;
+    env.advance(31);
+    assert_eq!(env.promote().await, 1);
+    held().await;
+    env.change(first, Action::Move { queue: None, priority: Some(7) }).await;
+    held().await;
+    env.claimer("s").await.claim_one().await;
+    env.add(until_started("key")).await;
+}
+
 /// CHG-6, G11: a requeue takes the key again, or answers who holds it and changes nothing.
 pub async fn a_requeue_takes_the_key_or_is_refused(env: Env) {
     let first = env.add(keyed("key", OnConflict::Reject)).await;

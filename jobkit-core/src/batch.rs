@@ -127,6 +127,20 @@ impl BatchRecord {
         })
     }
 
+    /// How many of these batches, which go from the inside out, cannot succeed any more once a Failed
+    /// member of the first is removed: up to one that has succeeded before and that one too, since it
+    /// counts as Succeeded in those around it for good. Pure.
+    pub fn lost_with_a_member<'a>(around: impl IntoIterator<Item = &'a Self>) -> usize {
+        let mut lost = 0;
+        for batch in around {
+            lost += 1;
+            if batch.succeeded_at.is_some() {
+                break;
+            }
+        }
+        lost
+    }
+
     /// Sets `completed_at` and `succeeded_at` as the counts demand, and tells whether anything
     /// changed, so that edges must be decided. Pure; each is set once.
     pub fn advance(&mut self, now: Timestamp) -> bool {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use jobkit_core::JobId;
 use jobkit_core::bounds;
 use jobkit_core::ids::Incarnation;
-use jobkit_core::record::{Lease, Progress};
+use jobkit_core::record::{HistoryEntry, Lease, Progress};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{LogLevel, LogLine, RenewAnswer, Settle, SettleAnswer, SettleRequest};
+use jobkit_core::{JobId, Name};
 
 use crate::fixtures::*;
 
@@ -58,6 +58,74 @@ pub async fn a_repeated_settle_is_applied_once(env: Env) {
     assert_eq!(server.settle(lease, Ending::Succeeded).await, SettleAnswer::LeaseLost);
     let details = env.details(id).await;
     assert_eq!(details.history.applied(), 5);
+}
+
+/// SET-3, RES-1, G17: the history tells each step: why and when, of which attempt on which server, how long
+/// the handler ran, and for when it is scheduled.
+pub async fn the_history_tells_every_step(env: Env) {
+    let plain = |state, reason| HistoryEntry {
+        state,
+        reason,
+        at: env.now(),
+        fence: None,
+        server: None,
+        duration: None,
+        run_at: None,
+        actor: None,
+    };
+    let of_attempt = |fence, state, reason| HistoryEntry {
+        fence: Some(fence),
+        server: Some(Name::from_stored("s")),
+        ..plain(state, reason)
+    };
+    let id = env.add(job()).await;
+    let mut expected = vec![plain(StateName::Enqueued, Reason::Submitted)];
+    let mut server = env.claimer("s").await;
+    let endings = [
+        (Ending::GivenBack, None),
+        (RETRY_NOW, Some(seconds(2))),
+        (Ending::GivenBack, Some(seconds(3))),
+        (Ending::Retry { delay: seconds(60) }, None),
+        (Ending::Snoozed { delay: seconds(60) }, Some(seconds(4))),
+    ];
+    let mut fence = 0;
+    for (ending, duration) in endings {
+        env.advance(1);
+        let lease = server.claim_one().await.lease;
+        fence += 1;
+        expected.push(of_attempt(fence, StateName::Processing, Reason::Claimed));
+        env.advance(5);
+        let state = server.settle_with(Settle { duration, ..Settle::new(lease, ending) }).await;
+        let scheduled = state == SettleAnswer::Settled(StateName::Scheduled);
+        let state = if scheduled { StateName::Scheduled } else { StateName::Enqueued };
+        let reason = match ending {
+            Ending::Retry { .. } => Reason::Retry,
+            Ending::Snoozed { .. } => Reason::Snooze,
+            _ => Reason::GivenBack,
+        };
+        let run_at = scheduled.then(|| env.after(60));
+        expected.push(HistoryEntry { duration, run_at, ..of_attempt(fence, state, reason) });
+        assert_eq!(env.details(id).await.history.entries, expected, "{ending:?}");
+        if scheduled {
+            env.advance(61);
+            env.promote().await;
+            expected.push(plain(StateName::Enqueued, Reason::Due));
+        }
+    }
+    server.claim_one().await;
+    expected.push(of_attempt(6, StateName::Processing, Reason::Claimed));
+    env.advance(1000);
+    assert_eq!(env.rescue_all().await, [(id, StateName::Enqueued)]);
+    expected.push(of_attempt(6, StateName::Enqueued, Reason::Rescued));
+    let lease = server.claim_one().await.lease;
+    expected.push(of_attempt(7, StateName::Processing, Reason::Claimed));
+    server
+        .settle_with(Settle { duration: Some(seconds(7)), ..Settle::new(lease, Ending::Succeeded) })
+        .await;
+    let ended = of_attempt(7, StateName::Succeeded, Reason::Done);
+    expected.push(HistoryEntry { duration: Some(seconds(7)), ..ended });
+    let history = env.details(id).await.history;
+    assert_eq!((history.entries, history.dropped), (expected, 0));
 }
 
 /// SET-3, G7: state, counters, history and retention change in one step; no reader sees a part.

@@ -116,6 +116,12 @@ pub async fn ends_cancellations_and_due_instants_are_told(env: Env) {
     wait_for(WakeUp::Due(due)).await;
     let id = env.add(job()).await;
     let lease = server.claim_one().await.lease;
+    server.settled(lease, Ending::Retry { delay: seconds(50) }).await;
+    wait_for(WakeUp::Due(env.after(50))).await;
+    env.change(id, Action::Reschedule { run_at: env.after(40) }).await;
+    wait_for(WakeUp::Due(env.after(40))).await;
+    env.change(id, Action::RunNow).await;
+    let lease = server.claim_one().await.lease;
     env.change(id, Action::Delete { keep: None }).await;
     wait_for(WakeUp::Cancel(id)).await;
     server.settled(lease, Ending::Deleted(Reason::Cancelled)).await;

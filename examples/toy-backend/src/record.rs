@@ -10,7 +10,7 @@ use jobkit_core::edge::Edge;
 use jobkit_core::failure::ErrorDetail;
 use jobkit_core::limit::Limit;
 use jobkit_core::record::{AttemptError, EdgeStatus, Extras, History, JobRecord, Progress};
-use jobkit_core::state::{Hold, Reason, Start, State};
+use jobkit_core::state::{Hold, Reason, Start, State, StateName};
 use jobkit_core::state_machine::JobHead;
 use jobkit_core::unique::Unique;
 use jobkit_core::{BatchId, Incarnation, JobId, Name, OperationId, Timestamp};
@@ -118,7 +118,9 @@ impl Job {
                 }
             }
             (_, _, Some(batch)) if self.kept => {
-                keys.insert(table("kept").id(batch.as_bytes()).number(place));
+                // Failed ones first: they end the wait for the success of their batch.
+                let later = u8::from(record.state() != StateName::Failed);
+                keys.insert(table("kept").id(batch.as_bytes()).byte(later).number(place));
             }
             (State::Succeeded | State::Failed | State::Deleted, ..) => {
                 keys.extend(record.expires_at.map(|at| table("expires").at(at).number(place)));

@@ -143,12 +143,13 @@ impl Tables {
 
     /// Whether a batch and all around it have completed, and their continuations have finished.
     pub(super) fn is_over(&self, id: BatchId) -> bool {
-        self.batches_around(id).all(|batch| self.is_over_alone(batch, false))
+        self.is_over_but_for_success(id, 0)
     }
 
-    /// Whether nothing but the success of some batch is still waited for.
-    fn is_over_but_for_success(&self, id: BatchId) -> bool {
-        self.batches_around(id).all(|batch| self.is_over_alone(batch, true))
+    /// Whether nothing but the success of the innermost batches, as many as `lost`, is still waited for.
+    fn is_over_but_for_success(&self, id: BatchId, lost: usize) -> bool {
+        let mut around = self.batches_around(id).enumerate();
+        around.all(|(n, batch)| self.is_over_alone(batch, n < lost))
     }
 
     fn is_over_alone(&self, batch: &BatchRecord, but_for_success: bool) -> bool {
@@ -172,12 +173,16 @@ impl Tables {
     }
 
     /// Whether an expired member may be removed. A Failed one ends the wait for the success of its
-    /// batch, and of those around it, which would keep everything for ever.
+    /// batch, and of those around it that count it, which would keep everything for ever.
     pub(super) fn lets_members_go(&mut self, work: &mut Work, id: BatchId, place: Place) -> bool {
-        if self.job(place).record.state() == StateName::Failed && self.is_over_but_for_success(id) {
+        let lost = BatchRecord::lost_with_a_member(self.batches_around(id));
+        if self.job(place).record.state() == StateName::Failed
+            && self.is_over_but_for_success(id, lost)
+        {
             let losing: Vec<_> = self
                 .batches_around(id)
-                .filter(|batch| !batch.counts.lost && batch.succeeded_at.is_none())
+                .take(lost)
+                .filter(|batch| !batch.counts.lost)
                 .map(|batch| batch.id)
                 .collect();
             for id in losing {

@@ -176,8 +176,9 @@ pub(super) struct Batch {
     pub(super) starts_with_parent: bool,
     /// Members that wait for the start.
     pub(super) unreleased: BTreeSet<Place>,
-    /// Members whose expiry has passed, but which the batch still needs.
-    pub(super) kept: BTreeSet<Place>,
+    /// Members whose expiry has passed, but which the batch still needs; Failed ones first, since they
+    /// end the wait for its success.
+    pub(super) kept: BTreeSet<(bool, Place)>,
 }
 
 /// Work that a step left to sweeps.
@@ -414,7 +415,7 @@ impl Tables {
                     set(&mut self.expires, (at, place), enter);
                 }
                 if !enter && let Some(batch) = record.batch.and_then(|id| batches.get_mut(&id)) {
-                    batch.kept.remove(&place);
+                    batch.kept.remove(&(state != StateName::Failed, place));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bounds;
 use crate::edge::Parent;
 use crate::ids::BatchId;
-use crate::state::Reason;
+use crate::state::{Reason, StateName};
 use crate::state_machine::Event;
 use crate::storage::Step;
 
@@ -148,7 +148,8 @@ impl Tables {
                 && !self.lets_members_go(work, id, place)
             {
                 self.expires.remove(&(at, place));
-                self.batch_mut(id).kept.insert(place);
+                let later = self.job(place).record.state() != StateName::Failed;
+                self.batch_mut(id).kept.insert((later, place));
                 self.keeping_batches.insert(id);
                 continue;
             }
@@ -160,8 +161,9 @@ impl Tables {
         }
         for id in self.keeping_batches.clone() {
             while done < max
-                && self.is_over(id)
-                && let Some(place) = self.batches.get(&id).and_then(|it| it.kept.first().copied())
+                && let Some((_, place)) =
+                    self.batches.get(&id).and_then(|it| it.kept.first().copied())
+                && self.lets_members_go(work, id, place)
                 && self.remove(work, place)
             {
                 done += 1;

@@ -90,12 +90,14 @@ use crate::state_machine::JobHead;
 ///
 /// **Contract: `purge_expired`**
 /// - **PUR-1** It removes finished jobs whose expiry has passed, with all that belongs to them, and
-///   nothing else, at most `max` at a time (G19).
+///   nothing else, at most `max` at a time (G19). Their sequences are not given again (G14).
 /// - **PUR-2** A removed parent's open edges are decided as unmeetable, in the same step (G8).
 /// - **PUR-3** Members are kept until the continuations of their batch have finished; the batch goes
-///   after its last member, and what is nested before what is around it (G9).
-/// - **PUR-4** Before a Failed member goes, its batch and those around it cannot succeed any more: what
-///   waits for that is decided, and so is what is added later (G8, G9).
+///   after its last member, and what is nested before what is around it (G9). However many are kept,
+///   in a bounded number of steps everything else goes (G19).
+/// - **PUR-4** Before a Failed member goes, its batch cannot succeed any more, nor can those around it up
+///   to one that has succeeded before: what waits for that is decided, and so is what is added later
+///   (G8, G9).
 /// - **PUR-5** It removes keys whose period has passed, in bounded steps, and says if there are more; a
 ///   job's record does not take the key with it (G11, G19).
 ///

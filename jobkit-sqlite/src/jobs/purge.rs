@@ -39,45 +39,58 @@ impl Flight<'_, '_> {
         let max = request.max.clamp(1, STEP);
         let mut budget = Budget(STEP);
         // Members of a batch whose continuations have not finished stay. So that they never stand in
-        // the way of what expires after them, a step that met any goes on where it stopped.
-        let from = self.meta("purge_from")?;
-        let expired = read_jobs(
+        // the way of what expires with or after them, a step that met any goes on where it stopped.
+        let from = (int(self.meta("purge_from")?), int(self.meta("purge_seq")?));
+        let mut expired = read_jobs(
             self.db,
             select_job!(
-                "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at >= ?1 \
+                "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at = ?1 AND seq > ?2 \
+                 AND expires_at <= ?3 ORDER BY seq LIMIT ?4"
+            ),
+            params![from.0, from.1, now.as_micros(), size(max)],
+        )?;
+        let room = max - expired.len();
+        expired.extend(read_jobs(
+            self.db,
+            select_job!(
+                "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at > ?1 \
                  AND expires_at <= ?2 ORDER BY expires_at, seq LIMIT ?3"
             ),
-            params![int(from), now.as_micros(), size(max)],
-        )?;
+            params![from.0, now.as_micros(), size(room)],
+        )?);
         let full = expired.len() == max;
-        let (mut removed, mut kept, mut highest) = (0, 0, 0);
-        let mut reached = from;
+        let (mut removed, mut highest) = (0, 0);
+        let (mut kept, mut reached) = (false, from);
         let mut verdicts = Verdicts::default();
         for job in expired {
+            if budget.0 == 0 {
+                break;
+            }
             let job = match job {
-                Ok(job) if job.state().is_finished() => job,
-                Ok(_) => continue,
+                Ok(job) => job,
                 Err(seq) => {
                     // What belongs to it cannot be told: it stays, for somebody to look at.
                     self.db.run("UPDATE jk_job SET expires_at = NULL WHERE seq = ?1", [seq])?;
                     continue;
                 }
             };
-            reached = job.expires_at.map_or(reached, |at| uint(at.as_micros()));
+            reached = (job.expires_at.map_or(from.0, Timestamp::as_micros), job.seq);
+            // Only a damaged row says when it expires and has not finished.
+            if !job.state().is_finished() {
+                kept = true;
+                continue;
+            }
             if let Some(batch) = job.batch
                 && !self.may_lose_members(batch, &job, now, &mut budget, &mut verdicts)?
             {
-                kept += 1;
+                kept = true;
                 continue;
-            }
-            if budget.0 == 0 {
-                break;
             }
             if job.has(CHILDREN) {
                 // Those that are given up may be what a batch waits for, or its continuations.
                 verdicts = Verdicts::default();
                 if !self.release_children(&job, now, &mut budget)? {
-                    kept += 1;
+                    kept = true;
                     continue;
                 }
             }
@@ -85,13 +98,10 @@ impl Flight<'_, '_> {
             highest = highest.max(job.seq);
             removed += 1;
         }
-        let resume = match full && kept > 0 {
-            true if removed == 0 && reached == from => from.saturating_add(1),
-            true => reached,
-            false => 0,
-        };
+        let resume = if full && kept { reached } else { (0, 0) };
         if resume != from {
-            self.set_meta("purge_from", resume)?;
+            self.set_meta("purge_from", uint(resume.0))?;
+            self.set_meta("purge_seq", uint(resume.1))?;
         }
         if removed > 0 {
             let left = self.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
@@ -145,13 +155,13 @@ impl Flight<'_, '_> {
             verdicts.may_go.insert(id, false);
             return Ok(false);
         }
-        let losing =
-            around.iter().filter(|batch| !batch.counts.lost && batch.succeeded_at.is_none());
+        let (lost, others) = around.split_at(BatchRecord::lost_with_a_member(&around));
+        let losing = lost.iter().filter(|batch| !batch.counts.lost);
         let losing: Vec<BatchId> = losing.map(|batch| batch.id).collect();
         if failed && !losing.is_empty() {
             let but_for_success = match verdicts.but_for_success.get(&id) {
                 Some(known) => *known,
-                None => self.are_over(&around, true)?,
+                None => self.are_over(lost, true)? && self.are_over(others, false)?,
             };
             verdicts.but_for_success.insert(id, but_for_success);
             if but_for_success {

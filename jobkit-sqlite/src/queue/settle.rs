@@ -129,8 +129,7 @@ impl Flight<'_, '_> {
         if let Some(job) = self.db.claimed(seq)
             && job.id == lease.job
         {
-            #[cfg(test)]
-            assert!(
+            debug_assert!(
                 !matches!(self.load(seq), Ok(Some(stored)) if stored != job),
                 "{seq} was changed"
             );

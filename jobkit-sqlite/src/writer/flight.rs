@@ -111,8 +111,10 @@ impl<'d, 'c> Flight<'d, 'c> {
         let next = match (self.next_seq, self.db.last_seq()) {
             (Some(next), _) => next,
             (None, Some(last)) => {
-                #[cfg(test)]
-                assert!(!matches!(self.last_seq(), Ok(stored) if stored > last), "{last} is taken");
+                debug_assert!(
+                    !matches!(self.last_seq(), Ok(stored) if stored > last),
+                    "{last} is taken"
+                );
                 last.saturating_add(1)
             }
             (None, None) => self.last_seq()?.saturating_add(1),

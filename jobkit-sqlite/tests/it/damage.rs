@@ -7,6 +7,7 @@ use jobkit_core::limit::Limit;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
+use jobkit_core::unique::Unique;
 use jobkit_core::{JobId, Name, OperationId};
 use jobkit_sqlite::SqliteStorage;
 
@@ -249,4 +250,56 @@ async fn a_damaged_child_that_went_on_before_its_parent_ended_is_left_alone() {
         conn.query_row(text, [&id.as_bytes()[..]], |row| row.get(0)).expect("reads")
     };
     assert_eq!((state(children[0]), state(children[1])), (5, 3));
+}
+
+/// A job that has not finished stays, whatever its row says of when it expires, and however many there are
+/// of them they are not in the way of what has expired.
+#[tokio::test]
+async fn what_has_not_finished_is_not_purged_nor_in_the_way() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    let ids = finished(&storage, &server, &["kind"]).await;
+    for _ in 0..5 {
+        submit(&storage, job()).await;
+    }
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    let damage = "UPDATE jobkit_job SET expires_at = 1 WHERE state = 2";
+    assert_eq!(conn.execute(damage, []).expect("writes"), 5);
+    let later = storage.now().await.expect("tells").plus(Duration::from_secs(400 * 24 * 3600));
+    let mut done = 0;
+    for _ in 0..4 {
+        let step = StepRequest { max: 2, now: Some(later) };
+        done += storage.purge_expired(step).await.expect("purges").done;
+    }
+    assert_eq!(done, 1);
+    assert!(storage.job(ids[0]).await.expect("reads").is_none());
+    let snapshot = storage.snapshot(None).await.expect("reads");
+    assert_eq!(snapshot.count(StateName::Enqueued), 5);
+}
+
+/// A key that cannot be read any more is free with the end of its job.
+#[tokio::test]
+async fn a_damaged_key_is_free_with_the_end() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    let keyed = || {
+        let mut keyed = job();
+        keyed.jobs[0].unique = Some(Unique::new("key"));
+        keyed
+    };
+    submit(&storage, keyed()).await;
+    let lease = claim(&storage, &server, 1).await[0].lease;
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    assert_eq!(conn.execute("UPDATE jobkit_job SET uniq = '{'", []).expect("writes"), 1);
+    let held = || conn.query_row("SELECT count(*) FROM jobkit_ukey", [], |row| row.get(0));
+    assert_eq!(held(), Ok(1));
+    settle(&storage, &server, vec![Settle::new(lease, Ending::Succeeded)]).await;
+    assert_eq!(held(), Ok(0));
+    submit(&storage, keyed()).await;
 }

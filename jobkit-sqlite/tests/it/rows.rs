@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jobkit_core::JobId;
+use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::failure::ErrorDetail;
 use jobkit_core::record::{Payload, Progress};
 use jobkit_core::state::StateName;
@@ -72,6 +73,33 @@ async fn a_purged_job_leaves_no_row_behind() {
         assert_eq!(storage.purge_expired(step).await.expect("purges").done, 1);
         assert_eq!(beside(&path), [""; 0], "case {n}");
     }
+}
+
+/// With a job go its edges to its parents.
+#[tokio::test]
+async fn a_purged_child_leaves_no_edge_behind() {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    let (parent, mut child) = (job(), job());
+    child.jobs[0].edges = vec![Edge { parent: Parent::Job(parent.jobs[0].id), on: On::Any }];
+    submit(&storage, parent).await;
+    submit(&storage, child).await;
+    for sequence in [1, 2] {
+        let held = claim(&storage, &server, sequence).await;
+        let settles = vec![Settle::new(held[0].lease, Ending::Succeeded)];
+        let request = SettleRequest { server: server.name.clone(), settles, now: None };
+        storage.settle(&request).await.expect("settles");
+    }
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    let edges = || conn.query_row("SELECT count(*) FROM jobkit_edge", [], |row| row.get(0));
+    assert_eq!(edges(), Ok(1));
+    let later = storage.now().await.expect("tells").plus(Duration::from_secs(400 * 24 * 3600));
+    let step = StepRequest { max: 10, now: Some(later) };
+    assert_eq!(storage.purge_expired(step).await.expect("purges").done, 2);
+    assert_eq!(edges(), Ok(0));
 }
 
 /// However many jobs cannot be claimed any more, one call does not clear all of them away.

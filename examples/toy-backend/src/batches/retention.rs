@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jobkit_core::batch::BatchRecord;
 use jobkit_core::edge::{On, Parent};
 use jobkit_core::state::StateName;
 use jobkit_core::{BatchId, Result, bounds};
@@ -15,9 +16,11 @@ impl Call<'_> {
     /// Whether an expired member may be removed. A Failed one ends the wait for the success of its batch,
     /// and of those around it, which would keep everything for ever.
     pub(crate) fn lets_members_go(&mut self, id: BatchId, state: StateName) -> Result<bool> {
-        if state == StateName::Failed && self.is_over(id, true)? {
-            for record in self.batches_around(id)? {
-                if !record.counts.lost && record.succeeded_at.is_none() {
+        let around = self.batches_around(id)?;
+        let lost = BatchRecord::lost_with_a_member(&around);
+        if state == StateName::Failed && self.is_over(&around, lost)? {
+            for record in &around[..lost] {
+                if !record.counts.lost {
                     self.change_batch(record.id, |batch| batch.record.counts.lost = true)?;
                     self.batches.insert(record.id);
                 }
@@ -25,13 +28,14 @@ impl Call<'_> {
             self.budget = bounds::CHILDREN_IN_SETTLE;
             self.settle_down()?;
         }
-        self.is_over(id, false)
+        self.is_over(&around, 0)
     }
 
     /// Whether a batch and all around it have completed and their continuations have finished; or whether
-    /// nothing but the success of some batch is waited for.
-    fn is_over(&self, id: BatchId, but_for_success: bool) -> Result<bool> {
-        for batch in self.batches_around(id)? {
+    /// nothing but the success of the innermost, as many as `lost`, is waited for.
+    fn is_over(&self, around: &[BatchRecord], lost: usize) -> Result<bool> {
+        for (n, batch) in around.iter().enumerate() {
+            let but_for_success = n < lost;
             let parent = Parent::Batch(batch.id);
             let waits = [On::Any, On::Failed]
                 .iter()
@@ -60,14 +64,15 @@ impl Call<'_> {
         while done < max
             && let Some(key) = self.keys_from(&kept, &from, 1).pop()
         {
-            let of_batch = &key[..key.len() - 8];
+            let of_batch = &key[..key.len() - 9];
             // Behind all members of the batch, without walking over them.
             from = end_of(of_batch);
             let id = last_id(of_batch);
             while done < max
-                && self.is_over(id, false)?
                 && let Some(key) = self.first(&kept.clone().id(id.as_bytes()))
-                && self.remove(last_number(&key))?
+                && let place = last_number(&key)
+                && self.lets_members_go(id, self.job(place)?.record.state())?
+                && self.remove(place)?
             {
                 done += 1;
             }
@@ -78,7 +83,7 @@ impl Call<'_> {
             let id = last_id(&key);
             self.tx.delete(key);
             done += 1;
-            if self.is_over(id, false)? {
+            if self.is_over(&self.batches_around(id)?, 0)? {
                 self.remove_batch(id)?;
             } else {
                 let again = self.now.plus(Duration::from_secs(3600));
