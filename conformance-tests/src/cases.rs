@@ -45,6 +45,7 @@ macro_rules! __list {
             submit {
                 a_submitted_job_is_visible_to_every_connection
                 a_repeated_submit_changes_nothing_and_says_so
+                what_is_stored_already_is_known_among_many_new_ones
                 the_same_id_with_other_content_is_refused
                 a_derived_id_submitted_by_many_at_once_makes_one_job
                 ids_too_old_or_too_far_ahead_are_refused
@@ -74,7 +75,7 @@ macro_rules! __list {
                 only_attempts_that_have_started_count_a_crash
                 only_the_holder_settles
                 a_repeated_settle_is_applied_once
-                the_history_tells_every_step
+                the_history_tells_each_end_of_an_attempt
                 a_settle_changes_everything_in_one_step
                 settles_of_one_call_do_not_disturb_each_other
                 an_expired_lease_that_was_not_rescued_still_settles

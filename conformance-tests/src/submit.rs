@@ -50,6 +50,40 @@ pub async fn a_repeated_submit_changes_nothing_and_says_so(env: Env) {
     assert!(server.claim(10).await.is_empty());
 }
 
+/// SUB-2, G2: jobs that are stored already are known among many that are new, in one submission and in many
+/// of one call.
+pub async fn what_is_stored_already_is_known_among_many_new_ones(env: Env) {
+    let mut server = env.claimer("s").await;
+    for in_one in [true, false] {
+        let records = jobs(30);
+        let stored = [0, 7, 8, 29];
+        for n in stored {
+            env.add(records[n].clone()).await;
+        }
+        let expected = |n| match stored.contains(&n) {
+            true => JobSubmitted::Already(StateName::Enqueued),
+            false => JobSubmitted::Created(StateName::Enqueued),
+        };
+        let expected: Vec<JobSubmitted> = (0..30).map(expected).collect();
+        let ids: Vec<JobId> = records.iter().map(|job| job.id).collect();
+        let answers = if in_one {
+            env.submit(Submission { batch: None, jobs: records }).await
+        } else {
+            let each: Vec<Submission> = records.into_iter().map(Submission::one).collect();
+            let answers = env.submit_all(&each).await.into_iter();
+            let answers = answers.map(|answer| match answer {
+                Submitted::Created(mut answers) => answers.remove(0),
+                refused => panic!("the submission was not accepted: {refused:?}"),
+            });
+            answers.collect()
+        };
+        assert_eq!(answers, expected);
+        // Each of them once.
+        assert_eq!(server.claim(100).await.len(), 30);
+        assert_eq!(env.states(&ids).await, [StateName::Processing; 30]);
+    }
+}
+
 /// SUB-2, G2: the same id with another kind or other arguments is refused.
 pub async fn the_same_id_with_other_content_is_refused(env: Env) {
     let job = job();

@@ -60,9 +60,9 @@ pub async fn a_repeated_settle_is_applied_once(env: Env) {
     assert_eq!(details.history.applied(), 5);
 }
 
-/// SET-3, RES-1, G17: the history tells each step: why and when, of which attempt on which server, how long
-/// the handler ran, and for when it is scheduled.
-pub async fn the_history_tells_every_step(env: Env) {
+/// SET-3, RES-1, G17: the history tells how each attempt ended: why and when, on which server, how long
+/// the handler ran, and for when the next one is scheduled.
+pub async fn the_history_tells_each_end_of_an_attempt(env: Env) {
     let plain = |state, reason| HistoryEntry {
         state,
         reason,
