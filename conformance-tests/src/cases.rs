@@ -75,6 +75,7 @@ macro_rules! __list {
                 only_attempts_that_have_started_count_a_crash
                 only_the_holder_settles
                 a_repeated_settle_is_applied_once
+                a_settle_named_twice_in_a_call_is_applied_once
                 the_history_tells_each_end_of_an_attempt
                 a_settle_changes_everything_in_one_step
                 settles_of_one_call_do_not_disturb_each_other

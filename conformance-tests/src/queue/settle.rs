@@ -60,6 +60,30 @@ pub async fn a_repeated_settle_is_applied_once(env: Env) {
     assert_eq!(details.history.applied(), 5);
 }
 
+/// SET-2, G6: a settle that comes twice in one call is applied once, whichever way its job ended.
+pub async fn a_settle_named_twice_in_a_call_is_applied_once(env: Env) {
+    let mut server = env.claimer("s").await;
+    for ending in [Ending::Succeeded, Ending::Failed(Reason::OutOfAttempts), RETRY_NOW] {
+        let ids = env.add_many(jobs(3)).await;
+        let claimed = server.claim(3).await;
+        let leases = [0, 1, 0, 2, 1, 0].map(|n| claimed[n].lease);
+        let settles = leases.map(|lease| Settle::new(lease, ending)).into();
+        let applied = |answer: SettleAnswer| match answer {
+            SettleAnswer::Settled(_) => true,
+            SettleAnswer::AlreadyApplied => false,
+            other => panic!("{other:?}"),
+        };
+        let answers = server.settle_all(settles).await.into_iter().map(applied);
+        assert_eq!(answers.collect::<Vec<_>>(), [true, true, false, true, false, false]);
+        for id in ids {
+            let details = env.details(id).await;
+            assert_eq!(details.history.applied(), 3, "{ending:?}");
+            assert_eq!(details.record.head.failures, u32::from(ending != Ending::Succeeded));
+        }
+        server.run_all(Ending::Succeeded).await;
+    }
+}
+
 /// SET-3, RES-1, G17: the history tells how each attempt ended: why and when, on which server, how long
 /// the handler ran, and for when the next one is scheduled.
 pub async fn the_history_tells_each_end_of_an_attempt(env: Env) {
