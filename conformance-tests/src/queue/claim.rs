@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jobkit_core::bounds;
 use jobkit_core::record::{Lease, NewRecord};
-use jobkit_core::state::{Reason, StateName};
+use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
     ClaimRequest, QueueQuota, RenewAnswer, RenewRequest, Renewal, Settle, SettleAnswer,
@@ -242,6 +242,10 @@ pub async fn only_attempts_that_have_started_count_a_crash(env: Env) {
     let ids = env.add_many(jobs(3)).await;
     let mut server = env.claimer("s").await.started(1);
     let claimed = server.claim(3).await;
+    for (n, id) in ids.iter().enumerate() {
+        let State::Processing(hold) = env.record(*id).await.head.state else { panic!("it runs") };
+        assert_eq!(hold.started, n == 0, "the {n}th");
+    }
     let held = [(0, true), (1, true), (2, false)];
     let held = held.map(|(i, started)| Renewal { lease: claimed[i].lease, started });
     server.renew(1..=1, held.to_vec()).await;

@@ -301,11 +301,12 @@ pub async fn what_comes_with_a_settle_is_readable_at_once(env: Env) {
 /// SET-10: attempts that are settled together keep each its own duration and retention, however long it
 /// took, and in whatever order they come; those between them that still run are not touched.
 pub async fn what_is_settled_together_keeps_its_own_duration(env: Env) {
-    let ids = env.add_many(jobs(40)).await;
+    let ids = env.add_many(jobs(60)).await;
     let mut server = env.claimer("s").await;
-    let claimed = server.claim(40).await;
-    // From 2 ms to 55 days; and some of which nothing is known.
+    let claimed = server.claim(60).await;
+    // From 2 ms to 55 days, at first every second one long; and some of which nothing is known.
     let length = |n: usize| match n % 13 {
+        _ if n < 12 && n % 2 == 1 => Some(Duration::from_secs(100_000)),
         12 => None,
         n => Some(Duration::from_micros(7_u64.pow(u32::try_from(n).expect("small") + 4))),
     };
@@ -315,13 +316,13 @@ pub async fn what_is_settled_together_keeps_its_own_duration(env: Env) {
     };
     // Neighbours but for one, then every second one, then those between them, then that one.
     let round = |n: usize| match n {
-        16 => 3,
-        0..20 => 0,
+        36 => 3,
+        0..40 => 0,
         _ => 1 + n % 2,
     };
     let at = env.now();
     for now in 0..4 {
-        let mut settles: Vec<_> = (0..40)
+        let mut settles: Vec<_> = (0..60)
             .filter(|n| round(*n) == now)
             .map(|n| Settle {
                 duration: length(n),
