@@ -39,7 +39,8 @@ impl Flight<'_, '_> {
         let max = request.max.clamp(1, STEP);
         let mut budget = Budget(STEP);
         // Members of a batch whose continuations have not finished stay. So that they never stand in
-        // the way of what expires with or after them, a step that met any goes on where it stopped.
+        // the way of what expires with or after them, a step that met any is followed by one that goes
+        // on where it stopped.
         let from = (int(self.meta("purge_from")?), int(self.meta("purge_seq")?));
         let mut expired = read_jobs(
             self.db,
@@ -98,7 +99,9 @@ impl Flight<'_, '_> {
             highest = highest.max(job.seq);
             removed += 1;
         }
-        let resume = if full && kept { reached } else { (0, 0) };
+        // To the end, so that what is kept is looked at once for all that goes.
+        let passed = kept || from != (0, 0);
+        let resume = if full && passed { reached } else { (0, 0) };
         if resume != from {
             self.set_meta("purge_from", uint(resume.0))?;
             self.set_meta("purge_seq", uint(resume.1))?;
