@@ -1,8 +1,9 @@
 //! A job as storages keep it: what is submitted, what is read back.
 
+mod history;
+mod payload;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,84 +19,12 @@ use crate::ids::{BatchId, Incarnation, JobId};
 use crate::limit::Limit;
 use crate::name::{Name, check_text};
 use crate::retry::RetryPolicy;
-use crate::state::{Reason, Retention, Start, State, StateName};
+use crate::state::{Retention, Start, State, StateName};
 use crate::state_machine::JobHead;
 use crate::unique::Unique;
 
-/// Bytes that JobKit keeps and never looks into, such as a job's arguments.
-///
-/// Cheap to clone. `Debug` shows the length alone, since arguments may hold secrets.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Payload(Arc<[u8]>);
-
-impl Payload {
-    /// The JSON object without fields, `{}`.
-    pub fn empty_object() -> Self {
-        Self(Arc::from(&b"{}"[..]))
-    }
-
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Default for Payload {
-    /// No bytes.
-    fn default() -> Self {
-        Self(Arc::from([]))
-    }
-}
-
-impl<T: Into<Arc<[u8]>>> From<T> for Payload {
-    fn from(bytes: T) -> Self {
-        Self(bytes.into())
-    }
-}
-
-impl std::ops::Deref for Payload {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// As text where it is UTF-8, as JSON is; else as an array of its bytes.
-impl Serialize for Payload {
-    fn serialize<S: serde::Serializer>(
-        &self,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => self.0.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Payload {
-    fn deserialize<D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> std::result::Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Stored {
-            Text(String),
-            Bytes(Vec<u8>),
-        }
-        Ok(match Stored::deserialize(deserializer)? {
-            Stored::Text(text) => text.into_bytes().into(),
-            Stored::Bytes(bytes) => bytes.into(),
-        })
-    }
-}
-
-impl fmt::Debug for Payload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<{} bytes>", self.0.len())
-    }
-}
+pub use self::history::{History, HistoryEntry};
+pub use self::payload::Payload;
 
 /// The longest time that one attempt may be given.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -499,58 +428,6 @@ pub struct Progress {
     pub message: String,
 }
 
-/// A transition that was applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryEntry {
-    /// The state it led to.
-    pub state: StateName,
-    /// Why.
-    pub reason: Reason,
-    /// When, by the storage's clock.
-    pub at: Timestamp,
-    /// The fence of the attempt that began or ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fence: Option<u64>,
-    /// The server that held it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server: Option<Name>,
-    /// How long the handler ran, where an attempt ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<Duration>,
-    /// The instant it was scheduled for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run_at: Option<Timestamp>,
-    /// Whose doing it was, where it was a person's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub actor: Option<String>,
-}
-
-/// A job's transitions, bounded: the first 4, the last 28, and how many fell out between (G17).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct History {
-    /// What is kept, oldest first.
-    pub entries: Vec<HistoryEntry>,
-    /// How many transitions between the fourth and the fifth entry are not kept.
-    #[serde(default)]
-    pub dropped: u64,
-}
-
-impl History {
-    /// Appends a transition, letting the oldest after the fourth go when there are too many.
-    pub fn push(&mut self, entry: HistoryEntry) {
-        self.entries.push(entry);
-        if self.entries.len() > bounds::HISTORY_FIRST + bounds::HISTORY_LAST {
-            self.entries.remove(bounds::HISTORY_FIRST);
-            self.dropped = self.dropped.saturating_add(1);
-        }
-    }
-
-    /// How many transitions were applied in all.
-    pub fn applied(&self) -> u64 {
-        self.dropped.saturating_add(self.entries.len() as u64)
-    }
-}
-
 /// Where a claimed job's record is, in the storage's own terms; settle and renew send it back, so
 /// that it is found without a search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -601,26 +478,6 @@ mod tests {
             let error = job.check().expect_err(field).to_string();
             assert!(error.starts_with(&format!("{field}: ")), "{error}");
         }
-    }
-
-    #[test]
-    fn history_keeps_both_ends_and_counts_the_rest() {
-        let mut history = History::default();
-        for i in 0..100 {
-            history.push(HistoryEntry {
-                state: StateName::Enqueued,
-                reason: Reason::Retry,
-                at: Timestamp::from_micros(i),
-                fence: None,
-                server: None,
-                duration: None,
-                run_at: None,
-                actor: None,
-            });
-        }
-        assert_eq!((history.entries.len(), history.dropped, history.applied()), (32, 68, 100));
-        assert_eq!(history.entries[3].at, Timestamp::from_micros(3));
-        assert_eq!(history.entries[4].at, Timestamp::from_micros(72));
     }
 
     #[test]
