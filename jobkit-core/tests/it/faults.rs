@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jobkit_core::server::{Prefetch, ServerOptions};
-use jobkit_core::state::StateName;
+use jobkit_core::state::{State, StateName};
 use jobkit_core::stats::Scope;
 use jobkit_core::storage::{JobStore, Monitoring};
 use jobkit_core::testing::{Fault, FaultyStorage};
@@ -120,7 +120,15 @@ async fn an_outage_longer_than_a_lease_reruns_nothing() {
     let jobs = client.enqueue(jobs).await.unwrap();
     eventually("all run", || async { ledger.lock().unwrap().running == 10 }).await;
     faulty.decide(|_| Fault::Before);
-    tokio::time::sleep(quick_lease() * 2).await;
+    let ids: Vec<_> = jobs.iter().map(|job| job.id()).collect();
+    eventually("every lease has been over for as long again", || async {
+        let now = memory.now().await.unwrap();
+        memory.jobs(&ids).await.unwrap().into_iter().flatten().all(|job| match job.head.state {
+            State::Processing(hold) => hold.expires_at.plus(quick_lease()) <= now,
+            other => panic!("{other:?}"),
+        })
+    })
+    .await;
     assert!(!one.health().is_ok() && !two.health().is_ok());
     faulty.heal();
     for job in jobs {
