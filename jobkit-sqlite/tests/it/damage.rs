@@ -11,16 +11,12 @@ use jobkit_core::unique::Unique;
 use jobkit_core::{JobId, Name, OperationId};
 use jobkit_sqlite::SqliteStorage;
 
-use crate::support::{claim, folder, job, server, submit};
+use crate::support::{claim, job, opened, served, server, settle, submit};
 
 /// A row that cannot even be read is passed over: by promotion, rescue, purge, settle and lists.
 #[tokio::test]
 async fn a_damaged_row_stops_nobody_else() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let conn = rusqlite::Connection::open(&path).expect("opens");
     conn.busy_timeout(Duration::from_secs(5)).expect("is set");
     // `flags` is no number any more.
@@ -105,11 +101,7 @@ async fn a_damaged_row_stops_nobody_else() {
 
 #[tokio::test]
 async fn a_job_whose_limits_are_damaged_gives_back_the_room_it_was_given() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         let mut one = job();
@@ -154,19 +146,11 @@ async fn finished(storage: &SqliteStorage, server: &ServerInfo, kinds: &[&str]) 
     ids
 }
 
-async fn settle(storage: &SqliteStorage, server: &ServerInfo, settles: Vec<Settle>) {
-    let request = SettleRequest { server: server.name.clone(), settles, now: None };
-    let answers = storage.settle(&request).await.expect("settles");
-    assert!(answers.iter().all(|answer| matches!(answer, SettleAnswer::Settled(_))), "{answers:?}");
-}
-
 /// Numbers that are no integers stand between the integers, where lists walk from one to the next.
 #[tokio::test]
 async fn a_damaged_place_hides_nobody_from_the_lists_of_finished_jobs() {
     for column in ["kind", "queue", "entered_at"] {
-        let dir = folder();
-        let path = dir.path().join("jobs.db");
-        let storage = SqliteStorage::open(&path).await.expect("opens");
+        let (_dir, path, storage) = opened().await;
         let mut server = server();
         server.kinds = ["a", "b", "c"].map(Name::from_stored).into();
         storage.announce(&server, None).await.expect("announces");
@@ -187,11 +171,7 @@ async fn a_damaged_place_hides_nobody_from_the_lists_of_finished_jobs() {
 /// same fence again.
 #[tokio::test]
 async fn a_fence_below_zero_is_mended_by_a_claim() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     for _ in 0..5 {
         submit(&storage, job()).await;
     }
@@ -215,11 +195,7 @@ async fn a_fence_below_zero_is_mended_by_a_claim() {
 /// The end of a parent gives up the damaged child that waits for it, and no other.
 #[tokio::test]
 async fn a_damaged_child_that_went_on_before_its_parent_ended_is_left_alone() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let parent = job();
     let edge = Edge { parent: Parent::Job(parent.jobs[0].id), on: On::Success };
     submit(&storage, parent).await;
@@ -256,11 +232,7 @@ async fn a_damaged_child_that_went_on_before_its_parent_ended_is_left_alone() {
 /// of them they are not in the way of what has expired.
 #[tokio::test]
 async fn what_has_not_finished_is_not_purged_nor_in_the_way() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let ids = finished(&storage, &server, &["kind"]).await;
     for _ in 0..5 {
         submit(&storage, job()).await;
@@ -283,11 +255,7 @@ async fn what_has_not_finished_is_not_purged_nor_in_the_way() {
 /// A key that cannot be read any more is free with the end of its job.
 #[tokio::test]
 async fn a_damaged_key_is_free_with_the_end() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let keyed = || {
         let mut keyed = job();
         keyed.jobs[0].unique = Some(Unique::new("key"));

@@ -9,7 +9,7 @@ use jobkit_core::storage::*;
 use jobkit_core::{ErrorKind, JobId, Name};
 use jobkit_sqlite::{SqliteDurability, SqliteOptions, SqliteStorage, print_migrations};
 
-use crate::support::{claim, folder, job, server, submit};
+use crate::support::{claim, folder, job, opened, server, submit};
 
 async fn refused(path: &Path) -> jobkit_core::Error {
     SqliteStorage::open(path).await.expect_err("is refused")
@@ -72,9 +72,7 @@ async fn a_schema_that_does_not_admit_this_release_is_refused() {
 
 #[tokio::test]
 async fn what_is_migrated_by_a_newer_release_while_it_is_open_is_not_written() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let (_dir, path, storage) = opened().await;
     submit(&storage, job()).await;
     let conn = rusqlite::Connection::open(&path).expect("opens");
     conn.busy_timeout(Duration::from_secs(5)).expect("is set");
@@ -257,9 +255,7 @@ async fn another_handle_on_the_file_wakes_sleepers_promptly() {
 
 #[tokio::test]
 async fn check_names_what_is_weaker_and_verify_reads_everything() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let (_dir, path, storage) = opened().await;
     let findings = storage.check().await.expect("checks");
     // The lowest supported rusqlite brings an old library along.
     let news = |findings: Vec<Finding>| -> Vec<_> {
@@ -274,9 +270,7 @@ async fn check_names_what_is_weaker_and_verify_reads_everything() {
 
 #[tokio::test]
 async fn places_are_never_given_twice() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
+    let (_dir, path, storage) = opened().await;
     let one = job();
     let id = one.jobs[0].id;
     submit(&storage, one).await;

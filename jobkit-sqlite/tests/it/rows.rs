@@ -10,9 +10,8 @@ use jobkit_core::record::{Payload, Progress};
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
-use jobkit_sqlite::SqliteStorage;
 
-use crate::support::{claim, folder, job, server, submit};
+use crate::support::{claim, job, served, settle, submit};
 
 /// What belongs to jobs beside their own rows.
 const BESIDE: [&str; 7] = ["payload", "error", "log", "log_tail", "progress", "memo", "checkpoint"];
@@ -30,11 +29,7 @@ fn beside(path: &Path) -> Vec<&'static str> {
 /// Whatever a job leaves beside its row goes with it, also if it is the only thing.
 #[tokio::test]
 async fn a_purged_job_leaves_no_row_behind() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let now = storage.now().await.expect("tells");
     let text = |bytes: usize| Payload::from(format!("\"{}\"", "x".repeat(bytes)).into_bytes());
     let line = || LogLine { at: now, level: LogLevel::Info, text: "a line".into() };
@@ -62,11 +57,9 @@ async fn a_purged_job_leaves_no_row_behind() {
         one.jobs[0].args = text(args);
         submit(&storage, one).await;
         let held = claim(&storage, &server, n as u64 + 1).await;
-        let mut settle = Settle::new(held[0].lease, Ending::Succeeded);
-        with(&mut settle);
-        let request =
-            SettleRequest { server: server.name.clone(), settles: vec![settle], now: None };
-        storage.settle(&request).await.expect("settles");
+        let mut ended = Settle::new(held[0].lease, Ending::Succeeded);
+        with(&mut ended);
+        settle(&storage, &server, vec![ended]).await;
         assert_eq!(beside(&path), tables, "case {n}");
         let later = now.plus(Duration::from_secs(400 * 24 * 3600));
         let step = StepRequest { max: 10, now: Some(later) };
@@ -78,20 +71,14 @@ async fn a_purged_job_leaves_no_row_behind() {
 /// With a job go its edges to its parents.
 #[tokio::test]
 async fn a_purged_child_leaves_no_edge_behind() {
-    let dir = folder();
-    let path = dir.path().join("jobs.db");
-    let storage = SqliteStorage::open(&path).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, path, storage, server) = served().await;
     let (parent, mut child) = (job(), job());
     child.jobs[0].edges = vec![Edge { parent: Parent::Job(parent.jobs[0].id), on: On::Any }];
     submit(&storage, parent).await;
     submit(&storage, child).await;
     for sequence in [1, 2] {
         let held = claim(&storage, &server, sequence).await;
-        let settles = vec![Settle::new(held[0].lease, Ending::Succeeded)];
-        let request = SettleRequest { server: server.name.clone(), settles, now: None };
-        storage.settle(&request).await.expect("settles");
+        settle(&storage, &server, vec![Settle::new(held[0].lease, Ending::Succeeded)]).await;
     }
     let conn = rusqlite::Connection::open(&path).expect("opens");
     let edges = || conn.query_row("SELECT count(*) FROM jobkit_edge", [], |row| row.get(0));
@@ -105,10 +92,7 @@ async fn a_purged_child_leaves_no_edge_behind() {
 /// However many jobs cannot be claimed any more, one call does not clear all of them away.
 #[tokio::test]
 async fn a_claim_passes_over_a_bounded_number_of_jobs() {
-    let dir = folder();
-    let storage = SqliteStorage::open(dir.path().join("jobs.db")).await.expect("opens");
-    let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    let (_dir, _, storage, server) = served().await;
     let soon = storage.now().await.expect("tells").plus(Duration::from_millis(1));
     let late = |_| {
         let mut late = job();

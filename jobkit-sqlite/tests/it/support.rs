@@ -1,5 +1,6 @@
 //! What several of the tests begin with.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jobkit_core::record::NewRecord;
@@ -36,6 +37,22 @@ pub(crate) fn server() -> ServerInfo {
     }
 }
 
+/// A file of its own, which goes with the folder.
+pub(crate) async fn opened() -> (TempDir, PathBuf, SqliteStorage) {
+    let dir = folder();
+    let path = dir.path().join("jobs.db");
+    let storage = SqliteStorage::open(&path).await.expect("opens");
+    (dir, path, storage)
+}
+
+/// The same, with a server that is announced.
+pub(crate) async fn served() -> (TempDir, PathBuf, SqliteStorage, ServerInfo) {
+    let (dir, path, storage) = opened().await;
+    let server = server();
+    storage.announce(&server, None).await.expect("announces");
+    (dir, path, storage, server)
+}
+
 pub(crate) async fn claim(
     storage: &SqliteStorage,
     server: &ServerInfo,
@@ -55,4 +72,11 @@ pub(crate) async fn claim(
         now: None,
     };
     storage.claim(&request).await.expect("claims").jobs
+}
+
+/// Settles that are all applied.
+pub(crate) async fn settle(storage: &SqliteStorage, server: &ServerInfo, settles: Vec<Settle>) {
+    let request = SettleRequest { server: server.name.clone(), settles, now: None };
+    let answers = storage.settle(&request).await.expect("settles");
+    assert!(answers.iter().all(|answer| matches!(answer, SettleAnswer::Settled(_))), "{answers:?}");
 }
