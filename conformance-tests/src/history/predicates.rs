@@ -8,9 +8,12 @@ mod jobs;
 mod leases;
 mod line;
 
-use jobkit_core::JobId;
+use std::collections::BTreeMap;
 
-use super::{Event, History, Violation};
+use jobkit_core::JobId;
+use jobkit_core::state::StateName;
+
+use super::{Event, Fact, History, Violation};
 
 pub use edges::*;
 pub use holders::*;
@@ -54,4 +57,22 @@ fn broken(
     what: impl Into<String>,
 ) -> Checked {
     Err(Violation { guarantee, job: job.into(), s: event.s, what: what.into() })
+}
+
+/// The state of every job that is there.
+#[derive(Default)]
+struct States(BTreeMap<JobId, StateName>);
+
+impl States {
+    fn take(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Create { job, to, .. } | Fact::Step { job, to, .. } => {
+                self.0.insert(*job, *to);
+            }
+            Fact::Gone { job, .. } => {
+                self.0.remove(job);
+            }
+            _ => {}
+        }
+    }
 }

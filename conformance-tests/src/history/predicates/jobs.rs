@@ -8,7 +8,7 @@ use jobkit_core::state::{Reason, StateName};
 use jobkit_core::{JobId, Timestamp};
 
 use super::super::{Fact, History};
-use super::{Checked, broken};
+use super::{Checked, States, broken};
 
 /// Which reasons lead from a state.
 fn may_follow(from: StateName, to: StateName, reason: Reason) -> bool {
@@ -179,21 +179,18 @@ pub fn g17_history_is_true(history: &History) -> Checked {
 /// G18: what was counted is what happened.
 pub fn g18_totals_add_up(history: &History) -> Checked {
     let mut steps = [0_u64; 7];
-    let mut states: BTreeMap<JobId, StateName> = BTreeMap::new();
+    let mut states = States::default();
     for event in &history.events {
+        states.take(&event.fact);
         match &event.fact {
-            Fact::Create { job, to, .. } | Fact::Step { job, to, .. } => {
-                steps[to.index()] += 1;
-                states.insert(*job, *to);
-            }
-            Fact::Gone { job, .. } => drop(states.remove(job)),
+            Fact::Create { to, .. } | Fact::Step { to, .. } => steps[to.index()] += 1,
             Fact::Totals(counted) if *counted != steps => {
                 let what = format!("{counted:?} transitions were counted of {steps:?}");
                 return broken("G18", event, None, what);
             }
             Fact::Standing(counted) => {
                 let mut standing = [0_u64; 7];
-                states.values().for_each(|state| standing[state.index()] += 1);
+                states.0.values().for_each(|state| standing[state.index()] += 1);
                 if *counted != standing {
                     let what = format!("{counted:?} jobs are counted of {standing:?}");
                     return broken("G18", event, None, what);
@@ -207,21 +204,17 @@ pub fn g18_totals_add_up(history: &History) -> Checked {
 
 /// G19: only what has finished and expired goes.
 pub fn g19_retention(history: &History) -> Checked {
-    let mut states: BTreeMap<JobId, StateName> = BTreeMap::new();
+    let mut states = States::default();
     for event in &history.events {
-        match &event.fact {
-            Fact::Create { job, to, .. } | Fact::Step { job, to, .. } => {
-                states.insert(*job, *to);
+        if let Fact::Gone { job, expires_at } = &event.fact {
+            let state = states.0.get(job);
+            let finished = state.is_none_or(|state| state.is_finished());
+            if !finished || expires_at.is_none_or(|expires_at| expires_at > event.at) {
+                let what = format!("{state:?} went, to expire {expires_at:?}");
+                return broken("G19", event, *job, what);
             }
-            Fact::Gone { job, expires_at } => {
-                let finished = states.get(job).is_none_or(|state| state.is_finished());
-                if !finished || expires_at.is_none_or(|expires_at| expires_at > event.at) {
-                    let what = format!("{:?} went, to expire {expires_at:?}", states.get(job));
-                    return broken("G19", event, *job, what);
-                }
-            }
-            _ => {}
         }
+        states.take(&event.fact);
     }
     Ok(())
 }

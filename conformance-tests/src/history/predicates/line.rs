@@ -7,7 +7,7 @@ use jobkit_core::state::StateName;
 use jobkit_core::storage::PauseTarget;
 
 use super::super::{Fact, History, Place};
-use super::{Checked, broken};
+use super::{Checked, States, broken};
 
 /// Jobs that can be claimed, and what is paused.
 #[derive(Default)]
@@ -103,23 +103,14 @@ pub fn g15_paused_yields_nothing(history: &History) -> Checked {
 
 /// G16, G21: at the end nothing is left that could be claimed, promoted or rescued.
 pub fn g16_noticed(history: &History) -> Checked {
-    let mut states: BTreeMap<JobId, StateName> = BTreeMap::new();
+    let mut states = States::default();
     for event in &history.events {
-        match &event.fact {
-            Fact::Create { job, to, .. } | Fact::Step { job, to, .. } => {
-                states.insert(*job, *to);
+        states.take(&event.fact);
+        if event.fact == Fact::Quiet {
+            let left = |state: &StateName| !state.is_finished() && *state != StateName::Awaiting;
+            if let Some((job, state)) = states.0.iter().find(|(_, state)| left(state)) {
+                return broken("G16", event, *job, format!("it is {state}, and stays so"));
             }
-            Fact::Gone { job, .. } => {
-                states.remove(job);
-            }
-            Fact::Quiet => {
-                let left =
-                    |state: &StateName| !state.is_finished() && *state != StateName::Awaiting;
-                if let Some((job, state)) = states.iter().find(|(_, state)| left(state)) {
-                    return broken("G16", event, *job, format!("it is {state}, and stays so"));
-                }
-            }
-            _ => {}
         }
     }
     Ok(())
