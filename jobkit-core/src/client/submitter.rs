@@ -7,51 +7,34 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::bounds;
-use crate::coalescer::{Coalescer, Flight, Size};
+use crate::coalescer::{BatchCall, Coalescer, Size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::jittered;
 use crate::metrics;
 use crate::refusal::Refusal;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
-/// How long one submit may take.
-const LONGEST: Duration = Duration::from_secs(15);
+/// How long a caller that wants no repetition waits for its one answer.
+const ONE_TRY: Duration = Duration::from_secs(15);
 
 /// Sends submissions; those with unique keys apart, so that a key held by a stranger's transaction
 /// delays nobody else.
 pub(super) struct Submitter {
-    plain: Coalescer<SubmitFlight>,
-    keyed: Coalescer<SubmitFlight>,
+    plain: Coalescer<SubmitCall>,
+    keyed: Coalescer<SubmitCall>,
 }
 
-struct SubmitFlight(Arc<dyn Storage>);
+struct SubmitCall(Arc<dyn Storage>);
 
 #[async_trait]
-impl Flight for SubmitFlight {
+impl BatchCall for SubmitCall {
     type Request = Arc<Submission>;
     type Answer = Submitted;
 
-    async fn fly(&self, requests: &[Arc<Submission>]) -> Result<Vec<Submitted>> {
+    async fn send(&self, requests: &[Arc<Submission>]) -> Result<Vec<Submitted>> {
         let submissions: Vec<Submission> =
             requests.iter().map(|one| Submission::clone(one)).collect();
-        let request = SubmitRequest { submissions: &submissions, now: None };
-        // A call that is never answered must not hold up those behind it.
-        let answers = match tokio::time::timeout(LONGEST, self.0.submit(request)).await {
-            Ok(answers) => answers?,
-            Err(_) => {
-                let text = "the storage has not answered for 15 s";
-                return Err(Error::new(ErrorKind::Timeout, text).maybe_applied());
-            }
-        };
-        if answers.len() == requests.len() {
-            return Ok(answers);
-        }
-        let text = format!(
-            "the storage gave {} answers for {} submissions",
-            answers.len(),
-            requests.len()
-        );
-        Err(Error::new(ErrorKind::Internal, text).maybe_applied())
+        self.0.submit(SubmitRequest { submissions: &submissions, now: None }).await
     }
 
     fn size(&self, request: &Arc<Submission>) -> Size {
@@ -62,7 +45,7 @@ impl Flight for SubmitFlight {
         }
     }
 
-    fn most(&self) -> Size {
+    fn max(&self) -> Size {
         Size {
             requests: bounds::STEP_ITEMS,
             items: bounds::SUBMISSION_JOBS,
@@ -74,12 +57,13 @@ impl Flight for SubmitFlight {
 impl Submitter {
     pub(super) fn new(storage: &Arc<dyn Storage>) -> Self {
         Self {
-            plain: Coalescer::new(SubmitFlight(Arc::clone(storage))),
-            keyed: Coalescer::new(SubmitFlight(Arc::clone(storage))),
+            plain: Coalescer::new(SubmitCall(Arc::clone(storage))),
+            keyed: Coalescer::new(SubmitCall(Arc::clone(storage))),
         }
     }
 
-    /// Submits once it is known to be stored or refused; `timeout` bounds the repetitions.
+    /// Submits until it is known to be stored or refused; `timeout` bounds the whole of it. Zero gives up
+    /// at the first error.
     pub(super) async fn submit(
         &self,
         submission: Submission,
@@ -90,9 +74,10 @@ impl Submitter {
         let submission = Arc::new(submission);
         let begun = Instant::now();
         let give_up_at = begun + timeout;
+        let answer_by = if timeout.is_zero() { begun + ONE_TRY } else { give_up_at };
         let mut pause = Duration::from_millis(20);
         loop {
-            let error = match flights.request(Arc::clone(&submission)).await {
+            let error = match flights.request(Arc::clone(&submission), answer_by).await {
                 Ok(Submitted::Created(jobs)) => {
                     metrics::submitted(&submission, begun.elapsed());
                     return Ok(Ok(jobs));

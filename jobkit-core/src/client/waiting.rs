@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::bounds::MAX_STEP_ITEMS;
 use crate::client::Client;
@@ -15,7 +16,7 @@ use crate::edge::Parent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::JobId;
 use crate::new_job::AsParent;
-use crate::record::AttemptError;
+use crate::record::{AttemptError, JobRecord};
 use crate::state::{Reason, StateName};
 use crate::storage::{JobSubmitted, OtherPushes, Storage, WakeUp, WakeUpFilter};
 
@@ -156,6 +157,15 @@ impl std::error::Error for WaitError {
 /// `None` while it runs; whether the job still exists once it has finished.
 type Fate = Option<bool>;
 
+/// The first and the longest pause between two looks at a storage that does not push.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(2);
+/// How long one call to the storage may take.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// After how long without a look another task looks: the runtime of the first one stands still, or the
+/// storage does not answer it.
+const STALLED: Duration = Duration::from_secs(5);
+
 /// All who wait, and the one task that looks for them.
 pub(super) struct WaitingRoom {
     storage: Weak<dyn Storage>,
@@ -167,7 +177,30 @@ pub(super) struct WaitingRoom {
 #[derive(Default)]
 struct Room {
     waiters: BTreeMap<JobId, watch::Sender<Fate>>,
-    task_runs: bool,
+    /// The task that looks, by its number, and when it was last seen to do so.
+    looker: Option<(u64, Instant)>,
+    lookers: u64,
+}
+
+impl Room {
+    /// The number of the task that is to begin, unless one looks.
+    fn begin_looker(&mut self) -> Option<u64> {
+        if self.looker.is_some_and(|(_, seen_at)| seen_at.elapsed() < STALLED) {
+            return None;
+        }
+        self.lookers += 1;
+        self.looker = Some((self.lookers, Instant::now()));
+        Some(self.lookers)
+    }
+
+    /// Notes that a task looks; `false` when another one has taken its place.
+    fn looks(&mut self, number: u64) -> bool {
+        let is_mine = self.looker.is_some_and(|(looker, _)| looker == number);
+        if is_mine {
+            self.looker = Some((number, Instant::now()));
+        }
+        is_mine
+    }
 }
 
 impl WaitingRoom {
@@ -186,19 +219,26 @@ impl WaitingRoom {
     }
 
     async fn look_for(&self, id: JobId) -> Option<bool> {
-        let mut fate = {
-            let mut room = lock(&self.state);
-            let fate =
-                room.waiters.entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
-            if !std::mem::replace(&mut room.task_runs, true) {
-                let task =
-                    look(self.storage.clone(), Arc::clone(&self.state), Arc::clone(&self.came));
-                tokio::spawn(task);
-            }
-            fate
-        };
+        let mut fate = lock(&self.state)
+            .waiters
+            .entry(id)
+            .or_insert_with(|| watch::Sender::new(None))
+            .subscribe();
         self.came.notify_one();
-        fate.wait_for(Option::is_some).await.ok().and_then(|fate| *fate)
+        loop {
+            self.ensure_looker();
+            let ended = fate.wait_for(Option::is_some);
+            if let Ok(ended) = tokio::time::timeout(STALLED, ended).await {
+                return ended.ok().and_then(|fate| *fate);
+            }
+        }
+    }
+
+    /// Begins to look, unless a task does.
+    fn ensure_looker(&self) {
+        let Some(number) = lock(&self.state).begin_looker() else { return };
+        let looker = Looker { number, room: Arc::clone(&self.state) };
+        tokio::spawn(look(looker, self.storage.clone(), Arc::clone(&self.came)));
     }
 }
 
@@ -206,22 +246,55 @@ fn lock(room: &Mutex<Room>) -> std::sync::MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one task that looks. However it ends, those who wait are told to begin another.
-struct Looker(Arc<Mutex<Room>>);
+/// The one task that looks. However it ends, those who wait learn it and begin another.
+struct Looker {
+    number: u64,
+    room: Arc<Mutex<Room>>,
+}
 
 impl Drop for Looker {
     fn drop(&mut self) {
-        let mut room = lock(&self.0);
-        room.task_runs = false;
-        room.waiters.clear();
+        let mut room = lock(&self.room);
+        if room.looks(self.number) {
+            room.looker = None;
+            room.waiters.clear();
+        }
+    }
+}
+
+impl Looker {
+    /// The jobs that somebody waits for, of those asked for or of all; `None` when there is nothing to do
+    /// for this task.
+    fn wanted(&self, asked: Option<Vec<JobId>>) -> Option<Vec<JobId>> {
+        let mut room = lock(&self.room);
+        room.waiters.retain(|_, waiter| waiter.receiver_count() > 0);
+        if !room.looks(self.number) || room.waiters.is_empty() {
+            return None;
+        }
+        Some(match asked {
+            Some(ids) => ids.into_iter().filter(|id| room.waiters.contains_key(id)).collect(),
+            None => room.waiters.keys().copied().collect(),
+        })
+    }
+
+    fn found(&self, ids: &[JobId], records: Vec<Option<JobRecord>>) {
+        let mut room = lock(&self.room);
+        room.looks(self.number);
+        for (id, record) in ids.iter().zip(records) {
+            let fate = match record {
+                None => Some(false),
+                Some(record) if record.state().is_finished() => Some(true),
+                Some(_) => continue,
+            };
+            if let Some(waiter) = room.waiters.remove(id) {
+                waiter.send_replace(fate);
+            }
+        }
     }
 }
 
 /// Looks for finished jobs until nobody waits any more.
-async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Notify>) {
-    let _looker = Looker(Arc::clone(&room));
-    const SHORTEST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(2);
+async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
     let filter = WakeUpFilter {
         queues: Vec::new(),
         others: OtherPushes { finished: true, ..OtherPushes::default() },
@@ -232,35 +305,15 @@ async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Noti
     };
     let mut pause = SHORTEST;
     let mut asked: Option<Vec<JobId>> = None;
-    loop {
-        let ids: Vec<JobId> = {
-            let mut room = lock(&room);
-            room.waiters.retain(|_, waiter| waiter.receiver_count() > 0);
-            if room.waiters.is_empty() {
-                return;
-            }
-            match asked.take() {
-                Some(ids) => ids.into_iter().filter(|id| room.waiters.contains_key(id)).collect(),
-                None => room.waiters.keys().copied().collect(),
-            }
-        };
+    while let Some(ids) = looker.wanted(asked.take()) {
         let Some(storage) = storage.upgrade() else { return };
         for ids in ids.chunks(MAX_STEP_ITEMS) {
-            match storage.jobs(ids).await {
-                Ok(records) => {
-                    let mut room = lock(&room);
-                    for (id, record) in ids.iter().zip(records) {
-                        let fate = match record {
-                            None => Some(false),
-                            Some(record) if record.state().is_finished() => Some(true),
-                            Some(_) => continue,
-                        };
-                        if let Some(waiter) = room.waiters.remove(id) {
-                            waiter.send_replace(fate);
-                        }
-                    }
+            match tokio::time::timeout(CALL_LIMIT, storage.jobs(ids)).await {
+                Ok(Ok(records)) => looker.found(ids, records),
+                Ok(Err(error)) => {
+                    tracing::debug!(error = %error, "looking for finished jobs failed")
                 }
-                Err(error) => tracing::debug!(error = %error, "looking for finished jobs failed"),
+                Err(_) => tracing::debug!("looking for finished jobs took too long"),
             }
         }
         drop(storage);
@@ -269,7 +322,7 @@ async fn look(storage: Weak<dyn Storage>, room: Arc<Mutex<Room>>, came: Arc<Noti
             biased;
             () = slept => pause = (pause * 2).min(LONGEST),
             () = came.notified() => pause = SHORTEST,
-            push = next_finished(&mut pushes, &room) => asked = push,
+            push = next_finished(&mut pushes, &looker.room) => asked = push,
         }
     }
 }

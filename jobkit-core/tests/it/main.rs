@@ -8,5 +8,6 @@ mod filters;
 mod inside;
 mod operators;
 mod refusals;
+mod runtimes;
 mod support;
 mod test_server;
