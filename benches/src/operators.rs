@@ -150,6 +150,7 @@ async fn end_all(fresh: &Fresh, failures: usize) -> Result<JobId> {
         queues: queues.clone(),
         kinds: vec![name("noop")?],
         started_at: Timestamp::from_micros(0),
+        draining: false,
     };
     storage.announce(&info, None).await?;
     let quotas = queues.iter().map(|queue| QueueQuota { queue: queue.clone(), max: STEP });

@@ -33,6 +33,7 @@ pub async fn drain_bare(storage: &Arc<dyn Storage>, jobs: usize) -> Result<()> {
         queues: vec![Name::default_queue()],
         kinds: vec![Name::new("kind", "noop")?],
         started_at: storage.now().await?,
+        draining: false,
     };
     storage.announce(&server, None).await?;
     let mut settle = SettleRequest { server: server.name.clone(), settles: Vec::new(), now: None };

@@ -95,7 +95,7 @@ macro_rules! __list {
                 a_renew_gives_back_what_it_does_not_list
                 what_a_renew_gave_back_cannot_be_settled
                 a_renew_tells_of_a_cancellation
-                a_renew_records_what_has_started
+                a_renew_decides_what_counts_as_started
                 promotion_moves_what_is_due_and_nothing_else
                 promotion_answers_the_next_instant
                 promotion_and_deletion_do_not_overwrite_each_other
@@ -141,7 +141,8 @@ macro_rules! __list {
                 a_heartbeat_proves_life
                 a_goodbye_counts_no_crash
                 silent_servers_are_forgotten_and_keep_their_leases
-                a_restarted_server_takes_the_place_of_its_former_life
+                a_successor_takes_the_name_of_a_server_that_drains_or_is_silent
+                a_live_server_keeps_its_name
             }
             retention {
                 purge_removes_what_has_expired_and_nothing_else

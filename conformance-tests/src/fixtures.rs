@@ -14,10 +14,10 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, Change, ChangeOutcome, ChangeRequest, ClaimRequest, ClaimedJob, ExpiredLease, Guard,
-    JobSubmitted, QueueQuota, RenewAnswer, RenewRequest, Renewal, Renewed, Rescue, RescueRequest,
-    ServerInfo, Settle, SettleAnswer, SettleRequest, Step, StepRequest, Storage, Submission,
-    SubmitRequest, Submitted,
+    Action, Announced, Change, ChangeOutcome, ChangeRequest, ClaimRequest, ClaimedJob,
+    ExpiredLease, Guard, JobSubmitted, QueueQuota, RenewAnswer, RenewRequest, Renewal, Renewed,
+    Rescue, RescueRequest, ServerInfo, Settle, SettleAnswer, SettleRequest, Step, StepRequest,
+    Storage, Submission, SubmitRequest, Submitted,
 };
 use jobkit_core::unique::{OnConflict, Unique, Until};
 use jobkit_core::{BatchId, Incarnation, JobId, Name, OperationId, TestClock, Timestamp};
@@ -340,11 +340,23 @@ impl Claimer {
             queues: self.queues.iter().map(|quota| quota.queue.clone()).collect(),
             kinds: self.kinds.clone(),
             started_at: self.env.now(),
+            draining: false,
         }
     }
 
     pub(crate) async fn announce(&self) {
-        self.env.storage.announce(&self.info(), self.env.at()).await.expect("announces");
+        assert_eq!(self.try_announce().await, Announced::Known, "another server has its name");
+    }
+
+    pub(crate) async fn try_announce(&self) -> Announced {
+        self.env.storage.announce(&self.info(), self.env.at()).await.expect("announces")
+    }
+
+    /// Says that it takes no more jobs and is about to stop.
+    pub(crate) async fn drain(&self) {
+        let info = ServerInfo { draining: true, ..self.info() };
+        let announced = self.env.storage.announce(&info, self.env.at()).await.expect("announces");
+        assert_eq!(announced, Announced::Known);
     }
 
     /// Serves these queues, in this order.

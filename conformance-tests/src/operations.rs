@@ -179,8 +179,8 @@ pub async fn a_server_is_told_what_to_do(env: Env) {
     // What a former life was told does not bind a later one.
     brief.given.until = None;
     assert!(order(&env, "s", Some(&brief)).await);
-    let next = env.stranger("s");
-    next.announce().await;
+    server.drain().await;
+    let next = env.claimer("s").await;
     assert_eq!(beat(&env, &next).await.command, None);
     assert!(!order(&env, "nobody", Some(&brief)).await);
     brief.given.reason = "a\0b".into();

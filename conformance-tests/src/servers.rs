@@ -3,7 +3,7 @@
 use jobkit_core::Incarnation;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Heartbeat, RenewAnswer};
+use jobkit_core::storage::{Announced, Heartbeat, RenewAnswer};
 
 use crate::fixtures::*;
 
@@ -90,17 +90,53 @@ pub async fn silent_servers_are_forgotten_and_keep_their_leases(env: Env) {
     assert_eq!(dead.settled(lease, Ending::Succeeded).await, StateName::Succeeded);
 }
 
-/// SRV-5: another life under the same name takes its place; leases of the former stay what they are.
-pub async fn a_restarted_server_takes_the_place_of_its_former_life(env: Env) {
+/// SRV-5: another life takes the name of a server that drains, or is silent; leases of the former stay what
+/// they are.
+pub async fn a_successor_takes_the_name_of_a_server_that_drains_or_is_silent(env: Env) {
     let ids = env.add_many(jobs(2)).await;
     let mut former = env.claimer("s").await;
     let lease = former.claim_one().await.lease;
-    let mut restarted = env.claimer("s").await;
+    former.drain().await;
+    let listed = env.storage.servers().await.expect("lists").remove(0);
+    assert!(listed.info.draining);
+    let mut successor = env.claimer("s").await;
     let listed = env.storage.servers().await.expect("lists");
     assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].info.incarnation, restarted.incarnation);
+    assert_eq!(listed[0].info, successor.info());
     assert!(env.storage.claim(&former.request(2, 1)).await.is_err(), "the former is unknown");
-    assert_eq!(restarted.claim_ids(10).await, [ids[1]], "its claims begin anew");
+    assert_eq!(successor.claim_ids(10).await, [ids[1]], "its claims begin anew");
     assert_eq!(env.state(ids[0]).await, StateName::Processing);
     assert_eq!(former.settled(lease, Ending::Succeeded).await, StateName::Succeeded);
+    // The successor was killed.
+    env.advance(25);
+    let third = env.claimer("s").await;
+    let listed = env.storage.servers().await.expect("lists");
+    assert_eq!(
+        listed.iter().map(|it| it.info.incarnation).collect::<Vec<_>>(),
+        [third.incarnation]
+    );
+}
+
+/// SRV-7: the name of a live server stays its own, also when that announces itself again; whoever asks for
+/// it learns who has it, and changes nothing.
+pub async fn a_live_server_keeps_its_name(env: Env) {
+    let first = env.claimer("s").await;
+    let second = env.stranger("s");
+    for wait in [0, 24, 24] {
+        env.advance(wait);
+        let before = env.storage.servers().await.expect("lists");
+        let Announced::NameTaken(holder) = second.try_announce().await else {
+            panic!("the name was taken away");
+        };
+        assert_eq!(holder.info.incarnation, first.incarnation);
+        assert_eq!(env.storage.servers().await.expect("lists"), before);
+        let beat = Heartbeat { incarnation: second.incarnation, busy: 0 };
+        assert!(!env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
+        first.announce().await;
+    }
+    // A heartbeat by a clock that was ahead protects nobody.
+    env.advance(3600);
+    first.announce().await;
+    env.advance(-3600);
+    second.announce().await;
 }

@@ -107,7 +107,7 @@ impl LockStore for CoreOnly {
 
 #[async_trait]
 impl ServerRegistry for CoreOnly {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
         self.inner.announce(server, now).await
     }
 

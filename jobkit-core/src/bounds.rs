@@ -47,6 +47,9 @@ pub const FILTER_BYTES: usize = 64 << 10;
 pub const NOTE_BYTES: usize = 4 << 10;
 /// Error groups that are kept; the one that was seen longest ago goes first.
 pub const ERROR_GROUPS: usize = 1_000;
+/// A server that has been silent for so long loses its name to another one that asks for it: two and a
+/// half heartbeats of the slowest.
+pub const SERVER_FRESH: Duration = Duration::from_secs(25);
 /// A server that has been silent for so long is not counted on.
 pub const SERVER_SILENT: Duration = Duration::from_secs(60);
 /// How long an error group is kept after its last failure.

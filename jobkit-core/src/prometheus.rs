@@ -225,6 +225,7 @@ mod tests {
                 queues: vec![],
                 kinds: vec![],
                 started_at: at(0),
+                draining: false,
             },
             heartbeat_at: at(heard),
             busy: 3,

@@ -249,6 +249,7 @@ fn pauses_servers_and_batches() {
         queues: vec![name()],
         kinds: vec![name()],
         started_at: NOW,
+        draining: false,
     };
     survives(&server, |server| drop(format!("{server:?} {}", server.started_at)));
     survives(&ServerCommand::Quiet, |_| ());

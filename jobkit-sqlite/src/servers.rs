@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jobkit_core::record::Lease;
 use jobkit_core::storage::{
-    Heartbeat, HeartbeatAnswer, ServerInfo, ServerOrder, ServerRegistry, ServerStatus,
+    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerOrder, ServerRegistry, ServerStatus,
 };
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
-use rusqlite::{Params, params};
+use rusqlite::{Params, Row, params};
 
 use crate::codec::{STARTED, at, json, small};
 use crate::error::Done;
@@ -25,14 +25,40 @@ fn read_order(text: String) -> Option<ServerOrder> {
     read.ok()
 }
 
+type StatusRow = (String, i64, i64, Option<String>);
+
+fn status_row(row: &Row<'_>) -> rusqlite::Result<StatusRow> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn read_status((info, heartbeat, busy, order): StatusRow) -> Done<ServerStatus> {
+    Ok(ServerStatus {
+        info: json(&info)?,
+        heartbeat_at: at(heartbeat),
+        busy: small(busy),
+        order: order.and_then(read_order),
+    })
+}
+
 #[async_trait]
 impl ServerRegistry for SqliteStorage {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
         let server = server.clone();
         self.writer()
             .call("announce", move |flight| {
                 let now = flight.now(now);
                 let incarnation = server.incarnation.as_i64();
+                let holder = flight.db.one(
+                    "SELECT info, heartbeat_at, busy, orders FROM jk_server \
+                     WHERE name = ?1 AND incarnation <> ?2",
+                    params![server.name.as_str(), incarnation],
+                    status_row,
+                )?;
+                // One that cannot be read holds nothing.
+                let holder = holder.and_then(|row| read_status(row).ok());
+                if let Some(holder) = holder.filter(|holder| !holder.yields_its_name(now)) {
+                    return Ok(Announced::NameTaken(Box::new(holder)));
+                }
                 flight.forget_lanes(
                     "SELECT incarnation FROM jk_server WHERE name = ?1 OR incarnation = ?2",
                     params![server.name.as_str(), incarnation],
@@ -57,7 +83,8 @@ impl ServerRegistry for SqliteStorage {
                     ],
                 )?;
                 flight.serve_lanes(&server)?;
-                flight.refill_all(now)
+                flight.refill_all(now)?;
+                Ok(Announced::Known)
             })
             .await
     }
@@ -151,24 +178,10 @@ impl ServerRegistry for SqliteStorage {
             db.all(
                 "SELECT info, heartbeat_at, busy, orders FROM jk_server ORDER BY name",
                 [],
-                |row| {
-                    Ok((
-                        row.get::<_, String>(0)?,
-                        row.get::<_, i64>(1)?,
-                        row.get::<_, i64>(2)?,
-                        row.get::<_, Option<String>>(3)?,
-                    ))
-                },
+                status_row,
             )?
             .into_iter()
-            .map(|(info, heartbeat, busy, order)| {
-                Ok(ServerStatus {
-                    info: json(&info)?,
-                    heartbeat_at: at(heartbeat),
-                    busy: small(busy),
-                    order: order.and_then(read_order),
-                })
-            })
+            .map(read_status)
             .collect()
         })
         .await

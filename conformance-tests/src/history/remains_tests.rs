@@ -131,6 +131,7 @@ async fn small_run() -> (Remains, Witnesses) {
         queues: vec![Name::default_queue()],
         kinds: vec![Name::from_stored("k")],
         started_at: Timestamp::MIN,
+        draining: false,
     };
     run.storage.announce(&server, None).await.expect("announces");
     let child = NewRecord { edges: edge(Parent::Job(id("parent")), On::Success), ..job("child") };

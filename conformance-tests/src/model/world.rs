@@ -141,6 +141,7 @@ impl World {
             queues: (0..queues).map(queue).collect(),
             kinds: (0..kinds).map(kind).collect(),
             started_at: Timestamp::MIN,
+            draining: false,
         }
     }
 

@@ -93,18 +93,22 @@ pub async fn a_renew_tells_of_a_cancellation(env: Env) {
     }
 }
 
-/// REN-4: a renew records which attempts have started, and never takes it back.
-pub async fn a_renew_records_what_has_started(env: Env) {
+/// REN-4, RES-2: the last renewal of an attempt decides whether it counts as started, and so whether a
+/// crash counts against it; also of one that counted from its claim on.
+pub async fn a_renew_decides_what_counts_as_started(env: Env) {
     let id = env.add(job()).await;
-    let mut server = env.claimer("s").await.started(0);
+    let mut server = env.claimer("s").await.started(1);
     let lease = server.claim_one().await.lease;
-    let started = async || match env.record(id).await.head.state {
+    let counts = async || match env.record(id).await.head.state {
         State::Processing(hold) => hold.started,
         other => panic!("{other:?}"),
     };
-    assert!(!started().await);
-    for (told, recorded) in [(false, false), (true, true), (false, true)] {
-        server.renew(1..=1, vec![Renewal { lease, started: told }]).await;
-        assert_eq!(started().await, recorded);
+    assert!(counts().await, "from its claim on");
+    for started in [false, true, false] {
+        server.renew(1..=1, vec![Renewal { lease, started }]).await;
+        assert_eq!(counts().await, started);
     }
+    env.advance(60);
+    assert_eq!(env.rescue_all().await.len(), 1);
+    assert_eq!(env.record(id).await.head.crashes, 0);
 }

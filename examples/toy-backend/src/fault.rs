@@ -111,6 +111,8 @@ faults! {
     DeadServersAreNeverForgotten
     /// A server that was restarted can claim under its former life.
     FormerLifeMayClaim
+    /// A server takes the name of one that is alive.
+    NamesAreTakenAway
     /// A heartbeat of an unknown life is answered as if it were known.
     HeartbeatRevivesTheDead
     /// A requeue keeps result, checkpoint and memos of the former run.

@@ -30,7 +30,7 @@ impl Call<'_> {
             let mut cancel = None;
             if let State::Processing(hold) = &mut job.record.head.state {
                 hold.expires_at = expires_at;
-                hold.started |= renewal.started;
+                hold.started = renewal.started;
                 cancel = hold.cancel;
             }
             self.save(&job)?;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jobkit_core::record::Lease;
 use jobkit_core::state::State;
-use jobkit_core::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
+use jobkit_core::storage::{
+    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
+};
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -28,15 +30,31 @@ impl Server {
     pub(crate) fn key(name: &str) -> Key {
         table("server").text(name)
     }
+
+    fn status(self) -> ServerStatus {
+        ServerStatus {
+            info: self.info,
+            heartbeat_at: self.heartbeat_at,
+            busy: self.busy,
+            order: None,
+        }
+    }
 }
 
 #[async_trait]
 impl ServerRegistry for ToyStorage {
     // [guide: announce]
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
         self.write(now, |call| {
             let life = server.incarnation;
             let former: Option<Server> = call.get(&Server::key(&server.name))?;
+            let other = former.clone().filter(|former| former.info.incarnation != life);
+            if let Some(other) = other.map(Server::status)
+                && !other.yields_its_name(call.now)
+                && !call.has(Fault::NamesAreTakenAway)
+            {
+                return Ok(Announced::NameTaken(Box::new(other)));
+            }
             let (busy, last_claim) = match former {
                 Some(same) if same.info.incarnation == life => (same.busy, same.last_claim),
                 former => {
@@ -55,7 +73,7 @@ impl ServerRegistry for ToyStorage {
             call.put(Server::key(&server.name), &row)?;
             call.put(table("life").life(life), &server.name)?;
             call.refill_limits();
-            Ok(())
+            Ok(Announced::Known)
         })
     }
     // [end]
@@ -108,15 +126,7 @@ impl ServerRegistry for ToyStorage {
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
-        self.read(None, |call| {
-            let status = |server: Server| ServerStatus {
-                info: server.info,
-                heartbeat_at: server.heartbeat_at,
-                busy: server.busy,
-                order: None,
-            };
-            Ok(call.servers()?.into_iter().map(status).collect())
-        })
+        self.read(None, |call| Ok(call.servers()?.into_iter().map(Server::status).collect()))
     }
 }
 

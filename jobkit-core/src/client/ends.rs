@@ -196,7 +196,7 @@ impl Ends {
     }
 
     /// What ended in a span and was not told, in its order; `None` if that is more than [`AT_ONCE`].
-    async fn ended(&self, from: Timestamp, to: Timestamp) -> Result<Option<Vec<JobRecord>>> {
+    async fn ended(&mut self, from: Timestamp, to: Timestamp) -> Result<Option<Vec<JobRecord>>> {
         let mut found = Vec::new();
         for state in ENDS {
             let mut query = JobQuery {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bounds::MAX_STEP_ITEMS;
 use crate::client::Client;
 use crate::clock::Timestamp;
 use crate::codec::{Codecs, Place};
@@ -161,9 +162,12 @@ impl<S: Storage + ?Sized> Client<S> {
             self.prepare_template(&mut spec).await?;
             saves.push(SaveRecurring { next: spec.next_after(now), spec, if_etag: None });
         }
-        for outcome in super::changes::repeated(|| storage.save_recurring(&saves, None)).await? {
-            if let SaveOutcome::Refused(refusal) = outcome {
-                return Err(refusal.into());
+        for saves in saves.chunks(MAX_STEP_ITEMS) {
+            let saved = super::changes::repeated(|| storage.save_recurring(saves, None)).await?;
+            for (save, outcome) in saves.iter().zip(saved) {
+                if let SaveOutcome::Refused(refusal) = outcome {
+                    return Err(Error::from(refusal).with("recurring", &save.spec.id));
+                }
             }
         }
         Ok(())

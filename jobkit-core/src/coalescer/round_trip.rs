@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::{BatchCall, PATIENCE, Shared, Ticket, interrupted, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::caught;
 
 type Answers<C> = Vec<Result<<C as BatchCall>::Answer>>;
 type Call<C> = Pin<Box<dyn Future<Output = Answers<C>> + Send>>;
@@ -247,14 +247,6 @@ async fn send<C: BatchCall>(call: Arc<C>, requests: Vec<C::Request>) -> Answers<
     // Everyone learns the same; the native error goes to the first.
     let copies: Vec<_> = requests.iter().skip(1).map(|_| error.duplicate()).collect();
     std::iter::once(error).chain(copies).map(Err).collect()
-}
-
-/// A storage that panics has failed.
-async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    std::panic::AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
-        let text = "the storage panicked, which is a bug in it";
-        Err(Error::new(ErrorKind::Internal, text).maybe_applied())
-    })
 }
 
 fn one<T>(answers: Vec<T>) -> Result<T> {

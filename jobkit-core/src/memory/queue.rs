@@ -342,7 +342,7 @@ impl Tables {
             let mut cancel = None;
             if let State::Processing(hold) = &mut self.job_mut(place).record.head.state {
                 hold.expires_at = expires_at;
-                hold.started |= renewal.started;
+                hold.started = renewal.started;
                 cancel = hold.cancel;
             }
             self.index(place);

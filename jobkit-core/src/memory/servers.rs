@@ -11,22 +11,28 @@ use crate::memory::MemoryStorage;
 use crate::name::Name;
 use crate::record::Lease;
 use crate::state::State;
-use crate::storage::{Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus};
+use crate::storage::{
+    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
+};
 
 use super::state::{ServerRow, Tables};
 
 #[async_trait]
 impl ServerRegistry for MemoryStorage {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
-        self.write(now, |tables, work| {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
+        Ok(self.write(now, |tables, work| {
             let (name, life) = (&server.name, server.incarnation);
-            if let Some(row) =
-                tables.servers.get_mut(name).filter(|row| row.info.incarnation == life)
-            {
-                row.info = server.clone();
-                row.heartbeat_at = work.now;
-                tables.refill_limits(work);
-                return;
+            if let Some(row) = tables.servers.get_mut(name) {
+                if row.info.incarnation == life {
+                    row.info = server.clone();
+                    row.heartbeat_at = work.now;
+                    tables.refill_limits(work);
+                    return Announced::Known;
+                }
+                let status = row.status();
+                if !status.yields_its_name(work.now) {
+                    return Announced::NameTaken(Box::new(status));
+                }
             }
             tables.forget_life(life);
             if let Some(former) = tables.servers.remove(name) {
@@ -45,8 +51,8 @@ impl ServerRegistry for MemoryStorage {
             tables.servers.insert(name.clone(), row);
             tables.lives.insert(life, name.clone());
             tables.refill_limits(work);
-        });
-        Ok(())
+            Announced::Known
+        }))
     }
 
     async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
@@ -102,15 +108,18 @@ impl ServerRegistry for MemoryStorage {
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
-        Ok(self.read(None, |tables, _| {
-            let status = |row: &ServerRow| ServerStatus {
-                info: row.info.clone(),
-                heartbeat_at: row.heartbeat_at,
-                busy: row.busy,
-                order: row.order.clone(),
-            };
-            tables.servers.values().map(status).collect()
-        }))
+        Ok(self.read(None, |tables, _| tables.servers.values().map(ServerRow::status).collect()))
+    }
+}
+
+impl ServerRow {
+    fn status(&self) -> ServerStatus {
+        ServerStatus {
+            info: self.info.clone(),
+            heartbeat_at: self.heartbeat_at,
+            busy: self.busy,
+            order: self.order.clone(),
+        }
     }
 }
 

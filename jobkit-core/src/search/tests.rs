@@ -194,6 +194,7 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
         queues: vec![name("default"), name("mail")],
         kinds: vec![name("send_mail"), name("report")],
         started_at: clock.now(),
+        draining: false,
     };
     storage.announce(&server, None).await.expect("announces");
     for i in 0..60_u64 {

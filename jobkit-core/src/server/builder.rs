@@ -97,7 +97,8 @@ impl ServerBuilder {
     }
 
     /// The server's name: `[A-Za-z0-9._@-]`, unique among those that live; made of host and process id
-    /// by default.
+    /// by default. A server whose name another live one has stands by: it takes no jobs, and its health
+    /// says so, until the other one stops or has been silent for 25 s.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -225,6 +226,7 @@ impl ServerBuilder {
             queues: queues.names.clone(),
             kinds: kind_names,
             started_at: SystemClock.now(),
+            draining: false,
         };
         let engine = Engine::new(
             self.storage,

@@ -5,6 +5,7 @@
 //! hundreds of jobs, and an idle one none.
 
 mod flight;
+mod suspects;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,27 +15,22 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::flight::{Flight, Pending, landed};
+use self::suspects::Suspects;
 use crate::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
-use crate::server::held::{Attempt, Phase, attempt};
+use crate::server::held::{Phase, attempt};
 use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
 use crate::server::settler;
 use crate::server::supervisor::Backoff;
-use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, WakeUp, WakeUpFilter, WakeUps};
+use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, WakeUp, WakeUpFilter, WakeUps, caught};
 
 /// After how long a job that was claimed ahead and not started is given back.
 const PREFETCH_KEPT: Duration = Duration::from_millis(200);
 /// Handlers that ignore their cancellation get their worker replaced, up to as many as there are
 /// workers.
 const STUCK_CHECK: Duration = Duration::from_secs(1);
-
-/// How long a job near its crash limit waits for others to end, and for the storage to know of it, before
-/// it is started beside them.
-const ALONE_WAIT: Duration = Duration::from_secs(5);
-/// How long nothing else is started beside it.
-const ALONE_FOR: Duration = Duration::from_secs(30);
 
 /// A job that waits for a worker.
 struct Waiting {
@@ -50,10 +46,8 @@ pub(super) struct Dispatcher {
     ended: mpsc::UnboundedSender<End>,
     /// Claimed, not started.
     waiting: VecDeque<Waiting>,
-    /// Near its crash limit: runs when nothing else does, so that it fails no neighbours.
-    alone: Option<Waiting>,
-    /// The job that runs alone, and until when nothing is started beside it.
-    runs_alone: Option<(Attempt, Instant)>,
+    /// Near their crash limit: each has its turn.
+    suspects: Suspects,
     running: usize,
     /// Handlers whose workers were replaced; they are among the running.
     stuck: usize,
@@ -71,6 +65,11 @@ pub(super) struct Dispatcher {
     poll_pause: Duration,
     backoff: Backoff,
     blocked_until: Option<Instant>,
+    /// What was claimed could not be started, and would be claimed again at once: nothing is claimed for
+    /// a while.
+    brake: Backoff,
+    is_braked: bool,
+    claims_from: Instant,
     /// The mean duration of a job in seconds, newer ones weighing more.
     mean: Option<f64>,
     pushes: Option<Box<dyn WakeUps>>,
@@ -86,8 +85,7 @@ impl Dispatcher {
             ends,
             ended,
             waiting: VecDeque::new(),
-            alone: None,
-            runs_alone: None,
+            suspects: Suspects::default(),
             running: 0,
             stuck: 0,
             outcomes: Outcomes::default(),
@@ -100,6 +98,9 @@ impl Dispatcher {
             poll_at: now,
             backoff: Backoff::new(),
             blocked_until: None,
+            brake: Backoff::new(),
+            is_braked: false,
+            claims_from: now,
             mean: None,
             pushes: None,
         }
@@ -129,14 +130,11 @@ impl Dispatcher {
             // does not wait meanwhile.
             if let Some((outcomes, answers)) = answered.take() {
                 self.settled(outcomes, answers);
-                if self.alone.is_some() && !stopping {
-                    self.start_waiting();
-                }
                 if flight.is_none() {
                     flight = self.next_flight();
                 }
             }
-            let settled = self.outcomes.is_empty() && self.pending.is_none();
+            let settled = self.outcomes.are_hopeless() && self.pending.is_none();
             if stopping && self.running == 0 && settled && flight.is_none() {
                 return;
             }
@@ -158,6 +156,7 @@ impl Dispatcher {
                 }
                 push = next_push(&mut self.pushes) => self.pushed(push),
                 () = engine.signals.dispatcher.notified() => self.look_again(),
+                () = engine.signals.renewed.notified(), if self.suspects.wait() => {}
                 () = engine.stopping.cancelled(), if !stopping => {}
                 _ = stuck_check.tick() => self.replace_stuck(),
                 () = tokio::time::sleep_until(wait_until) => {}
@@ -170,7 +169,7 @@ impl Dispatcher {
             queues: self.engine.queues.names().to_vec(),
             others: OtherPushes::default(),
         };
-        match self.engine.storage.wake_ups(filter).await {
+        match self.engine.bounded(self.engine.storage.wake_ups(filter)).await {
             Ok(pushes) => self.pushes = pushes,
             Err(error) => tracing::debug!(error = %error, "no pushes, polling"),
         }
@@ -195,8 +194,8 @@ impl Dispatcher {
         if let Some(first) = self.waiting.front() {
             until = until.min(first.since + PREFETCH_KEPT);
         }
-        if let Some(alone) = &self.alone {
-            until = until.min(alone.since + ALONE_WAIT);
+        if let Some(at) = self.suspects.next_at() {
+            until = until.min(at);
         }
         if in_flight {
             return until;
@@ -205,9 +204,15 @@ impl Dispatcher {
             return until.min(blocked_until);
         }
         if self.wants() > 0 {
-            until = until.min(self.poll_at);
+            until = until.min(self.next_claim_at());
         }
         self.outcomes.next_due().map_or(until, |due| until.min(due))
+    }
+
+    /// When the next claim is due, as far as nothing happens before.
+    fn next_claim_at(&self) -> Instant {
+        let due_at = if self.may_be_work { Instant::now() } else { self.poll_at };
+        due_at.max(self.claims_from)
     }
 
     /// Workers that could start a job now.
@@ -216,16 +221,11 @@ impl Dispatcher {
         (self.engine.options.workers + replaced).saturating_sub(self.running)
     }
 
-    /// Whether nothing may be started beside the job that runs, or is to run, alone.
-    fn is_reserved(&self) -> bool {
-        let runs = self.runs_alone.is_some_and(|(_, until)| until > Instant::now());
-        runs || self.alone.is_some()
-    }
-
     /// How many jobs a claim should ask for.
     fn wants(&self) -> usize {
         let full = self.outcomes.len() >= STEP_ITEMS * 2;
-        if self.is_reserved() || self.engine.is_quiet() || full {
+        let waits = self.suspects.run_alone() || self.suspects.are_full();
+        if waits || self.engine.is_quiet() || full {
             // With so many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }
@@ -256,21 +256,14 @@ impl Dispatcher {
     }
 
     fn start_waiting(&mut self) {
-        if let Some(alone) = &self.alone {
-            if !self.holds_others() || alone.since.elapsed() >= ALONE_WAIT {
-                self.start_alone();
-            } else {
-                self.give_back_ahead();
-            }
-            return;
-        }
-        while self.free_workers() > 0 && !self.is_reserved() {
+        self.start_suspects();
+        while self.free_workers() > 0 && !self.suspects.run_alone() {
             let Some(next) = self.waiting.pop_front() else { break };
             self.start_or_give_back(next);
         }
         let now = Instant::now();
         let is_old = |waiting: &Waiting| now.duration_since(waiting.since) >= PREFETCH_KEPT;
-        while self.waiting.front().is_some_and(is_old) {
+        while !self.suspects.run_alone() && self.waiting.front().is_some_and(is_old) {
             if let Some(old) = self.waiting.pop_front() {
                 self.claimed_too_far = true;
                 self.give_back(old.job);
@@ -278,41 +271,42 @@ impl Dispatcher {
         }
     }
 
-    /// Whether this server holds anything beside the job that is to run alone. What it has ended or given
-    /// back counts until the storage answered: a claim says of jobs that they are started, and with this
-    /// server they would crash, too.
-    fn holds_others(&self) -> bool {
-        self.engine.held.lock().jobs.len() > 1 + self.stuck
-    }
-
-    fn start_alone(&mut self) {
-        let Some(alone) = self.alone.take() else { return };
-        let this = attempt(&alone.job.lease);
-        if self.start_or_give_back(alone) {
-            self.runs_alone = Some((this, Instant::now() + ALONE_FOR));
-        }
-    }
-
     /// Starts a job, unless it was paused meanwhile or its lease may be gone.
     fn start_or_give_back(&mut self, waiting: Waiting) -> bool {
         let Waiting { job, claimed_at, .. } = waiting;
-        let paused = self.engine.is_paused(&job.queue, &job.kind, claimed_at);
-        if paused || !self.is_sure(&job) {
+        if self.engine.is_paused(&job.queue, &job.kind, claimed_at) {
             self.give_back(job);
             return false;
         }
-        match self.engine.kinds.get(job.kind.as_str()) {
-            Some(kind) => {
-                self.running += 1;
-                executor::start(&self.engine, kind, job, self.ended.clone());
-                true
-            }
-            None => {
-                tracing::error!(kind = %job.kind, "the storage handed out a kind that was not asked for");
-                self.give_back(job);
-                false
-            }
+        if !self.is_sure(&job) {
+            let lease = self.engine.options.lease;
+            let text = format!("a lease of {lease:?} ended before its job could be started");
+            self.give_back_with_brake(job, &text);
+            return false;
         }
+        let Some(kind) = self.engine.kinds.get(job.kind.as_str()) else {
+            let text = format!("the storage handed out kind {}, which was not asked for", job.kind);
+            self.give_back_with_brake(job, &text);
+            return false;
+        };
+        self.running += 1;
+        executor::start(&self.engine, kind, job, self.ended.clone());
+        if std::mem::take(&mut self.is_braked) {
+            self.engine.health.works("claims");
+            self.brake.reset();
+        }
+        true
+    }
+
+    /// Gives back what this server would claim again at once, and waits before it does.
+    fn give_back_with_brake(&mut self, job: ClaimedJob, problem: &str) {
+        self.engine.health.failed("claims", &problem);
+        self.is_braked = true;
+        let now = Instant::now();
+        if self.claims_from <= now {
+            self.claims_from = now + self.brake.next();
+        }
+        self.give_back(job);
     }
 
     /// Whether the lease surely holds, so that the job may be started.
@@ -322,18 +316,13 @@ impl Dispatcher {
         held.is_some_and(|held| held.sure_until > Instant::now())
     }
 
-    /// What was claimed ahead.
-    fn give_back_ahead(&mut self) {
+    /// Everything that has not started.
+    fn give_back_waiting(&mut self) {
         while let Some(waiting) = self.waiting.pop_front() {
             self.give_back(waiting.job);
         }
-    }
-
-    /// Everything that has not started.
-    fn give_back_waiting(&mut self) {
-        self.give_back_ahead();
-        if let Some(alone) = self.alone.take() {
-            self.give_back(alone.job);
+        while let Some(suspect) = self.suspects.pop() {
+            self.give_back(suspect.job);
         }
     }
 
@@ -368,9 +357,7 @@ impl Dispatcher {
         self.running = self.running.saturating_sub(1);
         self.stuck = self.stuck.saturating_sub(usize::from(end.was_stuck));
         self.claimed_too_far = false;
-        if self.runs_alone.is_some_and(|(alone, _)| alone == attempt(&end.job.lease)) {
-            self.runs_alone = None;
-        }
+        self.suspects.ended(attempt(&end.job.lease));
         let seconds = end.duration.as_secs_f64();
         self.mean = Some(self.mean.map_or(seconds, |mean| mean + (seconds - mean) * 0.1));
         self.settle(end);
@@ -389,9 +376,10 @@ impl Dispatcher {
     }
 }
 
+/// The next push; `None` when no more come, as after a panic of the storage.
 async fn next_push(pushes: &mut Option<Box<dyn WakeUps>>) -> Option<WakeUp> {
     match pushes {
-        Some(pushes) => pushes.next().await,
+        Some(pushes) => caught(async { Ok(pushes.next().await) }).await.ok().flatten(),
         None => std::future::pending().await,
     }
 }

@@ -24,7 +24,12 @@ use crate::server::builder::Queues;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
-use crate::storage::{ClaimedJob, PauseTarget, ServerCommand, ServerInfo, Storage};
+use crate::storage::{
+    Announced, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, Storage, caught,
+};
+
+/// How long an announce may take.
+const ANNOUNCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -45,6 +50,8 @@ pub(crate) struct Engine {
     pub(crate) quiet: CancellationToken,
     /// The same, as long as an operator's order holds.
     ordered_quiet: AtomicBool,
+    /// Another live server has this one's name, so that it stands by.
+    stands_by: AtomicBool,
     /// A graceful stop was asked for.
     pub(crate) stopping: CancellationToken,
     /// Everything ends now.
@@ -64,6 +71,10 @@ struct Pauses {
 pub(crate) struct Signals {
     /// The dispatcher should look again: a pause, a replaced worker.
     pub(crate) dispatcher: Notify,
+    /// Leases should be renewed now, since the storage is to know something of them.
+    pub(crate) renew: Notify,
+    /// Leases were renewed.
+    pub(crate) renewed: Notify,
     /// The server should prove its life, or announce itself, now.
     pub(crate) heartbeat: Notify,
     /// A running job has something to tell.
@@ -104,6 +115,7 @@ impl Engine {
             paused: RwLock::default(),
             quiet: CancellationToken::new(),
             ordered_quiet: AtomicBool::new(false),
+            stands_by: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             ended: CancellationToken::new(),
             signals: Signals::default(),
@@ -151,9 +163,39 @@ impl Engine {
         self.info.incarnation
     }
 
-    /// Makes the server known, also after it was forgotten.
+    /// Makes the server known, also after it was forgotten. Where another live server has its name, this
+    /// one stands by until that one stops or falls silent.
     pub(crate) async fn announce(&self) -> Result<()> {
-        self.storage.announce(&self.info, None).await
+        let draining = self.quiet.is_cancelled() || self.stopping.is_cancelled();
+        let info = ServerInfo { draining, ..self.info.clone() };
+        match self.within(ANNOUNCE, self.storage.announce(&info, None)).await? {
+            Announced::Known => {
+                self.health.works("name");
+                if self.stands_by.swap(false, Ordering::Relaxed) {
+                    self.signals.dispatcher.notify_one();
+                }
+            }
+            Announced::NameTaken(holder) => {
+                self.stands_by.store(true, Ordering::Relaxed);
+                if draining {
+                    // That is its successor.
+                    return Ok(());
+                }
+                let ServerInfo { host, pid, .. } = &holder.info;
+                let text = format!(
+                    "another live server is named `{}` (process {pid} on {host}), so this one takes no \
+                     jobs until that one stops; give each server a name of its own",
+                    self.info.name
+                );
+                self.health.failed("name", &text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it stands by, since another live server has its name.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.stands_by.load(Ordering::Relaxed)
     }
 
     /// Whether a job of this queue and kind, claimed at an instant, must not be started now.
@@ -181,7 +223,7 @@ impl Engine {
 
     /// Whether nothing more is to be claimed.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet.is_cancelled() || self.ordered_quiet.load(Ordering::Relaxed)
+        self.quiet.is_cancelled() || self.ordered_quiet.load(Ordering::Relaxed) || self.stands_by()
     }
 
     /// Follows what an operator told this server, and goes on when the order is taken back.
@@ -216,7 +258,7 @@ impl Engine {
         limit: Duration,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        tokio::time::timeout(limit, caught(call)).await.unwrap_or_else(|_| {
             let text = format!("the storage has not answered for {limit:?}");
             Err(Error::new(ErrorKind::Timeout, text).maybe_applied())
         })

@@ -77,8 +77,10 @@ pub(super) struct HeldJob {
     pub(super) lease: Lease,
     pub(super) claim: u64,
     pub(super) phase: Phase,
-    /// Whether its handler was started.
+    /// Whether its handler was started, or is to be at once.
     pub(super) started: bool,
+    /// Whether the storage would count a crash of this server against it.
+    pub(super) counted: bool,
     /// Whether it holds limit slots, so that it must not go on once the lease may be gone.
     pub(super) limited: bool,
     /// Until when the lease surely holds, on the monotonic clock.
@@ -99,6 +101,8 @@ pub(super) struct HeldJobs {
     pub(super) seen_claim: u64,
     /// The last claim that took anything.
     pub(super) last_taken: u64,
+    /// The job near its crash limit whose turn it is: a crash counts against it alone.
+    pub(super) turn: Option<Attempt>,
 }
 
 impl Held {
@@ -124,6 +128,20 @@ impl HeldJob {
 }
 
 impl HeldJobs {
+    /// Whether a crash of this server should count against a job.
+    pub(super) fn counts(&self, this: Attempt, job: &HeldJob) -> bool {
+        job.started && self.turn.is_none_or(|turn| turn == this)
+    }
+
+    /// Gives a job its turn, or ends that of the last one; whether the storage knows all of it.
+    pub(super) fn set_turn(&mut self, turn: Option<Attempt>) -> bool {
+        self.turn = turn;
+        if let Some(job) = turn.and_then(|turn| self.jobs.get_mut(&turn)) {
+            job.started = true;
+        }
+        self.jobs.iter().all(|(this, job)| job.counted == self.counts(*this, job))
+    }
+
     /// Marks handlers that have ignored their cancellation for too long; answers how many are newly
     /// so, and how many there are in all.
     pub(super) fn find_stuck(&mut self, after: Duration) -> (usize, usize) {

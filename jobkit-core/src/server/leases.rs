@@ -16,6 +16,8 @@ use crate::storage::{
 
 /// How soon a failed renewal is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a server that stands by asks for its name.
+const STANDS_BY: Duration = Duration::from_secs(2);
 /// The longest time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,8 @@ pub(super) async fn keep(engine: Arc<Engine>) {
         {
             let mut held = engine.held.lock();
             held.jobs.retain(|_, job| runs(job));
+            // The process is to end, and that is no crash.
+            held.jobs.values_mut().for_each(|job| job.started = false);
             if held.jobs.is_empty() {
                 return;
             }
@@ -65,6 +69,7 @@ async fn renewals(engine: &Engine) {
             biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            () = engine.signals.renew.notified() => {}
             // The renewal says whether it is true, and for which of ours.
             push = push => if push.is_none() {
                 pushes = None;
@@ -72,19 +77,31 @@ async fn renewals(engine: &Engine) {
         }
         let renewed = renew(engine, &mut settled_through).await;
         pause = next_try(engine, renewed, interval);
+        engine.signals.renewed.notify_one();
     }
 }
 
 async fn heartbeats(engine: &Engine) {
     let interval = engine.options.renew_interval().min(HEARTBEAT);
+    let mut drains = false;
     loop {
         let beat = heartbeat(engine).await;
-        let pause = next_try(engine, beat, interval);
+        let mut pause = next_try(engine, beat, interval);
+        if engine.stands_by() {
+            pause = pause.min(STANDS_BY);
+        }
         tokio::select! {
             biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = engine.signals.heartbeat.notified() => {}
+            // A successor may have the name from now on.
+            () = engine.quiet.cancelled(), if !drains => {
+                drains = true;
+                if let Err(error) = engine.announce().await {
+                    tracing::debug!(error = %error, "the storage was not told that the server drains");
+                }
+            }
         }
     }
 }
@@ -131,8 +148,11 @@ async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
         let held = engine.held.lock();
         let renewals: Vec<(u64, Renewal)> = held
             .jobs
-            .values()
-            .map(|job| (job.claim, Renewal { lease: job.lease, started: job.started }))
+            .iter()
+            .map(|(this, job)| {
+                let started = held.counts(*this, job);
+                (job.claim, Renewal { lease: job.lease, started })
+            })
             .collect();
         (renewals, held.seen_claim, held.last_taken)
     };
@@ -194,6 +214,7 @@ fn apply(engine: &Engine, request: &RenewRequest, renewed: &Renewed, sent_at: In
         match answer {
             RenewAnswer::Renewed { cancel, .. } => {
                 job.sure_until = sent_at + request.lease;
+                job.counted = renewal.started;
                 if cancel.is_some() {
                     job.stop(StopCause::Requested);
                 }

@@ -157,7 +157,8 @@ impl ServerOptions {
         self
     }
 
-    /// The largest result that is kept; 64 KiB by default. A larger one is a permanent failure.
+    /// The largest result that is kept; 64 KiB by default and at most, which is what storages keep. A
+    /// larger one is a permanent failure.
     #[must_use]
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
         self.max_result_bytes = bytes;
@@ -190,9 +191,15 @@ impl ServerOptions {
             self.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout <= MAX_TIMEOUT);
         let graces = self.cancel_grace <= DAY && self.shutdown_grace <= DAY;
         let prefetch = !matches!(self.prefetch, Prefetch::Fixed(jobs) if jobs > bounds::STEP_ITEMS);
-        let checks: [Result<()>; 11] = [
+        let checks: [Result<()>; 12] = [
             check("timeout", timeout, "must be over zero and at most 366 days"),
             check("cancel_grace, shutdown_grace", graces, "must be at most a day"),
+            check(
+                "max_result_bytes",
+                self.max_result_bytes <= bounds::RESULT_BYTES,
+                "must be at most 65536, which is what storages keep; keep larger results elsewhere, \
+                 and return where",
+            ),
             check("prefetch", prefetch, "must be at most 300"),
             check(
                 "dead_after",

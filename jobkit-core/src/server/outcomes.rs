@@ -13,6 +13,12 @@ use crate::storage::Settle;
 
 /// How soon an outcome that is blocked by a stranger's lock goes again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// How often an outcome is sent alone, and fails, before it is taken for what the storage chokes on. A bug
+/// that strikes once must not turn a success into a failure.
+const TRIES_ALONE: u32 = 3;
+/// How soon a bare failure that the storage refused goes again: first, and at the longest.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+const REFUSED_PAUSE_LONGEST: Duration = Duration::from_secs(60);
 
 /// An outcome on its way to the storage.
 #[derive(Debug)]
@@ -21,8 +27,12 @@ pub(super) struct Outcome {
     kind: Name,
     /// It goes in a flight of its own, since it was in one that was refused as a whole.
     alone: bool,
+    /// How often it failed alone.
+    failed_alone: u32,
     /// What came with it was refused once, so only the bare failure is left.
     bare: bool,
+    /// How often the storage refused even that.
+    refused: u32,
     not_before: Option<Instant>,
 }
 
@@ -45,12 +55,16 @@ impl Outcomes {
         self.0.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn push(&mut self, settle: Settle, kind: Name) {
-        self.0.push_back(Outcome { settle, kind, alone: false, bare: false, not_before: None });
+        self.0.push_back(Outcome {
+            settle,
+            kind,
+            alone: false,
+            failed_alone: 0,
+            bare: false,
+            refused: 0,
+            not_before: None,
+        });
     }
 
     /// When the first of those that wait for an instant may go.
@@ -79,6 +93,12 @@ impl Outcomes {
         chosen
     }
 
+    /// Notes that an outcome failed alone; whether it is the outcome that the storage cannot keep.
+    pub(super) fn is_at_fault(outcome: &mut Outcome) -> bool {
+        outcome.failed_alone += 1;
+        outcome.failed_alone >= TRIES_ALONE
+    }
+
     /// Outcomes of a flight that failed; each goes alone where one of them may be the cause.
     pub(super) fn put_back(&mut self, outcomes: Vec<Outcome>, alone: bool) {
         for mut outcome in outcomes.into_iter().rev() {
@@ -93,14 +113,29 @@ impl Outcomes {
         self.0.push_back(Outcome { alone: true, not_before, ..outcome });
     }
 
-    /// Puts the bare failure that says so in the place of what the storage cannot keep; `false` if it
-    /// could not keep that either.
+    /// Whether any was refused again and again.
+    pub(super) fn has_refused(&self) -> bool {
+        self.0.iter().any(|outcome| outcome.refused > 0)
+    }
+
+    /// Whether all that is left was refused again and again, so that nobody can wait for it.
+    pub(super) fn are_hopeless(&self) -> bool {
+        self.0.iter().all(|outcome| outcome.refused > 0)
+    }
+
+    /// Puts the bare failure that says so in the place of what the storage cannot keep. Where it cannot
+    /// keep that either, it is sent again later: the job has run, and with its lease let go it would run
+    /// again at once. `false` then.
     pub(super) fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn Display) -> bool {
         if outcome.bare {
+            let pause = REFUSED_PAUSE * 2u32.saturating_pow(outcome.refused.min(16));
+            let not_before = Some(Instant::now() + pause.min(REFUSED_PAUSE_LONGEST));
+            let refused = outcome.refused.saturating_add(1);
+            self.0.push_back(Outcome { refused, not_before, ..outcome });
             return false;
         }
         let settle = settler::refused(&outcome.settle, &outcome.kind, reason);
-        self.0.push_back(Outcome { settle, bare: true, alone: true, ..outcome });
+        self.0.push_back(Outcome { settle, bare: true, alone: true, failed_alone: 0, ..outcome });
         true
     }
 }
@@ -150,20 +185,27 @@ mod tests {
         outcomes.try_later(chosen.remove(0));
         outcomes.put_back(chosen, false);
         assert_eq!(fences(&outcomes.next(now)), [1, 2]);
-        assert!(outcomes.next(now).is_empty() && !outcomes.is_empty());
+        assert!(outcomes.next(now).is_empty() && outcomes.len() == 1);
         let due = outcomes.next_due().expect("one waits");
         assert_eq!(fences(&outcomes.next(due)), [0]);
     }
 
     #[test]
-    fn what_cannot_be_kept_is_replaced_once() {
+    fn what_cannot_be_kept_is_replaced_once_and_then_sent_again_later() {
         let mut outcomes = outcomes(1);
         let now = Instant::now();
         let outcome = outcomes.next(now).remove(0);
         assert!(outcomes.replace_by_bare(outcome, &"no room"));
         let bare = outcomes.next(now).remove(0);
         assert!(bare.settle.error.as_ref().is_some_and(|error| error.message.contains("no room")));
-        assert!(!outcomes.replace_by_bare(bare, &"no room"));
-        assert!(outcomes.is_empty());
+        let mut bare = bare;
+        for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let now = Instant::now();
+            assert!(!outcomes.replace_by_bare(bare, &"no room"));
+            assert!(outcomes.are_hopeless() && outcomes.next(now).is_empty());
+            let due = outcomes.next_due().expect("it goes again");
+            assert_eq!(due.duration_since(now).as_secs_f64().round(), f64::from(pause));
+            bare = outcomes.next(due).remove(0);
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::server::health::Health;
 use crate::server::held::{Phase, StopCause};
 use crate::server::supervisor::supervise;
 use crate::server::{janitor, leases, recurring_scheduler, reporter, scheduler, watch};
+use crate::storage::caught;
 
 /// How long outcomes may take to land after all handlers have ended.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
@@ -21,7 +22,10 @@ const LAST_SETTLES: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Runs the engine until it has stopped.
-async fn run(engine: Arc<Engine>) {
+///
+/// # Errors
+/// The dispatcher panicked, so the server stopped without being asked.
+async fn run(engine: Arc<Engine>) -> Result<()> {
     let mut processes = tokio::task::JoinSet::new();
     processes.spawn(supervise(Arc::clone(&engine), "leases", leases::run));
     processes.spawn(supervise(Arc::clone(&engine), "scheduler", scheduler::run));
@@ -43,13 +47,16 @@ async fn run(engine: Arc<Engine>) {
         engine.held.stop_all(StopCause::Shutdown);
         tokio::time::sleep(options.cancel_grace + LAST_SETTLES).await;
     };
+    let mut result = Ok(());
     tokio::select! {
         biased;
         ended = &mut dispatcher => {
-            if ended.is_err() {
-                tracing::error!("the dispatcher panicked, which is a bug in jobkit or the storage");
+            if let Err(panic) = ended {
+                tracing::error!("the dispatcher panicked, which is a bug in jobkit");
                 engine.health.failed("dispatcher", &"panicked; the server has stopped");
                 engine.held.stop_all(StopCause::Shutdown);
+                let text = "the dispatcher panicked, so the server has stopped";
+                result = Err(Error::new(ErrorKind::Internal, text).caused_by(panic));
             }
         }
         () = stages => tracing::warn!("some jobs did not end in time; they are taken back when their leases expire"),
@@ -68,6 +75,7 @@ async fn run(engine: Arc<Engine>) {
         say_goodbye(&engine).await;
         tokio::spawn(leases::keep(engine));
     }
+    result
 }
 
 /// Names what still runs, so that its rescue counts no crash.
@@ -81,7 +89,7 @@ async fn say_goodbye(engine: &Engine) {
             .collect()
     };
     let goodbye = engine.storage.remove_server(engine.incarnation(), &still_running);
-    match tokio::time::timeout(GOODBYE, goodbye).await {
+    match tokio::time::timeout(GOODBYE, caught(goodbye)).await {
         Ok(Ok(())) => {
             tracing::info!(server = %engine.info.name, still_running = still_running.len(), "stopped")
         }
@@ -98,7 +106,7 @@ async fn say_goodbye(engine: &Engine) {
 pub struct ServerHandle {
     engine: Arc<Engine>,
     /// `None` once it has ended.
-    task: Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<JoinHandle<Result<()>>>>,
 }
 
 impl ServerHandle {
@@ -137,7 +145,7 @@ impl ServerHandle {
     /// given back, what runs has the grace period to end and is cancelled then.
     ///
     /// # Errors
-    /// The server's task panicked.
+    /// A part of the server panicked, so that it stopped by itself.
     pub async fn shutdown(&self) -> Result<()> {
         self.stop();
         self.join().await
@@ -146,7 +154,7 @@ impl ServerHandle {
     /// Waits until the server has stopped, by whatever cause.
     ///
     /// # Errors
-    /// The server's task panicked; told to the first who waits.
+    /// A part of the server panicked, so that it stopped by itself; the first who waits gets it.
     ///
     /// # Cancel safety
     /// A dropped future changes nothing; wait again.
@@ -155,8 +163,8 @@ impl ServerHandle {
         let Some(running) = task.as_mut() else { return Ok(()) };
         let ended = running.await;
         *task = None;
-        ended.map_err(|error| {
-            Error::new(ErrorKind::Internal, "the server's task panicked").caused_by(error)
+        ended.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Internal, "the server's task panicked").caused_by(error))
         })
     }
 }

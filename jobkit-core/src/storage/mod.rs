@@ -193,6 +193,15 @@ impl IntoStorage for Arc<dyn Storage> {
     }
 }
 
+/// A call to a storage. One that panics has failed: whether it was applied is unknown.
+pub(crate) async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    use futures_util::FutureExt as _;
+    std::panic::AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
+        let text = "the storage panicked, which is a bug in it";
+        Err(Error::new(crate::ErrorKind::Internal, text).maybe_applied())
+    })
+}
+
 /// Whether a page of an export may have so many items.
 ///
 /// # Errors

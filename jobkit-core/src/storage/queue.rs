@@ -35,8 +35,8 @@ use crate::storage::log::LogLine;
 /// - **CLM-9** A record that cannot be decoded becomes Failed with reason `unreadable`, and its
 ///   neighbours are claimed.
 /// - **CLM-10** A server that is not announced gets [`NotAnnounced`](crate::ErrorKind::NotAnnounced).
-/// - **CLM-11** The first `started` jobs count as started from the claim on; the others when a renew
-///   says so.
+/// - **CLM-11** The first `started` jobs count as started from the claim on, the others do not; a later
+///   renewal decides anew (REN-4).
 /// - **CLM-12** Jobs that it passes over (CLM-7 to CLM-9) need not all be passed over at once. A claim that
 ///   ended before it had seen everything says so by [`Claimed::more`].
 ///
@@ -67,7 +67,8 @@ use crate::storage::log::LogLine;
 ///   are given back; those outside the range are not touched (G21). Nobody settles what was given back
 ///   so: the former holder learns `LeaseLost` (G5).
 /// - **REN-3** A cancellation that was requested is told.
-/// - **REN-4** It records which attempts have started.
+/// - **REN-4** The last renewal of an attempt decides whether it counts as started, and so whether a
+///   crash counts against it. A server takes it back for jobs that run beside one that is suspected.
 ///
 /// **Contract: `promote_due`**
 /// - **PRO-1** Scheduled jobs whose instant has come become Enqueued, at most `max` of them; nothing
@@ -346,7 +347,8 @@ pub struct RenewRequest {
 pub struct Renewal {
     /// The lease.
     pub lease: Lease,
-    /// Whether its handler was started.
+    /// Whether a crash of the server counts against this attempt: its handler was started, and no other
+    /// job of the server is suspected.
     pub started: bool,
 }
 

@@ -23,13 +23,16 @@ use crate::recurring::Pause;
 ///   when they are rescued.
 /// - **SRV-4** `remove_dead` forgets lives silent for longer than told, and no others; it takes no lease
 ///   away.
+/// - **SRV-5** An announce of another life under the same name replaces the former one when that is
+///   draining, or has been silent for [`SERVER_FRESH`](bounds::SERVER_FRESH); leases of the former stay
+///   what they are.
 /// - **SRV-6** While a [bulk operation](crate::storage::BulkRecord) has not ended, heartbeats say so.
-/// - **SRV-5** An announce of another life under the same name replaces the former one; leases of the
-///   former stay what they are.
+/// - **SRV-7** While another life holds the name, neither draining nor silent, an announce changes nothing
+///   and answers [`Announced::NameTaken`] with that server.
 #[async_trait]
 pub trait ServerRegistry {
     /// Makes a server known, or changes what is known of it.
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()>;
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced>;
 
     /// Proves life.
     async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer>;
@@ -65,6 +68,18 @@ pub struct ServerInfo {
     pub kinds: Vec<Name>,
     /// When it was started, by its own clock.
     pub started_at: Timestamp,
+    /// Whether it takes no more jobs and is about to stop, so that a successor may have its name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+}
+
+/// What an announce answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// The server is known and may claim.
+    Known,
+    /// Another live server has this name.
+    NameTaken(Box<ServerStatus>),
 }
 
 /// A proof of life.
@@ -150,6 +165,13 @@ pub struct ServerStatus {
 }
 
 impl ServerStatus {
+    /// Whether another life may take its name: it is draining, or has been silent for
+    /// [`SERVER_FRESH`](bounds::SERVER_FRESH). A heartbeat from the future is of a clock that was wrong.
+    pub fn yields_its_name(&self, now: Timestamp) -> bool {
+        let distance = now.since(self.heartbeat_at).max(self.heartbeat_at.since(now));
+        self.info.draining || distance >= bounds::SERVER_FRESH
+    }
+
     /// Whether it has been silent for so long that nobody counts on it: [`bounds::SERVER_SILENT`].
     pub fn is_silent(&self, now: Timestamp) -> bool {
         now.since(self.heartbeat_at) >= bounds::SERVER_SILENT

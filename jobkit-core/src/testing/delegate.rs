@@ -128,7 +128,7 @@ impl LockStore for FaultyStorage {
 
 #[async_trait]
 impl ServerRegistry for FaultyStorage {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<()> {
+    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
         self.call("announce", self.inner.announce(server, now)).await
     }
 

@@ -33,6 +33,8 @@ pub enum Fault {
     AnswerLate(Duration),
     /// It fails with an error that no repetition mends, before anything is changed.
     Broken,
+    /// It panics before anything is changed, as a bug of the storage may.
+    Panic,
 }
 
 /// What a call asked and was answered, where an [`Observer`] looks closer than at its name.
@@ -231,6 +233,7 @@ impl FaultyStorage {
             Fault::Broken => {
                 return Err(Error::new(ErrorKind::Internal, "a bug was asked for").during(method));
             }
+            Fault::Panic => panic!("a panic was asked for"),
             Fault::Late(pause) => {
                 tokio::time::sleep(pause).await;
                 self.thawed().await;

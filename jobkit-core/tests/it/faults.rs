@@ -175,27 +175,33 @@ async fn outcomes_wait_for_the_storage() {
     assert_eq!(ledger.lock().unwrap().starts.len(), 200);
 }
 
-/// A job near its crash limit does not start before the storage knows that those claimed with it were
-/// given back: if it killed its server, they would count as crashed, too.
+/// A job near its crash limit does not start before the storage knows that a crash counts against it
+/// alone: if it killed its server, those claimed with it would count as crashed, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_near_its_crash_limit_starts_when_the_storage_knows_that_it_is_alone() {
+async fn a_job_near_its_crash_limit_starts_when_the_storage_knows_whose_turn_it_is() {
     let (memory, faulty, ledger) = storages();
     let client = Client::new(memory.clone());
     let options = quick().workers(4).crash_limit(2);
     let first = server(&faulty, &ledger, options.clone()).await;
-    client.enqueue_many((0..4).map(|_| script("hangs", Act::Hang))).await.unwrap();
+    let hang = || script("hangs", Act::Hang);
+    let ids = client.enqueue((hang(), hang(), hang(), hang())).await.unwrap();
+    let ids = [ids.0.id(), ids.1.id(), ids.2.id(), ids.3.id()];
     eventually("all run", || async { ledger.lock().unwrap().running == 4 }).await;
     first.abort();
-    let fails = ["settle", "settle_and_claim"];
-    faulty.decide(move |method| if fails.contains(&method) { Fault::Before } else { Fault::None });
-    let tried = || fails.iter().map(|method| faulty.calls(method)).sum::<usize>();
+    faulty.decide(|method| if method == "renew" { Fault::Before } else { Fault::None });
+    let tried = || faulty.calls("renew");
     let before = tried();
-    let _second = server(&faulty, &ledger, options).await;
-    eventually("three are given back", || async { tried() > before + 2 }).await;
+    let _second = server(&faulty, &ledger, options.lease(Duration::from_secs(4))).await;
+    eventually("the storage is asked", || async { tried() > before + 2 }).await;
     assert_eq!(ledger.lock().unwrap().starts.len(), 4, "none is started");
     faulty.heal();
     eventually("one is started", || async { ledger.lock().unwrap().starts.len() == 5 }).await;
-    assert_eq!(memory.snapshot(None).await.unwrap().count(StateName::Processing), 1);
+    let records = memory.jobs(&ids).await.unwrap();
+    let counts = records.into_iter().flatten().filter(|record| match &record.head.state {
+        State::Processing(hold) => hold.started,
+        _ => false,
+    });
+    assert_eq!(counts.count(), 1, "a crash counts against it alone");
 }
 
 /// A server that was forgotten as dead announces itself again and goes on.
@@ -217,8 +223,8 @@ async fn a_forgotten_server_announces_itself_again() {
 async fn an_outcome_that_the_storage_cannot_take_stops_nothing() {
     let (memory, faulty, ledger) = storages();
     let client = Client::new(memory.clone());
-    // The flight, then one of its outcomes alone, then the bare failure in its place.
-    let mut left = 3;
+    // The flight, then one of its outcomes alone three times, then the bare failure in its place.
+    let mut left = 5;
     faulty.decide(move |method| {
         if left > 0 && matches!(method, "settle" | "settle_and_claim") {
             left -= 1;

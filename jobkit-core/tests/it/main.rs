@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod around;
+mod crashes;
 mod engine;
 mod faults;
 mod filters;
+mod futures;
 mod inside;
 mod operators;
 mod refusals;

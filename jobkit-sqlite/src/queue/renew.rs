@@ -54,8 +54,8 @@ impl Flight<'_, '_> {
         let State::Processing(hold) = &job.head.state else { return Ok(RenewAnswer::Lost) };
         let started = if renewal.started { STARTED } else { 0 };
         self.db.run(
-            "UPDATE jk_job SET lease_until = ?2, flags = flags | ?3 WHERE seq = ?1",
-            [job.seq, expires_at.as_micros(), started],
+            "UPDATE jk_job SET lease_until = ?2, flags = (flags & ~?3) | ?4 WHERE seq = ?1",
+            [job.seq, expires_at.as_micros(), STARTED, started],
         )?;
         Ok(RenewAnswer::Renewed { expires_at, cancel: hold.cancel })
     }

@@ -225,6 +225,7 @@ async fn fill(path: &Path, clock: &TestClock) -> Vec<Lease> {
         queues: vec![Name::default_queue()],
         kinds: vec![name("k"), name("bystander")],
         started_at: Timestamp::MIN,
+        draining: false,
     };
     storage.announce(&server, None).await.unwrap();
     let mut submissions = Vec::new();

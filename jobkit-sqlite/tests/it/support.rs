@@ -34,6 +34,7 @@ pub(crate) fn server() -> ServerInfo {
         queues: vec![Name::default_queue()],
         kinds: vec![Name::from_stored("kind")],
         started_at: jobkit_core::Timestamp::from_micros(0),
+        draining: false,
     }
 }
 

@@ -102,6 +102,7 @@ impl World {
             queues: vec![name("default"), name("mail")],
             kinds: KINDS.map(name).to_vec(),
             started_at: Timestamp::from_micros(1_767_225_600_000_000),
+            draining: false,
         };
         world.client.storage().announce(&info, None).await.expect("is announced");
         world

@@ -8,11 +8,12 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::suspects::is_suspect;
 use super::{Dispatcher, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::server::held::{HeldJob, Phase, attempt};
-use crate::server::outcomes::Outcome;
+use crate::server::outcomes::{Outcome, Outcomes};
 use crate::state::StateName;
 use crate::state_machine::Ending;
 use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest};
@@ -37,12 +38,12 @@ pub(super) struct Pending {
     sent_at: Instant,
 }
 
-/// Waits for a flight to be back; for ever, where none is under way.
+/// Waits for a flight to be back; forever, where none is under way.
 pub(super) async fn landed(flight: &mut Option<Flight>) -> Landed {
     let Some(flight) = flight else { return std::future::pending().await };
     match flight.await.map_err(JoinError::try_into_panic) {
         Ok(landed) => landed,
-        // A storage that panics ends the dispatcher, which says so.
+        // Panics of the storage are errors of its call, so this one is of the flight itself.
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         // The runtime is being shut down.
         Err(Err(_)) => std::future::pending().await,
@@ -58,9 +59,15 @@ impl Dispatcher {
         self.blocked_until = None;
         let outcomes = self.outcomes.next(now);
         let wanted = self.wants();
+        let may_claim = now >= self.claims_from;
         let due = self.may_be_work || now >= self.poll_at;
         let fits = outcomes.first().is_none_or(|outcome| !outcome.goes_alone());
-        if self.pending.is_none() && wanted > 0 && fits && (due || !outcomes.is_empty()) {
+        if self.pending.is_none()
+            && may_claim
+            && wanted > 0
+            && fits
+            && (due || !outcomes.is_empty())
+        {
             let request = self.claim_request(wanted);
             self.pending = Some(Pending { request, sent_at: now });
         }
@@ -84,7 +91,11 @@ impl Dispatcher {
             queues: self.engine.queues.quotas(wanted),
             kinds: Arc::clone(&self.engine.kind_names),
             max: wanted,
-            started: self.free_workers().saturating_sub(self.waiting.len()),
+            // While one is suspected, a crash counts against it alone.
+            started: match self.suspects.are_there() {
+                true => 0,
+                false => self.free_workers().saturating_sub(self.waiting.len()),
+            },
             lease: self.engine.options.lease,
             sleeps_if_empty: true,
             hint: self.hint.clone(),
@@ -147,16 +158,20 @@ impl Dispatcher {
     }
 
     /// Outcomes are kept until the storage answers; claims are repeated as they were.
-    fn flight_failed(&mut self, outcomes: Vec<Outcome>, claimed: bool, error: &Error) {
+    fn flight_failed(&mut self, mut outcomes: Vec<Outcome>, claimed: bool, error: &Error) {
         let alone = outcomes.len() == 1 && !claimed;
         let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
         if error.kind() == ErrorKind::NotAnnounced {
             // Forgotten as dead, or not known yet: the heartbeat announces again.
             self.engine.signals.heartbeat.notify_one();
+            if self.engine.stands_by() {
+                // What an unanswered claim took is taken back when its leases expire.
+                self.pending = None;
+            }
         } else {
             self.engine.health.failed("dispatcher", error);
         }
-        if poisoned && alone {
+        if poisoned && alone && outcomes.iter_mut().all(Outcomes::is_at_fault) {
             outcomes.into_iter().for_each(|outcome| self.replace_by_bare(outcome, error));
         } else {
             // One of them may be what the storage chokes on.
@@ -168,12 +183,14 @@ impl Dispatcher {
     }
 
     /// What the storage cannot keep is settled as a bare failure that says so; if it cannot keep that
-    /// either, the job is left to its lease.
+    /// either, the job stays held, and the failure is sent again later.
     fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn std::fmt::Display) {
-        let lease = outcome.settle.lease;
-        tracing::warn!(job = %lease.job, reason = %reason, "the storage cannot keep an outcome");
-        if !self.outcomes.replace_by_bare(outcome, reason) {
-            self.engine.held.lock().jobs.remove(&attempt(&lease));
+        let job = outcome.settle.lease.job;
+        if self.outcomes.replace_by_bare(outcome, reason) {
+            tracing::warn!(%job, reason = %reason, "the storage cannot keep an outcome");
+        } else {
+            let text = format!("the storage refuses to note the end of job {job}: {reason}");
+            self.engine.health.failed("outcomes", &text);
         }
     }
 
@@ -207,6 +224,9 @@ impl Dispatcher {
             }
             over.push(attempt(&lease));
         }
+        if !self.outcomes.has_refused() {
+            self.engine.health.works("outcomes");
+        }
         let mut held = self.engine.held.lock();
         for attempt in over {
             held.jobs.remove(&attempt);
@@ -225,12 +245,14 @@ impl Dispatcher {
             }
             // A repeated claim answers leases that began with the first one.
             let sure_until = pending.sent_at + request.lease;
-            for job in &claimed.jobs {
+            for (index, job) in claimed.jobs.iter().enumerate() {
+                let started = index < request.started;
                 let job = HeldJob {
                     lease: job.lease,
                     claim: request.sequence,
                     phase: Phase::Prefetched,
-                    started: false,
+                    started,
+                    counted: started,
                     limited: job.limited,
                     sure_until,
                 };
@@ -255,16 +277,19 @@ impl Dispatcher {
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
         for job in claimed.jobs {
-            let near_limit = job.crashes > 0 && job.crashes + 1 >= crash_limit;
-            if near_limit && self.alone.is_none() && self.runs_alone.is_none() {
-                self.alone = Some(Waiting { job, claimed_at: pending.sent_at, since: now });
-            } else if job.crashes > 0 && (free == 0 || near_limit) {
+            let is_suspect = is_suspect(&job, crash_limit);
+            if job.crashes > 0 && free == 0 && !is_suspect {
                 // Rescued before: it never waits beside others for a worker.
                 self.claimed_too_far = true;
                 self.give_back(job);
+                continue;
+            }
+            let waiting = Waiting { job, claimed_at: pending.sent_at, since: now };
+            if is_suspect {
+                self.suspects.push(waiting);
             } else {
                 free = free.saturating_sub(1);
-                self.waiting.push_back(Waiting { job, claimed_at: pending.sent_at, since: now });
+                self.waiting.push_back(waiting);
             }
         }
     }
