@@ -48,6 +48,7 @@ macro_rules! __list {
             submit {
                 a_submitted_job_is_visible_to_every_connection
                 a_repeated_submit_changes_nothing_and_says_so
+                content_is_what_arguments_mean
                 what_is_stored_already_is_known_among_many_new_ones
                 the_same_id_with_other_content_is_refused
                 a_derived_id_submitted_by_many_at_once_makes_one_job

@@ -50,6 +50,36 @@ pub async fn a_repeated_submit_changes_nothing_and_says_so(env: Env) {
     assert!(server.claim(10).await.is_empty());
 }
 
+/// SUB-2, G2: content is what arguments mean, not how they are written: the order of fields is another
+/// each time where they come from a map. Large ones, which a storage may keep apart, are no exception.
+pub async fn content_is_what_arguments_mean(env: Env) {
+    for fill in [10, 100_000] {
+        let filler = "x".repeat(fill);
+        let stored = format!(r#"{{"a":1,"tags":{{"x":[1,2],"y":"é{filler}"}}}}"#);
+        let same = format!(r#"{{ "tags":{{"y":"\u00e9{filler}","x":[1, 2]}}, "a":1}}"#);
+        let beside = job();
+        let job = NewRecord { args: payload(&stored), ..job() };
+        let id = env.add(job.clone()).await;
+        let submit = async |args: &str| {
+            let again = NewRecord { args: payload(args), ..job.clone() };
+            let request = SubmitRequest { submissions: &[Submission::one(again)], now: env.at() };
+            env.storage.submit(request).await.expect("submits").remove(0)
+        };
+        let already = Submitted::Created(vec![JobSubmitted::Already(StateName::Enqueued)]);
+        assert_eq!(submit(&same).await, already);
+        let other = submit(&same.replace("[1, 2]", "[2, 1]")).await;
+        assert_eq!(other, Submitted::Refused(Refusal::IdConflict { job: id }));
+        // Beside another job in one submission, too.
+        let again = NewRecord { args: payload(&same), ..job.clone() };
+        let both = Submission { jobs: vec![again, beside], ..Submission::default() };
+        let request = SubmitRequest { submissions: &[both], now: env.at() };
+        let answers = env.storage.submit(request).await.expect("submits");
+        let Submitted::Created(jobs) = &answers[0] else { panic!("{answers:?}") };
+        assert_eq!(jobs[0], JobSubmitted::Already(StateName::Enqueued));
+        assert_eq!(env.details(id).await.args, payload(&stored));
+    }
+}
+
 /// SUB-2, G2: jobs that are stored already are known among many that are new, in one submission and in many
 /// of one call.
 pub async fn what_is_stored_already_is_known_among_many_new_ones(env: Env) {

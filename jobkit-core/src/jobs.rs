@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::context::{JobContext, Requirements};
 use crate::filter::{ElectFilter, Filters, PerformFilter};
 use crate::job::{Job, JobOptions, Run};
+use crate::lossless::to_json;
 use crate::new_job::NewJob;
 use crate::outcome::Failure;
 use crate::record::Payload;
@@ -301,12 +302,12 @@ fn decode_version<J: Job>(
 }
 
 fn encode<T: Serialize>(output: &T) -> RunEnd {
-    match serde_json::to_vec(output) {
+    match to_json(output) {
         // What `()` encodes to; most jobs return nothing, and nothing need be stored.
         Ok(bytes) if bytes == b"null" => RunEnd::Done(None),
         Ok(bytes) => RunEnd::Done(Some(bytes.into())),
-        Err(error) => {
-            let text = format!("the result does not serialise: {error}");
+        Err(loss) => {
+            let text = format!("the result cannot be kept: {loss}");
             RunEnd::BadOutput(Failure::message("BadResult", text))
         }
     }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod error_group;
 pub mod failure;
 pub mod filter;
+mod lossless;
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 

@@ -13,6 +13,7 @@ use crate::failure::cleaned;
 use crate::ids::{BatchId, JobId};
 use crate::job::Job;
 use crate::limit::{Limit, Window};
+use crate::lossless::to_json;
 use crate::name::Name;
 use crate::record::NewRecord;
 use crate::refusal::Refusal;
@@ -64,11 +65,8 @@ impl<J: Job> NewJob<J> {
     }
 
     fn encode(job: &J, id: JobId) -> Result<NewRecord> {
-        let args = serde_json::to_vec(job).map_err(|error| {
-            Error::invalid(
-                "args",
-                format_args!("of {} do not serialise: {error}", type_name::<J>()),
-            )
+        let args = to_json(job).map_err(|loss| {
+            Error::invalid("args", format_args!("of {} cannot be kept: {loss}", type_name::<J>()))
         })?;
         let options = J::options();
         let mut record = NewRecord::new(id, kind_of::<J>()?, args);

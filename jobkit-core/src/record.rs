@@ -1,5 +1,6 @@
 //! A job as storages keep it: what is submitted, what is read back.
 
+pub(crate) mod content;
 mod history;
 mod payload;
 
@@ -7,7 +8,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::bounds;
 use crate::clock::Timestamp;
@@ -146,11 +146,18 @@ impl NewRecord {
         retention_of(self.extras.as_deref())
     }
 
-    /// What tells two submits with the same id apart: 16 bytes of SHA-256 of kind and arguments.
+    /// What tells two submits with the same id apart, nearly always: 16 bytes of SHA-256 of kind and
+    /// arguments. Where digests differ, [`is_content_of`](Self::is_content_of) decides.
     ///
     /// Options are not content: a repeated submit may compute another delay.
     pub fn content_digest(&self) -> [u8; 16] {
-        content_digest(&self.kind, &self.args)
+        content::digest(&self.kind, &self.args)
+    }
+
+    /// Whether a stored job, found under the same id with another digest, has the same content all the
+    /// same: its arguments mean the same, in another order of fields. A `HashMap` has another one each time.
+    pub fn is_content_of(&self, kind: &Name, args: &[u8]) -> bool {
+        self.kind == *kind && content::is_same_json(&self.args, args)
     }
 
     /// Bytes that count towards the bound of a submission.
@@ -237,16 +244,6 @@ impl NewRecord {
         }
         Ok(())
     }
-}
-
-pub(crate) fn content_digest(kind: &Name, args: &Payload) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    hash.update(kind.as_bytes());
-    hash.update([0]);
-    hash.update(args.as_bytes());
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hash.finalize()[..16]);
-    digest
 }
 
 pub(crate) fn text_size(values: &BTreeMap<String, String>) -> usize {

@@ -1,5 +1,6 @@
 //! Recurring jobs: what is stored of a schedule, and what became of its occurrences (G10).
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::ids::JobId;
 use crate::limit::Limit;
 use crate::name::{Name, check_label};
+use crate::record::content::is_same_json;
 use crate::record::{Extras, NewRecord, Occurrence, Payload, check_instant};
 use crate::schedule::{Schedule, TimeZone};
 use crate::unique::Unique;
@@ -44,7 +46,9 @@ pub enum Overlap {
 }
 
 /// The job that an occurrence creates.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+///
+/// `Debug` shows the length of the arguments alone, since they may hold secrets.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct JobTemplate {
     /// Its kind.
     pub kind: Name,
@@ -68,12 +72,28 @@ pub struct JobTemplate {
     pub extras: Extras,
 }
 
+impl fmt::Debug for JobTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobTemplate")
+            .field("kind", &self.kind)
+            .field("queue", &self.queue)
+            .field("priority", &self.priority)
+            .field("args", &format_args!("<{} bytes>", self.args.get().len()))
+            .field("tags", &self.tags)
+            .field("unique", &self.unique)
+            .field("limits", &self.limits)
+            .field("extras", &self.extras)
+            .finish()
+    }
+}
+
+/// Arguments are compared by what they mean, not by the order of their fields.
 impl PartialEq for JobTemplate {
     fn eq(&self, other: &Self) -> bool {
         self.kind == other.kind
             && self.queue == other.queue
             && self.priority == other.priority
-            && self.args.get() == other.args.get()
+            && is_same_json(self.args.get().as_bytes(), other.args.get().as_bytes())
             && self.tags == other.tags
             && self.unique == other.unique
             && self.limits == other.limits

@@ -99,7 +99,7 @@ pub(crate) fn aside(db: &Db<'_>, id: i64) -> Done<Option<Payload>> {
     Ok(db.one("SELECT body FROM jk_payload WHERE id = ?1", [id], |row| payload(row, 0))?.flatten())
 }
 
-fn details(db: &Db<'_>, id: JobId) -> Done<Option<JobDetails>> {
+pub(crate) fn details(db: &Db<'_>, id: JobId) -> Done<Option<JobDetails>> {
     let text = select_job!(", args, result", "WHERE id = ?1");
     Ok(read_details(db, text, [&id.as_bytes()[..]])?.map(|(details, _)| details))
 }

@@ -94,18 +94,11 @@ impl SqliteScope<'_> {
     /// # Errors
     /// A conflict when the lease is lost or the attempt was settled before: roll back, since another
     /// attempt may run. Invalid input when
-    /// the output does not serialise or is larger than a result may be.
+    /// JSON cannot hold the output, or it is larger than a result may be.
     pub fn succeed<T: Serialize>(&self, context: &JobContext, output: &T) -> Result<()> {
         let during = |error: Error| error.during("succeed");
-        let output = serde_json::to_vec(output).map_err(|error| {
-            during(Error::invalid("output", format!("does not serialise: {error}")))
-        })?;
         let mut settle = Settle::new(context.lease(), Ending::Succeeded);
-        if output != b"null" {
-            let result =
-                context.client().seal_result(context.id(), output.into()).map_err(during)?;
-            settle.result = Some(result);
-        }
+        settle.result = context.client().seal_output(context.id(), output).map_err(during)?;
         settle.retention = context.retention();
         settle.duration = Some(context.running_for());
         // What the server sends with its own settle is too late then.

@@ -90,7 +90,10 @@ impl Call<'_> {
             if let Some(stored) = self.job_by_id(job.id)?
                 && !self.has(Fault::SubmitOverwrites)
             {
-                if stored.digest != job.content_digest() {
+                let args = self.tx.get(&beside(stored.record.sequence, "args")).unwrap_or_default();
+                if stored.digest != job.content_digest()
+                    && !job.is_content_of(&stored.record.kind, &args)
+                {
                     return Ok(Err(Refusal::IdConflict { job: job.id }));
                 }
                 planned[i] = Some(PlannedJob::Already);

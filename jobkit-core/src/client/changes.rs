@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::client::{BatchHandle, Client};
 use crate::clock::Timestamp;
 use crate::codec::{Codecs, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{BatchId, JobId, OperationId};
+use crate::lossless::to_json;
 use crate::name::Name;
 use crate::record::{Extras, JobDetails, Payload, check_instant};
 use crate::state::StateName;
@@ -48,17 +51,32 @@ impl<S: Storage + ?Sized> Client<S> {
         self.codecs().open(Place { owner: &owner, part: "result" }, result)
     }
 
-    /// A result as it is stored, for backends that complete a job inside a caller's transaction.
+    /// A result as it is stored.
     ///
     /// # Errors
     /// The codec's.
-    #[doc(hidden)]
-    pub fn seal_result(&self, job: JobId, result: Payload) -> Result<Payload> {
+    pub(crate) fn seal_result(&self, job: JobId, result: Payload) -> Result<Payload> {
         if self.codecs().is_empty() {
             return Ok(result);
         }
         let owner = job.to_string();
         self.codecs().seal(Place { owner: &owner, part: "result" }, result)
+    }
+
+    /// An output as it is stored, `None` for `()`; for backends that complete a job inside a caller's
+    /// transaction.
+    ///
+    /// # Errors
+    /// Invalid input when JSON cannot hold it; the codec's.
+    #[doc(hidden)]
+    pub fn seal_output<T: Serialize>(&self, job: JobId, output: &T) -> Result<Option<Payload>> {
+        let output = to_json(output)
+            .map_err(|loss| Error::invalid("output", format_args!("cannot be kept: {loss}")))?;
+        // What `()` encodes to, and nothing need be stored.
+        if output == b"null" {
+            return Ok(None);
+        }
+        self.seal_result(job, output.into()).map(Some)
     }
 
     pub(crate) fn open_stored_args(

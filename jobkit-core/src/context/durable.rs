@@ -11,6 +11,7 @@ use crate::context::{FromContext, JobContext};
 use crate::edge::Parent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::JobId;
+use crate::lossless::to_json;
 use crate::name::{Name, check_label};
 use crate::outcome::Failure;
 use crate::record::{AttemptError, Payload};
@@ -203,8 +204,8 @@ fn lease_lost() -> Error {
 impl JobContext {
     /// As it is kept; `part` is a memo or a checkpoint.
     fn encode<T: Serialize>(&self, part: &'static str, value: &T) -> Result<Payload> {
-        let bytes = serde_json::to_vec(value)
-            .map_err(|error| Error::invalid(part, format_args!("does not serialise: {error}")))?;
+        let bytes = to_json(value)
+            .map_err(|loss| Error::invalid(part, format_args!("cannot be kept: {loss}")))?;
         let owner = self.id().to_string();
         let bytes = self.client().codecs().seal(Place { owner: &owner, part }, bytes.into())?;
         if bytes.len() > RESULT_BYTES {

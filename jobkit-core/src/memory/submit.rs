@@ -80,7 +80,9 @@ impl Tables {
             let job = &jobs[i];
             let digest = job.content_digest();
             if let Some(place) = self.find(job.id) {
-                if self.job(place).digest != digest {
+                let stored = self.job(place);
+                if stored.digest != digest && !job.is_content_of(&stored.record.kind, &stored.args)
+                {
                     return Err(Refusal::IdConflict { job: job.id });
                 }
                 planned[i] = Some(Planned::Already);

@@ -1,5 +1,7 @@
 //! What an operator does to jobs that are named.
 
+use std::fmt;
+
 use super::Operator;
 use crate::bulk::action_name;
 use crate::clock::Timestamp;
@@ -33,7 +35,9 @@ impl JobOutcome {
 }
 
 /// What an edit changes; what is `None` stays.
-#[derive(Clone, Debug, Default)]
+///
+/// `Debug` shows that there are arguments, not what they are.
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Edit {
     /// Another queue.
@@ -46,6 +50,19 @@ pub struct Edit {
     pub tags: Option<Vec<String>>,
     /// Other arguments, as a JSON object: they make a new job, linked to the old one.
     pub args: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl fmt::Debug for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let args = self.args.as_ref().map(|args| format!("<{} arguments>", args.len()));
+        f.debug_struct("Edit")
+            .field("queue", &self.queue)
+            .field("priority", &self.priority)
+            .field("run_at", &self.run_at)
+            .field("tags", &self.tags)
+            .field("args", &args)
+            .finish()
+    }
 }
 
 /// What became of an edit.
@@ -61,7 +78,7 @@ impl Operator {
     /// Runs finished jobs again.
     ///
     /// # Errors
-    /// More than 300 ids are invalid input; otherwise the storage's. What is refused is an outcome.
+    /// No ids at all are invalid input; otherwise the storage's. What is refused is an outcome.
     pub async fn retry(&self, jobs: &[JobId]) -> Result<Vec<JobOutcome>> {
         self.change(jobs, Action::Requeue { run_at: None }).await
     }
@@ -100,14 +117,8 @@ impl Operator {
         action: Action,
         guard: Guard,
     ) -> Result<Vec<JobOutcome>> {
-        if jobs.is_empty() || jobs.len() > IDS {
-            return Err(Error::invalid(
-                "ids",
-                format_args!(
-                    "has {} entries, where 1 to {IDS} are allowed; use a filter for more",
-                    jobs.len()
-                ),
-            ));
+        if jobs.is_empty() {
+            return Err(Error::invalid("ids", "are missing: name at least one job"));
         }
         let named: Vec<_> = jobs.iter().take(20).map(ToString::to_string).collect();
         let more = jobs.len().saturating_sub(named.len());
@@ -124,12 +135,15 @@ impl Operator {
         });
         let changes: Vec<_> = changes.collect();
         let deed = async {
-            let outcomes = crate::client::repeated(|| async {
-                let actor = Some(self.actor.as_str());
-                let request = ChangeRequest { changes: &changes, actor, now: None };
-                self.storage().change_state(request).await
-            })
-            .await?;
+            let mut outcomes = Vec::with_capacity(jobs.len());
+            for changes in changes.chunks(IDS) {
+                let changed = crate::client::repeated(|| async {
+                    let actor = Some(self.actor.as_str());
+                    let request = ChangeRequest { changes, actor, now: None };
+                    self.storage().change_state(request).await
+                });
+                outcomes.extend(changed.await?);
+            }
             let outcomes = jobs.iter().zip(outcomes);
             Ok(outcomes.map(|(job, outcome)| JobOutcome { job: *job, outcome }).collect())
         };

@@ -24,7 +24,8 @@ use crate::state_machine::JobHead;
 ///   state, and visible to every connection (G1).
 /// - **SUB-2** An id that is stored already changes nothing and answers
 ///   [`JobSubmitted::Already`]; with other content the submission is refused with
-///   [`IdConflict`](Refusal::IdConflict) (G2).
+///   [`IdConflict`](Refusal::IdConflict). Content is the kind, and what the arguments mean: the order of
+///   fields does not count ([`is_content_of`](NewRecord::is_content_of)) (G2).
 /// - **SUB-3** A new id whose time is over an hour old or ten minutes ahead of the storage's clock is
 ///   refused, naming both clocks (G2).
 /// - **SUB-4** A submission becomes visible wholly or not at all, and has one outcome; several in one

@@ -150,7 +150,7 @@ impl WholeJob {
     /// [`NewRecord::content_digest`](crate::record::NewRecord::content_digest).
     pub fn digest(&self) -> [u8; 16] {
         let record = &self.details.record;
-        crate::record::content_digest(&record.kind, &self.details.args)
+        crate::record::content::digest(&record.kind, &self.details.args)
     }
 
     /// Whether it waits for the start of its batch, beside its parents.

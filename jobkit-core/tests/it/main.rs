@@ -11,5 +11,6 @@ mod inside;
 mod operators;
 mod refusals;
 mod runtimes;
+mod secrets;
 mod support;
 mod test_server;

@@ -320,13 +320,22 @@ impl Flight<'_, '_> {
             [id_bytes(&job.record.id)],
             |row| Ok((row.get::<_, i64>(0)?, bytes16(row.get_ref(1)?.as_blob()?))),
         )?;
-        Ok(match stored {
-            Some((state, digest)) if digest == job.digest => {
-                Some(Ok(JobSubmitted::Already(state_at(state)?)))
-            }
-            Some(_) => Some(Err(Refusal::IdConflict { job: job.record.id })),
-            None => None,
-        })
+        let Some((state, digest)) = stored else { return Ok(None) };
+        if digest == job.digest || self.is_same_content(&job.record)? {
+            return Ok(Some(Ok(JobSubmitted::Already(state_at(state)?))));
+        }
+        Ok(Some(Err(Refusal::IdConflict { job: job.record.id })))
+    }
+
+    /// Whether what is stored under an id means the same, though it is written in another way. What cannot
+    /// be read does not.
+    fn is_same_content(&self, new: &NewRecord) -> Done<bool> {
+        match crate::jobs::details(self.db, new.id) {
+            Ok(Some(stored)) => Ok(new.is_content_of(&stored.record.kind, &stored.args)),
+            Ok(None) => Ok(false),
+            Err(fault) if fault.is_damage() => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Any submission. What it has done when it is refused must be undone by the caller.

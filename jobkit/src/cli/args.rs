@@ -189,7 +189,7 @@ pub(super) struct JobArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct Change {
-    /// The jobs, up to 300
+    /// The jobs
     #[arg(value_name = "ID", required_unless_present = "filter", conflicts_with = "filter")]
     pub(super) ids: Vec<JobId>,
     /// All jobs that match
