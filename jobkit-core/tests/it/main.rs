@@ -8,6 +8,7 @@ mod faults;
 mod filters;
 mod futures;
 mod inside;
+mod names;
 mod operators;
 mod refusals;
 mod runtimes;

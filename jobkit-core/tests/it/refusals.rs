@@ -152,3 +152,55 @@ async fn bad_schedules_are_refused() {
     }
     assert!(storage.list_recurring(None, 10).await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_json_loses_is_refused_by_enqueue_and_is_no_result() {
+    use std::collections::HashMap;
+
+    use jobkit_core::client::WaitError;
+    use jobkit_core::{Job, Jobs, Server};
+
+    #[derive(serde::Serialize, serde::Deserialize, Clone)]
+    struct Measure {
+        ratio: f64,
+        limit: Option<f32>,
+        tags: HashMap<String, u32>,
+    }
+
+    impl Job for Measure {
+        const KIND: &'static str = "measure";
+        type Output = f64;
+    }
+
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let fine = Measure { ratio: 1.0 / 3.0, limit: None, tags: HashMap::new() };
+    for (field, args) in [
+        (".ratio", Measure { ratio: f64::NAN, ..fine.clone() }),
+        (".limit", Measure { limit: Some(f32::INFINITY), ..fine.clone() }),
+    ] {
+        let error = client.enqueue(NewJob::new(args)).await.unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("args")));
+        assert!(error.to_string().contains(field), "{error}");
+    }
+    assert!(storage.snapshot(None).await.unwrap().queues.is_empty());
+
+    // The order of a map is another one each time, and the job is the same one.
+    let tags = || (0..20).map(|n| (format!("tag-{n}"), n)).collect::<HashMap<_, _>>();
+    let keyed = || NewJob::new(Measure { tags: tags(), ..fine.clone() }).keyed("d1");
+    let first = client.enqueue(keyed()).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(client.enqueue(keyed()).await.unwrap().id(), first.id());
+    }
+
+    let jobs = Jobs::new().handle(|job: Measure, _| async move {
+        let kept = job.tags.len() == 20;
+        Ok::<_, jobkit_core::Error>(if kept { job.ratio } else { f64::NAN })
+    });
+    let _server = Server::builder(storage).jobs(jobs).build().unwrap().start().await.unwrap();
+    let soon = Duration::from_secs(10);
+    assert_eq!(first.wait(soon).await.unwrap().to_bits(), (1.0_f64 / 3.0).to_bits());
+    let lost = client.enqueue(NewJob::new(fine)).await.unwrap().wait(soon).await;
+    let Err(WaitError::Failed(Some(error))) = lost else { panic!("{lost:?}") };
+    assert!(error.detail.message.contains("not a finite number"), "{}", error.detail.message);
+}

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use jobkit_core::client::Recurring;
+use jobkit_core::Recurring;
 use jobkit_core::operator::Edit;
 use jobkit_core::record::NewRecord;
 use jobkit_core::storage::{
