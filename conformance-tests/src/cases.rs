@@ -216,6 +216,7 @@ macro_rules! __list {
                 batches_are_listed_newest_first
                 batches_that_stand_far_apart_fill_a_page
                 a_batch_of_a_thousand_members_is_one_step
+                parents_decide_in_the_order_of_their_ends
             }
             nested_batches {
                 a_nested_batch_is_one_member
