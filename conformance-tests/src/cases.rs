@@ -120,6 +120,8 @@ macro_rules! __list {
                 a_deletion_says_how_long_the_job_is_kept
                 a_requeue_begins_a_new_run
                 run_now_makes_a_scheduled_job_claimable
+                a_requeue_ends_start_by
+                a_start_that_start_by_forbids_is_refused
                 reschedule_moves_a_job_to_another_instant
                 a_moved_job_keeps_its_sequence
                 a_waiting_job_gets_other_tags
@@ -184,6 +186,7 @@ macro_rules! __list {
                 deleting_a_parent_decides_its_children
                 an_awaiting_job_that_is_run_now_waits_for_nobody
                 what_becomes_unmeetable_goes_down_the_line
+                an_awaiting_job_is_not_run_after_start_by
                 a_large_cascade_is_completed_by_sweeps
                 many_children_are_decided_in_the_step_and_by_sweeps
                 a_requeue_before_the_sweep_changes_no_decision

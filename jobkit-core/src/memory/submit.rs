@@ -13,7 +13,7 @@ use crate::record::{EdgeStatus, History, HistoryEntry, JobRecord, NewRecord};
 use crate::refusal::Refusal;
 use crate::state::{Reason, State, StateName};
 use crate::state_machine::{JobHead, new_head, new_unmeetable_head};
-use crate::storage::{JobSubmitted, Submission, Submitted};
+use crate::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use crate::unique::{KeyHash, OnConflict};
 
 use super::limit_row::LimitRow;
@@ -105,6 +105,9 @@ impl Tables {
             } else {
                 new_head(job.start, open, waits_for_batch, reason, now)
             };
+            if let State::Scheduled { run_at } = head.state {
+                check_start_by(job.start_by, run_at)?;
+            }
             let unique = job.unique.as_ref().filter(|_| !unmeetable);
             if let Some(unique) = unique {
                 let hash = unique.hash();

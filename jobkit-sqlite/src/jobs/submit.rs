@@ -9,9 +9,9 @@ use jobkit_core::edge::{Decision, Edge, Finish, Parent};
 use jobkit_core::ids::{IdAge, id_age};
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::{Reason, State, StateName};
+use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::{Event, JobHead, new_head, new_unmeetable_head};
-use jobkit_core::storage::{JobSubmitted, Submission, Submitted};
+use jobkit_core::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use jobkit_core::unique::OnConflict;
 use jobkit_core::{BatchId, JobId, Timestamp, bounds};
 use rusqlite::params;
@@ -47,6 +47,8 @@ impl NewSubmission {
         let plain = submission.batch.is_none()
             && submission.jobs.iter().all(|job| {
                 job.edges.is_empty()
+                    // What has to start in time may be refused, as long as it is not stored.
+                    && (job.start_by.is_none() || job.start == Start::Now)
                     && job.unique.is_none()
                     && job.limits.is_empty()
                     && job.batch.is_none()
@@ -568,6 +570,11 @@ fn parents_first(jobs: &[NewJob]) -> Vec<usize> {
         for edge in &job.record.edges {
             if let Parent::Job(parent) = edge.parent
                 && let Some(parent) = places.get(&parent)
+        if let State::Scheduled { run_at } = head.state
+            && let Err(refusal) = check_start_by(record.start_by, run_at)
+        {
+            return Ok(Err(refusal));
+        }
             {
                 open[child] += 1;
                 children[*parent].push(child);
