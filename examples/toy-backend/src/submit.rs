@@ -116,6 +116,9 @@ impl Call<'_> {
                 return Ok(Err(refusal));
             }
             if !unmeetable && let Some(holder) = planned!(self.plan_key(job, &mut keys)) {
+                let new = |place: &&usize| matches!(planned[**place], Some(PlannedJob::New(_)));
+                let other = places.get(&holder).filter(new).map(|place| &jobs[*place]);
+                planned!(self.check_stand_in(job, holder, other, opened));
                 planned[i] = Some(PlannedJob::Existing(holder));
                 continue;
             }

@@ -60,6 +60,10 @@ use crate::state_machine::JobHead;
 ///   as it is and loses the key (G11).
 /// - **SUB-16** A job whose [`Start`](crate::state::Start) makes it Scheduled for an instant that is not
 ///   before its `start_by` is refused with field `start_by`: it could only be deleted (G20).
+/// - **SUB-17** An existing job stands in the place of a new member only where the member's batch waits for
+///   it, as a member of its own or of a batch inside that has not completed, or where there is nothing to
+///   wait for: it has Succeeded, or is gone. Otherwise the submission is refused with
+///   [`KeyHeldOutside`](Refusal::KeyHeldOutside), since the batch would end without it (G9, G11).
 ///
 /// **Contract: `job`, `jobs`**
 /// - **GET-1** They answer what was last committed, in the order asked; `None` for what does not

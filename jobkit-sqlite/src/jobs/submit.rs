@@ -4,7 +4,7 @@ mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 
-use jobkit_core::batch::{NewBatch, too_deep};
+use jobkit_core::batch::{BatchRecord, NewBatch, too_deep};
 use jobkit_core::edge::{Decision, Edge, Finish, Parent};
 use jobkit_core::ids::{IdAge, id_age};
 use jobkit_core::record::NewRecord;
@@ -414,7 +414,12 @@ impl Flight<'_, '_> {
             && let Some((holder_seq, holder)) = self.key_holder(&unique.hash().0, now)?
         {
             match unique.on_conflict {
-                OnConflict::ReturnExisting => return Ok(Ok(JobSubmitted::Existing(holder))),
+                OnConflict::ReturnExisting => {
+                    return Ok(match self.refuse_stand_in(record, holder)? {
+                        Some(refusal) => Err(refusal),
+                        None => Ok(JobSubmitted::Existing(holder)),
+                    });
+                }
                 OnConflict::Replace
                     if state_of(self.db, holder)? != Some(StateName::Processing) =>
                 {
@@ -496,6 +501,22 @@ impl Flight<'_, '_> {
         })
     }
 
+    /// Why the holder of a new member's key does not stand in its place: the batch would not wait for it
+    /// (SUB-17).
+    fn refuse_stand_in(&mut self, job: &NewRecord, holder: JobId) -> Done<Option<Refusal>> {
+        let Some(batch) = job.batch else { return Ok(None) };
+        // One that is gone held the key for a period: nothing is left to wait for.
+        let Some(stored) = self.find(holder)? else { return Ok(None) };
+        if stored.state() == StateName::Succeeded {
+            return Ok(None);
+        }
+        let waits = match stored.batch {
+            Some(inner) => BatchRecord::waits_for(batch, &self.batches_around(inner)?),
+            None => false,
+        };
+        Ok((!waits).then_some(Refusal::KeyHeldOutside { job: job.id, batch, holder }))
+    }
+
     /// How a new job begins: what its parents and its batch mean for it.
     fn plan_new(
         &mut self,
@@ -549,6 +570,11 @@ impl Flight<'_, '_> {
             let open = open + u32::from(waits_for_batch);
             new_head(record.start, open, waits_for_batch, submitted, now)
         };
+        if let State::Scheduled { run_at } = head.state
+            && let Err(refusal) = check_start_by(record.start_by, run_at)
+        {
+            return Ok(Err(refusal));
+        }
         Ok(Ok(Plan { head, edges }))
     }
 }
@@ -570,11 +596,6 @@ fn parents_first(jobs: &[NewJob]) -> Vec<usize> {
         for edge in &job.record.edges {
             if let Parent::Job(parent) = edge.parent
                 && let Some(parent) = places.get(&parent)
-        if let State::Scheduled { run_at } = head.state
-            && let Err(refusal) = check_start_by(record.start_by, run_at)
-        {
-            return Ok(Err(refusal));
-        }
             {
                 open[child] += 1;
                 children[*parent].push(child);
