@@ -1,10 +1,11 @@
 //! Storing submissions: what is decided about them. Their rows are written in [`rows`].
 
+mod members;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 
-use jobkit_core::batch::{BatchRecord, NewBatch, too_deep};
+use jobkit_core::batch::NewBatch;
 use jobkit_core::edge::{Decision, Edge, Finish, Parent};
 use jobkit_core::ids::{IdAge, id_age};
 use jobkit_core::record::NewRecord;
@@ -13,7 +14,7 @@ use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::{Event, JobHead, new_head, new_unmeetable_head};
 use jobkit_core::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use jobkit_core::unique::OnConflict;
-use jobkit_core::{BatchId, JobId, Timestamp, bounds};
+use jobkit_core::{JobId, Timestamp, bounds};
 use rusqlite::params;
 
 use super::state_of;
@@ -476,45 +477,6 @@ impl Flight<'_, '_> {
             self.pushes.push(Push::Finished(record.id));
         }
         Ok(Ok(JobSubmitted::Created(state)))
-    }
-
-    /// Why a batch is not opened inside this one.
-    fn refuse_nested(&mut self, parent: BatchId) -> Done<Option<Refusal>> {
-        if let Some(refusal) = self.refuse_batch(parent)? {
-            return Ok(Some(refusal));
-        }
-        let depth = self.batches_around(parent)?.len();
-        Ok((depth >= bounds::BATCH_NESTING).then(too_deep))
-    }
-
-    /// Why nothing is attached to a batch.
-    fn refuse_batch(&mut self, id: BatchId) -> Done<Option<Refusal>> {
-        if self.batch_is_cancelled(id)? {
-            return Ok(Some(Refusal::BatchCancelled { batch: id }));
-        }
-        Ok(match self.batch(id)?.map(|batch| &batch.record) {
-            None => Some(Refusal::BatchGone { batch: id }),
-            Some(batch) if batch.completed_at.is_some() => {
-                Some(Refusal::BatchFinished { batch: id })
-            }
-            Some(_) => None,
-        })
-    }
-
-    /// Why the holder of a new member's key does not stand in its place: the batch would not wait for it
-    /// (SUB-17).
-    fn refuse_stand_in(&mut self, job: &NewRecord, holder: JobId) -> Done<Option<Refusal>> {
-        let Some(batch) = job.batch else { return Ok(None) };
-        // One that is gone held the key for a period: nothing is left to wait for.
-        let Some(stored) = self.find(holder)? else { return Ok(None) };
-        if stored.state() == StateName::Succeeded {
-            return Ok(None);
-        }
-        let waits = match stored.batch {
-            Some(inner) => BatchRecord::waits_for(batch, &self.batches_around(inner)?),
-            None => false,
-        };
-        Ok((!waits).then_some(Refusal::KeyHeldOutside { job: job.id, batch, holder }))
     }
 
     /// How a new job begins: what its parents and its batch mean for it.
