@@ -64,6 +64,9 @@ impl SqliteOptions {
     /// From `sqlite://path`, `sqlite:path` or `sqlite:///absolute/path`, with any of the parameters
     /// `namespace`, `durability` (`normal`, `full`), `readers` and `busy_timeout_ms`.
     ///
+    /// Path and values may hold any byte as `%` and two hexadecimal digits; `%`, `?` and `#` must be
+    /// written so (`%25`, `%3F`, `%23`).
+    ///
     /// # Errors
     /// [`Configuration`](ErrorKind::Configuration) for another scheme, parameter or value, for a fragment,
     /// and for a `%` that two hexadecimal digits do not follow.
@@ -73,23 +76,23 @@ impl SqliteOptions {
             .strip_prefix("sqlite:")
             .ok_or_else(|| bad("url: does not begin with sqlite:".into()))?;
         let rest = rest.strip_prefix("//").unwrap_or(rest);
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut options = Self::new(path);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         if rest.contains('#') {
             let what = "url: has a fragment, which means nothing here; write %23 for # in a path";
             return Err(bad(what.into()));
         }
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path = path_of(decoded(path).ok_or_else(|| bad(BAD_PERCENT.into()))?)
             .ok_or_else(|| bad("url: the path is no text that this system can name".into()))?;
-            let number =
-                || value.parse::<u32>().map_err(|_| bad(format!("url: {name} is not a number")));
-            options = match name {
+        let mut options = Self::new(path);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = decoded(value).ok_or_else(|| bad(BAD_PERCENT.into()))?;
             let value = String::from_utf8(value)
                 .map_err(|_| bad(format!("url: the value of {name} is no text")))?;
             let value = value.as_str();
+            let number =
+                || value.parse::<u32>().map_err(|_| bad(format!("url: {name} is not a number")));
+            options = match name {
                 "namespace" => options.namespace(value),
                 "readers" => options.readers(usize::try_from(number()?).unwrap_or(usize::MAX)),
                 "busy_timeout_ms" => {
@@ -159,8 +162,8 @@ impl SqliteOptions {
     /// Opens the database.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) for an option out of range;
-    /// [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
+    /// [`Configuration`](ErrorKind::Configuration) for an option out of range, and for a file that has
+    /// several names (hard links); [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
     /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
     /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow,
     /// or if it is missing or older and may not be migrated.
@@ -203,19 +206,16 @@ impl SqliteOptions {
         if !(1..=64).contains(&self.readers) {
             return bad("readers: must be 1 to 64");
         }
-        if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
-            return bad("path: must name a file; the storage in memory is part of jobkit-core");
-        }
         if self.path.as_os_str().as_encoded_bytes().contains(&0) {
             return bad("path: must not hold the character NUL");
+        }
+        if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
+            return bad("path: must name a file; the storage in memory is part of jobkit-core");
         }
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
 const BAD_PERCENT: &str =
     "url: two hexadecimal digits must follow each %; write %25 for % in a path";
 
@@ -245,6 +245,9 @@ fn path_of(bytes: Vec<u8>) -> Option<PathBuf> {
     String::from_utf8(bytes).ok().map(PathBuf::from)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn urls_name_the_file_and_options() {
@@ -261,9 +264,6 @@ fn path_of(bytes: Vec<u8>) -> Option<PathBuf> {
         }
     }
 
-    #[test]
-    fn migrations_are_printed_for_the_namespace_from_what_there_is() {
-        let options = SqliteOptions::from_url("sqlite:x?namespace=a&namespace=b").expect("fine");
     #[test]
     fn urls_are_percent_decoded_and_what_they_cannot_say_is_refused() {
         for (url, path) in [
@@ -298,6 +298,9 @@ fn path_of(bytes: Vec<u8>) -> Option<PathBuf> {
         }
     }
 
+    #[test]
+    fn migrations_are_printed_for_the_namespace_from_what_there_is() {
+        let options = SqliteOptions::from_url("sqlite:x?namespace=a&namespace=b").expect("fine");
         let all = options.print_migrations(0).expect("fine");
         assert!(all.contains("CREATE TABLE b_job") && !all.contains("CREATE TABLE a_job"), "{all}");
         let rest = options.print_migrations(VERSION).expect("fine");
