@@ -330,12 +330,11 @@ impl Tables {
         let place = self.sequence;
         let state = head.state.name();
         let finish = Finish::of(state);
-        for status in &edges {
+        for (n, status) in edges.iter().enumerate() {
             let children = self.children.entry(status.edge.parent).or_default();
-            let on = on_index(status.edge.on);
-            children.all.insert((place, on));
+            children.all.insert((place, n));
             if !status.decided && finish.is_none() {
-                children.open[on].insert(place);
+                children.open[on_index(status.edge.on)].insert(place);
             }
         }
         if let Some(unique) = job.unique.as_ref().filter(|_| takes_key) {
