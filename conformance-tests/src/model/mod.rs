@@ -54,6 +54,7 @@ const FAILED: &[(Level, u64)] = &[
     (Level::Full, 20_787_001),
     (Level::Full, 30_000_009),
     (Level::Full, 30_000_812),
+    (Level::Full, 30_001_896),
 ];
 
 async fn hold(env: Env, level: Level) {
