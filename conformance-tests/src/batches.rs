@@ -3,6 +3,7 @@
 mod cancel;
 mod ends;
 mod lists;
+mod stand_ins;
 mod starts;
 
 use jobkit_core::batch::Starts;
@@ -18,6 +19,7 @@ use crate::fixtures::*;
 pub use self::cancel::*;
 pub use self::ends::*;
 pub use self::lists::*;
+pub use self::stand_ins::*;
 pub use self::starts::*;
 
 const FAIL: Ending = Ending::Failed(Reason::OutOfAttempts);

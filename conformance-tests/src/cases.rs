@@ -17,6 +17,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("batches", include_str!("batches/ends.rs")),
     ("batches", include_str!("batches/cancel.rs")),
     ("batches", include_str!("batches/lists.rs")),
+    ("batches", include_str!("batches/stand_ins.rs")),
     ("nested_batches", include_str!("nested_batches.rs")),
     ("locks", include_str!("locks.rs")),
     ("recurring", include_str!("recurring.rs")),
@@ -120,6 +121,8 @@ macro_rules! __list {
                 a_deleted_job_is_kept_and_not_claimed
                 a_deletion_says_how_long_the_job_is_kept
                 a_requeue_begins_a_new_run
+                a_requeue_ends_start_by
+                a_start_that_start_by_forbids_is_refused
                 run_now_makes_a_scheduled_job_claimable
                 reschedule_moves_a_job_to_another_instant
                 a_moved_job_keeps_its_sequence
@@ -185,6 +188,7 @@ macro_rules! __list {
                 a_requeue_reopens_no_edge
                 deleting_a_parent_decides_its_children
                 an_awaiting_job_that_is_run_now_waits_for_nobody
+                an_awaiting_job_is_not_run_after_start_by
                 what_becomes_unmeetable_goes_down_the_line
                 a_large_cascade_is_completed_by_sweeps
                 many_children_are_decided_in_the_step_and_by_sweeps
@@ -218,6 +222,10 @@ macro_rules! __list {
                 batches_are_listed_newest_first
                 batches_that_stand_far_apart_fill_a_page
                 a_batch_of_a_thousand_members_is_one_step
+                parents_decide_in_the_order_of_their_ends
+                a_member_whose_key_is_held_outside_is_refused
+                a_holder_that_the_batch_waits_for_stands_in
+                a_holder_in_a_completed_batch_inside_does_not_stand_in
             }
             nested_batches {
                 a_nested_batch_is_one_member

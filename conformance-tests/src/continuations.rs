@@ -6,7 +6,7 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Action, JobSubmitted, Submission};
+use jobkit_core::storage::{Action, ChangeOutcome, JobSubmitted, Submission};
 use jobkit_core::{BatchId, JobId};
 
 use crate::fixtures::*;
@@ -464,4 +464,17 @@ pub async fn a_parent_that_ends_without_its_handler_decides_its_children(env: En
     assert_eq!(env.state(late).await, StateName::Deleted);
     assert_eq!(env.state(on_success).await, StateName::Deleted);
     assert_ne!(env.state(on_any).await, StateName::Awaiting);
+}
+
+/// CHG-14: run now of a job that waits for its parents is refused once its `start_by` has passed.
+pub async fn an_awaiting_job_is_not_run_after_start_by(env: Env) {
+    let parent = env.add(job()).await;
+    let child = NewRecord { start_by: Some(env.after(10)), ..after(parent, On::Any) };
+    let child = env.add(child).await;
+    env.advance(10);
+    let outcome = env.change(child, Action::RunNow).await;
+    let refused =
+        matches!(outcome, ChangeOutcome::Refused(Refusal::Invalid { field: "start_by", .. }));
+    assert!(refused, "{outcome:?}");
+    assert_eq!(env.state(child).await, StateName::Awaiting);
 }

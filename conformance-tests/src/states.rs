@@ -5,7 +5,8 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, Change, ChangeOutcome, ChangeRequest, Guard, Settle, SettleAnswer,
+    Action, Change, ChangeOutcome, ChangeRequest, Guard, JobSubmitted, Settle, SettleAnswer,
+    Submission,
 };
 use jobkit_core::{JobId, OperationId, Timestamp};
 
@@ -431,4 +432,69 @@ pub async fn the_history_names_who_changed_a_job(env: Env) {
         assert_eq!(last.actor.as_deref(), Some("ada@example"));
         assert_eq!(history.entries[0].actor, None);
     }
+}
+
+/// CHG-14, CHG-6, CLM-8: `start_by` is over with a requeue, also of a job that was deleted since nobody had
+/// started it in time.
+pub async fn a_requeue_ends_start_by(env: Env) {
+    let late = || NewRecord { start_by: Some(env.after(10)), ..job() };
+    let (now, later) = (env.add(late()).await, env.add(late()).await);
+    let failed = NewRecord { start_by: Some(env.after(3600)), ..job() };
+    let failed = env.add(failed).await;
+    let mut server = env.claimer("s").await;
+    env.advance(10);
+    assert_eq!(server.claim_ids(10).await, [failed]);
+    for id in [now, later] {
+        assert_eq!(env.record(id).await.head.reason, Reason::NotStartedInTime);
+    }
+    env.requeue(now).await;
+    env.change(later, Action::Requeue { run_at: Some(env.after(60)) }).await;
+    assert_eq!(server.run_one(Ending::Succeeded).await, now);
+    env.advance(60);
+    env.promote().await;
+    assert_eq!(server.claim_ids(10).await, [later]);
+}
+
+/// CHG-14, SUB-16, G20: what would be deleted instead of started is refused, naming `start_by`, and nothing
+/// changes.
+pub async fn a_start_that_start_by_forbids_is_refused(env: Env) {
+    let by = Some(env.after(100));
+    for start in [Start::After(seconds(100)), Start::At(env.after(101))] {
+        let late = NewRecord { start, start_by: by, ..job() };
+        let refusal = env.refused(Submission::one(late.clone())).await;
+        assert!(matches!(refusal, Refusal::Invalid { field: "start_by", .. }), "{refusal:?}");
+        assert!(env.find(late.id).await.is_none());
+    }
+    let at = NewRecord { start: Start::At(env.after(99)), start_by: by, ..job() };
+    let scheduled = env.add(at.clone()).await;
+    let enqueued = env.add(NewRecord { start_by: by, ..job() }).await;
+    let refused = async |id, action| {
+        let before = env.details(id).await;
+        let outcome = env.change(id, action).await;
+        let ChangeOutcome::Refused(Refusal::Invalid { field, .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(field, "start_by");
+        assert_eq!(env.details(id).await, before);
+    };
+    let reschedule = |seconds| Action::Reschedule { run_at: env.after(seconds) };
+    refused(scheduled, reschedule(100)).await;
+    refused(enqueued, reschedule(3600)).await;
+    env.changed(scheduled, reschedule(98)).await;
+    env.advance(100);
+    // Stored before, it is known, whatever the clock says.
+    assert_eq!(
+        env.submit(Submission::one(at)).await,
+        [JobSubmitted::Already(StateName::Scheduled)]
+    );
+    refused(scheduled, Action::RunNow).await;
+    refused(enqueued, reschedule(-50)).await;
+    // A claim ends it, too.
+    let started = env.add(NewRecord { start_by: Some(env.after(10)), priority: 9, ..job() }).await;
+    let mut server = env.claimer("s").await;
+    let lease = server.claim(1).await.remove(0).lease;
+    assert_eq!(lease.job, started);
+    server.settled(lease, Ending::Snoozed { delay: seconds(60) }).await;
+    env.changed(started, reschedule(3600)).await;
+    assert_eq!(env.changed(started, Action::RunNow).await, StateName::Enqueued);
 }

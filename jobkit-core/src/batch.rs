@@ -141,6 +141,14 @@ impl BatchRecord {
         lost
     }
 
+    /// Whether a batch waits for a job in the innermost of these batches, which go from the inside out:
+    /// it is the job's own, or it counts that one, which has yet to complete, as a member. Pure.
+    pub fn waits_for<'a>(batch: BatchId, around: impl IntoIterator<Item = &'a Self>) -> bool {
+        let mut around = around.into_iter();
+        let end = around.find(|it| it.id == batch || it.completed_at.is_some());
+        end.is_some_and(|it| it.id == batch)
+    }
+
     /// Sets `completed_at` and `succeeded_at` as the counts demand, and tells whether anything
     /// changed, so that edges must be decided. Pure; each is set once.
     pub fn advance(&mut self, now: Timestamp) -> bool {

@@ -142,7 +142,8 @@ impl<J> NewJob<J> {
         self.set(|record| record.start = Start::At(at.into()))
     }
 
-    /// Deleted instead, if no server has started it by this instant.
+    /// Deleted instead, if no server has started it by this instant. It must lie behind the instant at
+    /// which the job may start; a requeue ends it.
     pub fn expires_unless_started(self, by: impl Into<Timestamp>) -> Self {
         self.set(|record| record.start_by = Some(by.into()))
     }

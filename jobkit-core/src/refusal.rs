@@ -47,6 +47,15 @@ pub enum Refusal {
         /// The job that holds it.
         holder: JobId,
     },
+    /// The unique key of a new member is held by a job that its batch would not wait for (G9, G11).
+    KeyHeldOutside {
+        /// The new member.
+        job: JobId,
+        /// Its batch.
+        batch: BatchId,
+        /// The job that holds the key.
+        holder: JobId,
+    },
     /// The parent does not exist, or not any more (G8).
     ParentGone {
         /// The parent.
@@ -109,6 +118,12 @@ impl fmt::Display for Refusal {
                 write!(f, "job id {job} is stored already with other content")
             }
             Self::UniqueConflict { holder } => write!(f, "the unique key is held by job {holder}"),
+            Self::KeyHeldOutside { job, batch, holder } => write!(
+                f,
+                "job {job} cannot be a member of batch {batch}: its unique key is held by job {holder}, \
+                 for which the batch would not wait; enqueue the batch once that job has succeeded, or \
+                 let what follows the batch wait for it too, and leave the member out"
+            ),
             Self::ParentGone { parent: Parent::Job(job) } => {
                 write!(f, "parent job {job} does not exist, or was removed")
             }

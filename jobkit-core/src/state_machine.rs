@@ -68,6 +68,12 @@ impl JobHead {
         matches!(&self.state, State::Processing(hold)
             if self.fence == fence && hold.incarnation == incarnation)
     }
+
+    /// The instant by which it still has to be started, of the one it was submitted with: none once it
+    /// was claimed, and none after a requeue, which gives the finished job a run of its own (CLM-8).
+    pub fn must_start_by(&self, start_by: Option<Timestamp>) -> Option<Timestamp> {
+        start_by.filter(|_| self.fence == 0 && self.run == 0)
+    }
 }
 
 /// What happens to a job.

@@ -34,7 +34,9 @@ pub enum Until {
 #[serde(rename_all = "snake_case")]
 pub enum OnConflict {
     /// The existing job stands in its place, edges included: children of one that is gone are refused,
-    /// as [`ParentGone`](crate::refusal::Refusal::ParentGone).
+    /// as [`ParentGone`](crate::refusal::Refusal::ParentGone). For a member of a batch that would not wait
+    /// for the existing job, the submission is refused, as
+    /// [`KeyHeldOutside`](crate::refusal::Refusal::KeyHeldOutside).
     #[default]
     ReturnExisting,
     /// The submission is refused as a whole.

@@ -1,5 +1,7 @@
 //! `BatchStore`.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use jobkit_core::batch::{BatchRecord, BatchState, NewBatch, Starts};
 use jobkit_core::edge::{BatchCounts, Finish, Parent};
@@ -277,42 +279,34 @@ impl Flight<'_, '_> {
         Ok(())
     }
 
-    /// Writes the batches that changed, completes those whose members have all finished, and decides
-    /// what waits for them. Whether any had changed.
-    pub(crate) fn settle_batches(&mut self, now: Timestamp, budget: &mut Budget) -> Done<bool> {
-        let mut changed: Vec<BatchRecord> = Vec::new();
-        let mut told = Vec::new();
-        for batch in self.batches.values_mut().filter(|batch| batch.changed) {
+    /// Writes the batches that changed, and completes those whose members have all finished; what waits
+    /// for them is decided after what waits for those that ended before.
+    pub(crate) fn settle_batches(&mut self, now: Timestamp) -> Done {
+        // In an order that does not depend on a hash.
+        let changed = self.batches.iter().filter(|(_, batch)| batch.changed);
+        let mut changed: BTreeSet<BatchId> = changed.map(|(id, _)| *id).collect();
+        while let Some(id) = changed.pop_first() {
+            let Some(batch) = self.batches.get_mut(&id) else { continue };
             batch.changed = false;
             batch.record.advance(now);
-            if let Some(parent) = batch.record.parent {
-                let as_member = batch.record.as_member();
-                let before = std::mem::replace(&mut batch.counted, as_member);
-                if before != as_member {
-                    told.push((parent, before, as_member));
-                }
+            let record = batch.record.clone();
+            let as_member = record.as_member();
+            // How the batch around it counts it, if there is one.
+            let told = record.parent.map(|_| std::mem::replace(&mut batch.counted, as_member));
+            self.write_batch(&record)?;
+            if record.completed_at.is_some() {
+                // Also without a change: a Failed member that is deleted makes success unmeetable.
+                let verdict = Verdict::of(|on| on.decide_batch(true, &record.counts));
+                self.ended.push_back((Parent::Batch(id), verdict));
             }
-            changed.push(batch.record.clone());
-        }
-        // In an order that does not depend on a hash.
-        changed.sort_by_key(|batch| batch.id);
-        for batch in &changed {
-            self.write_batch(batch)?;
-            if batch.completed_at.is_some() {
-                self.decide_batch(batch, now, budget)?;
+            if let (Some(parent), Some(before)) = (record.parent, told)
+                && before != as_member
+            {
+                self.recount(parent, before, as_member)?;
+                changed.insert(parent);
             }
         }
-        // Those around are settled in the next round of the caller.
-        for (parent, before, now) in told {
-            self.recount(parent, before, now)?;
-        }
-        Ok(!changed.is_empty())
-    }
-
-    fn decide_batch(&mut self, batch: &BatchRecord, now: Timestamp, budget: &mut Budget) -> Done {
-        let completed = batch.completed_at.is_some();
-        let verdict = Verdict::of(|on| on.decide_batch(completed, &batch.counts));
-        self.decide_or_mark(Parent::Batch(batch.id), verdict, now, budget)
+        Ok(())
     }
 
     fn write_batch(&self, batch: &BatchRecord) -> Done {

@@ -200,6 +200,9 @@ impl Flight<'_, '_> {
             return Ok(ChangeOutcome::Refused(refusal));
         }
         let state = job.state();
+        if let Err(refusal) = change.action.check_start_by(&job.head, job.start_by, now) {
+            return Ok(ChangeOutcome::Refused(refusal));
+        }
         if let Err(error) = check_action(&change.action) {
             return Ok(ChangeOutcome::Refused(error.into()));
         }

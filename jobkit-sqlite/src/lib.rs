@@ -20,6 +20,7 @@ mod wake_up;
 mod codec;
 mod connection;
 mod error;
+mod file;
 mod schema;
 mod writer;
 

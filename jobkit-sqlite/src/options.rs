@@ -64,18 +64,32 @@ impl SqliteOptions {
     /// From `sqlite://path`, `sqlite:path` or `sqlite:///absolute/path`, with any of the parameters
     /// `namespace`, `durability` (`normal`, `full`), `readers` and `busy_timeout_ms`.
     ///
+    /// Path and values may hold any byte as `%` and two hexadecimal digits; `%`, `?` and `#` must be
+    /// written so (`%25`, `%3F`, `%23`).
+    ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) for another scheme, parameter or value.
+    /// [`Configuration`](ErrorKind::Configuration) for another scheme, parameter or value, for a fragment,
+    /// and for a `%` that two hexadecimal digits do not follow.
     pub fn from_url(url: &str) -> Result<Self> {
         let bad = |what: String| Error::new(ErrorKind::Configuration, what);
         let rest = url
             .strip_prefix("sqlite:")
             .ok_or_else(|| bad("url: does not begin with sqlite:".into()))?;
         let rest = rest.strip_prefix("//").unwrap_or(rest);
+        if rest.contains('#') {
+            let what = "url: has a fragment, which means nothing here; write %23 for # in a path";
+            return Err(bad(what.into()));
+        }
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let path = path_of(decoded(path).ok_or_else(|| bad(BAD_PERCENT.into()))?)
+            .ok_or_else(|| bad("url: the path is no text that this system can name".into()))?;
         let mut options = Self::new(path);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = decoded(value).ok_or_else(|| bad(BAD_PERCENT.into()))?;
+            let value = String::from_utf8(value)
+                .map_err(|_| bad(format!("url: the value of {name} is no text")))?;
+            let value = value.as_str();
             let number =
                 || value.parse::<u32>().map_err(|_| bad(format!("url: {name} is not a number")));
             options = match name {
@@ -148,8 +162,8 @@ impl SqliteOptions {
     /// Opens the database.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) for an option out of range;
-    /// [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
+    /// [`Configuration`](ErrorKind::Configuration) for an option out of range, and for a file that has
+    /// several names (hard links); [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
     /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
     /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow,
     /// or if it is missing or older and may not be migrated.
@@ -192,11 +206,43 @@ impl SqliteOptions {
         if !(1..=64).contains(&self.readers) {
             return bad("readers: must be 1 to 64");
         }
+        if self.path.as_os_str().as_encoded_bytes().contains(&0) {
+            return bad("path: must not hold the character NUL");
+        }
         if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
             return bad("path: must name a file; the storage in memory is part of jobkit-core");
         }
         Ok(())
     }
+}
+
+const BAD_PERCENT: &str =
+    "url: two hexadecimal digits must follow each %; write %25 for % in a path";
+
+/// A part of a URL without its percent-encoding (<https://www.rfc-editor.org/rfc/rfc3986#section-2.1>);
+/// `None` if that is broken.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut parts = text.split('%');
+    bytes.extend(parts.next()?.bytes());
+    for part in parts {
+        let digits = part.get(..2).filter(|it| it.bytes().all(|c| c.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(part[2..].bytes());
+    }
+    Some(bytes)
+}
+
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere a path is text")]
+fn path_of(bytes: Vec<u8>) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    Some(std::ffi::OsString::from_vec(bytes).into())
+}
+
+#[cfg(not(unix))]
+fn path_of(bytes: Vec<u8>) -> Option<PathBuf> {
+    String::from_utf8(bytes).ok().map(PathBuf::from)
 }
 
 #[cfg(test)]
@@ -215,6 +261,40 @@ mod tests {
                 SqliteOptions::from_url(bad).expect_err(bad).kind(),
                 ErrorKind::Configuration
             );
+        }
+    }
+
+    #[test]
+    fn urls_are_percent_decoded_and_what_they_cannot_say_is_refused() {
+        for (url, path) in [
+            ("sqlite:my%20jobs.db", "my jobs.db"),
+            ("sqlite:///var/J%C3%B6rg/a%23b%3Fc%25d%2b.db", "/var/J\u{f6}rg/a#b?c%d+.db"),
+            ("sqlite:a+b%2Fc.db?namespace=%61b", "a+b/c.db"),
+            ("sqlite:plain-\u{f6}.db", "plain-\u{f6}.db"),
+        ] {
+            assert_eq!(SqliteOptions::from_url(url).expect(url).path, Path::new(path));
+        }
+        let options = SqliteOptions::from_url("sqlite:x?name%73pace=a").expect_err("is no name");
+        assert_eq!(options.kind(), ErrorKind::Configuration);
+        let options = SqliteOptions::from_url("sqlite:x?namespace=%61b").expect("fine");
+        assert_eq!(options.namespace, "ab");
+        for (url, says) in [
+            ("sqlite:jobs.db#fragment", "%23"),
+            ("sqlite:jobs.db?readers=2#fragment", "%23"),
+            ("sqlite:#", "%23"),
+            ("sqlite:100%.db", "%25"),
+            ("sqlite:a%2", "%25"),
+            ("sqlite:a%zz.db", "%25"),
+            ("sqlite:a%+1.db", "%25"),
+            ("sqlite:a%\u{e9}\u{e9}.db", "%25"),
+            ("sqlite:a?namespace=%4", "%25"),
+            ("sqlite:a?durability=%ff", "durability"),
+            ("sqlite:a%00b", "NUL"),
+            ("sqlite:%3Amemory%3A", "must name a file"),
+        ] {
+            let error = SqliteOptions::from_url(url).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{url}");
+            assert!(error.to_string().contains(says), "{url}: {error}");
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::connection::Db;
 use crate::error::{Done, Fault, is_busy, sqlite};
+use crate::file::{DatabaseFile, Seen, log_bytes, place_of};
 use crate::options::{SqliteDurability, SqliteOptions};
 use crate::schema;
 use crate::writer::{Shared, Writer, WriterThread};
@@ -29,6 +30,8 @@ use crate::writer::{Shared, Writer, WriterThread};
 const CHECKPOINT_PAGES: u32 = 8_192;
 /// The log is cut to this size when it was larger.
 const LOG_BYTES: u64 = 64 << 20;
+/// How often a file is opened anew that was made, or replaced, meanwhile.
+const OPENINGS: usize = 5;
 /// SQLite before this release, but for two older lines that were mended too, can in rare cases damage
 /// a database that several connections write to: <https://www.sqlite.org/wal.html#walresetbug>.
 const SOUND_LIBRARY: i32 = 3_051_003;
@@ -62,6 +65,7 @@ type Read = Box<dyn FnOnce(&Db<'_>) + Send>;
 pub(crate) struct Inner {
     pub(crate) options: SqliteOptions,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) file: Arc<DatabaseFile>,
     capabilities: Capabilities,
     /// `None` only while it is dropped.
     ways: Option<Ways>,
@@ -131,7 +135,13 @@ impl SqliteStorage {
         &*self.inner.shared.clock
     }
 
-    pub(crate) async fn connect(options: SqliteOptions) -> Result<Self> {
+    pub(crate) async fn connect(mut options: SqliteOptions) -> Result<Self> {
+        // What is opened later, and looked at, is the same file also in another working directory.
+        options.path = std::path::absolute(&options.path).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "the working directory cannot be found")
+                .caused_by(error)
+                .with("path", options.path.display())
+        })?;
         let prefix: Arc<str> = format!("{}_", options.namespace).into();
         let shared = Arc::new(Shared {
             hub: WakeUpHub::default(),
@@ -148,9 +158,15 @@ impl SqliteStorage {
             let (options, prefix, shared) =
                 (options.clone(), Arc::clone(&prefix), Arc::clone(&shared));
             move || match open_to_write(&options, &prefix) {
-                Ok(conn) => {
-                    let thread = WriterThread::new(&conn, prefix, shared, options.busy_timeout);
-                    if opened.send(Ok(())).is_ok() {
+                Ok((conn, file)) => {
+                    let thread = WriterThread::new(
+                        &conn,
+                        prefix,
+                        shared,
+                        options.busy_timeout,
+                        Arc::clone(&file),
+                    );
+                    if opened.send(Ok(file)).is_ok() {
                         thread.serve(&received);
                     }
                 }
@@ -161,9 +177,8 @@ impl SqliteStorage {
         };
         threads.push(spawn("writer", thread_of)?);
         let lost = || Error::new(ErrorKind::Internal, "a thread of the storage ended");
-        open.await
-            .map_err(|_| lost())?
-            .map_err(|error: Error| error.during("open").with("path", options.path.display()))?;
+        let during = |error: Error| error.during("open").with("path", options.path.display());
+        let file: Arc<DatabaseFile> = open.await.map_err(|_| lost())?.map_err(during)?;
 
         let (reads, received) = channel::<Read>();
         let received = Arc::new(Mutex::new(received));
@@ -172,6 +187,8 @@ impl SqliteStorage {
             let (prefix, received) = (Arc::clone(&prefix), Arc::clone(&received));
             threads.push(spawn("reader", move || serve_reads(&conn, prefix, &received))?);
         }
+        // The readers have opened what the path named then.
+        file.check_all().map_err(during)?;
 
         let mut capabilities = Capabilities::new(Level::Full);
         capabilities.wake_ups = WakeUpReach::All;
@@ -183,15 +200,29 @@ impl SqliteStorage {
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
         let ways = Some(Ways { writer: Writer::new(requests), reads });
-        Ok(Self { inner: Arc::new(Inner { options, shared, capabilities, ways, threads }) })
+        Ok(Self { inner: Arc::new(Inner { options, shared, file, capabilities, ways, threads }) })
     }
 
     pub(crate) fn writer(&self) -> &Writer {
         self.inner.writer()
     }
 
-    /// Runs `read` on a reader, on one snapshot.
+    /// Runs `read` on a reader, on one snapshot of the file that the path names.
     pub(crate) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
+    {
+        let file = Arc::clone(&self.inner.file);
+        self.read_what_is_open(operation, move |db| {
+            file.check()?;
+            read(db)
+        })
+        .await
+    }
+
+    /// Runs `read` on a reader, also when the path does not name the open file any more.
+    async fn read_what_is_open<T, F>(&self, operation: &'static str, read: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
@@ -261,7 +292,23 @@ fn patiently<T>(
     }
 }
 
-fn open_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connection> {
+/// Opens the file, and says which one that is: the one that the path named before and after.
+fn open_to_write(
+    options: &SqliteOptions,
+    prefix: &Arc<str>,
+) -> Result<(Connection, Arc<DatabaseFile>)> {
+    for _ in 0..OPENINGS {
+        let before = Seen::at(&options.path)?;
+        let conn = connect_to_write(options, prefix)?;
+        // A file that was made just now is opened once more.
+        if Seen::at(&options.path)? == before {
+            return Ok((conn, Arc::new(DatabaseFile::opened(&options.path))));
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, "the file was replaced while it was opened"))
+}
+
+fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.migrate);
     // Asked before: afterwards somebody else may have made it.
@@ -320,7 +367,7 @@ fn keep_plans(conn: &Connection) -> Result<()> {
 /// and the journal mode is part of the file.
 fn look_first(conn: &Connection, options: &SqliteOptions, prefix: &Arc<str>) -> Result<()> {
     // Nor is a log copied back that another program left. An empty one is removed as always.
-    let keep_log = log_bytes(&options.path) > 0;
+    let keep_log = log_bytes(&place_of(&options.path)) > 0;
     keep_log_on_close(conn, keep_log)?;
     let db = Db::new(conn, Arc::clone(prefix));
     let fits = patiently(options.busy_timeout, || match check_schema(&db, options) {
@@ -387,10 +434,12 @@ impl Storage for SqliteStorage {
 
     async fn check(&self) -> Result<Vec<Finding>> {
         let durability = self.inner.options.durability;
-        let path = self.inner.options.path.clone();
-        self.read("check", move |db| {
+        let file = Arc::clone(&self.inner.file);
+        self.read_what_is_open("check", move |db| {
             let mode = db.one("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))?;
-            Ok(findings(durability, &mode.unwrap_or_default(), log_bytes(&path)))
+            let mut findings = of_the_file(&file);
+            findings.extend(findings_of(durability, &mode.unwrap_or_default(), file.log_bytes()));
+            Ok(findings)
         })
         .await
     }
@@ -400,14 +449,15 @@ impl Storage for SqliteStorage {
     }
 }
 
-/// The size of the write-ahead log.
-fn log_bytes(path: &Path) -> u64 {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(log).map_or(0, |file| file.len())
+/// What is wrong with the file as a whole.
+fn of_the_file(file: &DatabaseFile) -> Vec<Finding> {
+    let lost = file.what_is_wrong(true).map(|message| ("file-gone", message));
+    let found = lost.into_iter().chain(file.hazards());
+    let finding = |(code, message)| Finding { severity: Severity::Error, code, message };
+    found.map(finding).collect()
 }
 
-fn findings(durability: SqliteDurability, journal_mode: &str, log_bytes: u64) -> Vec<Finding> {
+fn findings_of(durability: SqliteDurability, journal_mode: &str, log_bytes: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |severity, code, message: String| {
         findings.push(Finding { severity, code, message });

@@ -127,6 +127,7 @@ impl SqliteScope<'_> {
             let text = "the transaction has ended: SQLite rolled it back, or it was committed";
             return Err(Error::new(ErrorKind::Conflict, text));
         }
+        self.client.storage().inner.file.check_all()?;
         let db = Db::new(self.connection, self.client.storage().prefix());
         let known = db
             .one("SELECT value FROM jk_meta WHERE key = 'version'", [], |row| row.get::<_, i64>(0));

@@ -23,7 +23,11 @@ use self::flight::{After, Tail, finish};
 pub(crate) use self::flight::{Flight, Push};
 use crate::connection::Db;
 use crate::error::{Done, is_busy, sqlite};
+use crate::file::DatabaseFile;
 
+/// So often it is looked, before something is written, whether the file is where it was. After each commit
+/// it is looked in any case: that costs a microsecond or two, and is what an answer rests on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// The most calls that share a transaction.
 const GROUP: usize = 256;
 /// How often it is looked whether another process has written, while somebody sleeps.
@@ -56,6 +60,9 @@ pub(crate) struct WriterThread<'c> {
     db: Db<'c>,
     shared: Arc<Shared>,
     busy_timeout: Duration,
+    file: Arc<DatabaseFile>,
+    /// When it was last seen that the file is where it was; `None` if it is not.
+    found: Option<Instant>,
     folded: Option<Instant>,
     tail: Option<Tail>,
     /// `data_version` when the schema was checked last.
@@ -71,11 +78,14 @@ impl<'c> WriterThread<'c> {
         prefix: Arc<str>,
         shared: Arc<Shared>,
         busy_timeout: Duration,
+        file: Arc<DatabaseFile>,
     ) -> Self {
         Self {
             db: Db::new(conn, prefix),
             shared,
             busy_timeout,
+            file,
+            found: None,
             folded: None,
             tail: None,
             checked: None,
@@ -164,8 +174,13 @@ impl<'c> WriterThread<'c> {
                     Ok(after) => {
                         let later = group.split_off(ran);
                         self.committed(after);
+                        // It was committed to what is open, and answers hold for what the path names.
+                        let lost = self.file.check().err().map(Error::maybe_applied);
+                        if lost.is_some() {
+                            self.found = None;
+                        }
                         for call in group {
-                            call.answer(None);
+                            call.answer(lost.as_ref().map(Error::duplicate));
                         }
                         if !later.is_empty() {
                             self.commit_group(later);
@@ -215,8 +230,13 @@ impl<'c> WriterThread<'c> {
         }
     }
 
-    /// Begins a transaction, if this release may still write.
+    /// Begins a transaction, if this release may still write, and the file is where it was.
     fn begin(&mut self) -> Result<()> {
+        if self.found.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+            self.found = None;
+            self.file.check_all()?;
+            self.found = Some(Instant::now());
+        }
         self.begin_any()?;
         let checked = self.check_schema().map_err(Error::from);
         checked.map_err(|error| self.roll_back(error))

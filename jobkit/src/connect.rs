@@ -11,6 +11,8 @@ use jobkit_core::{Error, Result, Storage};
 /// | `sqlite:///var/lib/app/jobs.db`, `sqlite://jobs.db` | a SQLite file, absolute or relative | `sqlite` |
 /// | `memory:` | this process's memory, gone with it | |
 ///
+/// Paths are percent-decoded, as `sqlite://my%20jobs.db`.
+///
 /// # Errors
 /// Invalid input for a scheme that is unknown, or whose feature is not compiled in; otherwise what the
 /// storage says.

@@ -9,7 +9,7 @@ mod requirements;
 
 use std::process::ExitCode;
 
-use commands::{chaos, fix, package, simulate, test, verify};
+use commands::{chaos, fix, package, simulate, soak, test, verify};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Command {
     run: fn(&[String]) -> Outcome,
 }
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 7] = [
     Command {
         name: "test",
         arguments: "[nextest arguments]",
@@ -45,7 +45,7 @@ const COMMANDS: [Command; 6] = [
     },
     Command {
         name: "simulate",
-        arguments: "[--seeds N] [--first-seed N]",
+        arguments: "[--seeds N | --seconds N] [--first-seed N]",
         summary: "lets an adversary try to break the engine, in virtual time",
         run: simulate::run,
     },
@@ -60,6 +60,12 @@ const COMMANDS: [Command; 6] = [
         arguments: "[--minutes N]",
         summary: "kills, freezes and restarts real servers, and checks the books",
         run: chaos::run_chaos,
+    },
+    Command {
+        name: "soak",
+        arguments: "[--minutes N] [--seed N]",
+        summary: "simulation, model, scribble and chaos with other seeds, sharing the time",
+        run: soak::run_soak,
     },
     Command {
         name: "package",

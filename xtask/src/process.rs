@@ -1,6 +1,7 @@
 //! Running other programs, in the open.
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -41,6 +42,49 @@ pub(crate) fn run(mut command: Command) -> Outcome {
         Ok(status) => Err(Failure::Because(format!("`{}` failed: {status}", shown(&command)))),
         Err(error) => Err(Failure::Because(format!("cannot run `{}`: {error}", shown(&command)))),
     }
+}
+
+/// As [`run`], and answers what stands behind `mark` in the lines that begin so, each once.
+pub(crate) fn run_and_collect(mut command: Command, mark: &str) -> (Outcome, Vec<String>) {
+    announce(&command);
+    let mut child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let failure = Failure::Because(format!("cannot run `{}`: {error}", shown(&command)));
+            return (Err(failure), Vec::new());
+        }
+    };
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let mut marked = std::thread::scope(|scope| {
+        let out =
+            scope.spawn(|| out.map_or_else(Vec::new, |out| pass_on(out, std::io::stdout(), mark)));
+        let mut marked = err.map_or_else(Vec::new, |err| pass_on(err, std::io::stderr(), mark));
+        marked.extend(out.join().unwrap_or_default());
+        marked
+    });
+    let mut seen = std::collections::BTreeSet::new();
+    marked.retain(|line| seen.insert(line.clone()));
+    let outcome = match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::Because(format!("`{}` failed: {status}", shown(&command)))),
+        Err(error) => Err(Failure::Because(format!("`{}` was lost: {error}", shown(&command)))),
+    };
+    (outcome, marked)
+}
+
+/// Copies line by line; what stands behind the mark, in lines that begin with it.
+fn pass_on(from: impl Read, mut to: impl Write, mark: &str) -> Vec<String> {
+    let mut from = BufReader::new(from);
+    let mut marked = Vec::new();
+    let mut line = Vec::new();
+    // What cannot be read or written any more ends the copy, not the program.
+    while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let _ = to.write_all(&line);
+        let text = String::from_utf8_lossy(&line);
+        marked.extend(text.trim().strip_prefix(mark).map(str::to_owned));
+        line.clear();
+    }
+    marked
 }
 
 /// What the program prints, if it can be run and succeeds.
@@ -84,6 +128,14 @@ mod tests {
         command.args(["nextest", "run", "-E", "test(it's)"]).env("FLAGS", "-D warnings");
         command.env_remove("OTHER");
         assert_eq!(shown(&command), r"FLAGS='-D warnings' cargo nextest run -E 'test(it'\''s)'");
+    }
+
+    #[test]
+    fn marked_lines_are_collected_and_everything_passed_on() {
+        let text = b"one\n    again: cargo x --seed 7\nagain:\nagain: y";
+        let mut to = Vec::new();
+        assert_eq!(pass_on(&text[..], &mut to, "again: "), ["cargo x --seed 7", "y"]);
+        assert_eq!(to, text);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What the ends of members make of their batch.
 
-use jobkit_core::BatchId;
 use jobkit_core::batch::{BatchState, Starts};
-use jobkit_core::edge::On;
+use jobkit_core::edge::{Edge, On, Parent};
+use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{Action, Submission, Submitted};
+use jobkit_core::unique::OnConflict;
+use jobkit_core::{BatchId, JobId};
 
 use crate::fixtures::*;
 
@@ -182,4 +184,50 @@ pub async fn a_deleted_member_makes_success_unmeetable(env: Env) {
     env.sweep().await;
     let record = env.record(success).await;
     assert_eq!((record.state(), record.head.reason), (StateName::Deleted, Reason::Unmeetable));
+}
+
+/// BAT-9, BAT-4, G8: what one step decides it decides in the order in which parents end, and a batch ends
+/// with its last member, before what that member decides; of one parent the edges on any end come first.
+pub async fn parents_decide_in_the_order_of_their_ends(env: Env) {
+    let mut children = Vec::new();
+    for cancelled in [true, false] {
+        let (batch, members) = open(&env, Starts::AtOnce, 1).await;
+        let middle = env.add(after(members[0], On::Success)).await;
+        let mut child = after(middle, On::Any);
+        child.edges.push(Edge { parent: Parent::Batch(batch), on: On::Success });
+        let child = env.add(child).await;
+        let before = env.record(child).await.head.version;
+        if cancelled {
+            cancel(&env, batch).await;
+        } else {
+            env.delete(members[0]).await;
+        }
+        // A storage may leave the batch's end to a sweep: then these are two steps.
+        let in_one_step = env.batch(batch).await.completed_at.is_some();
+        env.advance(1);
+        env.sweep().await;
+        let record = env.record(child).await;
+        assert_eq!((record.state(), record.head.reason), (StateName::Deleted, Reason::Unmeetable));
+        assert_eq!(env.state(middle).await, StateName::Deleted);
+        if in_one_step {
+            assert_eq!(record.head.version, before + 1, "the batch gave it up at once");
+        }
+        assert_eq!(env.details(child).await.history.applied(), 2);
+    }
+    // One child with two edges from one parent, which stands in the place of both that it named.
+    let replaced = keyed("key", OnConflict::ReturnExisting);
+    let parent = env.add(replaced.clone()).await;
+    for (first, second) in [(On::Failed, On::Any), (On::Any, On::Failed), (On::Any, On::Success)] {
+        let twins = [(); 2].map(|()| NewRecord { id: JobId::new(), ..replaced.clone() });
+        let mut child = after(twins[0].id, first);
+        child.edges.push(Edge { parent: Parent::Job(twins[1].id), on: second });
+        let id = child.id;
+        env.submit(Submission::flow(twins.into_iter().chain([child]).collect())).await;
+        children.push((id, env.record(id).await.head.version));
+    }
+    env.delete(parent).await;
+    for (child, before) in children {
+        let record = env.record(child).await;
+        assert_eq!((record.state(), record.head.version), (StateName::Deleted, before + 2));
+    }
 }

@@ -345,6 +345,34 @@ fn g8_no_decidable_edge_is_left() {
 }
 
 #[test]
+fn a_failed_member_that_goes_decides_what_waits_for_the_success_of_its_batch() {
+    let parent = Parent::Batch(batch_id());
+    let member = Fact::Member { job: job(1), batch: batch_id() };
+    let edge = Fact::Edge { child: job(2), edge: Edge { parent, on: On::Success } };
+    let counts = |lost| {
+        let Fact::Batch(mut record) = batch(1, 0, true) else { unreachable!("it is a batch") };
+        (record.counts.failed, record.counts.lost) = (1, lost);
+        Fact::Batch(record)
+    };
+    let before = vec![
+        vec![create(1), member, create_as(2, StateName::Awaiting), edge, batch(1, 0, false)],
+        claim(1, 1, 1, 1),
+        together([end(1, 1, StateName::Failed, Reason::Permanent), vec![counts(false)]]),
+    ];
+    let gone = Fact::Gone { job: job(1), expires_at: Some(START) };
+    let decided = vec![
+        counts(true),
+        Fact::Decided { child: job(2), parent },
+        step(2, StateName::Deleted, Reason::Unmeetable),
+    ];
+    // Whether or not the storage says so in the batch.
+    let then = |facts: Vec<Fact>| [before.clone(), vec![facts, vec![Fact::Quiet]]].concat();
+    let good = || then(together([vec![gone.clone()], decided.clone()]));
+    tells(g7_together, then(vec![gone.clone()]), good());
+    tells(g8_decided_once, then(vec![gone.clone()]), good());
+}
+
+#[test]
 fn g9_a_batch_counts_its_members() {
     let filled = || {
         let member = |number| Fact::Member { job: job(number), batch: batch_id() };

@@ -47,6 +47,8 @@ pub struct Search {
     pub sequences: u64,
     /// How long each is.
     pub steps: usize,
+    /// No new one is begun after so long.
+    pub at_most: Duration,
 }
 
 /// A sequence that shows a difference.
@@ -69,23 +71,29 @@ impl fmt::Display for Difference {
         for (place, step) in self.steps.iter().enumerate() {
             writeln!(f, "{place:>4} {step:?}")?;
         }
-        writeln!(f, "{}", self.what)?;
-        write!(f, "again: JOBKIT_MODEL_SEED={} JOBKIT_MODEL_SEQUENCES=1", self.seed)
+        write!(f, "{}", self.what)?;
+        Ok(())
     }
 }
 
 impl Search {
     /// Some sequences of so many steps.
     pub const fn new(level: Level, seed: u64, sequences: u64, steps: usize) -> Self {
-        Self { level, seed, sequences, steps }
+        Self { level, seed, sequences, steps, at_most: Duration::MAX }
     }
 
-    /// As many as a test run has time for, or as the environment says.
-    pub(super) fn of_environment(level: Level, seed: u64) -> Self {
+    /// What the environment asks for, if it asks for anything.
+    pub(super) fn of_environment(level: Level) -> Option<Self> {
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-        let seed = number("JOBKIT_MODEL_SEED").unwrap_or(seed);
-        let sequences = number("JOBKIT_MODEL_SEQUENCES").unwrap_or(12);
-        Self::new(level, seed, sequences, 80)
+        let seed = number("JOBKIT_MODEL_SEED");
+        let (sequences, seconds) =
+            (number("JOBKIT_MODEL_SEQUENCES"), number("JOBKIT_MODEL_SECONDS"));
+        seed.or(sequences).or(seconds)?;
+        let most = if seconds.is_some() { u64::MAX } else { super::SEQUENCES };
+        let sequences = sequences.unwrap_or(most);
+        let at_most = seconds.map_or(Duration::MAX, Duration::from_secs);
+        let search = Self::new(level, seed.unwrap_or(super::FIRST), sequences, super::STEPS);
+        Some(Self { at_most, ..search })
     }
 
     /// Plays them, each on a storage of its own, until one shows a difference. Not on a thread that
@@ -106,7 +114,10 @@ impl Search {
                 played
             })
         };
-        (self.seed..self.seed + self.sequences).find_map(|seed| self.one(seed, &attempt))
+        let began = Instant::now();
+        (self.seed..self.seed.saturating_add(self.sequences))
+            .take_while(|_| began.elapsed() < self.at_most)
+            .find_map(|seed| self.one(seed, &attempt))
     }
 
     fn one(

@@ -6,7 +6,8 @@ use jobkit_core::failure::Fingerprint;
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{Reason, Start, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Count, Cursor, JobQuery, Relation, Settle};
+use jobkit_core::storage::{Count, Cursor, JobQuery, Relation, Settle, Submission};
+use jobkit_core::unique::OnConflict;
 use jobkit_core::{BatchId, ErrorKind, JobId};
 
 use super::workload;
@@ -289,7 +290,8 @@ pub async fn a_page_out_of_range_is_refused(env: Env) {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
-/// MON-6: relations tell parents and children with their states, in pages.
+/// MON-6: relations tell parents and children with their states, in pages; the edges of one child in the
+/// order in which it names them.
 pub async fn relations_tell_parents_and_children_in_pages(env: Env) {
     let batch = BatchId::new();
     env.submit(batch_of(batch, Starts::AtOnce, vec![member(batch)])).await;
@@ -338,6 +340,28 @@ pub async fn relations_tell_parents_and_children_in_pages(env: Env) {
         expected.sort_unstable();
         assert_eq!(seen, expected);
     }
+    // One child with two edges from a job that stands in the place of both that it named.
+    let twin = keyed("key", OnConflict::ReturnExisting);
+    let parent = env.add(twin.clone()).await;
+    for conditions in [[On::Any, On::Failed], [On::Failed, On::Any], [On::Success, On::Any]] {
+        let twins = [(); 2].map(|()| NewRecord { id: JobId::new(), ..twin.clone() });
+        let mut child = after(twins[0].id, conditions[0]);
+        child.edges.push(Edge { parent: Parent::Job(twins[1].id), on: conditions[1] });
+        env.submit(Submission::flow(twins.into_iter().chain([child]).collect())).await;
+    }
+    let (mut next, mut conditions) = (None, Vec::new());
+    loop {
+        let page = env.storage.relations(parent, next, 1).await.expect("reads");
+        for relation in page.relations {
+            let Relation::Child { on, .. } = relation else { panic!("{relation:?}") };
+            conditions.push(on);
+        }
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(conditions, [On::Any, On::Failed, On::Failed, On::Any, On::Success, On::Any]);
     let lonely = env.storage.relations(JobId::new(), None, 10).await.expect("reads");
     assert!(lonely.relations.is_empty() && lonely.next.is_none());
 }

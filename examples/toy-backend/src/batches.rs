@@ -12,7 +12,7 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{BatchOutcome, BatchStore, Submission};
-use jobkit_core::{BatchId, Result, Timestamp, bounds};
+use jobkit_core::{BatchId, JobId, Result, Timestamp, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
@@ -189,6 +189,35 @@ impl Call<'_> {
             }
             (Some(id), _) => self.attachable(id),
         }
+    }
+
+    /// Refuses a holder of a new member's key for which its batch would not wait (SUB-17); `other` is the
+    /// holder, where the submission brings it along.
+    pub(crate) fn check_stand_in(
+        &self,
+        job: &NewRecord,
+        holder: JobId,
+        other: Option<&NewRecord>,
+        opened: Option<&NewBatch>,
+    ) -> Planned<()> {
+        let Some(batch) = job.batch else { return Ok(Ok(())) };
+        let inner = match (other, self.job_by_id(holder)?) {
+            (Some(new), _) => new.batch,
+            // Its end is history: nothing is left to wait for.
+            (None, None) => return Ok(Ok(())),
+            (None, Some(stored)) if stored.record.state() == StateName::Succeeded => {
+                return Ok(Ok(()));
+            }
+            (None, Some(stored)) => stored.record.batch,
+        };
+        let opened = opened.filter(|new| Some(new.id) == inner);
+        let around = match opened.map_or(inner, |new| new.parent) {
+            Some(stored) => self.batches_around(stored)?,
+            None => Vec::new(),
+        };
+        let waits = inner == Some(batch) || BatchRecord::waits_for(batch, &around);
+        let refusal = Refusal::KeyHeldOutside { job: job.id, batch, holder };
+        Ok(if waits || self.has(Fault::AnyHolderStandsIn) { Ok(()) } else { Err(refusal) })
     }
 
     /// Whether what is attached to a stored batch has to wait for its start.

@@ -29,6 +29,10 @@ impl Call<'_> {
         {
             return refused(refusal);
         }
+        if let Err(refusal) = change.action.check_start_by(&record.head, record.start_by, self.now)
+        {
+            return refused(refusal);
+        }
         if let Err(refusal) = self.check_change(&job, &change.action)? {
             return refused(refusal);
         }

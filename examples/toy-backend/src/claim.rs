@@ -83,8 +83,11 @@ impl Call<'_> {
             self.must(place, &Event::Unreadable)?;
             return Ok(false);
         }
-        let never_started = record.head.fence == 0 || self.has(Fault::StartByStopsRetries);
-        if never_started && record.start_by.is_some_and(|by| by <= self.now) {
+        let start_by = match self.has(Fault::StartByStopsRetries) {
+            true => record.start_by,
+            false => record.head.must_start_by(record.start_by),
+        };
+        if start_by.is_some_and(|by| by <= self.now) {
             self.must(place, &Event::StartExpired)?;
             return Ok(false);
         }

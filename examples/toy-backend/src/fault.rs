@@ -63,6 +63,8 @@ faults! {
     ChildOfAFinishedParentWaits
     /// Removing a parent leaves its open edges as they are.
     PurgeIgnoresEdges
+    /// Whoever holds its key stands in the place of a new member, though its batch does not wait for it.
+    AnyHolderStandsIn
     /// A member that is requeued stays counted as finished.
     RequeueSkipsTheBatch
     /// A batch that completes does not decide what waits for it.

@@ -9,7 +9,7 @@ use jobkit_core::record::{History, HistoryEntry, JobRecord, NewRecord};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::state_machine::{JobHead, new_head, new_unmeetable_head};
-use jobkit_core::storage::{JobSubmitted, Submission, Submitted};
+use jobkit_core::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use jobkit_core::{JobId, Result, bounds};
 
 use crate::call::Call;
@@ -113,7 +113,15 @@ impl Call<'_> {
             } else {
                 new_head(job.start, open, waits_for_batch, reason, self.now)
             };
+            if let State::Scheduled { run_at } = head.state
+                && let Err(refusal) = check_start_by(job.start_by, run_at)
+            {
+                return Ok(Err(refusal));
+            }
             if !unmeetable && let Some(holder) = planned!(self.plan_key(job, &mut keys)) {
+                let new = |place: &&usize| matches!(planned[**place], Some(PlannedJob::New(_)));
+                let other = places.get(&holder).filter(new).map(|place| &jobs[*place]);
+                planned!(self.check_stand_in(job, holder, other, opened));
                 planned[i] = Some(PlannedJob::Existing(holder));
                 continue;
             }

@@ -103,6 +103,7 @@ faults! {
     PurgeIgnoresEdges G8 "retention::removing_a_parent_decides_its_open_edges"
     SecondParentReleases G8 "continuations::a_child_waits_for_a_hundred_parents"
     DecisionReachesLaterChildren G8 "continuations::a_requeue_before_the_sweep_changes_no_decision"
+    AnyHolderStandsIn G9 "batches::a_member_whose_key_is_held_outside_is_refused"
     RequeueSkipsTheBatch G9 "batches::a_requeued_member_can_make_the_batch_succeed"
     BatchEndDecidesNothing G9 "batches::the_last_member_completes_the_batch_and_decides_its_edges"
     AttachDoesNotCount G9 "batches::the_counts_are_true_at_every_step"

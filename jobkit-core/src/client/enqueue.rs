@@ -194,6 +194,8 @@ pub struct Batch {
     nested: Vec<Self>,
     parent: Option<BatchId>,
     mistake: Option<crate::error::Error>,
+    /// The caller gave the id, so that another attempt can go on with what is stored.
+    is_repeatable: bool,
 }
 
 impl Batch {
@@ -207,7 +209,26 @@ impl Batch {
             nested: Vec::new(),
             parent: None,
             mistake: None,
+            is_repeatable: false,
         }
+    }
+
+    /// Takes an id that was made before, so that enqueueing it again makes no second batch: from inside a
+    /// job, one that [`once`](crate::JobContext::once) keeps for all attempts. Give members and
+    /// continuations ids of their own that stay the same, too, with [`keyed`](NewJob::keyed); otherwise
+    /// they are attached a second time, or refused once the batch has completed.
+    pub fn with_id(mut self, id: BatchId) -> Self {
+        for member in &mut self.members {
+            member.batch = Some(id);
+        }
+        for edge in self.continuations.iter_mut().flat_map(|job| &mut job.edges) {
+            if edge.parent == Parent::Batch(self.id) {
+                edge.parent = Parent::Batch(id);
+            }
+        }
+        self.id = id;
+        self.is_repeatable = true;
+        self
     }
 
     /// The id it has from birth.
@@ -381,13 +402,24 @@ impl Enqueue for Batch {
         // Before it is split into calls, by the size that is stored.
         self.prepare(&client.shared)?;
         let handle = BatchHandle { id: self.id, client: client.clone() };
+        let is_repeatable = self.is_repeatable;
+        let mut is_opened = false;
         for call in self.into_calls() {
-            match call {
+            let made = match call {
                 Call::Submit(submission) => {
-                    client.shared.submit_prepared(submission).await?;
+                    client.shared.submit_prepared(submission).await.map(|_| ())
                 }
-                Call::Start(id) => client.batch(id).start().await?,
+                Call::Start(id) => client.batch(id).start().await,
+            };
+            if let Err(error) = made {
+                // Half-filled it would be discarded after an hour, and its members would hold their keys
+                // as long. If this fails too, that is what happens.
+                if is_opened && !is_repeatable && !error.is_retryable() {
+                    let _ = handle.cancel().await;
+                }
+                return Err(error);
             }
+            is_opened = true;
         }
         Ok(handle)
     }

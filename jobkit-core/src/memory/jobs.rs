@@ -93,6 +93,7 @@ impl Tables {
         }
         let record = &job.record;
         change.guard.check(&record.head)?;
+        change.action.check_start_by(&record.head, record.start_by, work.now)?;
         let state = record.state();
         let (id, batch) = (record.id, record.batch);
         let mut with = With { actor, ..With::default() };

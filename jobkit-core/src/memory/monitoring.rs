@@ -20,7 +20,7 @@ use crate::storage::{
     PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, Snapshot,
 };
 
-use super::state::{CONDITIONS, Job, Place, Tables, finished_list};
+use super::state::{Job, Place, Tables, finished_list, on_index};
 
 /// Rows that a search for text looks at in one page.
 const SEARCH_WINDOW: u64 = 10_000;
@@ -332,13 +332,13 @@ impl Tables {
     fn relations(&self, id: JobId, after: Option<&Cursor>, limit: usize) -> Result<RelationPage> {
         let Some(place) = self.find(id) else { return Ok(RelationPage::default()) };
         let job = self.job(place);
-        // A cursor is (0, parents seen) or (place of the last child, its condition).
+        // A cursor is (0, parents seen) or (which edge of the last child, counted from 1, its place).
         let (skipped, from) = match after.map(parse_cursor).transpose()? {
             None => (0, Some(Bound::Unbounded)),
             Some((_, 0, seen)) => (usize::try_from(seen).unwrap_or(usize::MAX), None),
-            Some((_, on, child)) => {
-                let on = usize::try_from(on.saturating_sub(1)).unwrap_or_default();
-                (usize::MAX, Some(Bound::Excluded((child, on))))
+            Some((_, n, child)) => {
+                let n = usize::try_from(n.saturating_sub(1)).unwrap_or_default();
+                (usize::MAX, Some(Bound::Excluded((child, n))))
             }
         };
         let mut relations = Vec::new();
@@ -355,15 +355,16 @@ impl Tables {
         }
         if let Some(children) = self.children.get(&Parent::Job(id)) {
             let range = children.all.range((from.unwrap_or(Bound::Unbounded), Bound::Unbounded));
-            for (child, on) in range.take(limit + 1) {
-                let record = &self.job(*child).record;
+            for (child, n) in range.take(limit + 1) {
+                let job = self.job(*child);
+                let on = job.edges[*n].edge.on;
                 relations.push(Relation::Child {
-                    child: record.id,
-                    on: CONDITIONS[*on],
-                    decided: !children.open[*on].contains(child),
-                    state: Some(record.state()),
+                    child: job.record.id,
+                    on,
+                    decided: !children.open[on_index(on)].contains(child),
+                    state: Some(job.record.state()),
                 });
-                cursors.push(format!("{}:{child}", on + 1));
+                cursors.push(format!("{}:{child}", n + 1));
             }
         }
         let more = relations.len() > limit;

@@ -190,7 +190,8 @@ impl Tables {
             self.must(work, place, &Event::Unreadable);
             return false;
         }
-        if record.head.fence == 0 && record.start_by.is_some_and(|by| by <= work.now) {
+        let start_by = record.head.must_start_by(record.start_by);
+        if start_by.is_some_and(|by| by <= work.now) {
             self.must(work, place, &Event::StartExpired);
             return false;
         }

@@ -146,6 +146,7 @@ pub(super) struct Queue {
 /// The children of a job or batch.
 #[derive(Debug, Default)]
 pub(super) struct Children {
+    /// All edges: the child, and which of its edges it is.
     pub(super) all: BTreeSet<(Place, usize)>,
     /// Undecided edges, by [`On`].
     pub(super) open: [BTreeSet<Place>; 3],

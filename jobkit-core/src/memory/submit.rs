@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
-use crate::batch::{BatchRecord, Starts};
+use crate::batch::{BatchRecord, NewBatch, Starts};
 use crate::bounds;
 use crate::clock::Timestamp;
 use crate::edge::{BatchCounts, Decision, Edge, Finish, On, Parent};
@@ -13,7 +13,7 @@ use crate::record::{EdgeStatus, History, HistoryEntry, JobRecord, NewRecord};
 use crate::refusal::Refusal;
 use crate::state::{Reason, State, StateName};
 use crate::state_machine::{JobHead, new_head, new_unmeetable_head};
-use crate::storage::{JobSubmitted, Submission, Submitted};
+use crate::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use crate::unique::{KeyHash, OnConflict};
 
 use super::limit_row::LimitRow;
@@ -107,6 +107,9 @@ impl Tables {
             } else {
                 new_head(job.start, open, waits_for_batch, reason, now)
             };
+            if let State::Scheduled { run_at } = head.state {
+                check_start_by(job.start_by, run_at)?;
+            }
             let unique = job.unique.as_ref().filter(|_| !unmeetable);
             if let Some(unique) = unique {
                 let hash = unique.hash();
@@ -115,6 +118,9 @@ impl Tables {
                 {
                     match unique.on_conflict {
                         OnConflict::ReturnExisting => {
+                            let new = keys.get(&hash).and_then(|holder| places.get(holder));
+                            let other = new.map(|place| &jobs[*place]);
+                            self.check_stand_in(job, holder, other, opens)?;
                             planned[i] = Some(Planned::Existing(holder));
                             continue;
                         }
@@ -155,6 +161,37 @@ impl Tables {
             return Err(Refusal::BatchFinished { batch: id });
         }
         Ok(batch.record.started_at.is_none())
+    }
+
+    /// Refuses a holder of a new member's key for which its batch would not wait (SUB-17); `other` is
+    /// the holder, where the submission brings it along.
+    fn check_stand_in(
+        &self,
+        job: &NewRecord,
+        holder: JobId,
+        other: Option<&NewRecord>,
+        opens: Option<&NewBatch>,
+    ) -> Result<(), Refusal> {
+        let Some(batch) = job.batch else { return Ok(()) };
+        let of_holder = match (other, self.find(holder)) {
+            (Some(new), _) => new.batch,
+            // It held the key for a period, and its end is history: nothing is left to wait for.
+            (None, None) => return Ok(()),
+            (None, Some(place)) => {
+                let record = &self.job(place).record;
+                if record.state() == StateName::Succeeded {
+                    return Ok(());
+                }
+                record.batch
+            }
+        };
+        let waits = of_holder.is_some_and(|inner| {
+            let opened = opens.filter(|new| new.id == inner);
+            let stored = opened.map_or(Some(inner), |new| new.parent);
+            let around = stored.into_iter().flat_map(|id| self.batches_around(id));
+            inner == batch || BatchRecord::waits_for(batch, around)
+        });
+        if waits { Ok(()) } else { Err(Refusal::KeyHeldOutside { job: job.id, batch, holder }) }
     }
 
     /// Whether a batch opened inside a stored one has to wait for its start.
@@ -295,12 +332,11 @@ impl Tables {
         let place = self.sequence;
         let state = head.state.name();
         let finish = Finish::of(state);
-        for status in &edges {
+        for (n, status) in edges.iter().enumerate() {
             let children = self.children.entry(status.edge.parent).or_default();
-            let on = on_index(status.edge.on);
-            children.all.insert((place, on));
+            children.all.insert((place, n));
             if !status.decided && finish.is_none() {
-                children.open[on].insert(place);
+                children.open[on_index(status.edge.on)].insert(place);
             }
         }
         if let Some(unique) = job.unique.as_ref().filter(|_| takes_key) {

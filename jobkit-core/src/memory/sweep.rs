@@ -214,12 +214,11 @@ impl Tables {
         self.ids.remove(&id);
         let Some(job) = self.jobs.remove(&place) else { return true };
         let record = job.record;
-        for status in &job.edges {
+        for (n, status) in job.edges.iter().enumerate() {
             let parent = status.edge.parent;
             if let Some(children) = self.children.get_mut(&parent) {
-                let on = on_index(status.edge.on);
-                children.all.remove(&(place, on));
-                children.open[on].remove(&place);
+                children.all.remove(&(place, n));
+                children.open[on_index(status.edge.on)].remove(&place);
                 self.tidy_children(parent);
             }
         }

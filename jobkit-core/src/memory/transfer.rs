@@ -303,12 +303,11 @@ impl Tables {
         record.parked_at = None;
         let state = record.state();
         let finished = Finish::of(state);
-        for status in &details.parents {
+        for (n, status) in details.parents.iter().enumerate() {
             let children = self.children.entry(status.edge.parent).or_default();
-            let on = on_index(status.edge.on);
-            children.all.insert((place, on));
+            children.all.insert((place, n));
             if !status.decided && finished.is_none() {
-                children.open[on].insert(place);
+                children.open[on_index(status.edge.on)].insert(place);
             }
         }
         if let Some(unique) = record.unique.as_ref().filter(|_| whole.holds_key) {

@@ -175,7 +175,8 @@ impl Operator {
             copy.tags = edit.tags.unwrap_or_else(|| record.tags.clone());
             let waits_until = edit.run_at.or_else(|| record.run_at());
             copy.start = waits_until.map_or(Start::Now, Start::At);
-            copy.start_by = record.start_by;
+            // A finished job's is over; the copy begins anew.
+            copy.start_by = record.start_by.filter(|_| !record.state().is_finished());
             copy.unique.clone_from(&record.unique);
             copy.limits.clone_from(&record.limits);
             copy.extras.clone_from(&record.extras);

@@ -29,6 +29,10 @@ use crate::refusal::Refusal;
 /// - **BAT-8** A nested batch runs when both it and the batch around it were started; starting or
 ///   cancelling reaches what is nested inside, beyond a bounded step by sweeps: also members that were
 ///   requeued into a nested batch that has completed, which stays what it is.
+/// - **BAT-9** What one step decides it decides in the order in which parents end, and a batch ends with its
+///   last member, before what that member decides. Of one parent it decides the edges on any end first,
+///   then those on success, then those on failure, each in the order of the children. So the versions of
+///   children, and what is left to sweeps, are the same everywhere (G7, G8).
 #[async_trait]
 pub trait BatchStore {
     /// Marks a batch as filled: its members may run.

@@ -59,6 +59,12 @@ use crate::state_machine::JobHead;
 ///   the storage's clock. An existing job that is answered may have finished, or be gone: then edges to
 ///   it are refused with [`ParentGone`](Refusal::ParentGone). A replaced holder that has finished stays
 ///   as it is and loses the key (G11).
+/// - **SUB-16** A job whose [`Start`](crate::state::Start) makes it Scheduled for an instant that is not
+///   before its `start_by` is refused with field `start_by`: it could only be deleted (G20).
+/// - **SUB-17** An existing job stands in the place of a new member only where the member's batch waits for
+///   it, as a member of its own or of a batch inside that has not completed, or where there is nothing to
+///   wait for: it has Succeeded, or is gone. Otherwise the submission is refused with
+///   [`KeyHeldOutside`](Refusal::KeyHeldOutside), since the batch would end without it (G9, G11).
 ///
 /// **Contract: `job`, `jobs`**
 /// - **GET-1** They answer what was last committed, in the order asked; `None` for what does not
@@ -86,6 +92,9 @@ use crate::state_machine::JobHead;
 /// - **CHG-10** Move changes queue or priority of a waiting job, which keeps its sequence.
 /// - **CHG-13** Retag gives a waiting job other tags, by which lists find it in the same step.
 /// - **CHG-11** A change of a missing job answers [`JobGone`](Refusal::JobGone).
+/// - **CHG-14** `start_by` is over with the first claim, and with a requeue, which gives the job a run of
+///   its own. Until then run now and reschedule to an instant that is not before it are refused with
+///   field `start_by`, since the job would be deleted instead ([`Action::check_start_by`]).
 /// - **CHG-12** Requeue of a job whose key is held for a period keeps the key as long as it would have
 ///   held it; if the period has passed it takes the key for another (G11).
 ///
@@ -372,6 +381,45 @@ pub enum Action {
         /// All of them.
         tags: Vec<String>,
     },
+}
+
+impl Action {
+    /// Refuses to run a job at an instant at which it would be deleted instead, since it had to be
+    /// started before (CHG-14). Storages ask it once the guard fits.
+    ///
+    /// # Errors
+    /// [`Invalid`](Refusal::Invalid), with field `start_by`.
+    pub fn check_start_by(
+        &self,
+        head: &JobHead,
+        start_by: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        use StateName::{Awaiting, Enqueued, Scheduled};
+        let run_at = match (self, head.state.name()) {
+            (Self::RunNow, Awaiting | Scheduled) => now,
+            (Self::Reschedule { run_at }, Scheduled | Enqueued) => (*run_at).max(now),
+            _ => return Ok(()),
+        };
+        check_start_by(head.must_start_by(start_by), run_at)
+    }
+}
+
+/// Refuses a start at an instant at which the job would be deleted instead (SUB-16, CHG-14).
+///
+/// # Errors
+/// [`Invalid`](Refusal::Invalid), with field `start_by`.
+pub fn check_start_by(start_by: Option<Timestamp>, run_at: Timestamp) -> Result<(), Refusal> {
+    match start_by.filter(|by| *by <= run_at) {
+        None => Ok(()),
+        Some(by) => Err(Refusal::Invalid {
+            field: "start_by",
+            reason: format!(
+                "is {by}, and the job would not start before {run_at}, so it would be deleted instead; \
+                 choose an earlier start or a later `start_by`, or requeue the job once it is deleted"
+            ),
+        }),
+    }
 }
 
 /// What became of a change.

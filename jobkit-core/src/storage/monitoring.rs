@@ -27,7 +27,9 @@ use crate::stats::{Histogram, Scope, Step, Tally};
 ///   every job that stays in the list while it is paged is seen exactly once.
 /// - **MON-5** Filters combine by "and"; one that the storage cannot serve is
 ///   [`Unsupported`](crate::ErrorKind::Unsupported).
-/// - **MON-6** `relations` tells parents and children with their state, in pages.
+/// - **MON-6** `relations` tells parents and children with their state, in pages: parents in the order in
+///   which the job names them, then each edge of a child, those of one child in the order in which it
+///   names them.
 /// - **MON-7** `lanes` names every queue and kind with Enqueued jobs that are not parked, with since when
 ///   the first in line has been claimable, and costs a look for each, not for each job.
 /// - **MON-8** `count` tells how many jobs `list` would page from the query's place on: exactly, or that

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jobkit_core::limit::Window;
-use jobkit_core::storage::{Monitoring, RecurringStore};
+use jobkit_core::storage::{BatchStore, JobStore, Monitoring, RecurringStore, StepRequest};
 use jobkit_core::unique::{OnConflict, Until};
 use jobkit_core::{
     Batch, Client, ErrorKind, JobId, MemoryStorage, NewJob, Recurring, RetryPolicy, Timestamp,
@@ -203,4 +203,54 @@ async fn what_json_loses_is_refused_by_enqueue_and_is_no_result() {
     let lost = client.enqueue(NewJob::new(fine)).await.unwrap().wait(soon).await;
     let Err(WaitError::Failed(Some(error))) = lost else { panic!("{lost:?}") };
     assert!(error.detail.message.contains("not a finite number"), "{}", error.detail.message);
+}
+
+#[tokio::test]
+async fn a_batch_does_not_end_before_the_job_that_holds_the_key_of_a_member() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let holder = client.enqueue(job().unique("k")).await.unwrap();
+    let member = job().unique("k");
+    let (member_id, then) = (member.id(), job());
+    let then_id = then.id();
+    let error = client.enqueue(Batch::new("b").job(member).then(then)).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    for named in [member_id, holder.id()] {
+        assert!(error.to_string().contains(&named.to_string()), "{error}");
+    }
+    assert!(client.job(then_id).await.unwrap().is_none(), "what follows was not stored");
+}
+
+#[tokio::test]
+async fn a_large_batch_that_is_refused_leaves_no_keys_taken() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let keyed = |n: u32| job().unique(format!("k{n}"));
+    client.enqueue(keyed(2_000)).await.unwrap();
+    let batch = Batch::new("b").jobs((0..2_500).map(keyed));
+    let id = batch.id();
+    let error = client.enqueue(batch).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    let cancelled = storage.batch(id).await.unwrap().expect("it was opened");
+    assert!(cancelled.cancelled_at.is_some());
+    while storage.sweep(StepRequest::default()).await.unwrap().more {}
+    client.enqueue(Batch::new("b").jobs((0..2_000).map(keyed))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_with_an_id_of_its_own_is_enqueued_once() {
+    let storage = MemoryStorage::new();
+    let client = Client::new(storage.clone());
+    let id = jobkit_core::BatchId::new();
+    for count in [1_200, 2_500, 2_500] {
+        let members = (0..count).map(|n| job().keyed(&format!("{id} {n}")));
+        let then = job().keyed(&format!("{id} then"));
+        // Whatever was added before the id is known, too.
+        let batch = Batch::new("b").then(then).jobs(members).with_id(id);
+        // The second attempt has more, which the first one did not come to.
+        let refused = client.enqueue(batch).await.is_err();
+        assert!(!refused, "of {count}");
+    }
+    let batch = storage.batch(id).await.unwrap().expect("is there");
+    assert_eq!(batch.counts.total, 2_500);
 }

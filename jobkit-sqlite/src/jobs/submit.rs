@@ -1,19 +1,20 @@
 //! Storing submissions: what is decided about them. Their rows are written in [`rows`].
 
+mod members;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 
-use jobkit_core::batch::{NewBatch, too_deep};
+use jobkit_core::batch::NewBatch;
 use jobkit_core::edge::{Decision, Edge, Finish, Parent};
 use jobkit_core::ids::{IdAge, id_age};
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::{Reason, State, StateName};
+use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::{Event, JobHead, new_head, new_unmeetable_head};
-use jobkit_core::storage::{JobSubmitted, Submission, Submitted};
+use jobkit_core::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use jobkit_core::unique::OnConflict;
-use jobkit_core::{BatchId, JobId, Timestamp, bounds};
+use jobkit_core::{JobId, Timestamp, bounds};
 use rusqlite::params;
 
 use super::state_of;
@@ -47,6 +48,8 @@ impl NewSubmission {
         let plain = submission.batch.is_none()
             && submission.jobs.iter().all(|job| {
                 job.edges.is_empty()
+                    // What has to start in time may be refused, as long as it is not stored.
+                    && (job.start_by.is_none() || job.start == Start::Now)
                     && job.unique.is_none()
                     && job.limits.is_empty()
                     && job.batch.is_none()
@@ -421,7 +424,12 @@ impl Flight<'_, '_> {
             && let Some((holder_seq, holder)) = self.key_holder(&unique.hash().0, now)?
         {
             match unique.on_conflict {
-                OnConflict::ReturnExisting => return Ok(Ok(JobSubmitted::Existing(holder))),
+                OnConflict::ReturnExisting => {
+                    return Ok(match self.refuse_stand_in(record, holder)? {
+                        Some(refusal) => Err(refusal),
+                        None => Ok(JobSubmitted::Existing(holder)),
+                    });
+                }
                 OnConflict::Replace
                     if state_of(self.db, holder)? != Some(StateName::Processing) =>
                 {
@@ -480,29 +488,6 @@ impl Flight<'_, '_> {
         Ok(Ok(JobSubmitted::Created(state)))
     }
 
-    /// Why a batch is not opened inside this one.
-    fn refuse_nested(&mut self, parent: BatchId) -> Done<Option<Refusal>> {
-        if let Some(refusal) = self.refuse_batch(parent)? {
-            return Ok(Some(refusal));
-        }
-        let depth = self.batches_around(parent)?.len();
-        Ok((depth >= bounds::BATCH_NESTING).then(too_deep))
-    }
-
-    /// Why nothing is attached to a batch.
-    fn refuse_batch(&mut self, id: BatchId) -> Done<Option<Refusal>> {
-        if self.batch_is_cancelled(id)? {
-            return Ok(Some(Refusal::BatchCancelled { batch: id }));
-        }
-        Ok(match self.batch(id)?.map(|batch| &batch.record) {
-            None => Some(Refusal::BatchGone { batch: id }),
-            Some(batch) if batch.completed_at.is_some() => {
-                Some(Refusal::BatchFinished { batch: id })
-            }
-            Some(_) => None,
-        })
-    }
-
     /// How a new job begins: what its parents and its batch mean for it.
     fn plan_new(
         &mut self,
@@ -556,6 +541,11 @@ impl Flight<'_, '_> {
             let open = open + u32::from(waits_for_batch);
             new_head(record.start, open, waits_for_batch, submitted, now)
         };
+        if let State::Scheduled { run_at } = head.state
+            && let Err(refusal) = check_start_by(record.start_by, run_at)
+        {
+            return Ok(Err(refusal));
+        }
         Ok(Ok(Plan { head, edges }))
     }
 }

@@ -166,7 +166,8 @@ impl Flight<'_, '_> {
         }
         if let Some(finish) = effects.finished {
             if job.has(CHILDREN) {
-                self.finished.push_back((job.id, finish));
+                let verdict = Verdict::of(|on| on.decide(finish));
+                self.ended.push_back((Parent::Job(job.id), verdict));
             }
             self.pushes.push(Push::Finished(job.id));
         }
@@ -236,21 +237,18 @@ impl Flight<'_, '_> {
     }
 
     /// Decides what waits for the jobs and batches that finished, as far as the budget goes; the rest
-    /// is marked for sweeps.
+    /// is marked for sweeps. Parents decide in the order in which they end (BAT-9): a batch ends with
+    /// its last member, before anything that this member decides.
     pub(crate) fn decide_finished(&mut self, now: Timestamp, budget: &mut Budget) -> Done {
         loop {
-            while let Some((parent, finish)) = self.finished.pop_front() {
-                let verdict = Verdict::of(|on| on.decide(finish));
-                self.decide_or_mark(Parent::Job(parent), verdict, now, budget)?;
-            }
-            if !self.settle_batches(now, budget)? && self.finished.is_empty() {
-                return Ok(());
-            }
+            self.settle_batches(now)?;
+            let Some((parent, verdict)) = self.ended.pop_front() else { return Ok(()) };
+            self.decide_or_mark(parent, verdict, now, budget)?;
         }
     }
 
     /// Decides what waits for a parent that ended, and marks what the budget does not suffice for.
-    pub(crate) fn decide_or_mark(
+    fn decide_or_mark(
         &mut self,
         parent: Parent,
         verdict: Verdict,
@@ -278,7 +276,8 @@ impl Flight<'_, '_> {
             Parent::Job(id) => (id.as_bytes(), 0),
             Parent::Batch(id) => (id.as_bytes(), 1),
         };
-        for on in [On::Success, On::Failed, On::Any] {
+        // In the order of BAT-9.
+        for on in [On::Any, On::Success, On::Failed] {
             let met = match verdict.decide(on) {
                 Decision::Open => continue,
                 Decision::Met => true,

@@ -137,7 +137,7 @@ impl Flight<'_, '_> {
             Err(fault) => return Err(fault),
         };
         self.gather(&job)?;
-        if job.head.fence == 0 && job.start_by.is_some_and(|start_by| start_by <= now) {
+        if job.head.must_start_by(job.start_by).is_some_and(|start_by| start_by <= now) {
             let _ = self.step(&mut job, &Event::StartExpired, &Why::at(now))?;
             return Ok(false);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use jobkit_core::edge::Finish;
+use jobkit_core::edge::Parent;
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::failure::Fingerprint;
 use jobkit_core::stats::{Delta, Step};
@@ -14,6 +14,7 @@ use crate::codec::{int, uint};
 use crate::connection::Db;
 use crate::error::{Done, sqlite};
 use crate::jobs::alike::Alike;
+use crate::sweep::Verdict;
 
 /// A row of deltas with more lanes than this is left as it is.
 const TAIL_LANES: usize = 16;
@@ -33,8 +34,8 @@ pub(crate) struct Flight<'d, 'c> {
     deltas: Vec<Delta>,
     pub(crate) work: bool,
     pub(crate) pushes: Vec<Push>,
-    /// Parents that finished and whose children are to be decided.
-    pub(crate) finished: VecDeque<(JobId, Finish)>,
+    /// Parents that ended and whose children are to be decided, in the order of their ends.
+    pub(crate) ended: VecDeque<(Parent, Verdict)>,
     /// Batches that were looked at since the last [`settle_batches`](Self::settle_batches).
     pub(crate) batches: HashMap<BatchId, Touched>,
     /// Limits that may have room for those who wait at them.
@@ -79,7 +80,7 @@ impl<'d, 'c> Flight<'d, 'c> {
             deltas: Vec::new(),
             work: false,
             pushes: Vec::new(),
-            finished: VecDeque::new(),
+            ended: VecDeque::new(),
             batches: HashMap::new(),
             refills: BTreeSet::new(),
             look_again: None,
@@ -153,7 +154,7 @@ impl<'d, 'c> Flight<'d, 'c> {
         self.pushes.truncate(saved.pushes);
         self.failures = saved.failures;
         self.next_seq = saved.next_seq;
-        self.finished.clear();
+        self.ended.clear();
         self.batches.clear();
         self.refills.clear();
         self.release()

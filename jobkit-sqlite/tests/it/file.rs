@@ -407,3 +407,163 @@ async fn durations_are_told_in_a_file_of_utf_16_too() {
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
 }
+
+#[cfg(unix)]
+mod another_file {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use jobkit_core::Applied;
+
+    use super::*;
+
+    async fn add(storage: &SqliteStorage) -> jobkit_core::Result<Vec<Submitted>> {
+        let submissions = [job()];
+        storage.submit(SubmitRequest { submissions: &submissions, now: None }).await
+    }
+
+    async fn codes(storage: &SqliteStorage) -> Vec<&'static str> {
+        let findings = storage.check().await.expect("checks");
+        findings.iter().filter(|it| it.severity == Severity::Error).map(|it| it.code).collect()
+    }
+
+    /// Every kind of call says that the file is not where it was.
+    async fn all_refuse(storage: &SqliteStorage) {
+        let beat = Heartbeat { incarnation: jobkit_core::Incarnation::new(), busy: 0 };
+        for error in [
+            storage.heartbeat(&beat, None).await.map(drop).expect_err("heartbeat"),
+            add(storage).await.map(drop).expect_err("submit"),
+            storage.snapshot(None).await.map(drop).expect_err("snapshot"),
+            storage.job(JobId::new()).await.map(drop).expect_err("job"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::NotWritable, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_with_two_names_is_refused_by_both() {
+        let dir = folder();
+        let (path, other) = (dir.path().join("jobs.db"), dir.path().join("other.db"));
+        drop(SqliteStorage::open(&path).await.expect("opens"));
+        let before = fs::read(&path).expect("reads");
+        fs::hard_link(&path, &other).expect("links");
+        for path in [&path, &other] {
+            for migrate in [true, false] {
+                let options = SqliteOptions::new(path).migrate_on_open(migrate);
+                let error = options.open().await.expect_err("is refused");
+                assert_eq!(error.kind(), ErrorKind::Configuration);
+                assert!(error.to_string().contains("has 2 names"), "{error}");
+            }
+        }
+        assert_eq!(fs::read(&path).expect("reads"), before, "nothing was written");
+        fs::remove_file(&other).expect("removes");
+        let storage = SqliteStorage::open(&path).await.expect("one name is fine");
+        assert!(codes(&storage).await.is_empty());
+        // Linked while it is open: this process goes on, another one is refused, and check says so.
+        fs::hard_link(&path, &other).expect("links");
+        submit(&storage, job()).await;
+        assert_eq!(codes(&storage).await, ["hard-linked"]);
+        assert_eq!(refused(&other).await.kind(), ErrorKind::Configuration);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_removed_or_replaced_while_it_is_open_is_not_written() {
+        for replaced in [false, true] {
+            let (dir, path, storage) = opened().await;
+            submit(&storage, job()).await;
+            let away = dir.path().join("away.db");
+            fs::rename(&path, &away).expect("moves");
+            if replaced {
+                fs::write(&path, "").expect("writes");
+            }
+            // The commit that did not know it yet is not answered with Ok.
+            let error = add(&storage).await.expect_err("is not kept");
+            assert_eq!(error.kind(), ErrorKind::NotWritable);
+            all_refuse(&storage).await;
+            let error = add(&storage).await.expect_err("is not kept");
+            assert_eq!(error.applied(), Applied::NotApplied, "{error}");
+            assert!(error.to_string().contains("jobs.db"), "{error}");
+            assert_eq!(codes(&storage).await, ["file-gone"]);
+            fs::rename(&away, &path).expect("moves back");
+            submit(&storage, job()).await;
+            assert!(codes(&storage).await.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_enqueue_is_answered_with_ok_once_the_file_is_gone() {
+        let (dir, path, storage) = opened().await;
+        let adding = tokio::spawn({
+            let storage = storage.clone();
+            async move {
+                let mut stored = Vec::new();
+                loop {
+                    let submissions = [job()];
+                    let id = submissions[0].jobs[0].id;
+                    let request = SubmitRequest { submissions: &submissions, now: None };
+                    match storage.submit(request).await {
+                        Ok(_) => stored.push(id),
+                        Err(error) => break (stored, error),
+                    }
+                }
+            }
+        });
+        while storage.snapshot(None).await.expect("reads").by_state[2] < 100 {}
+        // The names are gone in the order in which `rm jobs.db*` takes them; a link keeps what they named.
+        for ending in ["", "-shm", "-wal"] {
+            let name = format!("jobs.db{ending}");
+            fs::rename(dir.path().join(&name), dir.path().join(format!("kept.db{ending}")))
+                .expect("moves");
+        }
+        let (stored, error) = adding.await.expect("ends");
+        assert_eq!(error.kind(), ErrorKind::NotWritable);
+        drop(storage);
+        assert!(!path.exists());
+        let kept = SqliteStorage::open(dir.path().join("kept.db")).await.expect("opens");
+        for id in stored.iter().rev().take(100) {
+            assert!(kept.job(*id).await.expect("reads").is_some(), "{id} was answered with Ok");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_removed_while_it_is_open_is_noticed() {
+        for ending in ["-wal", "-shm"] {
+            let (_dir, path, storage) = opened().await;
+            submit(&storage, job()).await;
+            fs::remove_file(format!("{}{ending}", path.display())).expect("removes");
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while add(&storage).await.is_ok() {
+                assert!(Instant::now() < deadline, "{ending} is missed");
+            }
+            assert_eq!(codes(&storage).await, ["file-gone"], "{ending}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_symbolic_link_leads_to_the_file_and_its_log() {
+        let dir = folder();
+        let real = dir.path().join("data");
+        fs::create_dir(&real).expect("makes a folder");
+        let (link, path) = (dir.path().join("link.db"), real.join("jobs.db"));
+        symlink(&path, &link).expect("links");
+        let by_link = SqliteStorage::open(&link).await.expect("opens what the link names");
+        let by_name = SqliteStorage::open(&path).await.expect("opens");
+        submit(&by_link, job()).await;
+        submit(&by_name, job()).await;
+        assert_eq!(by_link.snapshot(None).await.expect("reads").by_state[2], 2);
+        let log =
+            fs::OpenOptions::new().write(true).open(real.join("jobs.db-wal")).expect("is there");
+        log.set_len(300 << 20).expect("grows, without a byte on the disk");
+        for storage in [&by_link, &by_name] {
+            let findings = storage.check().await.expect("checks");
+            assert!(findings.iter().any(|it| it.code == "log-too-large"), "{findings:?}");
+        }
+        // It leads elsewhere now: whoever opens it next does not see what is written here.
+        let other = real.join("other.db");
+        drop(SqliteStorage::open(&other).await.expect("opens"));
+        fs::remove_file(&link).expect("removes");
+        symlink(&other, &link).expect("links");
+        assert_eq!(add(&by_link).await.expect_err("is refused").kind(), ErrorKind::NotWritable);
+        submit(&by_name, job()).await;
+    }
+}

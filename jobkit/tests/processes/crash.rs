@@ -179,7 +179,8 @@ async fn a_server_killed_half_way_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_at_another_instant_loses_nothing() {
     let seed = std::env::var("JOBKIT_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    // Always the same, so that the test judges the change at hand; chaos looks for other instants.
+    let seed = seed.unwrap_or(3);
     println!("JOBKIT_TEST_SEED={seed}");
     round(seed).await;
 }

@@ -1,13 +1,23 @@
 //! `cargo xtask chaos`: real server processes, killed, frozen and restarted for some minutes.
 
+use std::process::Command;
+
 use crate::process::{cargo, run};
 use crate::{Failure, Outcome};
 
 /// The storages that know how to start and disturb their servers.
 const STORAGES: [&str; 1] = ["sqlite"];
 
+/// The settings of nextest for what takes as long as was asked for.
+pub(crate) const CONFIG: &str = ".config/nextest-chaos.toml";
+
 pub(crate) fn run_chaos(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments).map_err(Failure::Because)?;
+    run(command(options.storage, options.minutes * 60, options.seed))
+}
+
+/// The command that disturbs the servers of a storage for so long.
+pub(crate) fn command(storage: &str, seconds: u64, seed: Option<u64>) -> Command {
     let mut command = cargo(&["nextest", "run", "--release", "-p", "jobkit", "--all-features"]);
     command.args([
         "--no-capture",
@@ -15,13 +25,13 @@ pub(crate) fn run_chaos(arguments: &[String]) -> Outcome {
         "test(=chaos::chaos_loses_nothing_and_finishes_everything_once)",
     ]);
     // Nextest ends what takes five minutes; this takes what was asked for.
-    command.args(["--config-file", ".config/nextest-chaos.toml"]);
-    command.env("JOBKIT_CHAOS_STORAGE", options.storage);
-    command.env("JOBKIT_CHAOS_SECONDS", (options.minutes * 60).to_string());
-    if let Some(seed) = options.seed {
+    command.args(["--config-file", CONFIG]);
+    command.env("JOBKIT_CHAOS_STORAGE", storage);
+    command.env("JOBKIT_CHAOS_SECONDS", seconds.to_string());
+    if let Some(seed) = seed {
         command.env("JOBKIT_CHAOS_SEED", seed.to_string());
     }
-    run(command)
+    command
 }
 
 #[derive(Debug, PartialEq)]

@@ -18,6 +18,9 @@ struct Edges {
     edges: BTreeMap<JobId, Vec<(Edge, bool)>>,
     /// Children with an edge that is not.
     open: BTreeSet<JobId>,
+    member_of: BTreeMap<JobId, BatchId>,
+    /// Batches of which a Failed member is gone.
+    lost: BTreeSet<BatchId>,
 }
 
 impl Edges {
@@ -28,6 +31,12 @@ impl Edges {
             }
             Fact::Gone { job, .. } => {
                 self.gone.insert(*job);
+                if self.states.get(job) == Some(&StateName::Failed) {
+                    self.lost.extend(self.member_of.get(job));
+                }
+            }
+            Fact::Member { job, batch } => {
+                self.member_of.insert(*job, *batch);
             }
             Fact::Batch(batch) => {
                 self.batches.insert(batch.id, (batch.completed_at.is_some(), batch.counts));
@@ -60,7 +69,10 @@ impl Edges {
                 .and_then(|state| Finish::of(*state))
                 .map_or(Decision::Open, |finish| edge.on.decide(finish)),
             Parent::Batch(id) => match self.batches.get(&id) {
-                Some((completed, counts)) => edge.on.decide_batch(*completed, counts),
+                Some((completed, counts)) => {
+                    let lost = counts.lost || self.lost.contains(&id);
+                    edge.on.decide_batch(*completed, &BatchCounts { lost, ..*counts })
+                }
                 None => Decision::Open,
             },
         }

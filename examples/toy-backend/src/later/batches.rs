@@ -5,7 +5,7 @@ use jobkit_core::edge::Finish;
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::storage::{BatchStore, Submission};
-use jobkit_core::{BatchId, Result};
+use jobkit_core::{BatchId, JobId, Result};
 
 use crate::ToyStorage;
 use crate::call::Call;
@@ -28,6 +28,16 @@ impl Call<'_> {
 
     pub(crate) fn plan_batch(&self, _: &Submission) -> Planned<(bool, bool)> {
         Ok(Ok((false, false)))
+    }
+
+    pub(crate) fn check_stand_in(
+        &self,
+        _: &NewRecord,
+        _: JobId,
+        _: Option<&NewRecord>,
+        _: Option<&NewBatch>,
+    ) -> Planned<()> {
+        Ok(Ok(()))
     }
 
     pub(crate) fn waits_for_batch(
