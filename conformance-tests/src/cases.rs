@@ -20,6 +20,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("nested_batches", include_str!("nested_batches.rs")),
     ("locks", include_str!("locks.rs")),
     ("recurring", include_str!("recurring.rs")),
+    ("recurring", include_str!("recurring/changes.rs")),
     ("limits", include_str!("limits/slots.rs")),
     ("limits", include_str!("limits/lanes.rs")),
     ("limits", include_str!("limits/windows.rs")),
@@ -250,6 +251,15 @@ macro_rules! __list {
                 a_paused_schedule_is_not_fired
                 a_removed_schedule_remembers_what_it_fired
                 the_latest_hundred_occurrences_are_kept
+                saving_the_same_keeps_the_earlier_occurrence
+                what_is_due_stays_due_when_the_job_is_replaced
+                what_is_due_is_recorded_when_the_schedule_is_replaced
+                what_is_due_is_recorded_when_the_schedule_is_removed
+                what_was_due_is_recorded_when_the_schedule_is_resumed
+                a_fire_planned_before_a_change_is_stale
+                what_was_fired_ahead_of_the_clock_is_not_fired_again
+                a_schedule_removed_after_the_clock_was_ahead_fires_what_is_left
+                a_schedule_that_cannot_be_fired_disturbs_no_neighbour
             }
             limits {
                 the_first_submit_defines_a_limit

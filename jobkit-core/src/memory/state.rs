@@ -9,7 +9,7 @@ use crate::edge::{BatchCounts, Decision, Finish, On, Parent};
 use crate::ids::{BatchId, Incarnation, JobId, OperationId};
 use crate::name::Name;
 use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
-use crate::recurring::{Pause, RecurringRecord, RecurringRun};
+use crate::recurring::{Fired, Pause, RecurringRecord, RecurringRun};
 use crate::state::{Reason, State, StateName};
 use crate::storage::{LogLine, PauseTarget, ServerInfo, ServerOrder};
 
@@ -76,7 +76,7 @@ pub(super) struct Tables {
     pub(super) pauses: BTreeMap<PauseTarget, Pause>,
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
     /// The last nominal instants of schedules that were removed.
-    pub(super) tombstones: HashMap<String, Timestamp>,
+    pub(super) tombstones: HashMap<String, Tombstone>,
     /// The last etag given.
     pub(super) etag: u64,
     pub(super) stats: Statistics,
@@ -240,6 +240,15 @@ pub(super) struct ServerRow {
     pub(super) busy: u32,
     pub(super) last_claim: u64,
     pub(super) order: Option<ServerOrder>,
+}
+
+/// What is remembered of a schedule that was removed.
+#[derive(Debug, Default)]
+pub(super) struct Tombstone {
+    pub(super) last_nominal_at: Option<Timestamp>,
+    pub(super) fired: Fired,
+    /// What was due when it was removed.
+    pub(super) runs: VecDeque<RecurringRun>,
 }
 
 /// A schedule.
