@@ -159,6 +159,7 @@ impl RecurringRecord {
         let mut seen = 0;
         while let Some(next) = at.filter(|next| next.nominal_at <= now) {
             if let Some(through) = self.fired_through(next.nominal_at, now) {
+                ranges.split();
                 at = self.spec.next_after(through);
                 continue;
             }
@@ -173,7 +174,7 @@ impl RecurringRecord {
                 break;
             }
         }
-        ranges.0
+        ranges.all
     }
 
     /// Whether an occurrence came due while the schedule was paused.
@@ -205,17 +206,21 @@ fn is_earlier(one: Option<NextRun>, other: Option<NextRun>) -> bool {
 
 /// Skipped occurrences, neighbours with one reason as one range.
 #[derive(Debug, Default)]
-pub(crate) struct Ranges(pub(crate) Vec<RecurringRun>);
+pub(crate) struct Ranges {
+    pub(crate) all: Vec<RecurringRun>,
+    split: bool,
+}
 
 impl Ranges {
     pub(crate) fn add(&mut self, nominal_at: Timestamp, outcome: RunOutcome, now: Timestamp) {
-        match self.0.last_mut() {
-            Some(range) if range.outcome == outcome && range.count < RANGE => {
+        let split = std::mem::take(&mut self.split);
+        match self.all.last_mut() {
+            Some(range) if range.outcome == outcome && range.count < RANGE && !split => {
                 range.through = nominal_at;
                 range.count += 1;
             }
             _ => {
-                self.0.push(RecurringRun {
+                self.all.push(RecurringRun {
                     nominal_at,
                     through: nominal_at,
                     count: 1,
@@ -226,8 +231,13 @@ impl Ranges {
         }
     }
 
+    /// What follows is no neighbour of what came before: something between them was fired.
+    pub(crate) fn split(&mut self) {
+        self.split = true;
+    }
+
     fn end_at(&mut self, through: Timestamp) {
-        if let Some(range) = self.0.last_mut() {
+        if let Some(range) = self.all.last_mut() {
             range.through = range.through.max(through);
         }
     }

@@ -21,6 +21,8 @@ struct Due {
     next: NextRun,
     /// It came in a pause that has ended by itself.
     paused: bool,
+    /// Something between it and the one before was fired.
+    apart: bool,
 }
 
 /// What to do with a schedule whose next occurrence is due: which occurrences are skipped, which one is
@@ -36,11 +38,16 @@ pub(super) async fn plan(
     // All that are due, the oldest first.
     let mut due = Vec::new();
     let mut at = Some(first);
+    let mut apart = false;
     while let Some(next) = at.filter(is_due).filter(|_| due.len() < WINDOW) {
         // What was fired while the clock was ahead is not fired again.
         let fired_through = record.fired_through(next.nominal_at, now);
-        if fired_through.is_none() {
-            due.push(Due { next, paused: record.fell_into_pause(&next) });
+        match fired_through {
+            Some(_) => apart = true,
+            None => {
+                let paused = record.fell_into_pause(&next);
+                due.push(Due { next, paused, apart: std::mem::take(&mut apart) });
+            }
         }
         at = spec.next_after(fired_through.unwrap_or(next.nominal_at));
         *computed += 1;
@@ -55,6 +62,9 @@ pub(super) async fn plan(
     let from = first_kept(&due, spec.misfire, now);
     let mut skipped = Ranges::default();
     for due in &due[..from] {
+        if due.apart {
+            skipped.split();
+        }
         let outcome = if due.paused { RunOutcome::Paused } else { RunOutcome::Misfired };
         skipped.add(due.next.nominal_at, outcome, now);
     }
@@ -66,7 +76,7 @@ pub(super) async fn plan(
         id: spec.id.clone(),
         expected: first.nominal_at,
         etag: record.etag,
-        skipped: skipped.0,
+        skipped: skipped.all,
         job: fire.map(|fire| fire_job(record, fire, now)),
         next,
     })
