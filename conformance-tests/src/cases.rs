@@ -99,6 +99,7 @@ macro_rules! __list {
                 a_renew_records_what_has_started
                 promotion_moves_what_is_due_and_nothing_else
                 promotion_answers_the_next_instant
+                a_delay_begun_ahead_of_the_clock_begins_again
                 promotion_and_deletion_do_not_overwrite_each_other
                 rescue_takes_only_what_was_seen_before
                 a_job_that_crashes_too_often_fails
@@ -106,6 +107,7 @@ macro_rules! __list {
                 a_rescued_attempt_can_neither_renew_nor_settle
                 two_janitors_rescue_a_job_once
                 rescue_works_in_bounded_steps
+                a_lease_taken_ahead_of_the_clock_is_rescued
                 a_claim_that_passes_over_much_says_that_there_is_more
                 a_lease_of_no_use_is_refused
                 steps_of_five_hundred_items_are_taken
@@ -136,12 +138,14 @@ macro_rules! __list {
                 only_the_holder_renews_and_releases
                 an_expired_lock_is_free_for_others
                 a_lock_out_of_range_is_refused
+                a_lock_taken_ahead_of_the_clock_ends
             }
             servers {
                 an_announced_server_is_listed_and_may_claim
                 a_heartbeat_proves_life
                 a_goodbye_counts_no_crash
                 silent_servers_are_forgotten_and_keep_their_leases
+                a_server_that_was_heard_ahead_of_the_clock_is_forgotten
                 a_restarted_server_takes_the_place_of_its_former_life
             }
             retention {

@@ -50,6 +50,8 @@ pub(super) struct Tables {
     pub(super) finished: [BTreeSet<(Timestamp, Place)>; 3],
     /// Finished jobs by expiry.
     pub(super) expires: BTreeSet<(Timestamp, Place)>,
+    /// Scheduled jobs by when they became so: what lies ahead of the clock is set right.
+    pub(super) scheduled: BTreeSet<(Timestamp, Place)>,
     pub(super) keys: Keys,
     pub(super) children: HashMap<Parent, Children>,
     pub(super) batches: BTreeMap<BatchId, Batch>,
@@ -376,6 +378,7 @@ impl Tables {
             State::Awaiting { .. } => set(&mut self.awaiting, place, enter),
             State::Scheduled { run_at } => {
                 set(&mut self.due, (*run_at, place), enter);
+                set(&mut self.scheduled, (record.head.entered_at, place), enter);
                 step(&mut queue.scheduled, enter);
             }
             State::Enqueued => {
