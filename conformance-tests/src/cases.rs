@@ -21,6 +21,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("nested_batches", include_str!("nested_batches.rs")),
     ("locks", include_str!("locks.rs")),
     ("recurring", include_str!("recurring.rs")),
+    ("recurring", include_str!("recurring/changes.rs")),
     ("limits", include_str!("limits/slots.rs")),
     ("limits", include_str!("limits/lanes.rs")),
     ("limits", include_str!("limits/windows.rs")),
@@ -100,6 +101,7 @@ macro_rules! __list {
                 a_renew_decides_what_counts_as_started
                 promotion_moves_what_is_due_and_nothing_else
                 promotion_answers_the_next_instant
+                a_delay_begun_ahead_of_the_clock_begins_again
                 promotion_and_deletion_do_not_overwrite_each_other
                 rescue_takes_only_what_was_seen_before
                 a_job_that_crashes_too_often_fails
@@ -107,6 +109,7 @@ macro_rules! __list {
                 a_rescued_attempt_can_neither_renew_nor_settle
                 two_janitors_rescue_a_job_once
                 rescue_works_in_bounded_steps
+                a_lease_taken_ahead_of_the_clock_is_rescued
                 a_claim_that_passes_over_much_says_that_there_is_more
                 a_lease_of_no_use_is_refused
                 steps_of_five_hundred_items_are_taken
@@ -139,12 +142,14 @@ macro_rules! __list {
                 only_the_holder_renews_and_releases
                 an_expired_lock_is_free_for_others
                 a_lock_out_of_range_is_refused
+                a_lock_taken_ahead_of_the_clock_ends
             }
             servers {
                 an_announced_server_is_listed_and_may_claim
                 a_heartbeat_proves_life
                 a_goodbye_counts_no_crash
                 silent_servers_are_forgotten_and_keep_their_leases
+                a_server_that_was_heard_ahead_of_the_clock_is_forgotten
                 a_successor_takes_the_name_of_a_server_that_drains_or_is_silent
                 a_live_server_keeps_its_name
             }
@@ -260,6 +265,15 @@ macro_rules! __list {
                 a_paused_schedule_is_not_fired
                 a_removed_schedule_remembers_what_it_fired
                 the_latest_hundred_occurrences_are_kept
+                saving_the_same_keeps_the_earlier_occurrence
+                what_is_due_stays_due_when_the_job_is_replaced
+                what_is_due_is_recorded_when_the_schedule_is_replaced
+                what_is_due_is_recorded_when_the_schedule_is_removed
+                what_was_due_is_recorded_when_the_schedule_is_resumed
+                a_fire_planned_before_a_change_is_stale
+                what_was_fired_ahead_of_the_clock_is_not_fired_again
+                a_schedule_removed_after_the_clock_was_ahead_fires_what_is_left
+                a_schedule_that_cannot_be_fired_disturbs_no_neighbour
             }
             limits {
                 the_first_submit_defines_a_limit

@@ -209,12 +209,14 @@ pub async fn a_lost_fire_creates_one_job(env: Env) {
     };
     let save = SaveRecurring { spec, next: Some(next(0)), if_etag: None };
     env.storage.save_recurring(&[save], env.at()).await.expect("saves");
+    let saved = env.storage.recurring("a").await.expect("reads").expect("is saved");
     let mut fired = 0;
     for round in 0..40 {
         let nominal_at = next(round).nominal_at;
         let fires = [Fire {
             id: "a".into(),
             expected: nominal_at,
+            etag: saved.etag,
             skipped: Vec::new(),
             job: Some(FireJob { nominal_at, job: job(), overlap: Overlap::Allow }),
             next: Some(next(round + 1)),

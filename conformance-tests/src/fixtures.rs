@@ -199,10 +199,16 @@ impl Env {
         states
     }
 
-    /// A server that is announced, and serves kind `k` in queue `default` if nothing else is said.
+    /// A server that is announced, and serves kind `k` in queue `default` if nothing else is said. A former
+    /// one of that name drains.
     pub(crate) async fn claimer(&self, name: &str) -> Claimer {
         let claimer = self.stranger(name);
-        claimer.announce().await;
+        if let Announced::NameTaken(former) = claimer.try_announce().await {
+            let drains = ServerInfo { draining: true, ..former.info };
+            let announced = self.storage.announce(&drains, self.at()).await;
+            assert_eq!(announced.expect("announces"), Announced::Known);
+            claimer.announce().await;
+        }
         claimer
     }
 

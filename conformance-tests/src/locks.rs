@@ -145,3 +145,30 @@ pub async fn a_lock_out_of_range_is_refused(env: Env) {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{request:?}");
     }
 }
+
+/// LCK-6, G12: a lock that was taken while the clock was ahead is held no longer than who asks for it would
+/// hold it, unless its owner renews it.
+pub async fn a_lock_taken_ahead_of_the_clock_ends(env: Env) {
+    let (ada, bob) = (Incarnation::new(), Incarnation::new());
+    let now = env.now();
+    env.advance(30 * 86_400);
+    let held = acquire(&env, ada).await.expect("it is free");
+    env.move_to(now);
+    assert_eq!(acquire(&env, bob).await, None, "its owner may be alive");
+    env.advance(20);
+    let renewed = env.storage.renew_lock(&lock(&env, "l", ada), held.generation).await;
+    assert!(renewed.expect("renews"), "and then it goes on");
+    env.advance(29);
+    assert_eq!(acquire(&env, bob).await, None);
+    env.advance(1);
+    let next = acquire(&env, bob).await.expect("it has expired");
+    assert!(next.generation > held.generation);
+    env.advance(30 * 86_400);
+    let last = acquire(&env, ada).await.expect("it has expired");
+    env.move_to(now);
+    assert_eq!(acquire(&env, bob).await, None);
+    env.advance(29);
+    assert_eq!(acquire(&env, bob).await, None);
+    env.advance(1);
+    assert!(acquire(&env, bob).await.expect("nobody renewed it").generation > last.generation);
+}

@@ -140,3 +140,20 @@ pub async fn a_live_server_keeps_its_name(env: Env) {
     env.advance(-3600);
     second.announce().await;
 }
+
+/// SRV-4: a life whose last heartbeat lies ahead of the clock is silent, too: a live one would have sent
+/// another since the clock went back.
+pub async fn a_server_that_was_heard_ahead_of_the_clock_is_forgotten(env: Env) {
+    let now = env.now();
+    env.advance(30 * 86_400);
+    let _dead = env.claimer("dead").await;
+    let alive = env.claimer("alive").await;
+    env.move_to(now);
+    let beat = Heartbeat { incarnation: alive.incarnation, busy: 0 };
+    assert!(env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
+    let removed = env.storage.remove_dead(seconds(60), env.at()).await.expect("removes");
+    assert_eq!(removed, [name("dead")]);
+    // By less than that it may have been heard by another clock.
+    env.advance(-60);
+    assert!(env.storage.remove_dead(seconds(60), env.at()).await.expect("removes").is_empty());
+}

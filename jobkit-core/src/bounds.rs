@@ -103,3 +103,9 @@ pub const RECURRING_RUNS: usize = 100;
 /// The smallest and largest lease or lock time.
 pub const LEASE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+
+/// Whether a lease or lock that ends at `expires_at` is over. One that ends further ahead than any can last
+/// was taken while the clock was ahead, so its end says nothing.
+pub fn lease_has_expired(expires_at: crate::Timestamp, now: crate::Timestamp) -> bool {
+    expires_at <= now || expires_at > now.plus(*LEASE.end())
+}

@@ -126,7 +126,8 @@ pub async fn step<S: Storage + ?Sized>(storage: &S, id: OperationId) -> Result<S
     }
     let now = storage.now().await?;
     if let Some(plan) = record.plan.clone() {
-        if now.since(plan.at) < LEFT {
+        // Announced while the clock was ahead, it would be theirs until then.
+        if now.apart(plan.at) < LEFT {
             return Ok(Stepped::Theirs(record));
         }
         // Its announcer is gone: now it is announced by this one.

@@ -60,6 +60,11 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The length between both, whichever is earlier.
+    pub fn apart(self, other: Self) -> Duration {
+        self.since(other).max(other.since(self))
+    }
+
     /// As a `chrono` instant; outside chrono's range, the nearest one.
     pub fn to_chrono(self) -> DateTime<Utc> {
         match Utc.timestamp_micros(self.0) {

@@ -110,9 +110,18 @@ pub(crate) fn random() -> u128 {
     from_source(|source| source.random())
 }
 
+/// The time that the task's id source puts in new ids.
+pub(crate) fn source_now() -> Timestamp {
+    from_source(|source| source.now())
+}
+
 /// A UUIDv7 ([RFC 9562, 5.7](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
 fn uuid_v7() -> Uuid {
     let (at, random) = from_source(|source| (source.now(), source.random()));
+    uuid_v7_of(at, random)
+}
+
+fn uuid_v7_of(at: Timestamp, random: u128) -> Uuid {
     let millis = u128::try_from(at.as_millis().max(0)).unwrap_or(0) & ((1 << 48) - 1);
     let bits = (millis << 80)
         | (0x7 << 76)
@@ -238,6 +247,11 @@ fn uuid_v8(parts: [&str; 3]) -> Uuid {
 }
 
 impl JobId {
+    /// A new id whose time is `at`, where the storage's clock is known: it judges the id by that.
+    pub fn new_at(at: Timestamp) -> Self {
+        Self(uuid_v7_of(at, random()))
+    }
+
     /// The id that `key` always has for this kind: submitting it twice makes one job, as long as its
     /// record is kept.
     ///

@@ -1,5 +1,9 @@
 //! Recurring jobs: what is stored of a schedule, and what became of its occurrences (G10).
 
+mod occurrences;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -17,14 +21,19 @@ use crate::record::{Extras, NewRecord, Occurrence, Payload, check_instant};
 use crate::schedule::{Schedule, TimeZone};
 use crate::unique::Unique;
 
+pub use self::occurrences::Fired;
+pub(crate) use self::occurrences::{RANGE, Ranges};
+
 /// What happens with occurrences that came while no server was there to fire them.
+///
+/// An occurrence that is a minute late or less is punctual, and is fired under every policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Misfire {
     /// The latest one is fired, the others are recorded as skipped.
     #[default]
     RunOnce,
-    /// All are fired, at most so many; older ones are recorded as skipped.
+    /// The latest ones are fired, at most `cap`; older ones are recorded as skipped.
     RunAll {
         /// The most that are fired, 1 to 1,000.
         cap: u32,
@@ -169,7 +178,8 @@ pub struct RecurringSpec {
     /// Occurrences whose predecessor still runs.
     #[serde(default)]
     pub overlap: Overlap,
-    /// Each occurrence is fired up to so much later, by an amount that depends on id and instant.
+    /// Each occurrence is fired up to so much later, and before the one that follows it, by an amount that
+    /// depends on id and instant.
     #[serde(default)]
     pub jitter: Duration,
     /// No occurrence before.
@@ -227,7 +237,10 @@ impl RecurringSpec {
         }
         let hash = crate::unique::KeyHash::of(&format!("{} {}", self.id, nominal_at.as_micros())).0;
         let bits = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
-        self.jitter.mul_f64(f64::from(bits) / f64::from(u32::MAX))
+        // Beyond the next occurrence it would hold that one up, and make it late.
+        let next = self.schedule.next_after(nominal_at, self.time_zone);
+        let most = next.map_or(self.jitter, |next| self.jitter.min(next.since(nominal_at)));
+        most.mul_f64(f64::from(bits) / f64::from(u32::MAX))
     }
 }
 
@@ -290,8 +303,11 @@ pub struct RecurringRecord {
     pub etag: u64,
     /// The next occurrence; none when the schedule has ended.
     pub next: Option<NextRun>,
-    /// The latest instant that was fired or skipped.
+    /// The instant that was fired or skipped last.
     pub last_nominal_at: Option<Timestamp>,
+    /// Which occurrences were fired, so that none is fired twice when the clock goes back.
+    #[serde(default, skip_serializing_if = "Fired::is_empty")]
+    pub fired: Fired,
     /// The job of the latest occurrence that was fired.
     pub last_job: Option<JobId>,
     /// The pause, also one that has ended by itself and was not lifted yet.
@@ -318,6 +334,8 @@ pub enum RunOutcome {
     Misfired,
     /// It fell into a pause.
     Paused,
+    /// It was due when its schedule was replaced by another one, or removed.
+    Replaced,
     /// The job of an earlier occurrence had not finished.
     Overlapping {
         /// That job.
@@ -342,7 +360,8 @@ pub struct RecurringRun {
     pub nominal_at: Timestamp,
     /// The last of the range.
     pub through: Timestamp,
-    /// How many occurrences the range holds, capped at 10,000.
+    /// How many occurrences the range holds, at most 10,000. Where a schedule with more of them due was
+    /// replaced, removed or resumed, 10,000 stands for all up to the end of the range.
     pub count: u32,
     /// What became of it.
     pub outcome: RunOutcome,

@@ -270,6 +270,31 @@ impl Schedule {
         next.is_in_range().then_some(next)
     }
 
+    /// The last instant up to `until`, itself included; `from`, which is one, if none follows.
+    pub(crate) fn last_until(
+        &self,
+        from: Timestamp,
+        until: Timestamp,
+        zone: TimeZone,
+    ) -> Timestamp {
+        // `low` is always an instant of the schedule, and none lies between `high` and `until`.
+        let (mut low, mut high) = (from, until);
+        let next = |after| self.next_after(after, zone).filter(|next| *next <= until);
+        while let Some(following) = next(low) {
+            let half = Timestamp::from_micros(
+                low.as_micros() + (high.as_micros() - low.as_micros()).max(0) / 2,
+            );
+            match next(half) {
+                Some(later) => low = later.max(following),
+                None => {
+                    low = following;
+                    high = half;
+                }
+            }
+        }
+        low
+    }
+
     /// All instants after `after`, in order.
     pub fn occurrences(
         &self,

@@ -57,7 +57,27 @@ pub struct JobHead {
     pub start: Start,
 }
 
+/// A job that was scheduled so much ahead of the clock was so while the clock was wrong, and not by a server
+/// whose clock differs a little.
+pub const SCHEDULED_AHEAD: Duration = Duration::from_secs(60);
+
 impl JobHead {
+    /// What sets right a job that was scheduled while the clock was ahead: a delay counts from now on, and an
+    /// instant that somebody named stays. `None` for any other job.
+    pub fn set_right(&self, now: Timestamp) -> Option<Event> {
+        let State::Scheduled { run_at } = self.state else { return None };
+        if self.entered_at <= now.plus(SCHEDULED_AHEAD) {
+            return None;
+        }
+        let is_delay = match self.reason {
+            Reason::Retry | Reason::Snooze => true,
+            Reason::Delay => matches!(self.start, Start::After(_)),
+            _ => false,
+        };
+        let run_at = if is_delay { now.plus(run_at.since(self.entered_at)) } else { run_at };
+        Some(Event::Reschedule { run_at })
+    }
+
     /// What people read: failures + 1.
     pub fn attempt(&self) -> u32 {
         self.failures.saturating_add(1)

@@ -61,6 +61,21 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Of several items that share a transaction, one cannot be carried out, and the others can.
+    pub(crate) fn is_of_one_item(&self) -> bool {
+        if self.is_damage() {
+            return true;
+        }
+        let Self::Sql(error) = self else { return false };
+        // What SQLite rolls back by itself, or will refuse again, concerns all of them.
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+        )
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

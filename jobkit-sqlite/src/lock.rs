@@ -14,13 +14,23 @@ use crate::writer::Flight;
 impl Flight<'_, '_> {
     fn acquire(&mut self, request: &LockRequest, now: Timestamp) -> Done<Option<LockLease>> {
         let held = self.db.one(
-            "SELECT owner, generation FROM jk_lock WHERE name = ?1 AND expires_at > ?2",
+            "SELECT owner, generation, expires_at FROM jk_lock WHERE name = ?1 AND expires_at > ?2",
             params![request.name, now.as_micros()],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
         )?;
+        let expires_at = now.plus(request.ttl);
         let generation = match held {
-            Some((owner, generation)) if owner == request.owner.as_i64() => uint(generation),
-            Some(_) => return Ok(None),
+            Some((owner, generation, _)) if owner == request.owner.as_i64() => uint(generation),
+            Some((_, _, until)) => {
+                // Of a time when the clock was ahead.
+                if bounds::lease_has_expired(Timestamp::from_micros(until), now) {
+                    self.db.run(
+                        "UPDATE jk_lock SET expires_at = ?2 WHERE name = ?1",
+                        params![request.name, expires_at.as_micros()],
+                    )?;
+                }
+                return Ok(None);
+            }
             None => {
                 // One counter for all names, so that rows of free locks need not be kept.
                 let generation = self.meta("generation")? + 1;
@@ -28,7 +38,6 @@ impl Flight<'_, '_> {
                 generation
             }
         };
-        let expires_at = now.plus(request.ttl);
         self.db.run(
             "INSERT INTO jk_lock (name, owner, generation, expires_at) VALUES (?1, ?2, ?3, ?4) \
              ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, \

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use jobkit_core::record::NewRecord;
-use jobkit_core::recurring::{NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome};
+use jobkit_core::recurring::{
+    Fired, NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome,
+};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::storage::{
     DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
@@ -21,7 +23,7 @@ use crate::writer::{Flight, Push};
 macro_rules! select_recurring {
     ($rest:literal) => {
         concat!(
-            "SELECT spec, etag, next_nominal, next_due, last_nominal, last_job, pause, created_at ",
+            "SELECT spec, etag, next_nominal, next_due, last_nominal, last_job, pause, created_at, fired ",
             "FROM jk_recurring ",
             $rest
         )
@@ -43,10 +45,22 @@ fn read(row: &Row<'_>) -> Done<RecurringRecord> {
         etag: uint(row.get(1)?),
         next,
         last_nominal_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_micros),
+        fired: read_fired(row, 8)?,
         last_job,
         pause: row.get::<_, Option<String>>(6)?.map(|text| json(&text)).transpose()?,
         created_at: at(row.get(7)?),
     })
+}
+
+/// Which occurrences were fired.
+fn read_fired(row: &Row<'_>, column: usize) -> Done<Fired> {
+    let text = row.get::<_, Option<String>>(column)?;
+    Ok(text.map(|text| json(&text)).transpose()?.unwrap_or_default())
+}
+
+/// As it is kept: nothing where nothing was fired.
+pub(crate) fn fired_text(fired: &Fired) -> Done<Option<String>> {
+    Ok((!fired.is_empty()).then(|| serde_json::to_string(fired)).transpose()?)
 }
 
 fn read_all(
@@ -174,13 +188,22 @@ impl Flight<'_, '_> {
         if save.if_etag.is_some_and(|expected| expected != etag) {
             return Ok(SaveOutcome::Changed { etag });
         }
-        if stored.as_ref().is_some_and(|record| record.spec == save.spec) {
+        if let Some(record) = stored.as_ref().filter(|record| record.spec == save.spec) {
+            let next = record.next_if_unchanged(save.next);
+            if next != record.next {
+                self.set_next(id, next)?;
+            }
             return Ok(SaveOutcome::Unchanged { etag });
         }
         let etag = self.new_etag()?;
         let spec = serde_json::to_string(&save.spec)?;
-        let nominal = save.next.map(|next| next.nominal_at.as_micros());
-        let due = save.next.map(|next| next.due_at.as_micros());
+        let (next, dropped) = match &stored {
+            Some(record) => record.next_if_replaced(&save.spec, save.next, now),
+            None => (save.next, Vec::new()),
+        };
+        let nominal = next.map(|next| next.nominal_at.as_micros());
+        let due = next.map(|next| next.due_at.as_micros());
+        self.record_dropped(id, &dropped)?;
         if stored.is_some() {
             self.db.run(
                 "UPDATE jk_recurring SET spec = ?2, etag = ?3, next_nominal = ?4, next_due = ?5 \
@@ -197,7 +220,7 @@ impl Flight<'_, '_> {
                 params![id, spec, int(etag), nominal, due, now.as_micros()],
             )?;
         }
-        if let Some(next) = save.next {
+        if let Some(next) = next {
             self.pushes.push(Push::Due(next.due_at));
         }
         Ok(match stored {
@@ -206,7 +229,29 @@ impl Flight<'_, '_> {
         })
     }
 
-    fn remove_recurring(&self, id: &str) -> Done<bool> {
+    /// Sets the next occurrence alone.
+    fn set_next(&mut self, id: &str, next: Option<NextRun>) -> Done {
+        self.db.run(
+            "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3 WHERE id = ?1",
+            params![
+                id,
+                next.map(|next| next.nominal_at.as_micros()),
+                next.map(|next| next.due_at.as_micros()),
+            ],
+        )?;
+        if let Some(next) = next {
+            self.pushes.push(Push::Due(next.due_at));
+        }
+        Ok(())
+    }
+
+    fn remove_recurring(&self, id: &str, now: Timestamp) -> Done<bool> {
+        // One that cannot be read can be removed all the same.
+        let record = match load(self.db, id) {
+            Err(fault) if !fault.is_damage() => return Err(fault),
+            read => read.ok().flatten(),
+        };
+        let dropped = record.map(|record| record.dropped(&RunOutcome::Replaced, now));
         let removed = self.db.run(
             "UPDATE jk_recurring SET spec = NULL, next_nominal = NULL, next_due = NULL, \
              last_job = NULL, pause = NULL WHERE id = ?1 AND spec IS NOT NULL",
@@ -214,9 +259,25 @@ impl Flight<'_, '_> {
         )?;
         if removed > 0 {
             self.db.run("DELETE FROM jk_recurring_run WHERE recurring = ?1", [id])?;
+            // Until it is saved again.
+            self.record_dropped(id, &dropped.unwrap_or_default())?;
             self.db.run("DELETE FROM jk_recurring WHERE id = ?1 AND last_nominal IS NULL", [id])?;
         }
         Ok(removed > 0)
+    }
+
+    /// Records what was due and will not be fired.
+    fn record_dropped(&self, id: &str, dropped: &[RecurringRun]) -> Done {
+        for range in dropped {
+            self.record_run(id, range)?;
+        }
+        if let Some(range) = dropped.last() {
+            self.db.run(
+                "UPDATE jk_recurring SET last_nominal = ?2 WHERE id = ?1",
+                params![id, range.through.as_micros()],
+            )?;
+        }
+        Ok(())
     }
 
     fn pause_recurring(&mut self, id: &str, change: &PauseChange, now: Timestamp) -> Done<bool> {
@@ -232,60 +293,83 @@ impl Flight<'_, '_> {
             // Repeated it changes nothing: the first one set the next occurrence.
             PauseChange::Resume { .. } if record.pause.is_none() => {}
             PauseChange::Resume { next } => {
+                self.record_dropped(id, &record.dropped(&RunOutcome::Misfired, now))?;
                 self.db.run(
-                    "UPDATE jk_recurring SET pause = NULL, next_nominal = ?2, next_due = ?3, \
-                     etag = ?4 WHERE id = ?1",
-                    params![
-                        id,
-                        next.map(|next| next.nominal_at.as_micros()),
-                        next.map(|next| next.due_at.as_micros()),
-                        int(self.new_etag()?)
-                    ],
+                    "UPDATE jk_recurring SET pause = NULL, etag = ?2 WHERE id = ?1",
+                    params![id, int(self.new_etag()?)],
                 )?;
-                if let Some(next) = next {
-                    self.pushes.push(Push::Due(next.due_at));
-                }
+                self.set_next(id, *next)?;
             }
         }
         Ok(true)
     }
 
-    fn fire(&mut self, fire: &Fire, now: Timestamp) -> Done<FireOutcome> {
+    /// Fires one of several: a row that cannot be read fails none of the others. Such an occurrence is
+    /// recorded as refused, so that its schedule goes on.
+    fn fire_apart(&mut self, fire: &Fire, now: Timestamp) -> Done<FireOutcome> {
+        if let Some(job) = &fire.job {
+            // Names are kept beyond a rollback of this part, so they are given before it.
+            self.db.intern(&job.job.queue)?;
+            self.db.intern(&job.job.kind)?;
+        }
+        let mut unfit = None;
+        loop {
+            let saved = self.save()?;
+            let fault = match self.fire(fire, unfit.as_deref(), now) {
+                Ok(outcome) => {
+                    self.release()?;
+                    return Ok(outcome);
+                }
+                Err(fault) if !fault.is_of_one_item() => return Err(fault),
+                Err(fault) => fault,
+            };
+            self.restore(saved)?;
+            let reason = format!("something stored cannot be read: {fault}");
+            tracing::warn!(recurring = %fire.id, error = %fault, "an occurrence cannot be fired");
+            if unfit.replace(reason.clone()).is_some() {
+                return Ok(FireOutcome::Failed(reason));
+            }
+        }
+    }
+
+    /// Fires or skips an occurrence; `unfit` says why its job cannot be created.
+    fn fire(&mut self, fire: &Fire, unfit: Option<&str>, now: Timestamp) -> Done<FireOutcome> {
         let id = fire.id.as_str();
-        let Some(record) = load(self.db, id)? else { return Ok(FireOutcome::Stale) };
-        if record.pause.as_ref().is_some_and(|pause| pause.holds(now))
-            || record.next.is_none_or(|next| next.nominal_at != fire.expected)
-        {
+        let Some(mut record) = load(self.db, id)? else { return Ok(FireOutcome::Stale) };
+        if !record.accepts(fire, now) {
             return Ok(FireOutcome::Stale);
         }
-        let mut last_nominal = record.last_nominal_at;
+        // Removed and saved again, or after the clock went back, it may meet what was fired before.
+        let job = fire.job.as_ref().filter(|job| !record.has_fired(job.nominal_at, now));
+        record.move_on(fire, now);
         for skipped in &fire.skipped {
-            last_nominal = last_nominal.max(Some(skipped.through));
             self.record_run(id, &RecurringRun { at: now, ..skipped.clone() })?;
         }
         let mut outcome = FireOutcome::Skipped;
-        let mut last_job = record.last_job;
-        // Removed and saved again, a schedule may begin with what was fired before.
-        let fired_before =
-            |job: &FireJob| record.last_nominal_at.is_some_and(|last| job.nominal_at <= last);
-        if let Some(job) = fire.job.as_ref().filter(|job| !fired_before(job)) {
-            let (fired, run) = self.fire_job(job, record.last_job, now)?;
+        if let Some(job) = job {
+            let run;
+            (outcome, run) = match unfit {
+                None => self.fire_job(job, record.last_job, now)?,
+                Some(reason) => {
+                    (FireOutcome::Skipped, RunOutcome::Refused { reason: reason.to_owned() })
+                }
+            };
             self.record_run(id, &single(job.nominal_at, now, run))?;
-            last_nominal = last_nominal.max(Some(job.nominal_at));
-            if let FireOutcome::Fired(job) = fired {
-                last_job = Some(job);
+            record.note_fired(job.nominal_at);
+            if let FireOutcome::Fired(job) = outcome {
+                record.last_job = Some(job);
             }
-            outcome = fired;
         }
         self.db.run(
             "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3, last_nominal = ?4, \
-             last_job = ?5 WHERE id = ?1",
+             last_job = ?5, fired = ?6 WHERE id = ?1",
             params![
                 id,
-                fire.next.map(|next| next.nominal_at.as_micros()),
-                fire.next.map(|next| next.due_at.as_micros()),
-                last_nominal.map(Timestamp::as_micros),
-                last_job.as_ref().map(|job| &job.as_bytes()[..]),
+                record.next.map(|next| next.nominal_at.as_micros()),
+                record.next.map(|next| next.due_at.as_micros()),
+                record.last_nominal_at.map(Timestamp::as_micros),
+                record.last_job.as_ref().map(|job| &job.as_bytes()[..]),
+                fired_text(&record.fired)?,
             ],
         )?;
         Ok(outcome)
@@ -368,9 +452,14 @@ impl RecurringStore for SqliteStorage {
             .await
     }
 
-    async fn remove_recurring(&self, id: &str) -> Result<bool> {
+    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
         let id = id.to_owned();
-        self.writer().call("remove_recurring", move |flight| flight.remove_recurring(&id)).await
+        self.writer()
+            .call("remove_recurring", move |flight| {
+                let now = flight.now(now);
+                flight.remove_recurring(&id, now)
+            })
+            .await
     }
 
     async fn pause_recurring(
@@ -406,7 +495,7 @@ impl RecurringStore for SqliteStorage {
         self.writer()
             .call("fire_recurring", move |flight| {
                 let now = flight.now(now);
-                fires.iter().map(|fire| flight.fire(fire, now)).collect()
+                fires.iter().map(|fire| flight.fire_apart(fire, now)).collect()
             })
             .await
     }

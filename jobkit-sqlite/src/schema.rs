@@ -8,20 +8,22 @@ use crate::connection::{Db, with_prefix};
 use crate::error::Done;
 
 /// The schema that this release writes.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 /// The oldest release, by the schema it writes, that may write to what this release has migrated.
 ///
 /// Schema 2: an older one would complete a batch without telling the one around it. Schema 3: it would
 /// not count the starts of a rate limit, and would free keys that are held for a period.
-/// What schema 5 dropped is named by lists alone, so older ones go on working without them.
+/// What schema 5 dropped is named by lists alone, so older ones go on working without them. What schema 6
+/// adds matters only where the clock goes back.
 const OLDEST_WRITER: u32 = 3;
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/001_initial.sql"),
     include_str!("../migrations/002_nested_batches.sql"),
     include_str!("../migrations/003_rate_limits_and_periods.sql"),
     include_str!("../migrations/004_operators.sql"),
     include_str!("../migrations/005_one_list_of_finished_jobs.sql"),
+    include_str!("../migrations/006_what_was_fired.sql"),
 ];
 
 /// The SQL that brings a namespace from schema `from` (0: nothing) to the present one, to be read or

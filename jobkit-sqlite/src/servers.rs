@@ -152,20 +152,23 @@ impl ServerRegistry for SqliteStorage {
         self.writer()
             .call("remove_dead", move |flight| {
                 let now = flight.now(now);
-                let silent_since = now.minus(silent_for).as_micros();
+                // What lies further ahead is of a time when the clock was.
+                let alive = [now.minus(silent_for).as_micros(), now.plus(silent_for).as_micros()];
                 let dead = flight.db.all(
-                    "SELECT name FROM jk_server WHERE heartbeat_at < ?1 ORDER BY name",
-                    [silent_since],
+                    "SELECT name FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2 \
+                     ORDER BY name",
+                    alive,
                     |row| row.get::<_, String>(0),
                 )?;
                 if !dead.is_empty() {
                     flight.forget_lanes(
-                        "SELECT incarnation FROM jk_server WHERE heartbeat_at < ?1",
-                        [silent_since],
+                        "SELECT incarnation FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2",
+                        alive,
                     )?;
-                    flight
-                        .db
-                        .run("DELETE FROM jk_server WHERE heartbeat_at < ?1", [silent_since])?;
+                    flight.db.run(
+                        "DELETE FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2",
+                        alive,
+                    )?;
                     flight.refill_all(now)?;
                 }
                 Ok(dead.into_iter().map(Name::from_stored).collect())

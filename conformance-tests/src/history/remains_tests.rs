@@ -105,6 +105,7 @@ async fn fire(run: &mut Run) {
         let fires = [Fire {
             id: "tick".into(),
             expected: at,
+            etag: 1,
             skipped: Vec::new(),
             job: Some(FireJob { nominal_at: at, job, overlap: Overlap::Allow }),
             next: next(at.plus(SECOND)),

@@ -407,6 +407,22 @@ fn g10_an_occurrence_comes_once_and_none_is_left_out() {
     let good = || vec![schedule(), fired(60), fired(120)];
     tells(g10_one_job_per_occurrence, vec![schedule(), fired(60), fired(60)], good());
     tells(g10_one_job_per_occurrence, vec![schedule(), fired(60), fired(180)], good());
+    // The clock went ahead by an hour and back: what was skipped meanwhile is fired, what was fired is not.
+    let skipped = |from: u64, through: u64| {
+        let at = |after| START.plus(Duration::from_secs(after));
+        vec![Fact::Skipped { id: "r".into(), from: at(from), through: at(through) }]
+    };
+    let ahead = || vec![schedule(), fired(60), skipped(120, 3540), fired(3600)];
+    let back = |last: Vec<Fact>| {
+        let mut history = history([ahead(), vec![last]].concat());
+        if let Some(event) = history.events.last_mut() {
+            event.at = START;
+        }
+        g10_one_job_per_occurrence(&history)
+    };
+    assert_eq!(back(fired(120)), Ok(()));
+    assert!(back(fired(3600)).is_err() && back(fired(60)).is_err());
+    assert!(g10_one_job_per_occurrence(&history([ahead(), vec![fired(120)]].concat())).is_err());
 }
 
 #[test]

@@ -174,7 +174,7 @@ pub async fn lanes_that_nobody_serves_are_left_alone(env: Env) {
     let step = env.sweep_once(500).await;
     assert_eq!((step.done, step.more), (0, false));
     for queue in [0, 300, 599] {
-        let mut other = env.stranger("other").queues(&[&queues[queue]]);
+        let mut other = env.stranger(&format!("other-{queue}")).queues(&[&queues[queue]]);
         other.announce().await;
         for _ in 0..2 {
             env.sweep().await;

@@ -185,7 +185,7 @@ impl Call {
             Self::CancelBatch(id) => told(&on.cancel_batch(*id, now).await?),
             Self::DefineLimit(limit) => told(&on.define_limit(limit).await?),
             Self::Save(save) => told(&on.save_recurring(std::slice::from_ref(&**save), now).await?),
-            Self::Remove(id) => told(&on.remove_recurring(id).await?),
+            Self::Remove(id) => told(&on.remove_recurring(id, now).await?),
             Self::PauseSchedule(id, change) => {
                 told(&on.pause_recurring(id, change.clone(), now).await?)
             }

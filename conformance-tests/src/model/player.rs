@@ -79,7 +79,8 @@ impl Player<'_> {
         }
         // Whether a claim that took nothing is remembered is each storage's own affair.
         let repeatable = call.claim().is_none() || !ours.claimed.is_empty();
-        let due = ours.due.iter().map(|record| (record.spec.id.clone(), record.next)).collect();
+        let due = ours.due.iter();
+        let due = due.map(|record| (record.spec.id.clone(), record.etag, record.next)).collect();
         if !lost {
             self.world.learn(&call, [ours, theirs]);
         }
@@ -129,10 +130,10 @@ impl Player<'_> {
                 }
             }
             Operation::Fire { job, skip } => {
-                for (id, next) in self.call(Call::Due, false).await? {
+                for (id, etag, next) in self.call(Call::Due, false).await? {
                     let Some(next) = next else { continue };
                     let record = self.world.job(job, &[], None);
-                    let call = self.world.fire(id, next, record, *skip);
+                    let call = self.world.fire((id, etag), next, record, *skip);
                     self.call(call, step.lost).await?;
                 }
             }
@@ -147,4 +148,4 @@ impl Player<'_> {
 }
 
 /// A schedule, and when it is due.
-type RecurringDue = (String, Option<NextRun>);
+type RecurringDue = (String, u64, Option<NextRun>);

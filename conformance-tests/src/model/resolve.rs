@@ -280,7 +280,13 @@ impl World {
         settles
     }
 
-    pub(super) fn fire(&self, id: String, next: NextRun, job: NewRecord, skip: bool) -> Call {
+    pub(super) fn fire(
+        &self,
+        (id, etag): (String, u64),
+        next: NextRun,
+        job: NewRecord,
+        skip: bool,
+    ) -> Call {
         let expected = next.nominal_at;
         let later = expected.plus(Duration::from_secs(60));
         let run = |outcome| RecurringRun {
@@ -293,7 +299,7 @@ impl World {
         let skipped = if skip { vec![run(RunOutcome::Misfired)] } else { Vec::new() };
         let job = (!skip).then_some(FireJob { nominal_at: expected, job, overlap: Overlap::Skip });
         let next = Some(NextRun { nominal_at: later, due_at: later });
-        Call::Fire(Box::new(Fire { id, expected, skipped, job, next }))
+        Call::Fire(Box::new(Fire { id, expected, etag, skipped, job, next }))
     }
 }
 

@@ -3,6 +3,7 @@
 use jobkit_core::JobId;
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{Reason, Start, StateName};
+use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::StepRequest;
 
 use crate::fixtures::*;
@@ -67,4 +68,44 @@ pub async fn promotion_and_deletion_do_not_overwrite_each_other(env: Env) {
         assert!(env.states(&ids).await.iter().all(|state| *state == StateName::Deleted));
     }
     assert!(env.claimer("s").await.claim(10).await.is_empty());
+}
+
+/// PRO-4: the delay of a job that was scheduled while the clock was ahead counts from now on, a retry's too; an
+/// instant that was named stays.
+pub async fn a_delay_begun_ahead_of_the_clock_begins_again(env: Env) {
+    let now = env.now();
+    let mut server = env.claimer("s").await;
+    let retried = env.add(job()).await;
+    env.advance(30 * 86_400);
+    let lease = server.claim_one().await.lease;
+    server.settled(lease, Ending::Retry { delay: seconds(100) }).await;
+    env.move_to(now);
+    let step = async |max| {
+        env.storage.promote_due(StepRequest { max, now: env.at() }).await.expect("promotes")
+    };
+    assert_eq!(step(10).await.count, 0);
+    env.advance(99);
+    assert_eq!(step(10).await.count, 0);
+    env.advance(1);
+    assert_eq!(step(10).await.count, 1);
+    assert_eq!(env.state(retried).await, StateName::Enqueued);
+    // Of several, in steps; and by a little another server's clock may differ.
+    let named = env.after(86_400);
+    env.advance(600);
+    let at = NewRecord { start: Start::At(named), ..job() };
+    let at = env.add(at).await;
+    let after = || NewRecord { start: Start::After(seconds(100)), ..job() };
+    let delayed = [env.add(after()).await, env.add(after()).await];
+    env.advance(-60);
+    assert_eq!(step(10).await.next_due_at, Some(env.after(160)));
+    env.advance(-540);
+    for _ in 0..3 {
+        assert_eq!(step(1).await.count, 0);
+    }
+    assert_eq!(step(10).await.next_due_at, Some(env.after(100)));
+    env.advance(100);
+    assert_eq!(step(10).await.count, 2);
+    assert_eq!(env.states(&delayed).await, [StateName::Enqueued; 2]);
+    assert_eq!(step(10).await.next_due_at, Some(named));
+    assert_eq!(env.state(at).await, StateName::Scheduled);
 }

@@ -151,3 +151,25 @@ pub async fn rescue_works_in_bounded_steps(env: Env) {
     let step = look(seen, 4).await;
     assert_eq!((step.rescued.len(), step.expired.len()), (4, 4));
 }
+
+/// RES-5, G4, G6: a lease of a time when the clock was ahead counts as expired; it is taken on the second look,
+/// unless its holder renewed it meanwhile.
+pub async fn a_lease_taken_ahead_of_the_clock_is_rescued(env: Env) {
+    let ids = env.add_many(jobs(2)).await;
+    let (now, mut dead, mut alive) =
+        (env.now(), env.claimer("dead").await, env.claimer("alive").await);
+    env.advance(30 * 86_400);
+    let lost = dead.claim_one().await;
+    let held = alive.claim_one().await;
+    env.move_to(now);
+    let first = env.rescue(Vec::new()).await;
+    assert!(first.rescued.is_empty());
+    assert_eq!(first.expired.len(), 2);
+    assert!(matches!(alive.renew_one(held.lease).await, RenewAnswer::Renewed { .. }));
+    env.advance(10);
+    let second = env.rescue(first.expired).await;
+    assert_eq!(second.rescued, [(ids[0], StateName::Enqueued)]);
+    assert!(second.expired.is_empty());
+    assert_eq!(dead.settle(lost.lease, Ending::Succeeded).await, SettleAnswer::LeaseLost);
+    assert_eq!(alive.settled(held.lease, Ending::Succeeded).await, StateName::Succeeded);
+}

@@ -203,7 +203,7 @@ impl Look {
             }
             Call::Fire(fires, answers) => {
                 for (fire, answer) in fires.iter().zip(*answers) {
-                    if *answer == FireOutcome::Stale {
+                    if matches!(answer, FireOutcome::Stale | FireOutcome::Failed(_)) {
                         continue;
                     }
                     for range in &fire.skipped {

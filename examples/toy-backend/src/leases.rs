@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use jobkit_core::record::Locator;
 use jobkit_core::state::{State, StateName};
-use jobkit_core::state_machine::Event;
+use jobkit_core::state_machine::{Event, SCHEDULED_AHEAD};
 use jobkit_core::storage::{
     ExpiredLease, Promoted, RenewAnswer, RenewRequest, Renewed, Rescue, RescueRequest,
 };
@@ -73,7 +73,8 @@ impl Call<'_> {
             let Some(mut job) = self.job_by_id(seen.job)? else { continue };
             let place = job.record.sequence;
             let State::Processing(hold) = &mut job.record.head.state else { continue };
-            let same = hold.expires_at == seen.expires_at && hold.expires_at <= self.now;
+            let expired = bounds::lease_has_expired(hold.expires_at, self.now);
+            let same = hold.expires_at == seen.expires_at && expired;
             let same = same || self.has(Fault::RescueIgnoresARenewal);
             if !same || job.record.head.fence != seen.fence {
                 continue;
@@ -91,7 +92,7 @@ impl Call<'_> {
     }
     // [end]
 
-    /// Leases that have expired, the first ones first.
+    /// Leases that have expired, the first ones first; and those of a time when the clock was ahead.
     fn expired(&self, max: usize) -> Result<Vec<ExpiredLease>> {
         let expired = |place| {
             let record = self.job(place)?.record;
@@ -102,7 +103,11 @@ impl Call<'_> {
             let (locator, fence) = (Locator(place), record.head.fence);
             Ok(ExpiredLease { job: record.id, locator, fence, expires_at })
         };
-        self.until_now("held", max).into_iter().map(expired).collect()
+        let mut places = self.until_now("held", max);
+        let longest = table("held").at(self.now.plus(*bounds::LEASE.end())).end();
+        let ahead = self.keys_from(&table("held"), &longest, max - places.len());
+        places.extend(ahead.iter().map(|key| last_number(key)));
+        places.into_iter().map(expired).collect()
     }
 
     /// The places of an index by instant whose instant has come, at most `max`.
@@ -127,11 +132,26 @@ impl Call<'_> {
             self.promote_blindly()?;
         }
         let count = due.len() + self.fill_due_limits(max - due.len())?;
-        let next = [self.first_instant("due"), self.first_instant("room")];
+        let more = self.set_delays_right(max)?;
+        let next = [self.first_instant("due"), self.first_instant("room"), more];
         let next_due_at = next.into_iter().flatten().min();
         Ok(Promoted { count, next_due_at, now: self.now })
     }
     // [end]
+
+    /// Lets the delays of jobs that were scheduled while the clock was ahead count from now on; answers this
+    /// instant if there may be more of them.
+    fn set_delays_right(&mut self, max: usize) -> Result<Option<Timestamp>> {
+        let ahead = table("scheduled").at(self.now.plus(SCHEDULED_AHEAD)).end();
+        let ahead = self.keys_from(&table("scheduled"), &ahead, max);
+        for key in &ahead {
+            let place = last_number(key);
+            if let Some(event) = self.job(place)?.record.head.set_right(self.now) {
+                self.must(place, &event)?;
+            }
+        }
+        Ok((ahead.len() == max).then_some(self.now))
+    }
 
     /// As if the list of what is due had been read before a deletion: a planted fault.
     fn promote_blindly(&mut self) -> Result<()> {

@@ -100,6 +100,7 @@ impl Job {
             (State::Awaiting { .. }, ..) => {}
             (State::Scheduled { run_at }, ..) => {
                 keys.insert(table("due").at(*run_at).number(place));
+                keys.insert(table("scheduled").at(record.head.entered_at).number(place));
             }
             (State::Enqueued, Some(limit), _) => {
                 keys.insert(lane(table("waiting").text(limit)));

@@ -2,16 +2,14 @@
 
 use async_trait::async_trait;
 use jobkit_core::record::NewRecord;
-use jobkit_core::recurring::{
-    NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RecurringSpec, RunOutcome,
-};
+use jobkit_core::recurring::{Fired, Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::Reason;
 use jobkit_core::storage::{
     DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
     SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,
 };
-use jobkit_core::{JobId, Result, Timestamp, bounds};
+use jobkit_core::{Result, Timestamp, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
@@ -22,29 +20,9 @@ use crate::keys::{Key, instant, table, texts};
 /// A schedule as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Schedule {
-    spec: RecurringSpec,
-    etag: u64,
-    next: Option<NextRun>,
-    last_nominal_at: Option<Timestamp>,
-    last_job: Option<JobId>,
-    pause: Option<Pause>,
-    created_at: Timestamp,
+    record: RecurringRecord,
     /// How many occurrences were recorded.
     runs: u64,
-}
-
-impl From<Schedule> for RecurringRecord {
-    fn from(schedule: Schedule) -> Self {
-        Self {
-            spec: schedule.spec,
-            etag: schedule.etag,
-            next: schedule.next,
-            last_nominal_at: schedule.last_nominal_at,
-            last_job: schedule.last_job,
-            pause: schedule.pause,
-            created_at: schedule.created_at,
-        }
-    }
 }
 
 impl Schedule {
@@ -54,16 +32,24 @@ impl Schedule {
 
     /// The key among those that wait for an instant: not before a pause ends, if it ends by itself.
     fn due(&self) -> Option<Key> {
-        let due_at = self.next?.due_at;
-        let at = match &self.pause {
+        let due_at = self.record.next?.due_at;
+        let at = match &self.record.pause {
             Some(pause) => due_at.max(pause.until?),
             None => due_at,
         };
-        Some(table("fires").at(at).text(&self.spec.id))
+        Some(table("fires").at(at).text(&self.record.spec.id))
     }
 }
 
-/// The last instant that a removed schedule has fired.
+/// What is remembered of a schedule that was removed.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Tombstone {
+    last_nominal_at: Option<Timestamp>,
+    fired: Fired,
+    /// How many occurrences were due when it was removed: they are recorded.
+    runs: u64,
+}
+
 fn tombstone(id: &str) -> Key {
     table("fired").text(id)
 }
@@ -83,17 +69,28 @@ impl RecurringStore for ToyStorage {
         self.write(now, |call| saves.iter().map(|save| call.save_definition(save)).collect())
     }
 
-    async fn remove_recurring(&self, id: &str) -> Result<bool> {
-        self.write(None, |call| {
+    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
+        self.write(now, |call| {
             let Some(schedule) = call.schedule(id)? else { return Ok(false) };
-            if let Some(last) = schedule.last_nominal_at {
-                call.put(tombstone(id), &last)?;
-            }
             if let Some(due) = schedule.due() {
                 call.tx.delete(due);
             }
             call.tx.delete(Schedule::key(id));
             call.delete_all(&runs(id));
+            let dropped = schedule.record.dropped(&RunOutcome::Replaced, call.now);
+            let mut left = Tombstone {
+                last_nominal_at: schedule.record.last_nominal_at,
+                fired: schedule.record.fired,
+                runs: 0,
+            };
+            for range in &dropped {
+                left.runs += 1;
+                left.last_nominal_at = Some(range.through);
+                call.put(runs(id).number(left.runs), range)?;
+            }
+            if left.last_nominal_at.is_some() {
+                call.put(tombstone(id), &left)?;
+            }
             Ok(true)
         })
     }
@@ -109,24 +106,28 @@ impl RecurringStore for ToyStorage {
         }
         self.write(now, |call| {
             let Some(mut schedule) = call.schedule(id)? else { return Ok(false) };
+            let record = &mut schedule.record;
+            let mut dropped = Vec::new();
             match change {
                 PauseChange::Pause(pause) => {
-                    schedule.pause = Some(Pause { since: call.now, ..pause });
+                    record.pause = Some(Pause { since: call.now, ..pause });
                 }
                 // Repeated it changes nothing: the first one set the next occurrence.
-                PauseChange::Resume { .. } if schedule.pause.is_none() => return Ok(true),
+                PauseChange::Resume { .. } if record.pause.is_none() => return Ok(true),
                 PauseChange::Resume { next } => {
-                    schedule.pause = None;
-                    schedule.next = next;
+                    dropped = record.dropped(&RunOutcome::Misfired, call.now);
+                    record.pause = None;
+                    record.next = next;
                     if let Some(next) = next {
                         call.due_at(next.due_at);
                     }
                 }
             }
             if !call.has(Fault::PauseKeepsTheEtag) {
-                schedule.etag = call.next("etag");
+                record.etag = call.next("etag");
             }
             call.save_schedule(&schedule)?;
+            call.record_dropped(id, dropped)?;
             Ok(true)
         })
     }
@@ -139,7 +140,7 @@ impl RecurringStore for ToyStorage {
             let due = waiting.iter().take_while(is_due).take(max).count();
             let record = |key: &Vec<u8>| {
                 let [id] = texts(fires.len() + 8, key);
-                Ok(call.schedule(&id)?.map(RecurringRecord::from))
+                Ok(call.schedule(&id)?.map(|schedule| schedule.record))
             };
             let records = waiting[..due].iter().map(record);
             Ok(DueRecurring {
@@ -197,13 +198,13 @@ impl RecurringStore for ToyStorage {
             let all = table("schedule");
             let from = after.map_or(all.to_vec(), |after| Schedule::key(after).end());
             let keys = call.keys_from(&all, &from, limit);
-            let record = |key: &Vec<u8>| Ok(call.get::<Schedule>(key)?.map(Into::into));
+            let record = |key: &Vec<u8>| Ok(call.get::<Schedule>(key)?.map(|it| it.record));
             keys.iter().map(record).filter_map(Result::transpose).collect()
         })
     }
 
     async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
-        self.read(None, |call| Ok(call.schedule(id)?.map(Into::into)))
+        self.read(None, |call| Ok(call.schedule(id)?.map(|schedule| schedule.record)))
     }
 
     async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
@@ -225,14 +226,15 @@ impl Call<'_> {
     }
 
     fn save_schedule(&mut self, schedule: &Schedule) -> Result<()> {
-        let before = self.schedule(&schedule.spec.id)?;
+        let id = &schedule.record.spec.id;
+        let before = self.schedule(id)?;
         if let Some(due) = before.and_then(|before| before.due()) {
             self.tx.delete(due);
         }
         if let Some(due) = schedule.due() {
             self.tx.put(due, []);
         }
-        self.put(Schedule::key(&schedule.spec.id), schedule)
+        self.put(Schedule::key(id), schedule)
     }
 
     fn save_definition(&mut self, save: &SaveRecurring) -> Result<SaveOutcome> {
@@ -241,38 +243,45 @@ impl Call<'_> {
         }
         let (id, spec, next) = (&save.spec.id, save.spec.clone(), save.next);
         let stored = self.schedule(id)?;
-        let etag = stored.as_ref().map_or(0, |schedule| schedule.etag);
+        let etag = stored.as_ref().map_or(0, |schedule| schedule.record.etag);
         if save.if_etag.is_some_and(|expected| expected != etag) {
             return Ok(SaveOutcome::Changed { etag });
         }
-        if stored.as_ref().is_some_and(|stored| stored.spec == spec) {
-            return Ok(SaveOutcome::Unchanged { etag });
-        }
-        let etag = self.next("etag");
+        let mut dropped = Vec::new();
         let (schedule, outcome) = match stored {
+            Some(mut stored) if stored.record.spec == spec => {
+                stored.record.next = stored.record.next_if_unchanged(next);
+                (stored, SaveOutcome::Unchanged { etag })
+            }
             Some(stored) => {
-                (Schedule { spec, next, etag, ..stored }, SaveOutcome::Replaced { etag })
+                let (etag, next);
+                (next, dropped) = stored.record.next_if_replaced(&spec, save.next, self.now);
+                etag = self.next("etag");
+                let record = RecurringRecord { spec, next, etag, ..stored.record };
+                (Schedule { record, ..stored }, SaveOutcome::Replaced { etag })
             }
             None => {
                 let forgotten = self.has(Fault::TombstoneIsForgotten);
-                let last_nominal_at = self.get(&tombstone(id))?.filter(|_| !forgotten);
+                let left: Tombstone = self.get(&tombstone(id))?.unwrap_or_default();
+                let left = if forgotten { Tombstone::default() } else { left };
                 self.tx.delete(tombstone(id));
-                let (last_job, pause, created_at, runs) = (None, None, self.now, 0);
-                let new = Schedule {
+                let etag = self.next("etag");
+                let record = RecurringRecord {
                     spec,
                     etag,
                     next,
-                    last_nominal_at,
-                    last_job,
-                    pause,
-                    created_at,
-                    runs,
+                    last_nominal_at: left.last_nominal_at,
+                    fired: left.fired,
+                    last_job: None,
+                    pause: None,
+                    created_at: self.now,
                 };
-                (new, SaveOutcome::Created { etag })
+                (Schedule { record, runs: left.runs }, SaveOutcome::Created { etag })
             }
         };
         self.save_schedule(&schedule)?;
-        if let Some(next) = next {
+        self.record_dropped(id, dropped)?;
+        if let Some(next) = schedule.record.next {
             self.due_at(next.due_at);
         }
         Ok(outcome)
@@ -282,32 +291,28 @@ impl Call<'_> {
     fn fire(&mut self, fire: &Fire) -> Result<FireOutcome> {
         let now = self.now;
         let Some(mut schedule) = self.schedule(&fire.id)? else { return Ok(FireOutcome::Stale) };
-        let paused = schedule.pause.as_ref().is_some_and(|pause| pause.holds(now));
-        let moved = schedule.next.is_none_or(|next| next.nominal_at != fire.expected);
         let blind = self.has(Fault::FireWithoutCompareAndSwap);
-        if (paused || moved) && !blind {
+        if !schedule.record.accepts(fire, now) && !blind {
             return Ok(FireOutcome::Stale);
         }
-        let fired_before = schedule.last_nominal_at.filter(|_| !blind);
-        schedule.next = fire.next;
-        for skipped in &fire.skipped {
-            schedule.last_nominal_at = schedule.last_nominal_at.max(Some(skipped.through));
-        }
+        let fired_before = |at| schedule.record.has_fired(at, now) && !blind;
+        let fired_before = fire.job.as_ref().is_some_and(|job| fired_before(job.nominal_at));
+        schedule.record.move_on(fire, now);
         self.save_schedule(&schedule)?;
         for skipped in &fire.skipped {
             self.record_run(&fire.id, RecurringRun { at: now, ..skipped.clone() })?;
         }
         let Some(job) = &fire.job else { return Ok(FireOutcome::Skipped) };
-        if fired_before.is_some_and(|last| job.nominal_at <= last) {
-            // It was removed and saved again, and begins with what was fired before.
+        if fired_before {
+            // It was removed and saved again, or the clock went back.
             return Ok(FireOutcome::Skipped);
         }
         let (outcome, run) = self.fire_job(&schedule, job)?;
         self.record_run(&fire.id, single_run(job.nominal_at, now, run))?;
         if let Some(mut schedule) = self.schedule(&fire.id)? {
-            schedule.last_nominal_at = schedule.last_nominal_at.max(Some(job.nominal_at));
+            schedule.record.note_fired(job.nominal_at);
             if let FireOutcome::Fired(job) = outcome {
-                schedule.last_job = Some(job);
+                schedule.record.last_job = Some(job);
             }
             self.save_schedule(&schedule)?;
         }
@@ -317,7 +322,7 @@ impl Call<'_> {
 
     fn fire_job(&mut self, of: &Schedule, fire: &FireJob) -> Result<(FireOutcome, RunOutcome)> {
         if fire.overlap == Overlap::Skip
-            && let Some(job) = of.last_job
+            && let Some(job) = of.record.last_job
             && self.job_by_id(job)?.is_some_and(|job| !job.record.state().is_finished())
             && !self.has(Fault::OverlapIsNotLookedAt)
         {
@@ -340,6 +345,15 @@ impl Call<'_> {
             }
             Submitted::Busy => (FireOutcome::Skipped, RunOutcome::Misfired),
         })
+    }
+
+    /// Records what was due and will not be fired.
+    fn record_dropped(&mut self, id: &str, dropped: Vec<RecurringRun>) -> Result<()> {
+        if let (Some(range), Some(mut schedule)) = (dropped.last(), self.schedule(id)?) {
+            schedule.record.last_nominal_at = Some(range.through);
+            self.save_schedule(&schedule)?;
+        }
+        dropped.into_iter().try_for_each(|range| self.record_run(id, range))
     }
 
     fn record_run(&mut self, id: &str, run: RecurringRun) -> Result<()> {

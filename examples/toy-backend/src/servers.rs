@@ -113,7 +113,7 @@ impl ServerRegistry for ToyStorage {
             let mut dead = Vec::new();
             for server in call.servers()? {
                 let kept = call.has(Fault::DeadServersAreNeverForgotten);
-                if call.now.since(server.heartbeat_at) > silent_for && !kept {
+                if call.now.apart(server.heartbeat_at) > silent_for && !kept {
                     call.forget_life(server.info.incarnation)?;
                     dead.push(server.info.name);
                 }

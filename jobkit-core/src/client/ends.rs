@@ -23,6 +23,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How far back each look goes: what was committed late by another process is still seen.
 const OVERLAP: Duration = Duration::from_secs(2);
 
+/// A clock that is so much further than it should be was set, and did not merely go on.
+const JUMP: Duration = Duration::from_secs(60);
+
 /// How many ends one look holds in memory.
 const AT_ONCE: usize = 10_000;
 /// The shortest span that is looked at.
@@ -69,6 +72,8 @@ impl<S: Storage + ?Sized> Client<S> {
         Ok(Ends {
             pushes,
             since,
+            looked_at: Instant::now(),
+            before_back: None,
             begun_at: since,
             kind: None,
             queue: None,
@@ -86,6 +91,10 @@ pub struct Ends {
     pushes: Option<Box<dyn WakeUps>>,
     /// Up to where everything was seen.
     since: Timestamp,
+    /// When that was.
+    looked_at: Instant,
+    /// Up to where everything was seen when the clock last went back.
+    before_back: Option<Timestamp>,
     begun_at: Timestamp,
     kind: Option<Name>,
     queue: Option<Name>,
@@ -169,9 +178,28 @@ impl Ends {
     /// Reads what ended since the last look, or the first part of it where that is more than one look
     /// should hold in memory; whether it was all.
     async fn look(&mut self) -> Result<bool> {
-        let from = self.since.minus(OVERLAP).max(self.begun_at);
+        let asked_at = Instant::now();
         // What ends while the lists are read belongs to the next look.
-        let now = self.client.dyn_storage().now().await?.max(from.plus(STEP));
+        let now = self.client.dyn_storage().now().await?;
+        let passed = asked_at.saturating_duration_since(self.looked_at);
+        let expected = self.since.plus(passed);
+        if now < self.since.minus(OVERLAP) {
+            self.finish(expected).await?;
+            tracing::info!(from = %self.since, to = %now, "the storage's clock went back");
+            self.before_back = Some(self.since);
+            // What ended since the last look did so, by the new time, no longer ago than that look is.
+            self.go_on(now.minus(passed), asked_at);
+        } else if let Some(before) = self
+            .before_back
+            .filter(|before| *before > self.since && *before <= now && now.since(expected) > JUMP)
+        {
+            self.finish(expected).await?;
+            tracing::info!(from = %self.since, to = %now, "the storage's clock is right again");
+            self.before_back = None;
+            self.go_on(before, asked_at);
+        }
+        let from = self.since.minus(OVERLAP).max(self.begun_at);
+        let now = now.max(from.plus(STEP));
         let mut to = now;
         let found = loop {
             let length = to.since(from);
@@ -185,14 +213,32 @@ impl Ends {
             }
         };
         self.since = self.since.max(to);
+        self.looked_at = asked_at;
         let oldest = self.since.minus(OVERLAP);
         self.seen.retain(|(_, at)| *at >= oldest);
+        self.hand_out(found);
+        Ok(to == now)
+    }
+
+    fn hand_out(&mut self, found: Vec<JobRecord>) {
         for job in found {
             if self.seen.insert((job.id, job.head.entered_at)) {
                 self.ready.push_back(job);
             }
         }
-        Ok(to == now)
+    }
+
+    /// Hands out what ended after the last look and before the clock was set: it has the former time.
+    async fn finish(&mut self, expected: Timestamp) -> Result<()> {
+        let from = self.since.minus(OVERLAP).max(self.begun_at);
+        let last = self.ended(from, expected.plus(OVERLAP)).await?;
+        self.hand_out(last.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Goes on from another instant, since the clock was set. What lies between is not of its time.
+    fn go_on(&mut self, since: Timestamp, asked_at: Instant) {
+        (self.since, self.begun_at, self.looked_at) = (since, since, asked_at);
     }
 
     /// What ended in a span and was not told, in its order; `None` if that is more than [`AT_ONCE`].

@@ -91,7 +91,7 @@ impl Recurring {
         self
     }
 
-    /// Fires each occurrence up to so much later; a day at most.
+    /// Fires each occurrence up to so much later, but before the next one; a day at most.
     pub fn jitter(mut self, jitter: Duration) -> Self {
         self.jitter = jitter;
         self
@@ -146,7 +146,8 @@ impl Recurring {
 }
 
 impl<S: Storage + ?Sized> Client<S> {
-    /// Saves a recurring job. An unchanged definition keeps its next occurrence; a pause stays.
+    /// Saves a recurring job. An unchanged definition keeps its next occurrence; a pause stays. What is due is
+    /// still fired when only the job or a policy changes; with another schedule it is recorded as skipped.
     ///
     /// # Errors
     /// Invalid input names the field.
@@ -211,12 +212,13 @@ impl<S: Storage + ?Sized> Client<S> {
         self.dyn_storage().recurring(id).await
     }
 
-    /// Removes a recurring job; jobs it created stay. `false` if there was none.
+    /// Removes a recurring job; jobs it created stay. `false` if there was none. What was due and not fired
+    /// is recorded, and stands among its occurrences when it is saved again.
     ///
     /// # Errors
     /// The storage's.
     pub async fn remove_recurring(&self, id: &str) -> Result<bool> {
-        self.dyn_storage().remove_recurring(id).await
+        self.dyn_storage().remove_recurring(id, None).await
     }
 
     /// Pauses a recurring job: nothing is fired until it is resumed.
@@ -252,9 +254,11 @@ impl<S: Storage + ?Sized> Client<S> {
     pub async fn trigger_recurring(&self, id: &str) -> Result<JobId> {
         let record = self.recurring(id).await?.ok_or_else(|| no_recurring(id))?;
         let storage = self.dyn_storage();
-        let occurrence = Occurrence { recurring: id.to_owned(), nominal_at: storage.now().await? };
-        // The id stays the same when the answer is lost and the call repeated.
-        let job = record.spec.job.instantiate(JobId::new(), occurrence);
+        let now = storage.now().await?;
+        let occurrence = Occurrence { recurring: id.to_owned(), nominal_at: now };
+        // The id stays the same when the answer is lost and the call repeated. Its time is the storage's,
+        // which judges it.
+        let job = record.spec.job.instantiate(JobId::new_at(now), occurrence);
         match super::changes::repeated(|| storage.trigger_recurring(id, &job, None)).await? {
             TriggerOutcome::Created(job) | TriggerOutcome::Existing(job) => Ok(job),
             TriggerOutcome::NotFound => Err(no_recurring(id)),

@@ -16,7 +16,12 @@ impl LockStore for MemoryStorage {
             let row = tables.locks.entry(request.name.clone()).or_default();
             let expires_at = work.now.plus(request.ttl);
             match row.holder {
-                Some((owner, until)) if until > work.now && owner != request.owner => return None,
+                Some((owner, until)) if until > work.now && owner != request.owner => {
+                    if bounds::lease_has_expired(until, work.now) {
+                        row.holder = Some((owner, expires_at));
+                    }
+                    return None;
+                }
                 Some((owner, until)) if until > work.now && owner == request.owner => {}
                 _ => row.generation += 1,
             }

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Bound;
 
 use async_trait::async_trait;
 
@@ -15,7 +16,7 @@ use crate::name::Name;
 use crate::record::{AttemptError, Lease, Locator};
 use crate::refusal::Refusal;
 use crate::state::{Hold, State};
-use crate::state_machine::{Ending, Event};
+use crate::state_machine::{Ending, Event, SCHEDULED_AHEAD};
 use crate::storage::{
     ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer, RenewRequest,
     Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUpFilter,
@@ -86,9 +87,10 @@ impl JobQueue for MemoryStorage {
                 tables.must(work, *place, &Event::Due);
             }
             let count = due.len() + tables.fill_due_limits(work, request.max - due.len());
+            let more = tables.set_delays_right(work, request.max);
             let of_jobs = tables.due.first().map(|(at, _)| *at);
             let of_limits = tables.room_at.first().map(|(at, _)| *at);
-            let next_due_at = [of_jobs, of_limits].into_iter().flatten().min();
+            let next_due_at = [of_jobs, of_limits, more.then_some(now)].into_iter().flatten().min();
             Promoted { count, next_due_at, now }
         }))
     }
@@ -103,6 +105,20 @@ impl JobQueue for MemoryStorage {
 }
 
 impl Tables {
+    /// Lets the delays of jobs that were scheduled while the clock was ahead count from now on; whether there
+    /// may be more of them.
+    fn set_delays_right(&mut self, work: &mut Work, max: usize) -> bool {
+        let ahead = (work.now.plus(SCHEDULED_AHEAD), Place::MAX);
+        let ahead = self.scheduled.range((Bound::Excluded(ahead), Bound::Unbounded)).take(max);
+        let ahead: Vec<Place> = ahead.map(|(_, place)| *place).collect();
+        for place in &ahead {
+            if let Some(event) = self.job(*place).record.head.set_right(work.now) {
+                self.must(work, *place, &event);
+            }
+        }
+        ahead.len() == max
+    }
+
     fn check_announced(&self, incarnation: Incarnation) -> Result<()> {
         if self.lives.contains_key(&incarnation) {
             return Ok(());
@@ -396,7 +412,7 @@ impl Tables {
             let same = matches!(&head.state, State::Processing(hold)
                 if head.fence == seen.fence
                     && hold.expires_at == seen.expires_at
-                    && hold.expires_at <= work.now);
+                    && bounds::lease_has_expired(hold.expires_at, work.now));
             if same {
                 work.budget = bounds::CHILDREN_IN_SETTLE;
                 let event = Event::Rescue { crash_limit: request.crash_limit };
@@ -410,7 +426,11 @@ impl Tables {
                 rescued.push((seen.job, self.job(place).record.state()));
             }
         }
-        let expired = self.held.range(..=(work.now, Place::MAX)).take(request.max);
+        let expired = self.held.range(..=(work.now, Place::MAX));
+        // And those of a time when the clock was ahead.
+        let longest = work.now.plus(*bounds::LEASE.end());
+        let ahead = self.held.range((Bound::Excluded((longest, Place::MAX)), Bound::Unbounded));
+        let expired = expired.chain(ahead).take(request.max);
         let expired = expired.map(|(at, place)| self.expired(*at, *place)).collect();
         Rescue { rescued, expired }
     }

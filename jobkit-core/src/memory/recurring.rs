@@ -1,6 +1,5 @@
 //! `impl RecurringStore`.
 
-use std::collections::VecDeque;
 use std::ops::Bound;
 
 use async_trait::async_trait;
@@ -20,7 +19,7 @@ use crate::storage::{
 };
 
 use super::planted::Planted;
-use super::state::{ScheduleRow, Tables, Work};
+use super::state::{ScheduleRow, Tables, Tombstone, Work};
 
 #[async_trait]
 impl RecurringStore for MemoryStorage {
@@ -35,15 +34,20 @@ impl RecurringStore for MemoryStorage {
         }))
     }
 
-    async fn remove_recurring(&self, id: &str) -> Result<bool> {
-        Ok(self.write(None, |tables, _| match tables.schedules.remove(id) {
-            Some(row) => {
-                if let Some(last) = row.record.last_nominal_at {
-                    tables.tombstones.insert(id.to_owned(), last);
-                }
-                true
+    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
+        Ok(self.write(now, |tables, work| {
+            let Some(row) = tables.schedules.remove(id) else { return false };
+            let dropped = row.record.dropped(&RunOutcome::Replaced, work.now);
+            let last_dropped = dropped.last().map(|range| range.through);
+            let tombstone = Tombstone {
+                last_nominal_at: last_dropped.or(row.record.last_nominal_at),
+                fired: row.record.fired,
+                runs: dropped.into_iter().rev().collect(),
+            };
+            if tombstone.last_nominal_at.is_some() {
+                tables.tombstones.insert(id.to_owned(), tombstone);
             }
-            None => false,
+            true
         }))
     }
 
@@ -59,6 +63,7 @@ impl RecurringStore for MemoryStorage {
         Ok(self.write(now, |tables, work| {
             let etag = tables.etag + 1;
             let Some(row) = tables.schedules.get_mut(id) else { return false };
+            let mut dropped = Vec::new();
             match change {
                 PauseChange::Pause(pause) => {
                     row.record.pause = Some(Pause { since: work.now, ..pause });
@@ -66,6 +71,7 @@ impl RecurringStore for MemoryStorage {
                 // Repeated it changes nothing: the first one set the next occurrence.
                 PauseChange::Resume { .. } if row.record.pause.is_none() => return true,
                 PauseChange::Resume { next } => {
+                    dropped = row.record.dropped(&RunOutcome::Misfired, work.now);
                     row.record.pause = None;
                     row.record.next = next;
                     if let Some(next) = next {
@@ -75,6 +81,7 @@ impl RecurringStore for MemoryStorage {
             }
             row.record.etag = etag;
             tables.etag = etag;
+            tables.record_dropped(id, dropped);
             true
         }))
     }
@@ -160,7 +167,8 @@ impl RecurringStore for MemoryStorage {
 
     async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
         Ok(self.read(None, |tables, _| {
-            let runs = tables.schedules.get(id).map(|row| &row.runs);
+            let removed = || tables.tombstones.get(id).map(|tombstone| &tombstone.runs);
+            let runs = tables.schedules.get(id).map(|row| &row.runs).or_else(removed);
             runs.map(|runs| runs.iter().take(limit).cloned().collect()).unwrap_or_default()
         }))
     }
@@ -182,31 +190,41 @@ impl Tables {
         if save.if_etag.is_some_and(|expected| expected != etag) {
             return SaveOutcome::Changed { etag };
         }
-        let outcome = match stored {
-            Some(row) if row.record.spec == save.spec => return SaveOutcome::Unchanged { etag },
+        let mut dropped = Vec::new();
+        let (next, outcome) = match stored {
+            Some(row) if row.record.spec == save.spec => {
+                row.record.next = row.record.next_if_unchanged(save.next);
+                (row.record.next, SaveOutcome::Unchanged { etag })
+            }
             Some(row) => {
+                let next;
+                (next, dropped) = row.record.next_if_replaced(&save.spec, save.next, work.now);
                 row.record.spec = save.spec.clone();
-                row.record.next = save.next;
+                row.record.next = next;
                 row.record.etag = next_etag;
-                SaveOutcome::Replaced { etag: next_etag }
+                (next, SaveOutcome::Replaced { etag: next_etag })
             }
             None => {
+                let before = self.tombstones.remove(id).unwrap_or_default();
                 let record = RecurringRecord {
                     spec: save.spec.clone(),
                     etag: next_etag,
                     next: save.next,
-                    last_nominal_at: self.tombstones.remove(id),
+                    last_nominal_at: before.last_nominal_at,
+                    fired: before.fired,
                     last_job: None,
                     pause: None,
                     created_at: work.now,
                 };
-                let row = ScheduleRow { record, runs: VecDeque::new() };
-                self.schedules.insert(id.clone(), row);
-                SaveOutcome::Created { etag: next_etag }
+                self.schedules.insert(id.clone(), ScheduleRow { record, runs: before.runs });
+                (save.next, SaveOutcome::Created { etag: next_etag })
             }
         };
-        self.etag = next_etag;
-        if let Some(next) = save.next {
+        if !matches!(outcome, SaveOutcome::Unchanged { .. }) {
+            self.etag = next_etag;
+        }
+        self.record_dropped(id, dropped);
+        if let Some(next) = next {
             work.due = Some(work.due.map_or(next.due_at, |due| due.min(next.due_at)));
         }
         outcome
@@ -217,33 +235,27 @@ impl Tables {
         let always = self.has(Planted::FireWithoutCompareAndSwap);
         let Some(row) = self.schedules.get_mut(&fire.id) else { return FireOutcome::Stale };
         let record = &mut row.record;
-        if always {
-            // As seen by the caller, whatever happened since.
-        } else if record.pause.as_ref().is_some_and(|pause| pause.holds(now))
-            || record.next.is_none_or(|next| next.nominal_at != fire.expected)
-        {
+        // Always: as seen by the caller, whatever happened since.
+        if !always && !record.accepts(fire, now) {
             return FireOutcome::Stale;
         }
-        let fired_before = record.last_nominal_at;
-        record.next = fire.next;
-        for skipped in &fire.skipped {
-            record.last_nominal_at = record.last_nominal_at.max(Some(skipped.through));
-        }
+        let fired_before =
+            fire.job.as_ref().is_some_and(|job| record.has_fired(job.nominal_at, now));
+        record.move_on(fire, now);
         for skipped in &fire.skipped {
             self.record_run(&fire.id, RecurringRun { at: now, ..skipped.clone() });
         }
         let Some(job) = &fire.job else { return FireOutcome::Skipped };
-        if !always && fired_before.is_some_and(|last| job.nominal_at <= last) {
-            // The schedule was removed and saved again, and begins with what was fired before.
+        if !always && fired_before {
+            // It was removed and saved again, or the clock went back.
             return FireOutcome::Skipped;
         }
         let (outcome, run) = self.fire_job(work, &fire.id, job);
         self.record_run(&fire.id, single_run(job.nominal_at, now, run));
         if let Some(row) = self.schedules.get_mut(&fire.id) {
-            let record = &mut row.record;
-            record.last_nominal_at = record.last_nominal_at.max(Some(job.nominal_at));
+            row.record.note_fired(job.nominal_at);
             if let FireOutcome::Fired(job) = outcome {
-                record.last_job = Some(job);
+                row.record.last_job = Some(job);
             }
         }
         outcome
@@ -282,6 +294,16 @@ impl Tables {
 
     fn is_unfinished(&self, id: JobId) -> bool {
         self.find(id).is_some_and(|place| !self.job(place).record.state().is_finished())
+    }
+
+    /// Records what was due and will not be fired.
+    fn record_dropped(&mut self, id: &str, dropped: Vec<RecurringRun>) {
+        if let (Some(range), Some(row)) = (dropped.last(), self.schedules.get_mut(id)) {
+            row.record.last_nominal_at = Some(range.through);
+        }
+        for range in dropped {
+            self.record_run(id, range);
+        }
     }
 
     fn record_run(&mut self, id: &str, run: RecurringRun) {

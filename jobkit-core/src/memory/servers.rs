@@ -93,7 +93,7 @@ impl ServerRegistry for MemoryStorage {
 
     async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
         Ok(self.write(now, |tables, work| {
-            let silent = |row: &ServerRow| work.now.since(row.heartbeat_at) > silent_for;
+            let silent = |row: &ServerRow| work.now.apart(row.heartbeat_at) > silent_for;
             let dead = tables.servers.values().filter(|row| silent(row));
             let dead: Vec<(Name, Incarnation)> =
                 dead.map(|row| (row.info.name.clone(), row.info.incarnation)).collect();

@@ -9,7 +9,7 @@ use crate::edge::{BatchCounts, Decision, Finish, On, Parent};
 use crate::ids::{BatchId, Incarnation, JobId, OperationId};
 use crate::name::Name;
 use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
-use crate::recurring::{Pause, RecurringRecord, RecurringRun};
+use crate::recurring::{Fired, Pause, RecurringRecord, RecurringRun};
 use crate::state::{Reason, State, StateName};
 use crate::storage::{LogLine, PauseTarget, ServerInfo, ServerOrder};
 
@@ -50,6 +50,8 @@ pub(super) struct Tables {
     pub(super) finished: [BTreeSet<(Timestamp, Place)>; 3],
     /// Finished jobs by expiry.
     pub(super) expires: BTreeSet<(Timestamp, Place)>,
+    /// Scheduled jobs by when they became so: what lies ahead of the clock is set right.
+    pub(super) scheduled: BTreeSet<(Timestamp, Place)>,
     pub(super) keys: Keys,
     pub(super) children: HashMap<Parent, Children>,
     pub(super) batches: BTreeMap<BatchId, Batch>,
@@ -76,7 +78,7 @@ pub(super) struct Tables {
     pub(super) pauses: BTreeMap<PauseTarget, Pause>,
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
     /// The last nominal instants of schedules that were removed.
-    pub(super) tombstones: HashMap<String, Timestamp>,
+    pub(super) tombstones: HashMap<String, Tombstone>,
     /// The last etag given.
     pub(super) etag: u64,
     pub(super) stats: Statistics,
@@ -243,6 +245,15 @@ pub(super) struct ServerRow {
     pub(super) order: Option<ServerOrder>,
 }
 
+/// What is remembered of a schedule that was removed.
+#[derive(Debug, Default)]
+pub(super) struct Tombstone {
+    pub(super) last_nominal_at: Option<Timestamp>,
+    pub(super) fired: Fired,
+    /// What was due when it was removed.
+    pub(super) runs: VecDeque<RecurringRun>,
+}
+
 /// A schedule.
 #[derive(Debug)]
 pub(super) struct ScheduleRow {
@@ -368,6 +379,7 @@ impl Tables {
             State::Awaiting { .. } => set(&mut self.awaiting, place, enter),
             State::Scheduled { run_at } => {
                 set(&mut self.due, (*run_at, place), enter);
+                set(&mut self.scheduled, (record.head.entered_at, place), enter);
                 step(&mut queue.scheduled, enter);
             }
             State::Enqueued => {

@@ -15,7 +15,7 @@ use crate::unique::{KeyHash, Until};
 
 use super::jobs::details;
 use super::limit_row::LimitRow;
-use super::state::{AttemptLog, Batch, Job, Place, ScheduleRow, Tables, Work, on_index};
+use super::state::{AttemptLog, Batch, Job, Place, ScheduleRow, Tables, Tombstone, Work, on_index};
 
 /// About so many bytes of arguments, results and logs are in one page.
 const PAGE_BYTES: usize = 8 << 20;
@@ -117,16 +117,18 @@ impl Tables {
                 let gone = self.tombstones.keys().filter(|id| after.is_none_or(|it| &***id > it));
                 let gone = gone.filter(|id| !self.schedules.contains_key(*id)).min();
                 saved.into_iter().chain(gone).min().map(|id| {
-                    let row = self.schedules.get(id);
-                    let whole = WholeRecurring {
-                        id: id.clone(),
-                        record: row.map(|row| row.record.clone()),
-                        last_nominal_at: row.map_or_else(
-                            || self.tombstones.get(id).copied(),
-                            |row| row.record.last_nominal_at,
-                        ),
-                        runs: row.map_or_else(Vec::new, |row| row.runs.iter().cloned().collect()),
+                    let record = self.schedules.get(id).map(|row| row.record.clone());
+                    let gone = self.tombstones.get(id);
+                    let (last_nominal_at, fired) = match (&record, gone) {
+                        (Some(record), _) => (record.last_nominal_at, record.fired.clone()),
+                        (None, Some(gone)) => (gone.last_nominal_at, gone.fired.clone()),
+                        (None, None) => Default::default(),
                     };
+                    let runs = self.schedules.get(id).map(|row| &row.runs);
+                    let runs = runs.or_else(|| gone.map(|gone| &gone.runs));
+                    let runs = runs.into_iter().flatten().cloned().collect();
+                    let whole =
+                        WholeRecurring { id: id.clone(), record, last_nominal_at, fired, runs };
                     (id.clone(), Whole::Recurring(Box::new(whole)))
                 })
             }
@@ -245,11 +247,17 @@ impl Tables {
         if self.schedules.contains_key(&whole.id) || self.tombstones.contains_key(&whole.id) {
             return false;
         }
-        if let Some(last) = whole.last_nominal_at {
-            self.tombstones.insert(whole.id.clone(), last);
-        }
-        let Some(record) = &whole.record else { return true };
-        self.tombstones.remove(&whole.id);
+        let Some(record) = &whole.record else {
+            if whole.last_nominal_at.is_some() {
+                let tombstone = Tombstone {
+                    last_nominal_at: whole.last_nominal_at,
+                    fired: whole.fired.clone(),
+                    runs: whole.runs.iter().cloned().collect(),
+                };
+                self.tombstones.insert(whole.id.clone(), tombstone);
+            }
+            return true;
+        };
         self.etag = self.etag.max(record.etag);
         if let Some(next) = record.next {
             work.due_at(next.due_at);

@@ -22,7 +22,7 @@ impl Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The part of the server: `dispatcher`, `leases`, `scheduler`, `recurring`, `janitor`,
-    /// `reporter`, `handlers`, `clock`, `unserved`, `claims`, `outcomes`,
+    /// `reporter`, `handlers`, `clock`, `clock_skew`, `schedules`, `unserved`, `claims`, `outcomes`,
     /// `name`.
     pub part: &'static str,
     /// What is wrong, and why.

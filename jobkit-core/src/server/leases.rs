@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bounds::STEP_ITEMS;
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::source_now;
 use crate::metrics;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
@@ -18,6 +20,8 @@ use crate::storage::{
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a server that stands by asks for its name.
 const STANDS_BY: Duration = Duration::from_secs(2);
+/// By so much may the clock of this process differ from the storage's before health says so.
+const SKEW: Duration = Duration::from_secs(60);
 /// The longest time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -244,7 +248,9 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
         incarnation: engine.incarnation(),
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
     };
+    let asked_at = source_now();
     let answer = engine.within(limit(engine), engine.storage.heartbeat(&beat, None)).await?;
+    tell_skew(engine, asked_at, answer.now);
     if !answer.known {
         engine.announce().await?;
         engine.signals.dispatcher.notify_one();
@@ -263,6 +269,25 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
         engine.signals.bulk.notify_one();
     }
     Ok(())
+}
+
+/// Says in health that this process and the storage do not agree about the time. Ids have this process's
+/// time, and the storage refuses those that are too far from its own.
+fn tell_skew(engine: &Engine, asked_at: Timestamp, storage_now: Timestamp) {
+    let answered_at = source_now();
+    // The storage read its clock at some time in between.
+    let (behind, ahead) = (asked_at.since(storage_now), storage_now.since(answered_at));
+    let off = behind.max(ahead);
+    if off <= SKEW {
+        engine.health.works("clock_skew");
+        return;
+    }
+    let (direction, off) = (if ahead > behind { "behind" } else { "ahead of" }, off.as_secs());
+    let problem = format!(
+        "this server's clock ({answered_at}) is {off} s {direction} the storage's ({storage_now}): set \
+         both by NTP; jobs enqueued here are refused when it is 10 min ahead or 1 h behind"
+    );
+    engine.health.failed("clock_skew", &problem);
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod janitor;
 mod leases;
 mod options;
 mod outcomes;
+mod recurring_plan;
 mod recurring_scheduler;
 mod reporter;
 mod scheduler;

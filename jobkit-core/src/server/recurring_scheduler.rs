@@ -1,45 +1,59 @@
 //! Fires recurring jobs. Any server may; the storage decides.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::bounds::STEP_ITEMS;
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
-use crate::ids::JobId;
-use crate::record::Occurrence;
-use crate::recurring::{Misfire, NextRun, RecurringRecord, RecurringRun, RunOutcome};
+use crate::recurring::{RANGE, RecurringRecord};
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
+use crate::server::recurring_plan::plan;
 use crate::server::supervisor::Backoff;
-use crate::storage::{DueRecurring, Fire, FireJob, FireOutcome};
+use crate::storage::{DueRecurring, Fire, FireOutcome, SaveRecurring};
 
 /// Schedules handled in one step.
 const STEP: usize = 100;
-/// How late an occurrence may be before the misfire policy applies.
-const PUNCTUAL: Duration = Duration::from_secs(60);
+/// Instants computed in one step, about: what is left waits for the next.
+const COMPUTED: usize = RANGE as usize;
 /// How often it looks when nothing is known to be due.
 const LONGEST: Duration = Duration::from_secs(15);
 /// And where the storage pushes new instants.
 const WITH_PUSHES: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_millis(10);
-/// The most occurrences recorded as one range.
-const RANGE: u32 = 10_000;
+/// How often all schedules are looked through for next occurrences that lie too far ahead.
+const AUDIT: Duration = Duration::from_secs(300);
+/// How soon again after some were found.
+const AUDIT_AGAIN: Duration = Duration::from_secs(15);
+/// A clock that goes back by more is a reason to look through them at once.
+const WENT_BACK: Duration = Duration::from_secs(1);
+/// How long a schedule that cannot be fired rests.
+const REST: Duration = Duration::from_secs(60);
+/// How many are named in health; the rest is counted.
+const NAMED: usize = 5;
+
+const PART: &str = "schedules";
 
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut due = DuePushes::subscribe(&engine).await;
     let longest = if due.are_pushed() { WITH_PUSHES } else { LONGEST };
     let mut backoff = Backoff::new();
+    let mut scheduler = Scheduler::new(&engine);
     loop {
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match step(&engine, longest).await {
+            match scheduler.step(longest).await {
                 Ok((now, pause)) => {
                     engine.health.works("recurring");
                     backoff.reset();
                     storage_now = Some(now);
                     pause
                 }
-                // A backend without recurring jobs: nothing to do, for ever.
+                // A backend without recurring jobs: nothing to do, ever.
                 Err(error) if error.kind() == ErrorKind::Unsupported => return,
                 Err(error) => {
                     engine.health.failed("recurring", &error);
@@ -58,23 +72,204 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// One step: the storage's clock, and how long nothing is due.
-async fn step(engine: &Engine, longest: Duration) -> Result<(Timestamp, Duration)> {
-    let due = engine.bounded(engine.storage.due_recurring(STEP, None)).await?;
-    if due.due.is_empty() {
-        let next = due.next_due_at.map_or(longest, |at| at.since(due.now));
-        return Ok((due.now, next.clamp(SHORTEST, longest)));
-    }
-    let outcomes = fire(engine, &due).await?;
-    if outcomes.iter().any(|outcome| matches!(outcome, FireOutcome::Fired(_))) {
-        engine.signals.dispatcher.notify_one();
-    }
-    Ok((due.now, SHORTEST))
+struct Scheduler<'e> {
+    engine: &'e Engine,
+    /// Schedules that could not be fired: when they are tried again, and why they failed.
+    failing: BTreeMap<String, (Instant, String)>,
+    /// Schedules whose next occurrence lay too far ahead at the last audit, and where it was.
+    ahead: Vec<String>,
+    /// The last reading of the storage's clock.
+    clock: Option<(Instant, Timestamp)>,
+    audit_at: Instant,
+    /// Between steps that moved nothing.
+    vain: Backoff,
 }
 
-async fn fire(engine: &Engine, due: &DueRecurring) -> Result<Vec<FireOutcome>> {
-    let fires: Vec<_> = due.due.iter().filter_map(|record| plan(record, due.now)).collect();
-    let outcomes = engine.bounded(engine.storage.fire_recurring(&fires, None)).await?;
+impl<'e> Scheduler<'e> {
+    fn new(engine: &'e Engine) -> Self {
+        Self {
+            engine,
+            failing: BTreeMap::new(),
+            ahead: Vec::new(),
+            clock: None,
+            audit_at: Instant::now(),
+            vain: Backoff::new(),
+        }
+    }
+
+    /// One step: the storage's clock, and how long nothing is due.
+    async fn step(&mut self, longest: Duration) -> Result<(Timestamp, Duration)> {
+        // Those that rest are due, too, and must not crowd out the others.
+        let max = (STEP + self.failing.len()).min(STEP_ITEMS);
+        let storage = &self.engine.storage;
+        let mut due = self.engine.bounded(storage.due_recurring(max, None)).await?;
+        if self.is_audit_due(due.now) && self.audit(due.now).await {
+            due = self.engine.bounded(storage.due_recurring(max, None)).await?;
+        }
+        let is_due = |id: &String| due.due.iter().any(|record| record.spec.id == *id);
+        let now = Instant::now();
+        self.failing.retain(|id, (retry_at, _)| *retry_at > now || is_due(id));
+        let rests = |id: &str| self.failing.get(id).is_some_and(|(retry_at, _)| *retry_at > now);
+        let (fires, all) = plans(&due, rests).await;
+        let until_next = due.next_due_at.map_or(longest, |at| at.since(due.now));
+        let mut pause = until_next.clamp(SHORTEST, longest);
+        if !self.failing.is_empty() {
+            pause = pause.min(LONGEST);
+        }
+        if !fires.is_empty() {
+            let outcomes = fire(self.engine, &fires).await?;
+            self.note(&fires, &outcomes);
+            pause = match all && !outcomes.iter().any(has_moved) {
+                // Another server was faster, or nothing can be done.
+                true => self.vain.next().min(pause.max(SHORTEST)),
+                false => {
+                    self.vain.reset();
+                    SHORTEST
+                }
+            };
+        }
+        self.report();
+        Ok((due.now, pause))
+    }
+
+    fn note(&mut self, fires: &[Fire], outcomes: &[FireOutcome]) {
+        for (fire, outcome) in fires.iter().zip(outcomes) {
+            match outcome {
+                FireOutcome::Failed(reason) => {
+                    let failing = (Instant::now() + REST, reason.clone());
+                    if self.failing.insert(fire.id.clone(), failing).is_none() {
+                        tracing::warn!(recurring = %fire.id, %reason, "a schedule cannot be fired");
+                    }
+                }
+                _ => {
+                    self.failing.remove(&fire.id);
+                }
+            }
+        }
+        if outcomes.iter().any(|outcome| matches!(outcome, FireOutcome::Fired(_))) {
+            self.engine.signals.dispatcher.notify_one();
+        }
+    }
+
+    /// Whether all schedules should be looked through: now and then, and when the clock went back.
+    fn is_audit_due(&mut self, storage_now: Timestamp) -> bool {
+        let now = Instant::now();
+        let went_back = self.clock.replace((now, storage_now)).is_some_and(|(at, reading)| {
+            reading.plus(now.duration_since(at)).since(storage_now) > WENT_BACK
+        });
+        went_back || now >= self.audit_at
+    }
+
+    /// Looks for schedules whose next occurrence lies beyond the first that was not fired, since it was
+    /// computed while the clock was ahead, and sets it anew; whether any was found.
+    async fn audit(&mut self, storage_now: Timestamp) -> bool {
+        let ahead = self.engine.bounded(set_anew(self.engine, storage_now)).await;
+        let found = match ahead {
+            Ok(ahead) => {
+                self.ahead = ahead;
+                !self.ahead.is_empty()
+            }
+            Err(error) => {
+                tracing::debug!(error = %error, "looking through the schedules failed");
+                self.audit_at = Instant::now() + AUDIT_AGAIN;
+                return false;
+            }
+        };
+        self.audit_at = Instant::now() + if found { AUDIT_AGAIN } else { AUDIT };
+        found
+    }
+
+    fn report(&self) {
+        let failing = self.failing.iter().map(|(id, (_, reason))| format!("`{id}`: {reason}"));
+        let failing = listed("these schedules cannot be fired", failing);
+        let ahead = listed(
+            "the clock was ahead when the next occurrence of these schedules was computed, and it has \
+             been computed again",
+            self.ahead.iter().cloned(),
+        );
+        let problems: Vec<_> = failing.into_iter().chain(ahead).collect();
+        match problems.is_empty() {
+            true => self.engine.health.cleared(PART),
+            false => self.engine.health.stands(PART, problems.join("; ")),
+        }
+    }
+}
+
+/// What is wrong, with the first few; `None` without any.
+fn listed(what: &str, items: impl ExactSizeIterator<Item = String>) -> Option<String> {
+    let all = items.len();
+    let named: Vec<_> = items.take(NAMED).collect();
+    match all - named.len() {
+        _ if all == 0 => None,
+        0 => Some(format!("{what}: {}", named.join(", "))),
+        more => Some(format!("{what}: {} and {more} more", named.join(", "))),
+    }
+}
+
+/// Saves each schedule with its first occurrence that was not fired, where the stored one lies beyond;
+/// answers which.
+async fn set_anew(engine: &Engine, now: Timestamp) -> Result<Vec<String>> {
+    let storage = &engine.storage;
+    let mut found = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = storage.list_recurring(after.as_deref(), STEP).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after = Some(last.spec.id.clone());
+        let saves: Vec<_> = page.iter().filter_map(|record| earlier(record, now)).collect();
+        if !saves.is_empty() {
+            storage.save_recurring(&saves, None).await?;
+        }
+        for save in &saves {
+            let (id, next) = (&save.spec.id, save.next.map(|next| next.nominal_at));
+            tracing::warn!(recurring = %id, ?next, "the clock went back, the next occurrence is computed again");
+            found.push(format!("`{id}`"));
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn earlier(record: &RecurringRecord, now: Timestamp) -> Option<SaveRecurring> {
+    if record.pause.as_ref().is_some_and(|pause| pause.holds(now)) {
+        return None;
+    }
+    let next = record.recomputed_next(now)?;
+    // Saving the same definition keeps the earlier occurrence.
+    Some(SaveRecurring { spec: record.spec.clone(), next: Some(next), if_etag: Some(record.etag) })
+}
+
+/// What to do with the schedules that are due; whether that is all of it.
+async fn plans(due: &DueRecurring, rests: impl Fn(&str) -> bool) -> (Vec<Fire>, bool) {
+    let mut fires = Vec::new();
+    let mut computed = 0;
+    for record in due.due.iter().filter(|record| !rests(&record.spec.id)) {
+        if computed >= COMPUTED {
+            return (fires, false);
+        }
+        fires.extend(plan(record, due.now, &mut computed).await);
+    }
+    (fires, true)
+}
+
+async fn fire(engine: &Engine, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
+    let mut outcomes = Vec::with_capacity(fires.len());
+    match engine.bounded(engine.storage.fire_recurring(fires, None)).await {
+        Ok(together) => outcomes = together,
+        Err(error) if error.is_retryable() || error.kind() == ErrorKind::Unsupported => {
+            return Err(error);
+        }
+        // One of them is poisoned, and the others must not suffer.
+        Err(_) => {
+            for fire in fires {
+                let alone = std::slice::from_ref(fire);
+                match engine.bounded(engine.storage.fire_recurring(alone, None)).await {
+                    Ok(answer) => outcomes.extend(answer),
+                    Err(error) if error.is_retryable() => return Err(error),
+                    Err(error) => outcomes.push(FireOutcome::Failed(error.to_string())),
+                }
+            }
+        }
+    }
     for (fire, outcome) in fires.iter().zip(&outcomes) {
         tracing::debug!(recurring = %fire.id, outcome = ?outcome, "an occurrence was due");
     }
@@ -84,200 +279,13 @@ async fn fire(engine: &Engine, due: &DueRecurring) -> Result<Vec<FireOutcome>> {
 /// Fires what is due, once; how many schedules moved on.
 pub(super) async fn fire_due(engine: &Engine) -> Result<usize> {
     let due = engine.storage.due_recurring(STEP, None).await?;
-    Ok(fire(engine, &due).await?.len())
+    let (fires, _) = plans(&due, |_| false).await;
+    if fires.is_empty() {
+        return Ok(0);
+    }
+    Ok(fire(engine, &fires).await?.iter().filter(|outcome| has_moved(outcome)).count())
 }
 
-/// What to do with a schedule whose next occurrence is due: which occurrences are skipped, which one is
-/// fired, and what comes next. Pure.
-fn plan(record: &RecurringRecord, now: Timestamp) -> Option<Fire> {
-    let spec = &record.spec;
-    let first = record.next?;
-    let mut skipped = Ranges::default();
-    let mut fire = None;
-    let mut at = Some(first);
-    let mut seen = 0;
-    // Occurrences that fell into a pause which has ended by itself.
-    while let Some(next) = at.filter(|next| is_due(next, now) && fell_into_pause(record, next)) {
-        skipped.add(next.nominal_at, RunOutcome::Paused, now);
-        at = spec.next_after(next.nominal_at);
-        seen += 1;
-        if seen >= RANGE {
-            return Some(fire_of(record, first, skipped, None, at));
-        }
-    }
-    // All that are due now, the oldest first; of a long gap a bounded part at a time.
-    let mut due = Vec::new();
-    while let Some(next) = at.filter(|next| is_due(next, now)) {
-        due.push(next);
-        at = spec.next_after(next.nominal_at);
-        if due.len() >= RANGE as usize {
-            break;
-        }
-    }
-    let more = at.is_some_and(|next| is_due(&next, now));
-    let is_late = |next: &NextRun| now.since(next.due_at) > PUNCTUAL;
-    match spec.misfire {
-        Misfire::RunOnce => {
-            let last = if more { None } else { due.pop() };
-            skipped.extend(&due, now);
-            fire = last;
-        }
-        Misfire::Skip => {
-            let last = if more { None } else { due.pop_if(|last| !is_late(last)) };
-            skipped.extend(&due, now);
-            fire = last;
-        }
-        Misfire::RunAll { cap } => {
-            let cap = usize::try_from(cap).unwrap_or(usize::MAX);
-            if more {
-                skipped.extend(&due, now);
-            } else {
-                let too_many = due.len().saturating_sub(cap);
-                skipped.extend(&due[..too_many], now);
-                // One at a time: the next step fires the one after.
-                fire = due.get(too_many).copied();
-                at = due.get(too_many + 1).copied().or(at);
-            }
-        }
-    }
-    Some(fire_of(record, first, skipped, fire, at))
-}
-
-fn is_due(next: &NextRun, now: Timestamp) -> bool {
-    next.due_at <= now
-}
-
-fn fell_into_pause(record: &RecurringRecord, next: &NextRun) -> bool {
-    record.pause.as_ref().is_some_and(|pause| {
-        next.due_at >= pause.since && pause.until.is_some_and(|until| next.due_at < until)
-    })
-}
-
-fn fire_of(
-    record: &RecurringRecord,
-    first: NextRun,
-    skipped: Ranges,
-    fire: Option<NextRun>,
-    next: Option<NextRun>,
-) -> Fire {
-    let job = fire.map(|fire| {
-        let occurrence =
-            Occurrence { recurring: record.spec.id.clone(), nominal_at: fire.nominal_at };
-        FireJob {
-            nominal_at: fire.nominal_at,
-            job: record.spec.job.instantiate(JobId::new(), occurrence),
-            overlap: record.spec.overlap,
-        }
-    });
-    Fire { id: record.spec.id.clone(), expected: first.nominal_at, skipped: skipped.0, job, next }
-}
-
-/// Skipped occurrences, neighbours with one reason as one range.
-#[derive(Default)]
-struct Ranges(Vec<RecurringRun>);
-
-impl Ranges {
-    fn add(&mut self, nominal_at: Timestamp, outcome: RunOutcome, now: Timestamp) {
-        match self.0.last_mut() {
-            Some(range) if range.outcome == outcome && range.count < RANGE => {
-                range.through = nominal_at;
-                range.count += 1;
-            }
-            _ => {
-                self.0.push(RecurringRun {
-                    nominal_at,
-                    through: nominal_at,
-                    count: 1,
-                    outcome,
-                    at: now,
-                });
-            }
-        }
-    }
-
-    fn extend(&mut self, missed: &[NextRun], now: Timestamp) {
-        for next in missed {
-            self.add(next.nominal_at, RunOutcome::Misfired, now);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::recurring::{JobTemplate, Overlap, Pause, RecurringSpec};
-    use crate::schedule::{Schedule, TimeZone};
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_micros(1_767_225_600_000_000 + seconds * 1_000_000)
-    }
-
-    fn every_minute(misfire: Misfire) -> RecurringRecord {
-        let job =
-            crate::record::NewRecord::new(JobId::new(), crate::Name::from_stored("k"), *b"{}");
-        let spec = RecurringSpec {
-            id: "r".into(),
-            schedule: Schedule::cron("* * * * *").expect("valid"),
-            time_zone: TimeZone::UTC,
-            misfire,
-            overlap: Overlap::Allow,
-            jitter: Duration::ZERO,
-            starts_at: None,
-            ends_at: None,
-            job: JobTemplate::from_record(&job).expect("valid"),
-        };
-        RecurringRecord {
-            next: Some(NextRun { nominal_at: at(60), due_at: at(60) }),
-            spec,
-            etag: 1,
-            last_nominal_at: None,
-            last_job: None,
-            pause: None,
-            created_at: at(0),
-        }
-    }
-
-    fn told(fire: &Fire) -> (Option<Timestamp>, u32, Option<Timestamp>) {
-        let skipped = fire.skipped.iter().map(|range| range.count).sum();
-        (
-            fire.job.as_ref().map(|job| job.nominal_at),
-            skipped,
-            fire.next.map(|next| next.nominal_at),
-        )
-    }
-
-    #[test]
-    fn a_punctual_occurrence_is_fired_whatever_the_policy() {
-        for misfire in [Misfire::RunOnce, Misfire::RunAll { cap: 5 }, Misfire::Skip] {
-            let fire = plan(&every_minute(misfire), at(61)).expect("due");
-            assert_eq!(told(&fire), (Some(at(60)), 0, Some(at(120))), "{misfire:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_missed_goes_by_the_policy() {
-        // 60, 120 … 600 are due at 605.
-        let fire = |misfire| told(&plan(&every_minute(misfire), at(605)).expect("due"));
-        assert_eq!(fire(Misfire::RunOnce), (Some(at(600)), 9, Some(at(660))));
-        assert_eq!(fire(Misfire::Skip), (Some(at(600)), 9, Some(at(660))));
-        assert_eq!(fire(Misfire::RunAll { cap: 3 }), (Some(at(480)), 7, Some(at(540))));
-        assert_eq!(fire(Misfire::RunAll { cap: 50 }), (Some(at(60)), 0, Some(at(120))));
-    }
-
-    #[test]
-    fn occurrences_in_a_pause_that_ended_are_skipped_as_paused() {
-        let mut record = every_minute(Misfire::RunAll { cap: 50 });
-        record.pause = Some(Pause { since: at(0), until: Some(at(300)), ..Pause::new("ann", "x") });
-        let fire = plan(&record, at(310)).expect("due");
-        assert_eq!(told(&fire), (Some(at(300)), 4, Some(at(360))));
-        assert_eq!(fire.skipped[0].outcome, RunOutcome::Paused);
-    }
-
-    #[test]
-    fn a_gap_of_years_is_recorded_in_bounded_parts() {
-        let fire = plan(&every_minute(Misfire::RunOnce), at(3600 * 24 * 365)).expect("due");
-        let (job, skipped, next) = told(&fire);
-        assert_eq!((job, skipped), (None, RANGE));
-        assert_eq!(next, Some(at(60 * (i64::from(RANGE) + 1))));
-    }
+fn has_moved(outcome: &FireOutcome) -> bool {
+    matches!(outcome, FireOutcome::Fired(_) | FireOutcome::Skipped)
 }

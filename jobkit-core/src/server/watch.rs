@@ -68,7 +68,7 @@ async fn unserved(engine: &Engine) -> Result<Option<Unserved>> {
     }
     let servers = storage.servers().await?;
     let serves = |server: &ServerStatus, lane: &Lane| {
-        now.since(server.heartbeat_at) < engine.options.dead_after
+        now.apart(server.heartbeat_at) < engine.options.dead_after
             && server.info.kinds.contains(&lane.kind)
             && server.info.queues.contains(&lane.queue)
     };

@@ -19,6 +19,9 @@ use crate::ids::Incarnation;
 /// - **LCK-4** Renew and release by anyone but the holder change nothing and answer `false`.
 /// - **LCK-5** A lock that expired is free for others; its former owner's renew answers `false` once
 ///   another has taken it.
+/// - **LCK-6** A lock that ends further ahead than any can last ([a day](crate::bounds::LEASE)) was taken
+///   while the clock was ahead: one who asks for it in vain makes it end after the time asked for, unless
+///   its owner renews it.
 #[async_trait]
 pub trait LockStore {
     /// Takes the lock if it is free; `None` if another holds it.

@@ -80,6 +80,8 @@ use crate::storage::log::LogLine;
 ///   what is beyond `max` is moved by the next sweep or promotion. Where pushes are claimed, the
 ///   instant is told when the first job is parked, and while jobs are, when an operator changes the
 ///   window or one starts after there was room (G13, G21).
+/// - **PRO-4** A job that was scheduled more than a minute ahead of the clock was so while the clock was wrong:
+///   a delay, of a retry too, counts from now on, and an instant that was named stays.
 ///
 /// **Contract: `rescue_expired`**
 /// - **RES-1** It takes away only leases that were listed as seen expired, with the same fence and the
@@ -88,6 +90,9 @@ use crate::storage::log::LogLine;
 ///   limit it is Failed with reason `crash_limit`; a cancelled one is Deleted (G6).
 /// - **RES-3** Slots and locks of the attempt are free in the same step (G13).
 /// - **RES-4** After rescue the former holder's settle and renew answer `LeaseLost` (G5).
+/// - **RES-5** A lease that ends further ahead than any can last ([a day](crate::bounds::LEASE)) was taken or
+///   renewed while the clock was ahead, and counts as expired; its holder's next renewal makes it one that
+///   is not.
 ///
 /// **Contract: `wake_ups`**
 /// - **WAK-1** Where pushes are claimed, an idle claimer is told within 100 ms that work became

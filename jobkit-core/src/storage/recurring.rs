@@ -13,14 +13,14 @@ use crate::refusal::Refusal;
 ///
 /// **Contract**
 /// - **REC-1** Saving a new definition stores it with the next occurrence given; saving an unchanged
-///   one changes nothing, keeping next occurrence and etag; a changed one replaces definition and next
-///   occurrence; a pause stays in all cases.
+///   one keeps the etag and the earlier of both next occurrences; a changed one replaces definition and
+///   next occurrence; a pause stays in all cases.
 /// - **REC-2** A save guarded by an etag that does not fit answers [`SaveOutcome::Changed`].
 /// - **REC-3** `due` answers unpaused schedules whose due instant has come, earliest first, and the next
 ///   due instant of the rest.
-/// - **REC-4** `fire` compares the next occurrence and replaces it, creates the job and records the
-///   occurrence, in one step: of any number of callers one gets [`FireOutcome::Fired`], the others
-///   [`FireOutcome::Stale`] (G10).
+/// - **REC-4** `fire` compares the etag and the next occurrence, replaces the latter, creates the job and
+///   records the occurrence, in one step: of any number of callers one gets [`FireOutcome::Fired`], the
+///   others [`FireOutcome::Stale`] (G10).
 /// - **REC-5** With [`Overlap::Skip`], while the last fired job has not finished, the occurrence is
 ///   recorded as overlapping and no job is created.
 /// - **REC-6** A unique key that is held records the occurrence as skipped, and the schedule goes on.
@@ -28,9 +28,19 @@ use crate::refusal::Refusal;
 /// - **REC-8** `trigger` creates a job beside the schedule and records it; the next occurrence stays.
 /// - **REC-9** A paused schedule is not due and cannot be fired; resuming sets the next occurrence
 ///   given.
-/// - **REC-10** `remove` forgets the schedule but not its last nominal instant: saved again, it never
-///   fires an instant that was fired before.
+/// - **REC-10** `remove` forgets the schedule but not what it fired: saved again, it never fires an instant
+///   that was fired before.
 /// - **REC-11** The job carries the occurrence: the schedule's id and the nominal instant.
+/// - **REC-12** An occurrence that is due is not lost when its definition is replaced: with the same
+///   instants it stays the next one, otherwise it is recorded as replaced. So it is when the schedule is
+///   removed; that record is kept until the schedule is saved again, and then stands among its
+///   occurrences. A resume records what was due: in the pause as paused, before it as misfired.
+/// - **REC-13** What was fired while the clock was ahead counts for itself alone: when the clock has gone
+///   back, instants before it are fired, and it is not fired again when its time comes, also after the
+///   schedule was removed and saved again.
+/// - **REC-14** An item that cannot be carried out, since something stored cannot be read, is recorded as
+///   refused and the schedule goes on; where not even that can be stored it is [`FireOutcome::Failed`].
+///   Its neighbours in the call are fired.
 #[async_trait]
 pub trait RecurringStore {
     /// Saves definitions; one outcome each, in order.
@@ -44,8 +54,8 @@ pub trait RecurringStore {
     }
 
     /// Removes a schedule; `false` if there was none.
-    async fn remove_recurring(&self, id: &str) -> Result<bool> {
-        let _ = id;
+    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
+        let _ = (id, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
@@ -178,6 +188,8 @@ pub struct Fire {
     pub id: String,
     /// The next occurrence as it was seen: applied only if it still is.
     pub expected: Timestamp,
+    /// The schedule's etag as it was seen: applied only if it still is.
+    pub etag: u64,
     /// Occurrences that are skipped, from `expected` on.
     pub skipped: Vec<RecurringRun>,
     /// The occurrence that is fired: its nominal instant and its job.
@@ -207,6 +219,8 @@ pub enum FireOutcome {
     Skipped,
     /// Another was faster, or the schedule was changed, paused or removed: nothing changed.
     Stale,
+    /// It cannot be carried out, for this reason: nothing changed.
+    Failed(String),
 }
 
 /// What became of a trigger.

@@ -21,7 +21,8 @@ use crate::recurring::Pause;
 ///   unknown life it answers [`known`](HeartbeatAnswer::known) `false`, and changes nothing.
 /// - **SRV-3** `remove_server` forgets the life; attempts it names still run and will count no crash
 ///   when they are rescued.
-/// - **SRV-4** `remove_dead` forgets lives silent for longer than told, and no others; it takes no lease
+/// - **SRV-4** `remove_dead` forgets lives silent for longer than told, and no others: a last heartbeat that
+///   lies further ahead than that is silence, too, since the clock has gone back; it takes no lease
 ///   away.
 /// - **SRV-5** An announce of another life under the same name replaces the former one when that is
 ///   draining, or has been silent for [`SERVER_FRESH`](bounds::SERVER_FRESH); leases of the former stay
@@ -174,6 +175,7 @@ impl ServerStatus {
 
     /// Whether it has been silent for so long that nobody counts on it: [`bounds::SERVER_SILENT`].
     pub fn is_silent(&self, now: Timestamp) -> bool {
-        now.since(self.heartbeat_at) >= bounds::SERVER_SILENT
+        // One that lies ahead is of a time when the clock was: a live server would have sent another.
+        now.apart(self.heartbeat_at) >= bounds::SERVER_SILENT
     }
 }

@@ -11,7 +11,7 @@ use crate::ids::{BatchId, JobId, OperationId};
 use crate::limit::Limit;
 use crate::record::{JobDetails, Payload};
 use crate::recurring::Pause;
-use crate::recurring::{RecurringRecord, RecurringRun};
+use crate::recurring::{Fired, RecurringRecord, RecurringRun};
 use crate::state::{State, StateName};
 use crate::storage::log::LogLine;
 use crate::storage::servers::{PauseRecord, PauseTarget};
@@ -64,10 +64,13 @@ impl From<PauseRecord> for Whole {
 pub struct WholeRecurring {
     /// Its id.
     pub id: String,
-    /// The schedule; `None` if it was removed, and its last instant alone is remembered.
+    /// The schedule; `None` if it was removed, and what it fired alone is remembered.
     pub record: Option<RecurringRecord>,
-    /// The latest instant that was fired or skipped.
+    /// The instant that was fired or skipped last.
     pub last_nominal_at: Option<Timestamp>,
+    /// Which occurrences were fired.
+    #[serde(default)]
+    pub fired: Fired,
     /// The recorded occurrences, newest first.
     #[serde(default)]
     pub runs: Vec<RecurringRun>,

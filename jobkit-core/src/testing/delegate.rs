@@ -159,8 +159,8 @@ impl RecurringStore for FaultyStorage {
         self.call("save_recurring", self.inner.save_recurring(saves, now)).await
     }
 
-    async fn remove_recurring(&self, id: &str) -> Result<bool> {
-        self.call("remove_recurring", self.inner.remove_recurring(id)).await
+    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
+        self.call("remove_recurring", self.inner.remove_recurring(id, now)).await
     }
 
     async fn pause_recurring(

@@ -1,7 +1,8 @@
-//! The engine on the memory storage, in real time.
+//! The engine on the memory storage; in real time where nothing else is said.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod around;
+mod clocks;
 mod crashes;
 mod engine;
 mod faults;

@@ -86,6 +86,7 @@ async fn nothing_that_holds_arguments_or_results_shows_them() {
     let job = FireJob { job: new, nominal_at: next.nominal_at, overlap: record.spec.overlap };
     hides(&Fire {
         id: "nightly".into(),
+        etag: record.etag,
         expected: next.nominal_at,
         job: Some(job),
         skipped: Vec::new(),

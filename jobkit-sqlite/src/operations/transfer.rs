@@ -14,8 +14,8 @@ use rusqlite::params;
 use super::pauses;
 use crate::batches;
 use crate::codec::{
-    ASIDE, CHILDREN, ENDED, INLINE_BYTES, RESULT_ASIDE, TIMED, at, bytes16, int, micros, on_number,
-    size, start_number, to_json, uint,
+    ASIDE, CHILDREN, ENDED, INLINE_BYTES, RESULT_ASIDE, TIMED, at, bytes16, int, json, micros,
+    on_number, size, start_number, to_json, uint,
 };
 use crate::connection::Db;
 use crate::error::{Done, tell_of_damage};
@@ -125,15 +125,19 @@ fn paused(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
 
 fn schedules(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
     let rows = db.all(
-        "SELECT id, last_nominal FROM jk_recurring WHERE id > ?1 ORDER BY id LIMIT ?2",
+        "SELECT id, last_nominal, fired FROM jk_recurring WHERE id > ?1 ORDER BY id LIMIT ?2",
         params![after.unwrap_or_default(), size(limit)],
-        |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?)),
+        |row| {
+            let last = row.get::<_, Option<i64>>(1)?;
+            Ok((row.get::<_, String>(0)?, last, row.get::<_, Option<String>>(2)?))
+        },
     )?;
     let mut wholes = Vec::with_capacity(rows.len());
-    for (id, last) in rows {
+    for (id, last, fired) in rows {
         let whole = WholeRecurring {
             record: recurring::load(db, &id)?,
             last_nominal_at: last.map(Timestamp::from_micros),
+            fired: fired.map(|text| json(&text)).transpose()?.unwrap_or_default(),
             runs: recurring::runs(db, &id, jobkit_core::bounds::RECURRING_RUNS)?,
             id: id.clone(),
         };
@@ -316,7 +320,7 @@ impl Flight<'_, '_> {
         let pause = record.and_then(|record| record.pause.as_ref());
         let stored = self.db.run(
             "INSERT INTO jk_recurring (id, spec, etag, next_nominal, next_due, last_nominal, last_job, \
-             pause, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+             pause, created_at, fired) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
              ON CONFLICT (id) DO NOTHING",
             params![
                 whole.id,
@@ -328,6 +332,7 @@ impl Flight<'_, '_> {
                 record.and_then(|it| it.last_job.as_ref()).map(|job| &job.as_bytes()[..]),
                 pause.map(serde_json::to_string).transpose()?,
                 record.map_or(0, |record| record.created_at.as_micros()),
+                recurring::fired_text(record.map_or(&whole.fired, |record| &record.fired))?,
             ],
         )? > 0;
         if !stored {

@@ -1,6 +1,7 @@
 //! `promote_due`.
 
-use jobkit_core::state_machine::Event;
+use jobkit_core::Timestamp;
+use jobkit_core::state_machine::{Event, SCHEDULED_AHEAD};
 use jobkit_core::storage::{Promoted, StepRequest};
 
 use crate::codec::{at, select_job, size};
@@ -34,13 +35,40 @@ impl Flight<'_, '_> {
         if count < max {
             count += self.fill_due_limits(max - count, now)?;
         }
+        let more = self.set_delays_right(max, now)?;
         let next = self
             .db
             .one("SELECT min(run_at) FROM jk_job INDEXED BY jk_due WHERE state = 1", [], |row| {
                 row.get::<_, Option<i64>>(0)
             })?
             .flatten();
-        let next = next.into_iter().chain(self.next_room_at()?).min();
-        Ok(Promoted { count, next_due_at: next.map(at), now })
+        let next = next.into_iter().chain(self.next_room_at()?).min().map(at);
+        let next_due_at = next.into_iter().chain(more.then_some(now)).min();
+        Ok(Promoted { count, next_due_at, now })
+    }
+
+    /// Lets the delays of jobs that were scheduled while the clock was ahead count from now on; whether there
+    /// may be more of them.
+    fn set_delays_right(&mut self, max: usize, now: Timestamp) -> Done<bool> {
+        let ahead = read_jobs(
+            self.db,
+            select_job!(
+                "INDEXED BY jk_scheduled WHERE state = 1 AND entered_at > ?1 \
+                 ORDER BY entered_at, seq LIMIT ?2"
+            ),
+            [now.plus(SCHEDULED_AHEAD).as_micros(), size(max)],
+        )?;
+        let more = ahead.len() == max;
+        for job in ahead {
+            match job {
+                Ok(mut job) => {
+                    if let Some(event) = job.head.set_right(now) {
+                        let _ = self.step(&mut job, &event, &Why::at(now))?;
+                    }
+                }
+                Err(seq) => self.give_up_unreadable(seq, now)?,
+            }
+        }
+        Ok(more)
     }
 }

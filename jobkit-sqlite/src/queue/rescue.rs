@@ -35,7 +35,7 @@ impl Flight<'_, '_> {
             let State::Processing(hold) = &job.head.state else { continue };
             if job.head.fence != seen.fence
                 || hold.expires_at != seen.expires_at
-                || hold.expires_at > now
+                || !bounds::lease_has_expired(hold.expires_at, now)
             {
                 continue;
             }
@@ -46,8 +46,10 @@ impl Flight<'_, '_> {
         }
         rescue.expired = self.db.all(
             "SELECT id, seq, fence, lease_until FROM jk_job INDEXED BY jk_held \
-             WHERE state = 3 AND lease_until <= ?1 ORDER BY claimed_at, seq LIMIT ?2",
-            [now.as_micros(), size(request.max)],
+             WHERE state = 3 AND (lease_until <= ?1 OR lease_until > ?3) \
+             ORDER BY claimed_at, seq LIMIT ?2",
+            // Beyond the longest lease: of a time when the clock was ahead.
+            [now.as_micros(), size(request.max), now.plus(*bounds::LEASE.end()).as_micros()],
             |row| {
                 Ok(ExpiredLease {
                     job: job_id(row, 0)?,
@@ -63,8 +65,14 @@ impl Flight<'_, '_> {
     /// Gives up a running job that cannot be read and whose lease has expired.
     fn give_up_expired(&mut self, seen: &ExpiredLease, fault: &Fault, now: Timestamp) -> Done {
         let seq = self.db.one(
-            "SELECT seq FROM jk_job WHERE id = ?1 AND state = 3 AND fence = ?2 AND lease_until <= ?3",
-            params![&seen.job.as_bytes()[..], int(seen.fence), now.as_micros()],
+            "SELECT seq FROM jk_job WHERE id = ?1 AND state = 3 AND fence = ?2 \
+             AND (lease_until <= ?3 OR lease_until > ?4)",
+            params![
+                &seen.job.as_bytes()[..],
+                int(seen.fence),
+                now.as_micros(),
+                now.plus(*bounds::LEASE.end()).as_micros()
+            ],
             |row| row.get::<_, i64>(0),
         )?;
         if let Some(seq) = seq {

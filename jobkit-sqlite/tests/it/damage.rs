@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::limit::Limit;
+use jobkit_core::record::Occurrence;
+use jobkit_core::recurring::{JobTemplate, Misfire, NextRun, Overlap, RecurringSpec, RunOutcome};
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
 use jobkit_core::unique::Unique;
-use jobkit_core::{JobId, Name, OperationId};
+use jobkit_core::{JobId, Name, OperationId, Schedule, TimeZone};
 use jobkit_sqlite::SqliteStorage;
 
 use crate::support::{claim, job, opened, served, server, settle, submit};
@@ -270,4 +272,80 @@ async fn a_damaged_key_is_free_with_the_end() {
     settle(&storage, &server, vec![Settle::new(lease, Ending::Succeeded)]).await;
     assert_eq!(held(), Ok(0));
     submit(&storage, keyed()).await;
+}
+
+/// A schedule whose last job or whose occurrences cannot be read fails none of those that are fired with it:
+/// the one goes on, the other says why it does not.
+#[tokio::test]
+async fn a_damaged_schedule_fails_no_other() {
+    let (_dir, path, storage, _server) = served().await;
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.busy_timeout(Duration::from_secs(5)).expect("is set");
+    let now = storage.now().await.expect("tells");
+    let run = |n: u64| {
+        let at = now.plus(Duration::from_secs(60 * n));
+        NextRun { nominal_at: at, due_at: at }
+    };
+    let template = JobTemplate::from_record(&job().jobs[0]).expect("can recur");
+    let ids = ["a", "last job", "occurrences", "z"];
+    for id in ids {
+        let spec = RecurringSpec {
+            id: id.into(),
+            schedule: Schedule::every(Duration::from_secs(60)).expect("is valid"),
+            time_zone: TimeZone::UTC,
+            misfire: Misfire::RunOnce,
+            overlap: Overlap::Skip,
+            jitter: Duration::ZERO,
+            starts_at: None,
+            ends_at: None,
+            job: template.clone(),
+        };
+        let save = SaveRecurring { spec, next: Some(run(0)), if_etag: None };
+        storage.save_recurring(&[save], None).await.expect("saves");
+    }
+    let fire_all = async |n: u64| {
+        let mut fires = Vec::new();
+        for id in ids {
+            let record = storage.recurring(id).await.expect("reads").expect("is there");
+            let job = record.spec.job.instantiate(
+                JobId::new(),
+                Occurrence { recurring: id.into(), nominal_at: run(n).nominal_at },
+            );
+            let nominal_at = run(n).nominal_at;
+            fires.push(Fire {
+                id: id.into(),
+                expected: record.next.expect("goes on").nominal_at,
+                etag: record.etag,
+                skipped: Vec::new(),
+                job: Some(FireJob { nominal_at, job, overlap: Overlap::Allow }),
+                next: Some(run(n + 1)),
+            });
+            if id == "last job"
+                && let Some(job) = fires.last_mut().and_then(|fire| fire.job.as_mut())
+            {
+                job.overlap = Overlap::Skip;
+            }
+        }
+        storage.fire_recurring(&fires, None).await.expect("fires the others")
+    };
+    let outcomes = fire_all(0).await;
+    assert!(outcomes.iter().all(|it| matches!(it, FireOutcome::Fired(_))), "{outcomes:?}");
+    let FireOutcome::Fired(last) = &outcomes[1] else { unreachable!() };
+    let text = "UPDATE jobkit_job SET state = 'what' WHERE id = ?1";
+    assert_eq!(conn.execute(text, [&last.as_bytes()[..]]).expect("writes"), 1);
+    let text = "UPDATE jobkit_recurring_run SET n = 'what' WHERE recurring = 'occurrences'";
+    assert_eq!(conn.execute(text, []).expect("writes"), 1);
+    let outcomes = fire_all(1).await;
+    assert!(matches!(outcomes[0], FireOutcome::Fired(_)), "{outcomes:?}");
+    assert!(matches!(outcomes[3], FireOutcome::Fired(_)), "{outcomes:?}");
+    assert_eq!(outcomes[1], FireOutcome::Skipped);
+    assert!(
+        matches!(&outcomes[2], FireOutcome::Failed(reason) if reason.contains("cannot be read"))
+    );
+    let recorded = storage.recurring_runs("last job", 1).await.expect("reads").remove(0);
+    assert!(matches!(recorded.outcome, RunOutcome::Refused { .. }), "{recorded:?}");
+    let record = storage.recurring("last job").await.expect("reads").expect("is there");
+    assert_eq!(record.next, Some(run(2)), "it goes on");
+    let record = storage.recurring("occurrences").await.expect("reads").expect("is there");
+    assert_eq!(record.next, Some(run(1)), "nothing changed");
 }

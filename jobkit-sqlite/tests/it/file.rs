@@ -61,13 +61,13 @@ async fn a_schema_that_does_not_admit_this_release_is_refused() {
     let path = dir.path().join("jobs.db");
     drop(SqliteStorage::open(&path).await.expect("opens"));
     let conn = rusqlite::Connection::open(&path).expect("opens");
-    conn.execute_batch("UPDATE jobkit_meta SET value = 7 WHERE key = 'version'").expect("writes");
+    conn.execute_batch("UPDATE jobkit_meta SET value = 8 WHERE key = 'version'").expect("writes");
     drop(SqliteStorage::open(&path).await.expect("a newer schema that admits it is used"));
-    conn.execute_batch("UPDATE jobkit_meta SET value = 6 WHERE key = 'oldest_writer'")
+    conn.execute_batch("UPDATE jobkit_meta SET value = 7 WHERE key = 'oldest_writer'")
         .expect("writes");
     let error = refused(&path).await;
     assert_eq!(error.kind(), ErrorKind::Schema);
-    assert!(error.to_string().contains("schema 7"), "{error}");
+    assert!(error.to_string().contains("schema 8"), "{error}");
 }
 
 #[tokio::test]

@@ -318,9 +318,11 @@ async fn fire(
     n: u32,
 ) -> jobkit_core::Result<Vec<FireOutcome>> {
     let later = at.plus(Duration::from_secs(60));
+    let etag = storage.recurring(id).await?.map_or(0, |record| record.etag);
     let fire = Fire {
         id: id.into(),
         expected: at,
+        etag,
         skipped: Vec::new(),
         job: Some(FireJob { nominal_at: at, job: job("k", n), overlap: Overlap::Skip }),
         next: Some(NextRun { nominal_at: later, due_at: later }),

@@ -94,6 +94,9 @@ fn told(outcome: &RunOutcome) -> String {
         RunOutcome::Triggered { job } => format!("run by hand as {job}"),
         RunOutcome::Misfired => "skipped: nobody was there in time".to_owned(),
         RunOutcome::Paused => "skipped: paused".to_owned(),
+        RunOutcome::Replaced => {
+            "skipped: its schedule was replaced or removed before it was fired".to_owned()
+        }
         RunOutcome::Overlapping { job } => format!("skipped: {job} had not finished"),
         RunOutcome::KeyHeld { holder } => format!("skipped: {holder} holds its unique key"),
         RunOutcome::Refused { reason } => hide_in_text(&format!("refused: {reason}")),

@@ -120,11 +120,28 @@ pub fn g3_atomic_submit(history: &History) -> Checked {
     Ok(())
 }
 
-/// G10: an occurrence is fired or skipped once, and none is left out.
+/// What became of a schedule's occurrences.
+#[derive(Default)]
+struct Occurrences {
+    fired: BTreeSet<Timestamp>,
+    last: Option<Timestamp>,
+    /// The latest that was fired or skipped, also while the clock was ahead.
+    highest: Option<Timestamp>,
+    /// The storage's clock at the last of them.
+    at: Timestamp,
+    /// It has shown an earlier time since.
+    went_back: bool,
+}
+
+/// G10: an occurrence is fired once, or skipped, and none is left out. What was skipped while the clock was
+/// ahead may come again once it has gone back; what was fired may not.
 pub fn g10_one_job_per_occurrence(history: &History) -> Checked {
     let mut every: BTreeMap<&str, Duration> = BTreeMap::new();
-    let mut last: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    let mut all: BTreeMap<&str, Occurrences> = BTreeMap::new();
     for event in &history.events {
+        for its in all.values_mut() {
+            its.went_back |= event.at < its.at;
+        }
         let (id, from, through) = match &event.fact {
             Fact::Schedule { id, every: pace } => {
                 every.insert(id, *pace);
@@ -134,17 +151,24 @@ pub fn g10_one_job_per_occurrence(history: &History) -> Checked {
             Fact::Skipped { id, from, through } => (id, *from, *through),
             _ => continue,
         };
-        let before = last.insert(id, through);
-        match (before, every.get(id.as_str())) {
-            (Some(before), _) if from <= before => {
-                return broken("G10", event, None, format!("{id:?} came twice for {from}"));
-            }
-            (Some(before), Some(pace)) if before.plus(*pace) != from => {
-                let what = format!("{id:?} left out what lies between {before} and {from}");
-                return broken("G10", event, None, what);
-            }
-            _ => {}
+        let its = all.entry(id).or_default();
+        its.at = event.at;
+        let went_back = std::mem::take(&mut its.went_back);
+        let again = its.last.is_some_and(|last| from <= last) && !went_back;
+        if again || its.fired.range(from..=through).next().is_some() {
+            return broken("G10", event, None, format!("{id:?} came twice for {from}"));
         }
+        if let (Some(highest), Some(pace)) = (its.highest, every.get(id.as_str()))
+            && from > highest.plus(*pace)
+        {
+            let what = format!("{id:?} left out what lies between {highest} and {from}");
+            return broken("G10", event, None, what);
+        }
+        if matches!(event.fact, Fact::Fired { .. }) {
+            its.fired.insert(from);
+        }
+        its.last = Some(through);
+        its.highest = its.highest.max(Some(through));
     }
     Ok(())
 }
