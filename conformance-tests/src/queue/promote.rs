@@ -44,6 +44,8 @@ pub async fn promotion_answers_the_next_instant(env: Env) {
     }
     let (ten, forty) = (env.after(10), env.after(40));
     assert_eq!(step(10).await.next_due_at, Some(ten));
+    let looked = step(0).await;
+    assert_eq!((looked.count, looked.next_due_at), (0, Some(ten)), "a mere look");
     env.advance(26);
     let promoted = step(10).await;
     assert_eq!((promoted.count, promoted.next_due_at, promoted.now), (2, Some(forty), env.now()));

@@ -150,7 +150,7 @@ impl Call<'_> {
                 self.must(place, &event)?;
             }
         }
-        Ok((ahead.len() == max).then_some(self.now))
+        Ok((max > 0 && ahead.len() == max).then_some(self.now))
     }
 
     /// As if the list of what is due had been read before a deletion: a planted fault.

@@ -116,7 +116,7 @@ impl Tables {
                 self.must(work, *place, &event);
             }
         }
-        ahead.len() == max
+        max > 0 && ahead.len() == max
     }
 
     fn check_announced(&self, incarnation: Incarnation) -> Result<()> {

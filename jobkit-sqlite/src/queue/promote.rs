@@ -58,7 +58,7 @@ impl Flight<'_, '_> {
             ),
             [now.plus(SCHEDULED_AHEAD).as_micros(), size(max)],
         )?;
-        let more = ahead.len() == max;
+        let more = max > 0 && ahead.len() == max;
         for job in ahead {
             match job {
                 Ok(mut job) => {
