@@ -342,7 +342,8 @@ impl<S: Storage + ?Sized> Look<'_, S> {
 
     async fn unserved(&self) -> Result<Option<Cause>> {
         let record = self.record();
-        let live = self.storage.servers().await?.into_iter().filter(|server| self.is_live(server));
+        let takes_jobs = |server: &ServerStatus| self.is_live(server) && !server.info.draining;
+        let live = self.storage.servers().await?.into_iter().filter(takes_jobs);
         let live: Vec<_> = live.collect();
         let serves = |server: &ServerStatus| {
             let info = &server.info;

@@ -191,11 +191,13 @@ pub async fn no_more_are_let_go_than_have_room(env: Env) {
     server.claim_one().await;
     let ids = env.add_many((0..WAITERS).map(|_| limited("l", 1)).collect()).await;
     park_all(&mut server).await;
+    env.catch_up().await;
     env.storage.define_limit(&Limit::new("l", 11)).await.expect("defines");
     assert_eq!(env.usage("l").await, (1, 690));
     env.sweep().await;
     assert_eq!(env.usage("l").await, (1, 690), "the room is given once");
     assert_eq!(server.claim_ids(500).await, ids[..10]);
+    env.catch_up().await;
     env.storage.define_limit(&Limit::new("l", 1_000)).await.expect("defines");
     env.sweep().await;
     assert_eq!(env.usage("l").await, (11, 0));

@@ -42,6 +42,7 @@ fn state(server: &ServerStatus, now: Timestamp) -> (&'static str, Tone) {
         (true, _) => ("silent", Tone::Bad),
         (_, Some(ServerCommand::Stop)) => ("stopping", Tone::Warning),
         (_, Some(ServerCommand::Quiet)) => ("quiet", Tone::Warning),
+        _ if server.info.draining => ("draining", Tone::Warning),
         _ => ("live", Tone::Good),
     }
 }
