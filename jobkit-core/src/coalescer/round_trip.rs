@@ -170,6 +170,10 @@ impl<C: BatchCall> Driver<C> {
         let next = self.shared.completed(&self.round_trip);
         let next = next.map(|next| Self::new(&self.shared, next));
         self.round_trip.answer(answers);
+        if self.round_trip.drivers.load(Ordering::Acquire) > 1 {
+            // Others that poll it have nothing left to wait for.
+            self.round_trip.wakers.wake_all();
+        }
         Poll::Ready(next)
     }
 

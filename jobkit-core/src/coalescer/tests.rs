@@ -218,6 +218,26 @@ fn a_runtime_that_stands_still_holds_up_nobody() {
     assert_eq!(still.block_on(left).expect("joins").expect("answers"), 200);
 }
 
+#[tokio::test]
+async fn whoever_polls_a_slow_call_as_well_ends_with_it() {
+    for _ in 0..20 {
+        let coalescer = doubling(0);
+        let mut callers = vec![call(&coalescer, 100)];
+        assert_eq!(begun(&coalescer).await, 1);
+        let in_flight = coalescer.0.queue().in_flight.clone();
+        let runtime = Handle::current();
+        for _ in 0..3 {
+            Driver::new(&coalescer.0, Arc::clone(&in_flight[0])).spawn_on(&runtime);
+        }
+        callers.push(call(&coalescer, 101));
+        begun(&coalescer).await;
+        coalescer.0.call.gate.add_permits(2);
+        answered(callers).await;
+        begun(&coalescer).await;
+        assert_eq!(Arc::strong_count(&in_flight[0]), 1, "no task holds it any more");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_gives_up_in_time_and_says_whether_it_was_sent() {
     let coalescer = doubling(0);
