@@ -163,13 +163,14 @@ impl<C: BatchCall> Driver<C> {
         &self.round_trip
     }
 
-    /// Polls the round trip; at its end the callers are answered, after the next one is on its way.
+    /// Polls the round trip; at its end the callers are answered, and the next one may leave.
     pub(super) fn advance(&self, context: &Context<'_>) -> Poll<Option<Self>> {
         let answers = std::task::ready!(self.round_trip.poll(&self.shared, context));
         let Some(answers) = answers else { return Poll::Ready(None) };
+        // First the answers: whoever comes again at once leaves with the next round trip.
+        self.round_trip.answer(answers);
         let next = self.shared.completed(&self.round_trip);
         let next = next.map(|next| Self::new(&self.shared, next));
-        self.round_trip.answer(answers);
         if self.round_trip.drivers.load(Ordering::Acquire) > 1 {
             // Others that poll it have nothing left to wait for.
             self.round_trip.wakers.wake_all();
