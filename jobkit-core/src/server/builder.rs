@@ -17,6 +17,7 @@ use crate::name::Name;
 use crate::record::MAX_TIMEOUT;
 use crate::recurring::RecurringSpec;
 use crate::server::engine::Engine;
+use crate::server::failed::{FailedJob, Hooks};
 use crate::server::options::ServerOptions;
 use crate::server::shutdown::{self, ServerHandle};
 use crate::storage::{IntoStorage, QueueQuota, ServerInfo, Storage};
@@ -67,6 +68,7 @@ pub struct ServerBuilder {
     options: ServerOptions,
     workers: Option<usize>,
     filters: Filters,
+    hooks: Hooks,
 }
 
 impl ServerBuilder {
@@ -144,6 +146,41 @@ impl ServerBuilder {
     /// Gives a filter a say in what follows from every run.
     pub fn elect(mut self, filter: impl ElectFilter) -> Self {
         self.filters.elect.push(Arc::new(filter));
+        self
+    }
+
+    /// Calls `hook` when a job has failed for good: the place for Sentry and alerts. Several are all called.
+    ///
+    /// It is called once the storage has noted the failure, whatever caused it: the handler, a panic, a time
+    /// limit, arguments that do not fit, a result that cannot be kept, or servers that vanished too often.
+    /// It is not called for attempts that are repeated, nor for jobs that a cancellation or a filter deleted.
+    ///
+    /// At most once: nobody calls it where the server's process ends between the storage's note and the call.
+    /// Work that must not be missed is a continuation on failure. The hook runs between the claims of the
+    /// server, so it should return quickly: spawn what takes longer. A panic in it is logged.
+    ///
+    /// # Example: alerts
+    /// ```
+    /// # use jobkit_core::{Failure, Job, Jobs, MemoryStorage, Server};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Charge {}
+    /// # impl Job for Charge { const KIND: &'static str = "charge"; type Output = (); }
+    /// # fn alert(_text: &str) {}
+    /// # fn main() -> Result<(), jobkit_core::server::BuildError> {
+    /// # let jobs = Jobs::new().handle(|_: Charge, _| async { Ok::<_, Failure>(()) });
+    /// let server = Server::builder(MemoryStorage::new())
+    ///     .jobs(jobs)
+    ///     .on_failed(|job| {
+    ///         let why = job.error.as_ref().map_or("its servers vanished", |error| &error.message);
+    ///         alert(&format!("{} {} failed for good: {why}", job.kind, job.id));
+    ///     })
+    ///     .build()?;
+    /// # drop(server);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_failed(mut self, hook: impl Fn(&FailedJob) + Send + Sync + 'static) -> Self {
+        self.hooks.add(Arc::new(hook));
         self
     }
 
@@ -237,6 +274,7 @@ impl ServerBuilder {
             kinds,
             self.data,
             self.filters,
+            self.hooks,
         );
         Ok(Server { engine: Arc::new(engine), recurring })
     }
@@ -444,6 +482,7 @@ impl Server {
             options: ServerOptions::default(),
             workers: None,
             filters: Filters::default(),
+            hooks: Hooks::default(),
         }
     }
 

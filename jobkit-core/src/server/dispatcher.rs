@@ -19,6 +19,7 @@ use self::suspects::Suspects;
 use crate::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
+use crate::server::failed::Subject;
 use crate::server::held::{Phase, attempt};
 use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
@@ -342,11 +343,11 @@ impl Dispatcher {
     }
 
     fn settle(&mut self, end: End) {
-        let name = end.job.kind.clone();
+        let subject = Subject::of(&end.job);
         let this = attempt(&end.job.lease);
-        let kind = self.engine.kinds.get(name.as_str()).cloned();
+        let kind = self.engine.kinds.get(subject.kind.as_str()).cloned();
         match settler::settle_of(end, kind.as_deref(), &self.engine) {
-            Some(settle) => self.outcomes.push(settle, name),
+            Some(settle) => self.outcomes.push(settle, subject),
             None => {
                 self.engine.held.lock().jobs.remove(&this);
             }

@@ -5,6 +5,7 @@ mod around;
 mod clocks;
 mod crashes;
 mod engine;
+mod failures;
 mod faults;
 mod filters;
 mod futures;

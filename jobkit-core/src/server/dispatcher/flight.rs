@@ -12,6 +12,7 @@ use super::suspects::is_suspect;
 use super::{Dispatcher, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
+use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
 use crate::state::StateName;
@@ -198,6 +199,7 @@ impl Dispatcher {
         let mut over = Vec::with_capacity(outcomes.len());
         for (outcome, answer) in outcomes.into_iter().zip(answers) {
             let lease = outcome.settle.lease;
+            failed::settled(&self.engine.hooks, &outcome.subject, &outcome.settle, &answer);
             match answer {
                 SettleAnswer::Settled(state) => {
                     if state == StateName::Enqueued {
