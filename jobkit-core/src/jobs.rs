@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::Serialize;
 
+use crate::capture;
 use crate::context::{JobContext, Requirements};
 use crate::filter::{ElectFilter, Filters, PerformFilter};
 use crate::job::{Job, JobOptions, Run};
@@ -316,18 +317,14 @@ fn encode<T: Serialize>(output: &T) -> RunEnd {
 /// Runs code that blocks on the blocking pool; a panic goes on here, with its place.
 #[doc(hidden)]
 pub async fn run_blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    let context = JobContext::current();
-    if let Some(context) = &context {
+    if let Some(context) = JobContext::current() {
         context.set_blocking();
     }
+    // With the scopes that filters began round the run.
+    let captured = capture::current();
     let span = tracing::Span::current();
     let caught = tokio::task::spawn_blocking(move || {
-        let run = AssertUnwindSafe(|| {
-            span.in_scope(|| match context {
-                Some(context) => context.sync_scope(run),
-                None => run(),
-            })
-        });
+        let run = AssertUnwindSafe(|| span.in_scope(|| captured.run(run)));
         std::panic::catch_unwind(run).map_err(|panic| (panic, panics::last_location()))
     });
     match caught.await {
