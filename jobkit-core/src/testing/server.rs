@@ -357,7 +357,7 @@ impl fmt::Display for TestedJob {
         let record = &self.0.record;
         write!(f, "{} {} is {}", record.kind, json(&self.0.args), record.state())?;
         if let Some(error) = self.0.errors.last() {
-            write!(f, " (attempt {} failed: {})", error.failures, error.detail.message)?;
+            write!(f, " (attempt {} failed: {})", error.failures, error.detail.summary())?;
         }
         Ok(())
     }

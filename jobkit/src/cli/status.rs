@@ -54,12 +54,11 @@ pub(super) async fn problems(context: &Context<'_, '_>) -> Done<Vec<Problem>> {
     });
     found.extend(bounded(fresh.map(|group| {
         let words = format!(
-            "{} fails in a new way, first {}, {} so far: {}: {}; see `jobkit jobs group:{:?}`",
+            "{} fails in a new way, first {}, {} so far: {}; see `jobkit jobs group:{:?}`",
             group.kind,
             context.time(group.first_seen_at),
             format::number(group.count),
-            hide_in_text(&group.error_type),
-            view::first_line(&group.message),
+            hide_in_text(&group.headline()),
             group.fingerprint
         );
         Problem { severity: Severity::Warning, code: "new-error", words }
