@@ -116,7 +116,8 @@ impl Tables {
                 self.must(work, *place, &event);
             }
         }
-        ahead.len() == max
+        // A step of none is how one asks for the next instant alone.
+        !ahead.is_empty() && ahead.len() == max
     }
 
     fn check_announced(&self, incarnation: Incarnation) -> Result<()> {
