@@ -13,6 +13,7 @@ mod inside;
 mod names;
 mod operators;
 mod refusals;
+mod rooms;
 mod runtimes;
 mod secrets;
 mod support;
