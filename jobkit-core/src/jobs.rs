@@ -294,12 +294,18 @@ fn decode_version<J: Job>(
         let of = misfit.field.as_deref().and_then(|field| field.split(['.', '[']).next());
         // The reason may quote the value. An older version may have called it otherwise.
         let hidden = !J::SENSITIVE.is_empty()
-            && (step.is_some() || of.is_none_or(|field| J::SENSITIVE.contains(&field)));
+            && (step.is_some() || of.is_none_or(|field| is_sensitive::<J>(field)));
         if hidden {
             misfit.hide("not told, since it may hold a sensitive argument");
         }
         misfit
     })
+}
+
+/// Also under the name with an underscore, as which older rows may hold an argument.
+fn is_sensitive<J: Job>(field: &str) -> bool {
+    let plain = field.strip_prefix('_').unwrap_or(field);
+    J::SENSITIVE.contains(&field) || J::SENSITIVE.contains(&plain)
 }
 
 fn encode<T: Serialize>(output: &T) -> RunEnd {
