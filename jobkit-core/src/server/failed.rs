@@ -113,7 +113,7 @@ pub(super) fn settled(hooks: &Hooks, subject: &Subject, settle: &Settle, answer:
             tracing::debug!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed when it was cancelled");
         }
         Ending::Deleted(_) => {
-            tracing::warn!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed, and a filter deleted it");
+            tracing::info!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed, and a filter deleted it");
         }
         Ending::Succeeded | Ending::Snoozed { .. } | Ending::GivenBack => {}
     }

@@ -36,7 +36,7 @@ impl Lines {
 impl tracing::Subscriber for Lines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target() == "jobkit_core::server::failed"
-            && *metadata.level() <= tracing::Level::WARN
+            && *metadata.level() <= tracing::Level::INFO
     }
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
         tracing::span::Id::from_u64(1)
