@@ -330,8 +330,10 @@ impl Tables {
             job.result = Some(result.clone());
         }
         if let Some(detail) = &settle.error {
-            let failed = ErrorGroup::first(&job.record.kind, job.record.id, detail, now);
-            self.desk.count_failure(failed);
+            if settle.ending.has_failed(state) {
+                let failed = ErrorGroup::first(&job.record.kind, job.record.id, detail, now);
+                self.desk.count_failure(failed);
+            }
             let job = self.job_mut(place);
             job.errors.push_back(AttemptError {
                 fence: lease.fence,
