@@ -102,7 +102,7 @@ async fn a_failing_job_is_logged_at_each_attempt_and_the_hook_hears_of_the_last(
     for part in ["ERROR", "job failed for good", "attempt=2", "SmtpError", "queue=default"] {
         assert!(second[0].contains(part), "{part} in {second:?}");
     }
-    let seen = seen.lock().unwrap();
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].id, seen[0].attempt, seen[0].reason), (job.id(), 2, Reason::OutOfAttempts));
     let error = seen[0].error.as_ref().expect("it has one");
