@@ -397,6 +397,7 @@ macro_rules! __list {
             }
             error_groups {
                 failures_are_counted_in_their_group
+                what_was_asked_to_stop_is_in_no_group
                 error_groups_are_found
                 a_muted_group_is_still_counted
                 error_groups_are_forgotten

@@ -1,5 +1,7 @@
 //! Failures by their fingerprint.
 
+use std::time::Duration;
+
 use jobkit_core::JobId;
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::failure::{ErrorDetail, Fingerprint};
@@ -7,7 +9,7 @@ use jobkit_core::record::Lease;
 use jobkit_core::recurring::Pause;
 use jobkit_core::state::Reason;
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{ErrorQuery, Settle, SettleAnswer};
+use jobkit_core::storage::{Action, ChangeOutcome, ErrorQuery, Settle, SettleAnswer};
 
 use crate::fixtures::*;
 
@@ -38,7 +40,7 @@ async fn fail(server: &mut Claimer, ending: Ending, message: &str) -> JobId {
     lease.job
 }
 
-/// MON-10, G18: every attempt with an error is counted once in its group, whatever became of the job; a
+/// MON-10, G18: every attempt with an error is counted once in its group, whether it is repeated or not; a
 /// repeated settle and one that lost its lease are not.
 pub async fn failures_are_counted_in_their_group(env: Env) {
     let mut server = env.claimer("s").await;
@@ -67,6 +69,33 @@ pub async fn failures_are_counted_in_their_group(env: Env) {
     assert_eq!(group.last_job, last);
     assert_eq!(group.trend(5, env.now()), [0, 2, 0, 0, 1]);
     assert_eq!((groups[1].count, groups[1].message.as_str()), (1, "no such mailbox"));
+}
+
+/// MON-11: an attempt whose job became Deleted is in no group, be it cancelled or given up by a filter, nor is one
+/// that snoozed; their errors are kept with the jobs.
+pub async fn what_was_asked_to_stop_is_in_no_group(env: Env) {
+    let mut server = env.claimer("s").await;
+    let [retries, fails, obeys, snoozes, given_up] = ["b", "c", "d", "e", "f"];
+    let endings = [
+        (retries, RETRY_NOW),
+        (fails, FOR_GOOD),
+        (obeys, Ending::Deleted(Reason::Cancelled)),
+        (snoozes, Ending::Snoozed { delay: Duration::from_secs(60) }),
+        (given_up, Ending::Deleted(Reason::Skipped)),
+        ("g", FOR_GOOD),
+    ];
+    for (message, ending) in endings {
+        env.add(job()).await;
+        let lease = server.claim_one().await.lease;
+        if [retries, fails, obeys].contains(&message) {
+            let asked = env.change(lease.job, Action::Delete { keep: None }).await;
+            assert_eq!(asked, ChangeOutcome::Cancelling);
+        }
+        server.settle_with(failed(lease, ending, message)).await;
+        let details = env.details(lease.job).await;
+        assert_eq!(details.errors.len(), 1, "{message}: it is kept with the job");
+    }
+    assert_eq!(messages(&groups(&env).await), ["g"]);
 }
 
 /// MON-10: groups are listed by their last failure, and found by kind, time and fingerprint.

@@ -2,6 +2,7 @@
 //! children. W3C trace, locale, tenant, keys of one's own; at most 4 KiB a job.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 
 use crate::bounds::METADATA_BYTES;
@@ -16,7 +17,7 @@ tokio::task_local! {
 }
 
 /// Runs `future` so that every job it enqueues carries these values, beside those of the scope or job
-/// around it; inner ones win. A task that it spawns is outside: begin another scope there.
+/// around it; inner ones win. Tasks and threads that it spawns are outside: give them [`current`].
 ///
 /// # Example: a web request's tenant reaches the handler
 /// ```
@@ -45,6 +46,82 @@ pub async fn with<K: Into<String>, V: Into<String>, F: Future>(
     let mut all = SCOPE.try_with(Clone::clone).unwrap_or_default();
     all.extend(values.into_iter().map(|(key, value)| (key.into(), value.into())));
     SCOPE.scope(all, future).await
+}
+
+/// The same for code that does not wait, such as a transaction on another thread. A future that is made in it
+/// and awaited elsewhere is outside.
+pub fn with_sync<K: Into<String>, V: Into<String>, T>(
+    values: impl IntoIterator<Item = (K, V)>,
+    run: impl FnOnce() -> T,
+) -> T {
+    let mut all = SCOPE.try_with(Clone::clone).unwrap_or_default();
+    all.extend(values.into_iter().map(|(key, value)| (key.into(), value.into())));
+    SCOPE.sync_scope(all, run)
+}
+
+/// What is captured here, to be taken to another task or thread: the scope's values, and the job that runs.
+///
+/// # Example: to the blocking pool
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use jobkit_core::capture;
+///
+/// let request = async {
+///     let captured = capture::current();
+///     let write = move || captured.run(|| capture::get("tenant"));
+///     tokio::task::spawn_blocking(write).await
+/// };
+/// let tenant = capture::with([("tenant", "acme")], request).await;
+/// assert_eq!(tenant.ok().flatten().as_deref(), Some("acme"));
+/// # }
+/// ```
+pub fn current() -> Captured {
+    let values = SCOPE.try_with(Clone::clone).unwrap_or_default();
+    Captured { values, job: JobContext::current() }
+}
+
+/// What was captured in one place, to be restored in another; see [`current`].
+#[derive(Clone, Default)]
+#[must_use = "it is restored by `run` or `scope`"]
+pub struct Captured {
+    values: BTreeMap<String, String>,
+    job: Option<JobContext>,
+}
+
+impl Captured {
+    /// A value, as [`get`] answers it where it was captured.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let of_job = || self.job.as_ref()?.captured(key);
+        self.values.get(key).map(String::as_str).or_else(of_job)
+    }
+
+    /// Runs code with it that does not wait: on the blocking pool, or on a thread of one's own.
+    pub fn run<T>(self, run: impl FnOnce() -> T) -> T {
+        SCOPE.sync_scope(self.values, || match self.job {
+            Some(job) => job.sync_scope(run),
+            None => run(),
+        })
+    }
+
+    /// Runs a future with it, such as that of a spawned task.
+    ///
+    /// # Cancel safety
+    /// That of the future.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        match self.job {
+            Some(job) => SCOPE.scope(self.values, job.scope(future)).await,
+            None => SCOPE.scope(self.values, future).await,
+        }
+    }
+}
+
+impl fmt::Debug for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values are not for logs.
+        let job = self.job.as_ref().map(JobContext::id);
+        f.debug_struct("Captured").field("keys", &self.values.keys()).field("job", &job).finish()
+    }
 }
 
 /// A value of the scope around, else of the job that the present task runs.

@@ -129,7 +129,7 @@ impl JobContext {
 
     /// The context of the job that the present task runs, if it runs one.
     ///
-    /// Tasks that a handler spawns do not have it; hand it to them.
+    /// Tasks and threads that a handler spawns do not have it; [`capture::current`] takes it to them.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounds;
 use crate::clock::Timestamp;
-use crate::failure::{ErrorDetail, Fingerprint, normalised};
+use crate::failure::{ErrorDetail, Fingerprint, normalised, with_type};
 use crate::ids::JobId;
 use crate::name::Name;
 use crate::recurring::Pause;
@@ -16,7 +16,8 @@ use crate::stats::Step;
 /// Bytes kept of the latest message of a group.
 const MESSAGE_BYTES: usize = 1 << 10;
 
-/// Failures with one fingerprint: kind, error type, normalised message and top frame of the application.
+/// Failures with one fingerprint: kind, error type, normalised message and root cause, and top frame of the
+/// application.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroup {
     /// Its identity.
@@ -25,9 +26,9 @@ pub struct ErrorGroup {
     pub kind: Name,
     /// The error's type.
     pub error_type: String,
-    /// The message, with what differs from job to job taken out.
+    /// Message and root cause in one line, with what differs from job to job taken out.
     pub title: String,
-    /// The message of the latest one; at most 1 KiB.
+    /// Message and root cause of the latest one, in one line; at most 1 KiB.
     pub message: String,
     /// How many attempts failed so.
     pub count: u64,
@@ -53,8 +54,8 @@ impl ErrorGroup {
             fingerprint: error.fingerprint,
             kind: kind.clone(),
             error_type: error.error_type.clone(),
-            title: bounded(&normalised(&error.message)),
-            message: bounded(&error.message),
+            title: bounded(&normalised(&error.summary())),
+            message: bounded(&error.summary()),
             count: 1,
             first_seen_at: at,
             last_seen_at: at,
@@ -62,6 +63,12 @@ impl ErrorGroup {
             hours: BTreeMap::from([(Step::Hour.bucket(at), 1)]),
             mute: None,
         }
+    }
+
+    /// What went wrong in one line: `SmtpError: sending the mail: connection refused`. The type is left out where
+    /// it is that of a box.
+    pub fn headline(&self) -> String {
+        with_type(&self.error_type, self.message.lines().next().unwrap_or_default())
     }
 
     /// Adds what was counted elsewhere, or later. The mute stays that of `self`.
@@ -145,6 +152,8 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_at_a_character() {
         let group = failed(&"größe ".repeat(400), at(0));
-        assert!(group.message.len() <= MESSAGE_BYTES && group.message.len() > MESSAGE_BYTES - 4);
+        assert!(
+            group.message.len() <= MESSAGE_BYTES && group.message.len() > MESSAGE_BYTES / 2 - 4
+        );
     }
 }

@@ -8,7 +8,7 @@ use crate::bounds::ERROR_DETAIL_BYTES;
 /// What a storage keeps of one failed attempt. Bounded and free of NUL by construction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDetail {
-    /// The error's type, or `panic`, `timeout`.
+    /// The error's type, or `panic`, `timeout`; `error` where a box hides it. Rows of before may name the box.
     pub error_type: String,
     /// Its message.
     pub message: String,
@@ -50,7 +50,12 @@ impl ErrorDetail {
         // JSON escapes can double a text; keep half of what is left as a reserve.
         let mut left = (ERROR_DETAIL_BYTES - TYPE).saturating_sub(message.len()) / 2;
         let mut kept = Vec::new();
-        for cause in chain.into_iter().take(16) {
+        let mut chain: Vec<String> = chain.into_iter().collect();
+        if chain.len() > CAUSES {
+            // The root cause says most.
+            chain.drain(CAUSES - 1..chain.len() - 1);
+        }
+        for cause in chain {
             let cause = cleaned(&cause, left.min(1024));
             if cause.is_empty() {
                 break;
@@ -60,18 +65,82 @@ impl ErrorDetail {
         }
         let backtrace = backtrace.map(|text| cleaned(&text, left)).filter(|text| !text.is_empty());
         let frame = backtrace.as_deref().and_then(application_frame).unwrap_or("");
-        let fingerprint = fingerprint(kind, &error_type, &message, frame);
+        let root = root_cause(&message, &kept).unwrap_or("");
+        let fingerprint = fingerprint(kind, &error_type, &message, root, frame);
         Self { error_type, message, chain: kept, backtrace, fingerprint }
+    }
+
+    /// What began it: the last of the chain, unless the message says it already.
+    pub fn root_cause(&self) -> Option<&str> {
+        root_cause(&self.message, &self.chain)
+    }
+
+    /// The failure in one line: its message and its root cause, the first line of each, as in
+    /// `sending the mail: connection refused`. At most 1 KiB.
+    pub fn summary(&self) -> String {
+        const HALF: usize = 511;
+        let first_line = |text: &str| cleaned(text.lines().next().unwrap_or_default(), HALF);
+        match self.root_cause() {
+            Some(root) => format!("{}: {}", first_line(&self.message), first_line(root)),
+            None => first_line(&self.message),
+        }
+    }
+
+    /// The same behind the error's type, where that says something: `SmtpError: timed out`.
+    pub fn headline(&self) -> String {
+        with_type(&self.error_type, &self.summary())
     }
 }
 
-/// Groups failures: the kind, the error's type, its message with numbers, ids and quoted parts taken
-/// out, and the top frame of the application.
-pub fn fingerprint(kind: &str, error_type: &str, message: &str, frame: &str) -> Fingerprint {
+/// How many causes are kept of a chain; the last one is always among them.
+const CAUSES: usize = 16;
+
+fn root_cause<'a>(message: &str, chain: &'a [String]) -> Option<&'a str> {
+    let root = chain.last()?;
+    // Many errors write their source into their own message.
+    (!message.contains(root.as_str())).then_some(root)
+}
+
+/// The words of a failure behind its type, unless the type is merely that of a box or text.
+pub fn with_type(error_type: &str, words: &str) -> String {
+    match is_box(error_type) {
+        true => words.to_owned(),
+        false => format!("{error_type}: {words}"),
+    }
+}
+
+/// Whether a type says nothing of what went wrong, since it holds any error.
+pub(crate) fn is_box(error_type: &str) -> bool {
+    const BOXES: [&str; 8] = [
+        "error",
+        "",
+        "&str",
+        "alloc::string::String",
+        "anyhow::Error",
+        "eyre::Report",
+        "jobkit_core::outcome::Stop",
+        "alloc::borrow::Cow<str>",
+    ];
+    BOXES.contains(&error_type) || error_type.starts_with("alloc::boxed::Box<dyn ")
+}
+
+/// Groups failures: the kind, the error's type, its message and root cause with numbers, ids and quoted
+/// parts taken out, and the top frame of the application. `root` and `frame` are empty where there is none.
+pub fn fingerprint(
+    kind: &str,
+    error_type: &str,
+    message: &str,
+    root: &str,
+    frame: &str,
+) -> Fingerprint {
     let mut hash = Sha256::new();
     for part in [kind, error_type, &normalised(message), frame] {
         hash.update(part.as_bytes());
         hash.update([0]);
+    }
+    if !root.is_empty() {
+        // Behind the others, so that a failure without causes stays in the group that it had.
+        hash.update(normalised(root).as_bytes());
     }
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&hash.finalize()[..8]);
@@ -164,11 +233,46 @@ mod tests {
 
     #[test]
     fn failures_that_differ_by_number_alone_form_one_group() {
-        let of = |message| fingerprint("mail", "SmtpError", message, "");
+        let of = |message| fingerprint("mail", "SmtpError", message, "", "");
         assert_eq!(of("timed out after 30 s for user 17"), of("timed out after 5 s for user 9000"));
         assert_eq!(of("no file \"a.txt\""), of("no file \"b.txt\""));
         assert_ne!(of("timed out"), of("refused"));
         assert_eq!(normalised("id 0197a2c4-8d3e failed"), "id ‹n› failed");
+    }
+
+    fn caused(message: &str, chain: &[&str]) -> ErrorDetail {
+        let chain = chain.iter().map(|cause| (*cause).to_owned());
+        ErrorDetail::new("mail", "error", message, chain, None)
+    }
+
+    #[test]
+    fn failures_under_one_context_form_a_group_for_each_root_cause() {
+        let of = |root: &str| caused("sending the mail", &["step 2", root]).fingerprint;
+        assert_ne!(of("mailbox full"), of("connection refused"));
+        assert_eq!(of("refused by 10.0.0.1"), of("refused by 10.0.0.2"));
+        let plain = caused("sending the mail", &[]);
+        assert_eq!(plain.fingerprint, fingerprint("mail", "error", "sending the mail", "", ""));
+        let said = caused("sending: mailbox full", &["mailbox full"]);
+        assert_eq!(said.root_cause(), None, "its message says it");
+    }
+
+    #[test]
+    fn one_line_names_the_root_cause_and_no_box() {
+        let mut error = caused("sending the mail\nto 3", &["step 2", "mailbox full\nsince 3 h"]);
+        assert_eq!(error.headline(), "sending the mail: mailbox full");
+        for of_a_box in ["anyhow::Error", "alloc::boxed::Box<dyn core::error::Error>", "&str"] {
+            error.error_type = of_a_box.to_owned();
+            assert_eq!(error.headline(), "sending the mail: mailbox full");
+        }
+        error.error_type = "shop::SmtpError".to_owned();
+        assert_eq!(error.headline(), "shop::SmtpError: sending the mail: mailbox full");
+    }
+
+    #[test]
+    fn the_root_cause_of_a_long_chain_is_kept() {
+        let causes: Vec<_> = (0..40).map(|n| format!("cause {n}")).collect();
+        let error = ErrorDetail::new("k", "error", "outer", causes, None);
+        assert_eq!((error.chain.len(), error.root_cause()), (CAUSES, Some("cause 39")));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::Serialize;
 
+use crate::capture;
 use crate::context::{JobContext, Requirements};
 use crate::filter::{ElectFilter, Filters, PerformFilter};
 use crate::job::{Job, JobOptions, Run};
@@ -293,12 +294,18 @@ fn decode_version<J: Job>(
         let of = misfit.field.as_deref().and_then(|field| field.split(['.', '[']).next());
         // The reason may quote the value. An older version may have called it otherwise.
         let hidden = !J::SENSITIVE.is_empty()
-            && (step.is_some() || of.is_none_or(|field| J::SENSITIVE.contains(&field)));
+            && (step.is_some() || of.is_none_or(|field| is_sensitive::<J>(field)));
         if hidden {
             misfit.hide("not told, since it may hold a sensitive argument");
         }
         misfit
     })
+}
+
+/// Also under the name with an underscore, as which older rows may hold an argument.
+fn is_sensitive<J: Job>(field: &str) -> bool {
+    let plain = field.strip_prefix('_').unwrap_or(field);
+    J::SENSITIVE.contains(&field) || J::SENSITIVE.contains(&plain)
 }
 
 fn encode<T: Serialize>(output: &T) -> RunEnd {
@@ -316,18 +323,14 @@ fn encode<T: Serialize>(output: &T) -> RunEnd {
 /// Runs code that blocks on the blocking pool; a panic goes on here, with its place.
 #[doc(hidden)]
 pub async fn run_blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    let context = JobContext::current();
-    if let Some(context) = &context {
+    if let Some(context) = JobContext::current() {
         context.set_blocking();
     }
+    // With the scopes that filters began round the run.
+    let captured = capture::current();
     let span = tracing::Span::current();
     let caught = tokio::task::spawn_blocking(move || {
-        let run = AssertUnwindSafe(|| {
-            span.in_scope(|| match context {
-                Some(context) => context.sync_scope(run),
-                None => run(),
-            })
-        });
+        let run = AssertUnwindSafe(|| span.in_scope(|| captured.run(run)));
         std::panic::catch_unwind(run).map_err(|panic| (panic, panics::last_location()))
     });
     match caught.await {

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use crate::failure::ErrorDetail;
+use crate::failure::{ErrorDetail, is_box};
 
 type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -148,12 +148,13 @@ impl Failure {
             // Boxing would lose the chain's types, so it is read before.
             let backtrace = error.backtrace();
             let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
-            let mut failure = Self::from_chain("anyhow::Error", error.chain());
+            let mut failure = Self::from_chain("error", error.chain());
             failure.backtrace = captured.then(|| backtrace.to_string());
             return failure;
         }
         let name = type_name::<E>();
-        let name = if (&error as &dyn Any).is::<BoxError>() { "error" } else { name };
+        // A box or a text says nothing of what went wrong.
+        let name = if is_box(name) { "error" } else { name };
         let error: BoxError = error.into();
         Self::from_chain(name, sources(&*error))
     }
@@ -166,7 +167,7 @@ impl Failure {
         for (depth, error) in chain.take(64).enumerate() {
             if depth == 0 {
                 failure.message = error.to_string();
-            } else if depth <= 16 {
+            } else {
                 failure.chain.push(error.to_string());
             }
             if failure.advice.is_none()
@@ -212,6 +213,13 @@ impl Failure {
     /// The message.
     pub fn text(&self) -> &str {
         &self.message
+    }
+
+    /// This failure as one of a time limit, with its causes.
+    pub(crate) fn timed_out(mut self) -> Self {
+        self.message = format!("time was up: {}", self.message);
+        "timeout".clone_into(&mut self.error_type);
+        self
     }
 
     /// Cleaned and bounded, for the storage.
@@ -332,6 +340,7 @@ mod tests {
             .context("outermost");
         let failure = Failure::from(error);
         assert_eq!(failure.text(), "outermost");
+        assert_eq!(failure.error_type, "error", "not the name of the box");
         assert_eq!(failure.advice(), Some(Advice::Snooze(Duration::from_secs(9))));
         assert_eq!(failure.chain.first().map(String::as_str), Some("outer"));
     }

@@ -165,6 +165,17 @@ pub enum Ending {
     Deleted(Reason),
 }
 
+impl Ending {
+    /// Whether an attempt that ended so, and left its job in a state, is a failure that somebody should hear of.
+    /// One whose job became Deleted is none: it was asked to stop, or a filter gave it up.
+    pub const fn has_failed(self, now: StateName) -> bool {
+        match self {
+            Self::Retry { .. } | Self::Failed(_) => !matches!(now, StateName::Deleted),
+            Self::Succeeded | Self::Snoozed { .. } | Self::GivenBack | Self::Deleted(_) => false,
+        }
+    }
+}
+
 /// What the machine must know besides head and event.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation {

@@ -274,7 +274,7 @@ impl<S: Storage + ?Sized> Look<'_, S> {
             run_at,
             reason: head.reason,
             attempt: head.attempt(),
-            last_error: last.map(|error| error.detail.message.clone()),
+            last_error: last.map(|error| error.detail.summary()),
         }];
         // What will keep it from running then.
         causes.extend(self.paused().await?);

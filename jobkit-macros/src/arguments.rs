@@ -32,14 +32,38 @@ impl Argument<'_> {
         self.serde.serialize_with.is_none() && self.serde.deserialize_with.is_none()
     }
 
-    /// The names under which it may be stored.
-    pub(crate) fn stored_names(&self) -> Vec<String> {
+    /// The names that it claims: two arguments cannot claim one.
+    fn claimed_names(&self) -> Vec<String> {
         self.serde.aliases.iter().map(LitStr::value).chain([self.stored_name()]).collect()
     }
 
-    /// The name under which it is stored.
+    /// The names under which it is hidden. Rows of before name what they hide themselves.
+    pub(crate) fn hidden_names(&self) -> Vec<String> {
+        let with_underscore = self.underscored().filter(|name| *name == bare(self.name));
+        self.claimed_names().into_iter().chain(with_underscore).collect()
+    }
+
+    /// The name under which it is stored: without an underscore, which says that the code does not use it.
     pub(crate) fn stored_name(&self) -> String {
-        self.serde.rename.as_ref().map_or_else(|| bare(self.name), LitStr::value)
+        self.serde.rename.as_ref().map_or_else(|| plain(self.name), LitStr::value)
+    }
+
+    /// The name with an underscore, under which rows of before may hold it: its underscore was stored too. It may
+    /// have lost it since.
+    fn underscored(&self) -> Option<String> {
+        let plain = plain(self.name);
+        let name = if plain.starts_with('_') { plain } else { format!("_{plain}") };
+        let is_claimed = self.claimed_names().contains(&name);
+        (self.serde.rename.is_none() && !is_claimed).then_some(name)
+    }
+}
+
+/// A name without `r#` and without the underscore of what is not used.
+pub(crate) fn plain(name: &Ident) -> String {
+    let bare = bare(name);
+    match bare.strip_prefix('_') {
+        Some(rest) if rest.starts_with(|c: char| c.is_alphabetic()) => rest.to_owned(),
+        _ => bare,
     }
 }
 
@@ -93,7 +117,7 @@ fn path(text: LitStr) -> Result<Path> {
 pub(crate) fn check(arguments: &[Argument<'_>]) -> Result<()> {
     let mut names = std::collections::HashSet::new();
     for argument in arguments {
-        for name in argument.stored_names() {
+        for name in argument.claimed_names() {
             if !names.insert(name.clone()) {
                 let text = format!("two arguments are stored as `{name}`");
                 return Err(Error::new(argument.name.span(), text));
@@ -110,7 +134,11 @@ pub(crate) fn implement(arguments: &[Argument<'_>], private: &TokenStream) -> To
     let count = arguments.len();
     let types: Vec<_> = arguments.iter().map(|argument| argument.ty).collect();
     let slots: Vec<_> = (0..count).map(|i| format_ident!("__slot{i}")).collect();
-    let arms = arguments.iter().zip(&slots).map(|(argument, slot)| read(argument, slot, &serde));
+    let arms = arguments.iter().zip(&slots).map(|(argument, slot)| {
+        let claimed = arguments.iter().flat_map(Argument::claimed_names);
+        let claimed: std::collections::HashSet<_> = claimed.collect();
+        read(argument, slot, &serde, argument.underscored().filter(|name| !claimed.contains(name)))
+    });
     let ends = arguments.iter().zip(&slots).map(|(argument, slot)| {
         let Argument { name, ty, serde: attributes } = argument;
         let stored = argument.stored_name();
@@ -217,10 +245,15 @@ fn write(argument: &Argument<'_>, serde: &TokenStream) -> TokenStream {
     }
 }
 
-fn read(argument: &Argument<'_>, slot: &Ident, serde: &TokenStream) -> TokenStream {
+fn read(
+    argument: &Argument<'_>,
+    slot: &Ident,
+    serde: &TokenStream,
+    underscored: Option<String>,
+) -> TokenStream {
     let Argument { ty, serde: attributes, .. } = argument;
     let stored = argument.stored_name();
-    let aliases = &attributes.aliases;
+    let aliases = attributes.aliases.iter().map(LitStr::value).chain(underscored);
     let value = match &attributes.deserialize_with {
         None => quote!(#serde::de::MapAccess::next_value::<#ty>(&mut __map)?),
         Some(with) => quote! {{

@@ -11,7 +11,7 @@ use syn::{
     Type,
 };
 
-use crate::arguments::{self, Argument, Serde, bare};
+use crate::arguments::{self, Argument, Serde, bare, plain};
 use crate::options::{self, Keep, Options, Until};
 
 /// A parameter: an argument that is stored, or something the server gives.
@@ -47,12 +47,15 @@ fn stored(parameters: &[Parameter]) -> Vec<Argument<'_>> {
     stored.map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }).collect()
 }
 
+/// The texts that may be made of arguments.
+fn templates(options: &Options) -> impl Iterator<Item = &LitStr> {
+    let limits = options.limits.iter().map(|(name, ..)| name);
+    options.unique.iter().chain(&options.display_name).chain(&options.tags).chain(limits)
+}
+
 /// Texts made of arguments are shown to people, so sensitive arguments are not for them.
 fn check_texts(options: &Options, parameters: &[Parameter]) -> Result<()> {
-    let limits = options.limits.iter().map(|(name, ..)| name);
-    let texts =
-        options.unique.iter().chain(&options.display_name).chain(&options.tags).chain(limits);
-    for text in texts {
+    for text in templates(options) {
         let value = text.value();
         let named = |parameter: &&Parameter| parameter.sensitive && names(&value, &parameter.name);
         if let Some(parameter) = parameters.iter().find(named) {
@@ -162,7 +165,14 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
         function.attrs.iter().partition(|attribute| stays_outside(attribute));
     let visibility = &function.vis;
     let name = &function.sig.ident;
-    let block = &function.block;
+    let statements = &function.block.stmts;
+    // What a text is made of is used, so that the compiler proposes no underscore.
+    let is_used = |one: &&Parameter| {
+        let silent = one.injected || bare(&one.name).starts_with('_');
+        !silent && templates(options).any(|text| names(&text.value(), &one.name))
+    };
+    let used = parameters.iter().filter(is_used).map(|parameter| &parameter.name);
+    let used = quote!(#(let _ = &#used;)*);
     let output = match &function.sig.output {
         ReturnType::Default => quote!(()),
         ReturnType::Type(_, ty) => quote!(#ty),
@@ -225,7 +235,7 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
     });
     let apply = options.classify.is_some().then(|| quote!(.classified(__retry)));
     // That a job is async is not its author's choice.
-    let unused_async = (asyncness.is_some() && !awaits(block.to_token_stream()))
+    let unused_async = (asyncness.is_some() && !awaits(function.block.to_token_stream()))
         .then(|| quote!(#[allow(clippy::unused_async)]));
     quote! {
         #(#outer)*
@@ -242,7 +252,10 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
 
             #(#inner)*
             #unused_async
-            #asyncness fn __call(#(#call_parameters),*) -> #output #block
+            #asyncness fn __call(#(#call_parameters),*) -> #output {
+                #used
+                #(#statements)*
+            }
 
             #serde
 
@@ -346,7 +359,7 @@ fn length_of(length: Duration) -> TokenStream {
 fn sensitive(parameters: &[Parameter]) -> TokenStream {
     let sensitive = parameters.iter().filter(|parameter| parameter.sensitive);
     let names: Vec<_> = sensitive
-        .flat_map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }.stored_names())
+        .flat_map(|Parameter { name, ty, serde, .. }| Argument { name, ty, serde }.hidden_names())
         .collect();
     if names.is_empty() {
         return TokenStream::new();
@@ -474,15 +487,28 @@ fn limits(options: &Options, private: &TokenStream, stored: &[&Ident]) -> TokenS
 /// is not an argument is underlined in the text by the compiler itself.
 fn bindings(text: &LitStr, stored: &[&Ident]) -> TokenStream {
     let text = text.value();
-    let named = stored.iter().filter(|argument| names(&text, argument));
-    quote!(#(let #named = &self.#named;)*)
+    let named = stored.iter().filter_map(|argument| {
+        let plain = plain(argument);
+        let name = match says(&text, &bare(argument)) {
+            true => (*argument).clone(),
+            // By its stored name; another argument cannot have that.
+            false if says(&text, &plain) => Ident::new(&plain, argument.span()),
+            false => return None,
+        };
+        Some(quote!(let #name = &self.#argument;))
+    });
+    quote!(#(#named)*)
 }
 
 /// Whether a format string names an argument.
 fn names(text: &str, argument: &Ident) -> bool {
-    let argument = bare(argument);
+    says(text, &bare(argument)) || says(text, &plain(argument))
+}
+
+/// Whether a format string has a name in braces.
+fn says(text: &str, argument: &str) -> bool {
     text.split('{').skip(1).any(|rest| {
         let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-        rest[..end] == argument
+        rest[..end] == *argument
     })
 }

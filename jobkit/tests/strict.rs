@@ -88,6 +88,15 @@ mod outer {
 
 use outer::shallow;
 
+/// Of its arguments the code uses none; texts are made of them, by their plain names.
+#[jobkit::job(
+    unique = "welcome:{user}",
+    limit("mail:{tenant}", 2),
+    tags("page {page}"),
+    display_name = "welcome {name}"
+)]
+pub async fn described(user: u64, tenant: String, page: u8, _name: String, _unused: bool) {}
+
 /// Calls its counterpart.
 #[jobkit::job]
 pub async fn ping(n: u32, ctx: JobContext) -> anyhow::Result<()> {
@@ -216,4 +225,28 @@ async fn arguments_are_stored_by_name_and_read_leniently() {
     t.run_until_idle().await;
     let result = t.job(older).await.0.result.expect("done");
     assert_eq!(std::str::from_utf8(&result).expect("text"), r#""3 Bob None 7 [] 5 None {}""#);
+}
+
+#[tokio::test]
+async fn a_leading_underscore_is_not_stored_and_is_read_all_the_same() {
+    let mut t = TestServer::new(jobs![described]);
+    let client = t.client();
+    let job = client.enqueue(described(1, "acme".into(), 2, "Ann".into(), true)).await;
+    let job = t.job(job.expect("enqueued").id()).await.0;
+    assert_eq!(
+        std::str::from_utf8(&job.args).expect("text"),
+        r#"{"user":1,"tenant":"acme","page":2,"name":"Ann","unused":true}"#
+    );
+    let extras = job.record.extras.expect("it has a display name");
+    assert_eq!(extras.display_name.as_deref(), Some("welcome Ann"));
+    assert_eq!(job.record.tags, ["page 2"]);
+    assert_eq!(job.record.unique.expect("a key").key, "welcome:1");
+    // As an older release stored it, when all of them had an underscore in the code.
+    let older = serde_json::json!({
+        "_user": 1, "_tenant": "acme", "_page": 2, "_name": "Ann", "_unused": true
+    });
+    let older = jobkit::job_by_name("described", older.as_object().expect("an object"));
+    client.enqueue(older.expect("a job")).await.expect("enqueued");
+    t.run_until_idle().await;
+    assert_eq!(t.succeeded("described").await, 2);
 }

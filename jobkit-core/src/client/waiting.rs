@@ -136,7 +136,7 @@ impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut => f.write_str("the job has not finished in time"),
-            Self::Failed(Some(error)) => write!(f, "the job failed: {}", error.detail.message),
+            Self::Failed(Some(error)) => write!(f, "the job failed: {}", error.detail.summary()),
             Self::Failed(None) => f.write_str("the job failed"),
             Self::Deleted(reason) => write!(f, "the job was deleted: {}", reason.as_str()),
             Self::Gone => f.write_str("the job does not exist, or was removed"),

@@ -170,6 +170,7 @@ fn a_runtime_that_ends_first_takes_no_answer_with_it() {
 }
 
 #[test]
+#[allow(clippy::async_yields_async, reason = "the handle is awaited on another runtime")]
 fn callers_of_a_call_that_was_dropped_may_repeat_it() {
     let coalescer = doubling(0);
     let (dying, living) = (one_thread(), one_thread());
@@ -199,6 +200,7 @@ fn callers_of_a_call_that_was_dropped_may_repeat_it() {
 }
 
 #[test]
+#[allow(clippy::async_yields_async, reason = "the handle is awaited on another runtime")]
 fn a_runtime_that_stands_still_holds_up_nobody() {
     let coalescer = doubling(0);
     let still = one_thread();

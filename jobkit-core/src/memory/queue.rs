@@ -116,6 +116,7 @@ impl Tables {
                 self.must(work, *place, &event);
             }
         }
+        // A step of none is how one asks for the next instant alone.
         max > 0 && ahead.len() == max
     }
 
@@ -329,8 +330,10 @@ impl Tables {
             job.result = Some(result.clone());
         }
         if let Some(detail) = &settle.error {
-            let failed = ErrorGroup::first(&job.record.kind, job.record.id, detail, now);
-            self.desk.count_failure(failed);
+            if settle.ending.has_failed(state) {
+                let failed = ErrorGroup::first(&job.record.kind, job.record.id, detail, now);
+                self.desk.count_failure(failed);
+            }
             let job = self.job_mut(place);
             job.errors.push_back(AttemptError {
                 fence: lease.fence,

@@ -78,7 +78,9 @@ pub enum Field {
     Arg(Vec<String>, Vec<String>),
     /// `meta.key:`: metadata by its key.
     Meta(String, Vec<String>),
-    /// `error:`: text in type or message of the last failure.
+    /// `ctx.key:`: captured context by its key.
+    Context(String, Vec<String>),
+    /// `error:`: text in type, message or causes of the last failure.
     Error(Vec<String>),
     /// `group:`: the last failure's group, by the beginning of its fingerprint.
     Group(Vec<String>),
@@ -352,6 +354,7 @@ impl fmt::Display for Field {
             Self::Due(values) => shown(f, "due", values),
             Self::Arg(path, values) => texts(f, &format!("arg.{}", path.join(".")), values),
             Self::Meta(key, values) => texts(f, &format!("meta.{key}"), values),
+            Self::Context(key, values) => texts(f, &format!("ctx.{key}"), values),
             Self::Error(values) => texts(f, "error", values),
             Self::Group(values) => texts(f, "group", values),
             Self::Has(values) => shown(f, "has", values),

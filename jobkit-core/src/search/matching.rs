@@ -73,6 +73,11 @@ fn record_holds(field: &Field, job: &JobRecord, now: Timestamp) -> Option<bool> 
             let value = extras.and_then(|extras| extras.metadata.get(key));
             value.is_some_and(|it| values.iter().any(|value| is_like(it, value)))
         }
+        Field::Context(key, values) => {
+            let extras = job.extras.as_deref();
+            let value = extras.and_then(|extras| extras.context.get(key));
+            value.is_some_and(|it| values.iter().any(|value| is_like(it, value)))
+        }
         Field::Has(properties) => {
             let mut unsure = false;
             for property in properties {
@@ -110,7 +115,8 @@ fn details_hold(field: &Field, job: &JobDetails) -> bool {
         }),
         Field::Error(texts) => last.is_some_and(|error| {
             texts.iter().any(|text| {
-                error.message.contains(text.as_str()) || error.error_type.contains(text.as_str())
+                let mut all = error.chain.iter().chain([&error.message, &error.error_type]);
+                all.any(|it| it.contains(text.as_str()))
             })
         }),
         Field::Group(groups) => last.is_some_and(|error| {

@@ -17,8 +17,8 @@
 //! | `server:web-1` | held by this server now |
 //! | `priority:>5`, `attempt:2..4`, `run:>1m`, `wait:<10s` | in this range |
 //! | `created:>2h`, `entered:<1d`, `failed:…`, `finished:…`, `due:…` | so long ago, or at these days |
-//! | `arg.user.id:42`, `meta.tenant:acme` | with this argument, this metadata |
-//! | `error:"timed out"`, `group:E-91c3` | whose last failure says so, or is of this group |
+//! | `arg.user.id:42`, `meta.tenant:acme`, `ctx.tenant:acme` | with this argument, metadata, captured context |
+//! | `error:"timed out"`, `group:E-91c3` | whose last failure, or its cause, says so, or is of this group |
 //! | `has:result` | also `error`, `batch`, `parent`, `key`, `limit`, `tag`, `recurring` |
 //!
 //! Lengths of time are ages: `failed:>2h` failed more than two hours ago, `due:<10m` is due within ten

@@ -21,7 +21,7 @@ const IDS: usize = 1_000;
 
 /// The keys that can be written, for the message to one that cannot.
 const KEYS: &str = "state, queue, kind, tag, id, parent, batch, recurring, server, priority, attempt, \
-                    wait, run, created, entered, finished, failed, due, arg.…, meta.…, error, group, has";
+                    wait, run, created, entered, finished, failed, due, arg.…, meta.…, ctx.…, error, group, has";
 
 /// A word of a filter: where it begins, and what it is without its quotes.
 struct Word {
@@ -201,10 +201,11 @@ fn field(word: Word) -> Result<Field> {
                 }
                 Field::Arg(path, texts())
             }
-            Some(("meta", name)) if is_secret(name) => {
+            Some(("meta" | "ctx", name)) if is_secret(name) => {
                 return Err(wrong(at, format_args!("`{key}` is hidden, so it cannot be searched")));
             }
             Some(("meta", key)) if !key.is_empty() => Field::Meta(key.to_owned(), texts()),
+            Some(("ctx", key)) if !key.is_empty() => Field::Context(key.to_owned(), texts()),
             _ => return Err(wrong(at, format_args!("`{key}` is unknown; known are {KEYS}"))),
         },
     })

@@ -39,6 +39,7 @@ fn a_filter_is_written_as_it_can_be_read_again() {
         ("failed:2026-11-01..2026-11-02", "failed:2026-11-01..2026-11-02"),
         ("due:>2026-11-01T12:30:00+02:00", "due:>2026-11-01T10:30:00Z"),
         ("arg.user.id:42 meta.tenant:acme*", "arg.user.id:42 meta.tenant:acme*"),
+        ("-ctx.tenant:acme,\"a b\"", "-ctx.tenant:acme,\"a b\""),
         ("error:\"timed out\" group:E-91C3", "error:\"timed out\" group:91c3"),
         ("has:result,error", "has:result,error"),
         ("http://x", "http://x"),
@@ -137,6 +138,7 @@ fn filter_like() -> impl Strategy<Value = String> {
         "failed",
         "arg.a.b",
         "meta.k",
+        "ctx.k",
         "error",
         "group",
         "has",
@@ -206,6 +208,7 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
         job.tags = if i % 5 == 0 { vec!["vip".into()] } else { vec![] };
         job.start = if i % 7 == 0 { Start::After(Duration::from_secs(600)) } else { Start::Now };
         job.extras_mut().metadata.insert("tenant".into(), format!("t{}", i % 3));
+        job.extras_mut().context.insert("tenant".into(), format!("c{}", i % 4));
         job.extras_mut().sensitive = vec!["pin".into()];
         ids.push(job.id);
         let request = [Submission::one(job)];
@@ -282,7 +285,7 @@ async fn what_a_filter_finds_is_what_holds() {
     type Holds = fn(&JobRecord, Timestamp) -> bool;
     let (storage, clock, ids) = filled().await;
     let now = clock.now();
-    let cases: [(&str, Holds); 22] = [
+    let cases: [(&str, Holds); 24] = [
         ("", |_, _| true),
         ("state:failed", |it, _| it.state() == StateName::Failed),
         ("state:retrying", |it, _| it.head.reason == Reason::Retry),
@@ -320,6 +323,10 @@ async fn what_a_filter_finds_is_what_holds() {
         ("meta.tenant:t1", |it, _| {
             it.extras.as_deref().is_some_and(|it| it.metadata["tenant"] == "t1")
         }),
+        ("ctx.tenant:c1,c2", |it, _| {
+            it.extras.as_deref().is_some_and(|it| ["c1", "c2"].contains(&&*it.context["tenant"]))
+        }),
+        ("ctx.locale:*", |_, _| false),
         ("recurring:*", |_, _| false),
         ("queue:\"no such name\"", |_, _| false),
     ];

@@ -1,6 +1,6 @@
 //! Building a server: everything is checked at once, and all mistakes are told together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::name::Name;
 use crate::record::MAX_TIMEOUT;
 use crate::recurring::RecurringSpec;
 use crate::server::engine::Engine;
-use crate::server::options::ServerOptions;
+use crate::server::failed::{FailedJob, Hooks};
+use crate::server::options::{MAX_WORKERS, ServerOptions};
 use crate::server::shutdown::{self, ServerHandle};
 use crate::storage::{IntoStorage, QueueQuota, ServerInfo, Storage};
 
@@ -27,6 +28,8 @@ pub(crate) struct Queues {
     names: Vec<Name>,
     /// Empty: strictly in order.
     weights: Vec<f64>,
+    /// How many of a queue run here at once, where that was said.
+    most: BTreeMap<Name, usize>,
 }
 
 impl Queues {
@@ -34,19 +37,26 @@ impl Queues {
         &self.names
     }
 
-    /// The queues of one claim. Weighted ones are drawn anew each time, a heavier one first more often;
+    pub(super) fn most(&self) -> &BTreeMap<Name, usize> {
+        &self.most
+    }
+
+    /// The queues of one claim, without those that have no room. Weighted ones are drawn anew each time, a heavier one first more often;
     /// every queue may give everything, so that no worker idles.
-    pub(super) fn quotas(&self, max: usize) -> Vec<QueueQuota> {
-        let quota = |queue: &Name| QueueQuota { queue: queue.clone(), max };
+    pub(super) fn quotas(&self, max: usize, room: impl Fn(&Name) -> usize) -> Vec<QueueQuota> {
+        let quota = |queue: &Name| {
+            let max = max.min(room(queue));
+            (max > 0).then(|| QueueQuota { queue: queue.clone(), max })
+        };
         if self.weights.is_empty() || self.names.len() == 1 {
-            return self.names.iter().map(quota).collect();
+            return self.names.iter().filter_map(quota).collect();
         }
         // Exponential keys draw without replacement, by weight (Efraimidis and Spirakis,
         // https://doi.org/10.1016/j.ipl.2005.11.003).
         let key = |weight: &f64| -random_fraction().max(f64::MIN_POSITIVE).ln() / weight;
         let mut drawn: Vec<_> = self.names.iter().zip(self.weights.iter().map(key)).collect();
         drawn.sort_by(|a, b| a.1.total_cmp(&b.1));
-        drawn.into_iter().map(|(queue, _)| quota(queue)).collect()
+        drawn.into_iter().filter_map(|(queue, _)| quota(queue)).collect()
     }
 }
 
@@ -66,7 +76,9 @@ pub struct ServerBuilder {
     only_queues: bool,
     options: ServerOptions,
     workers: Option<usize>,
+    queue_workers: BTreeMap<String, usize>,
     filters: Filters,
+    hooks: Hooks,
 }
 
 impl ServerBuilder {
@@ -110,6 +122,41 @@ impl ServerBuilder {
         self
     }
 
+    /// How many jobs of a queue run at once on this server, 1 to 10,000, over the number in
+    /// [`options`](Self::options); as many as there are workers by default. A queue that is full holds up no other
+    /// one. Nothing of such a queue is claimed ahead.
+    ///
+    /// [`workers`](Self::workers) stays the most in all. Where it is not said, and every queue that the server serves
+    /// has a number, it is their sum.
+    ///
+    /// It is a number for each server; a [limit](crate::limit) holds on all of them together.
+    ///
+    /// # Example: five mails at once, beside twenty others
+    /// ```
+    /// # use jobkit_core::{Failure, Job, JobOptions, Jobs, MemoryStorage, Server};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Send {}
+    /// # impl Job for Send {
+    /// #     const KIND: &'static str = "send";
+    /// #     type Output = ();
+    /// #     fn options() -> JobOptions { JobOptions::new().queue("mail") }
+    /// # }
+    /// # fn main() -> Result<(), jobkit_core::server::BuildError> {
+    /// # let jobs = Jobs::new().handle(|_: Send, _| async { Ok::<_, Failure>(()) });
+    /// let server = Server::builder(MemoryStorage::new())
+    ///     .jobs(jobs)
+    ///     .queue_workers("mail", 5)
+    ///     .queue_workers("default", 20)
+    ///     .build()?;
+    /// # drop(server);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn queue_workers(mut self, queue: impl Into<String>, workers: usize) -> Self {
+        self.queue_workers.insert(queue.into(), workers);
+        self
+    }
+
     /// The queues it serves, strictly in this order. By default it serves every queue its jobs name,
     /// and `default`, without preference.
     pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Self {
@@ -147,6 +194,41 @@ impl ServerBuilder {
         self
     }
 
+    /// Calls `hook` when a job has failed for good: the place for Sentry and alerts. Several are all called.
+    ///
+    /// It is called once the storage has noted the failure, whatever caused it: the handler, a panic, a time
+    /// limit, arguments that do not fit, a result that cannot be kept, or servers that vanished too often.
+    /// It is not called for attempts that are repeated, nor for jobs that a cancellation or a filter deleted.
+    ///
+    /// At most once: nobody calls it where the server's process ends between the storage's note and the call.
+    /// Work that must not be missed is a continuation on failure. The hook runs between the claims of the
+    /// server, so it should return quickly: spawn what takes longer. A panic in it is logged.
+    ///
+    /// # Example: alerts
+    /// ```
+    /// # use jobkit_core::{Failure, Job, Jobs, MemoryStorage, Server};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Charge {}
+    /// # impl Job for Charge { const KIND: &'static str = "charge"; type Output = (); }
+    /// # fn alert(_text: &str) {}
+    /// # fn main() -> Result<(), jobkit_core::server::BuildError> {
+    /// # let jobs = Jobs::new().handle(|_: Charge, _| async { Ok::<_, Failure>(()) });
+    /// let server = Server::builder(MemoryStorage::new())
+    ///     .jobs(jobs)
+    ///     .on_failed(|job| {
+    ///         let why = job.error.as_ref().map_or("its servers vanished", |error| &error.message);
+    ///         alert(&format!("{} {} failed for good: {why}", job.kind, job.id));
+    ///     })
+    ///     .build()?;
+    /// # drop(server);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_failed(mut self, hook: impl Fn(&FailedJob) + Send + Sync + 'static) -> Self {
+        self.hooks.add(Arc::new(hook));
+        self
+    }
+
     /// The client that handlers are given, with its filters and codecs; one with default options
     /// otherwise. The server works on this client's storage.
     pub fn client<S: Storage + ?Sized>(mut self, client: &Client<S>) -> Self {
@@ -174,7 +256,9 @@ impl ServerBuilder {
         if let (None, Some(queues)) = (&self.queues, &self.options.queues) {
             self.queues = Some(queues.iter().map(|queue| (queue.clone(), 1.0)).collect());
         }
-        let mut mistakes: Vec<Error> = self.options.mistakes();
+        let stated = std::mem::take(&mut self.queue_workers);
+        self.options.queue_workers.extend(stated);
+        let mut mistakes: Vec<Error> = Vec::new();
         let (kinds, twice) = self.jobs.by_name();
         for name in twice {
             mistakes.push(Error::invalid("jobs", format_args!("two jobs are named `{name}`")));
@@ -194,7 +278,16 @@ impl ServerBuilder {
             collect(kinds.keys().map(|name| Name::new("kind", name.as_str())), &mut mistakes);
         self.check_data(&mut mistakes);
         self.check_kinds(&mut mistakes);
-        let queues = self.build_queues(&mut mistakes);
+        let mut queues = self.build_queues(&mut mistakes);
+        queues.most = self.most_of(&queues.names, &mut mistakes);
+        if !queues.most.is_empty() && queues.names.iter().all(|it| queues.most.contains_key(it)) {
+            let sum = queues.most.values().fold(0_usize, |sum, most| sum.saturating_add(*most));
+            // So no queue waits for workers that another one has.
+            if !self.options.workers_said {
+                self.options.workers = sum.min(MAX_WORKERS);
+            }
+        }
+        mistakes.splice(0..0, self.options.mistakes());
         let host = hostname();
         let name = match &self.name {
             Some(name) => Name::new("server name", name.as_str()),
@@ -237,6 +330,7 @@ impl ServerBuilder {
             kinds,
             self.data,
             self.filters,
+            self.hooks,
         );
         Ok(Server { engine: Arc::new(engine), recurring })
     }
@@ -290,6 +384,31 @@ impl ServerBuilder {
         }
     }
 
+    /// How many of each queue run at once, where that was said.
+    fn most_of(&self, names: &[Name], mistakes: &mut Vec<Error>) -> BTreeMap<Name, usize> {
+        let mut all = BTreeMap::new();
+        for (queue, most) in &self.options.queue_workers {
+            if !(1..=MAX_WORKERS).contains(most) {
+                let text = format!("of `{queue}` are {most}, where 1 to 10,000 are allowed");
+                mistakes.push(Error::invalid("queue_workers", text));
+            }
+            match names.iter().find(|name| name.as_str() == queue) {
+                Some(name) => {
+                    all.insert(name.clone(), *most);
+                }
+                None => {
+                    let served: Vec<_> = names.iter().map(Name::as_str).collect();
+                    let text = format!(
+                        "name `{queue}`, which this server does not serve; it serves: {}",
+                        served.join(", ")
+                    );
+                    mistakes.push(Error::invalid("queue_workers", text));
+                }
+            }
+        }
+        all
+    }
+
     fn build_queues(&self, mistakes: &mut Vec<Error>) -> Queues {
         let wanted: BTreeSet<&str> =
             self.jobs.kinds().iter().map(|kind| kind.options.queue.unwrap_or("default")).collect();
@@ -308,7 +427,7 @@ impl ServerBuilder {
                 mistakes.push(Error::invalid("queues", text));
             }
             let weights = vec![1.0; names.len()];
-            return Queues { names, weights };
+            return Queues { names, weights, most: BTreeMap::new() };
         };
         if listed.is_empty() || listed.len() > bounds::SERVER_QUEUES {
             let text =
@@ -342,7 +461,7 @@ impl ServerBuilder {
             true => listed.iter().map(|(_, weight)| *weight).collect(),
             false => Vec::new(),
         };
-        Queues { names, weights }
+        Queues { names, weights, most: BTreeMap::new() }
     }
 }
 
@@ -443,7 +562,9 @@ impl Server {
             only_queues: false,
             options: ServerOptions::default(),
             workers: None,
+            queue_workers: BTreeMap::new(),
             filters: Filters::default(),
+            hooks: Hooks::default(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! hundreds of jobs, and an idle one none.
 
 mod flight;
+mod rooms;
 mod suspects;
 
 use std::collections::VecDeque;
@@ -15,10 +16,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::flight::{Flight, Pending, landed};
+use self::rooms::Rooms;
 use self::suspects::Suspects;
 use crate::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
+use crate::server::failed::Subject;
 use crate::server::held::{Phase, attempt};
 use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
@@ -51,6 +54,8 @@ pub(super) struct Dispatcher {
     running: usize,
     /// Handlers whose workers were replaced; they are among the running.
     stuck: usize,
+    /// What each queue with a most of its own has room for.
+    rooms: Rooms,
     /// Outcomes that the storage has not answered yet.
     outcomes: Outcomes,
     next_claim: u64,
@@ -81,6 +86,7 @@ impl Dispatcher {
         let now = Instant::now();
         Self {
             poll_pause: engine.options.poll_interval,
+            rooms: Rooms::new(&engine.queues),
             engine,
             ends,
             ended,
@@ -229,7 +235,9 @@ impl Dispatcher {
             // With so many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }
-        (self.free_workers() + self.prefetch()).saturating_sub(self.waiting.len()).min(STEP_ITEMS)
+        let wanted = (self.free_workers() + self.prefetch()).saturating_sub(self.waiting.len());
+        // Where every queue is full, there is nothing to ask for.
+        wanted.min(self.rooms.of_all(self.engine.queues.names())).min(STEP_ITEMS)
     }
 
     /// About 50 ms of work.
@@ -342,11 +350,13 @@ impl Dispatcher {
     }
 
     fn settle(&mut self, end: End) {
-        let name = end.job.kind.clone();
+        // With the next flight, which tells the end too, and also where this one goes without a claim.
+        self.may_be_work |= self.rooms.freed(&end.job.queue);
+        let subject = Subject::of(&end.job);
         let this = attempt(&end.job.lease);
-        let kind = self.engine.kinds.get(name.as_str()).cloned();
+        let kind = self.engine.kinds.get(subject.kind.as_str()).cloned();
         match settler::settle_of(end, kind.as_deref(), &self.engine) {
-            Some(settle) => self.outcomes.push(settle, name),
+            Some(settle) => self.outcomes.push(settle, subject),
             None => {
                 self.engine.held.lock().jobs.remove(&this);
             }

@@ -21,6 +21,7 @@ use crate::jobs::{Kind, RunEnd, panics};
 use crate::name::Name;
 use crate::outcome::Failure;
 use crate::server::builder::Queues;
+use crate::server::failed::Hooks;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
@@ -42,6 +43,7 @@ pub(crate) struct Engine {
     pub(crate) kind_names: Arc<[Name]>,
     pub(crate) data: Arc<DataMap>,
     pub(crate) filters: Filters,
+    pub(crate) hooks: Hooks,
     pub(crate) health: HealthBoard,
     pub(crate) held: Held,
     pub(crate) clock: ClockGuard,
@@ -98,6 +100,7 @@ impl Engine {
         kinds: BTreeMap<String, Arc<Kind>>,
         data: DataMap,
         filters: Filters,
+        hooks: Hooks,
     ) -> Self {
         Self {
             kind_names: info.kinds.clone().into(),
@@ -109,6 +112,7 @@ impl Engine {
             kinds,
             data: Arc::new(data),
             filters,
+            hooks,
             health: HealthBoard::default(),
             held: Held::default(),
             clock: ClockGuard::default(),

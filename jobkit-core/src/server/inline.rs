@@ -8,8 +8,10 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::server::engine::Engine;
 use crate::server::executor::{End, How};
+use crate::server::failed::{self, Subject};
 use crate::server::held::Stopper;
 use crate::server::{recurring_scheduler, settler};
+use crate::state::StateName;
 use crate::storage::{
     ClaimRequest, ClaimedJob, ExpiredLease, RescueRequest, Settle, SettleAnswer, SettleRequest,
     StepRequest,
@@ -45,6 +47,11 @@ impl Inline {
         // The second look follows at once: nobody renews in between.
         let expired = !rescue.expired.is_empty();
         self.seen = rescue.expired;
+        for (job, state) in &rescue.rescued {
+            if *state == StateName::Failed {
+                failed::rescued(&self.engine, *job).await;
+            }
+        }
         Ok(promoted > 0 || fired > 0 || swept > 0 || !rescue.rescued.is_empty() || expired)
     }
 
@@ -90,23 +97,28 @@ impl Inline {
     }
 
     /// How it is settled.
-    pub(crate) fn settle_of(&self, end: RunEnded) -> Option<Settle> {
-        let kind = self.engine.kinds.get(end.0.job.kind.as_str()).cloned();
-        settler::settle_of(end.0, kind.as_deref(), &self.engine)
+    pub(crate) fn settle_of(&self, end: RunEnded) -> (Subject, Option<Settle>) {
+        let subject = Subject::of(&end.0.job);
+        let kind = self.engine.kinds.get(subject.kind.as_str()).cloned();
+        (subject, settler::settle_of(end.0, kind.as_deref(), &self.engine))
     }
 
     /// Settles it as a server would.
-    pub(crate) async fn settle(&self, settle: Option<Settle>) -> Result<()> {
+    pub(crate) async fn settle(&self, subject: &Subject, settle: Option<Settle>) -> Result<()> {
         let engine = &self.engine;
         let mut request = SettleRequest {
             server: engine.info.name.clone(),
             settles: settle.into_iter().collect(),
             now: None,
         };
-        let answers = engine.storage.settle(&request).await?;
+        let mut answers = engine.storage.settle(&request).await?;
         if let Some(SettleAnswer::Refused(refusal)) = answers.first() {
-            request.settles = vec![settler::refused(&request.settles[0], "", &refusal)];
-            engine.storage.settle(&request).await?;
+            let bare = settler::refused(&request.settles[0], &subject.kind, &refusal);
+            request.settles = vec![bare];
+            answers = engine.storage.settle(&request).await?;
+        }
+        for (settle, answer) in request.settles.iter().zip(&answers) {
+            failed::settled(&engine.hooks, subject, settle, answer);
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use crate::bulk::{self, Stepped};
 use crate::error::{ErrorKind, Result};
 use crate::ids::jittered;
 use crate::server::engine::Engine;
+use crate::server::failed;
+use crate::state::StateName;
 use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
@@ -57,6 +59,10 @@ async fn rescue(engine: &Engine) {
                 report(engine, &Ok(()));
                 for (job, state) in &rescue.rescued {
                     tracing::warn!(job = %job, state = %state, "the lease had expired, the job was taken back");
+                }
+                let failed = rescue.rescued.iter().filter(|(_, state)| *state == StateName::Failed);
+                for (job, _) in failed {
+                    failed::rescued(engine, *job).await;
                 }
                 if !rescue.rescued.is_empty() {
                     engine.signals.dispatcher.notify_one();

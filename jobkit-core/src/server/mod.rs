@@ -10,6 +10,7 @@ mod dispatcher;
 mod due_pushes;
 mod engine;
 mod executor;
+mod failed;
 mod health;
 mod held;
 pub(crate) mod inline;
@@ -28,6 +29,7 @@ mod supervisor;
 mod watch;
 
 pub use builder::{BuildError, Server, ServerBuilder};
+pub use failed::FailedJob;
 pub use health::{Health, Problem};
 pub use options::{Prefetch, ServerOptions};
 pub use shutdown::{ServerHandle, stop_signal};

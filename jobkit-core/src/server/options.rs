@@ -1,5 +1,6 @@
 //! How a server behaves.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bounds;
@@ -8,6 +9,9 @@ use crate::record::MAX_TIMEOUT;
 use crate::retry::RetryPolicy;
 use crate::state::Retention;
 
+/// The most jobs that run at once on a server.
+pub(crate) const MAX_WORKERS: usize = 10_000;
+
 /// The options of a server; what a job or its kind names goes before them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -15,6 +19,9 @@ pub struct ServerOptions {
     pub(crate) name: Option<String>,
     pub(crate) queues: Option<Vec<String>>,
     pub(crate) workers: usize,
+    /// Whether somebody named that number.
+    pub(crate) workers_said: bool,
+    pub(crate) queue_workers: BTreeMap<String, usize>,
     pub(crate) lease: Duration,
     pub(crate) poll_interval: Duration,
     pub(crate) max_poll_interval: Duration,
@@ -46,6 +53,8 @@ impl Default for ServerOptions {
             name: None,
             queues: None,
             workers: 20,
+            workers_said: false,
+            queue_workers: BTreeMap::new(),
             lease: Duration::from_secs(30),
             poll_interval: Duration::from_secs(1),
             max_poll_interval: Duration::from_secs(5),
@@ -70,6 +79,15 @@ impl ServerOptions {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self.workers_said = true;
+        self
+    }
+
+    /// How many jobs of a queue run at once on this server, 1 to 10,000; see
+    /// [`ServerBuilder::queue_workers`](crate::ServerBuilder::queue_workers).
+    #[must_use]
+    pub fn queue_workers(mut self, queue: impl Into<String>, workers: usize) -> Self {
+        self.queue_workers.insert(queue.into(), workers);
         self
     }
 
@@ -206,7 +224,7 @@ impl ServerOptions {
                 self.dead_after >= Duration::from_secs(1),
                 "must be at least a second",
             ),
-            check("workers", (1..=10_000).contains(&self.workers), "must be 1 to 10,000"),
+            check("workers", (1..=MAX_WORKERS).contains(&self.workers), "must be 1 to 10,000"),
             check(
                 "lease",
                 self.lease >= Duration::from_millis(100) && self.lease <= *bounds::LEASE.end(),

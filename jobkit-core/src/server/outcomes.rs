@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bounds::STEP_ITEMS;
-use crate::name::Name;
+use crate::server::failed::Subject;
 use crate::server::settler;
 use crate::storage::Settle;
 
@@ -24,7 +24,7 @@ const REFUSED_PAUSE_LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) settle: Settle,
-    kind: Name,
+    pub(super) subject: Subject,
     /// It goes in a flight of its own, since it was in one that was refused as a whole.
     alone: bool,
     /// How often it failed alone.
@@ -55,10 +55,10 @@ impl Outcomes {
         self.0.len()
     }
 
-    pub(super) fn push(&mut self, settle: Settle, kind: Name) {
+    pub(super) fn push(&mut self, settle: Settle, subject: Subject) {
         self.0.push_back(Outcome {
             settle,
-            kind,
+            subject,
             alone: false,
             failed_alone: 0,
             bare: false,
@@ -134,7 +134,7 @@ impl Outcomes {
             self.0.push_back(Outcome { refused, not_before, ..outcome });
             return false;
         }
-        let settle = settler::refused(&outcome.settle, &outcome.kind, reason);
+        let settle = settler::refused(&outcome.settle, &outcome.subject.kind, reason);
         self.0.push_back(Outcome { settle, bare: true, alone: true, failed_alone: 0, ..outcome });
         true
     }
@@ -156,7 +156,7 @@ mod tests {
                 fence,
                 incarnation: Incarnation::from_i64(1),
             };
-            outcomes.push(Settle::new(lease, Ending::Succeeded), Name::from_stored("k"));
+            outcomes.push(Settle::new(lease, Ending::Succeeded), Subject::for_tests());
         }
         outcomes
     }

@@ -1,5 +1,6 @@
 //! Server options from the environment and from configuration files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use crate::state::Keep;
 type Setter = fn(&mut ServerOptions, &str) -> Result<(), String>;
 
 /// Every setting: its name in files, and in capitals after `JOBKIT_` in the environment.
-const SETTINGS: [(&str, Setter); 19] = [
+const SETTINGS: [(&str, Setter); 20] = [
     ("server_name", |o, v| text(v).map(|v| o.name = Some(v))),
     ("queues", |o, v| list(v).map(|v| o.queues = Some(v))),
-    ("workers", |o, v| number(v).map(|v| o.workers = v)),
+    ("workers", |o, v| number(v).map(|v| *o = o.clone().workers(v))),
+    ("queue_workers", |o, v| numbers(v).map(|v| o.queue_workers = v)),
     ("lease", |o, v| length(v).map(|v| o.lease = v)),
     ("poll_interval", |o, v| length(v).map(|v| o.poll_interval = v)),
     ("max_poll_interval", |o, v| length(v).map(|v| o.max_poll_interval = v)),
@@ -42,6 +44,7 @@ impl ServerOptions {
     /// | `JOBKIT_SERVER_NAME` | `web-1` | |
     /// | `JOBKIT_QUEUES` | `mail,default` | strictly in this order |
     /// | `JOBKIT_WORKERS` | `50` | |
+    /// | `JOBKIT_QUEUE_WORKERS` | `mail=5,default=20` | the most of each queue at once |
     /// | `JOBKIT_LEASE` | `30s` | |
     /// | `JOBKIT_POLL_INTERVAL`, `JOBKIT_MAX_POLL_INTERVAL` | `1s`, `5s` | |
     /// | `JOBKIT_JANITOR_INTERVAL`, `JOBKIT_DEAD_AFTER` | `15s`, `60s` | |
@@ -98,7 +101,8 @@ impl ServerOptions {
 }
 
 /// Reads a map with the names of [`from_env`](ServerOptions::from_env) in lower case and without
-/// `JOBKIT_`: lengths as texts such as `"30s"`, numbers as numbers or texts, `queues` as a list or text.
+/// `JOBKIT_`: lengths as texts such as `"30s"`, numbers as numbers or texts, `queues` as a list or text,
+/// `queue_workers` as a map or text.
 ///
 /// # Example: a part of the application's configuration
 /// ```
@@ -158,6 +162,7 @@ enum Scalar {
     Number(u64),
     Text(String),
     List(Vec<String>),
+    Numbers(BTreeMap<String, u64>),
 }
 
 impl Scalar {
@@ -166,6 +171,11 @@ impl Scalar {
             Self::Number(number) => number.to_string(),
             Self::Text(text) => text,
             Self::List(list) => list.join(","),
+            Self::Numbers(numbers) => {
+                let pairs: Vec<_> =
+                    numbers.iter().map(|(name, number)| format!("{name}={number}")).collect();
+                pairs.join(",")
+            }
         }
     }
 }
@@ -180,6 +190,26 @@ fn list(value: &str) -> Result<Vec<String>, String> {
         return Err(format!("is {value:?}, where names separated by commas are expected"));
     }
     Ok(list)
+}
+
+/// Numbers by name, such as `mail=5,default=20`.
+fn numbers(value: &str) -> Result<BTreeMap<String, usize>, String> {
+    let pair = |pair: &str| {
+        let (name, number) = pair.split_once('=')?;
+        let name = Some(name.trim().to_owned()).filter(|name| !name.is_empty());
+        Some((name?, number.trim().parse().ok()?))
+    };
+    let wrong = || {
+        format!("is {value:?}, where names with numbers, such as mail=5,default=20, are expected")
+    };
+    let mut numbers = BTreeMap::new();
+    for text in value.split(',') {
+        let (name, number) = pair(text).ok_or_else(wrong)?;
+        if numbers.insert(name.clone(), number).is_some() {
+            return Err(format!("names `{name}` twice"));
+        }
+    }
+    Ok(numbers)
 }
 
 fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
@@ -237,6 +267,7 @@ mod tests {
         let options = from(&[
             ("JOBKIT_WORKERS", " 50 "),
             ("JOBKIT_QUEUES", "mail, default"),
+            ("JOBKIT_QUEUE_WORKERS", "mail=5, default = 20"),
             ("JOBKIT_SERVER_NAME", "web-1"),
             ("JOBKIT_LEASE", "1m"),
             ("JOBKIT_PREFETCH", "0"),
@@ -247,7 +278,9 @@ mod tests {
             ("JOBKIT_URL", "not an option of a server"),
         ])
         .expect("valid");
-        assert_eq!(options.workers, 50);
+        assert_eq!((options.workers, options.workers_said), (50, true));
+        let mails = [("default".to_owned(), 20), ("mail".to_owned(), 5)];
+        assert_eq!(options.queue_workers, BTreeMap::from(mails));
         assert_eq!(options.queues, Some(vec!["mail".to_owned(), "default".to_owned()]));
         assert_eq!(options.name.as_deref(), Some("web-1"));
         assert_eq!(options.lease, Duration::from_secs(60));
@@ -265,10 +298,13 @@ mod tests {
             ("JOBKIT_LEASE", "30"),
             ("JOBKIT_QUEUES", "a,,b"),
             ("JOBKIT_PREFETCH", "-1"),
+            ("JOBKIT_QUEUE_WORKERS", "mail:5"),
         ])
         .expect_err("none of them is valid");
         let expected = "JOBKIT_QUEUES is \"a,,b\", where names separated by commas are expected; \
                         JOBKIT_WORKERS is \"many\", where a number is expected; \
+                        JOBKIT_QUEUE_WORKERS is \"mail:5\", where names with numbers, such as \
+                        mail=5,default=20, are expected; \
                         JOBKIT_LEASE is \"30\", where a length such as 500ms, 30s, 2m, 1h or 1d is expected; \
                         JOBKIT_PREFETCH is \"-1\", where `adaptive` or a number is expected";
         assert_eq!(error.to_string(), expected);
@@ -277,10 +313,13 @@ mod tests {
     #[test]
     fn a_map_is_read_and_unknown_names_are_refused() {
         let read = |text| serde_json::from_str::<ServerOptions>(text);
-        let options =
-            read(r#"{"workers":7,"queues":["a","b"],"cancel_grace":"500ms"}"#).expect("valid");
+        let options = read(
+            r#"{"workers":7,"queues":["a","b"],"queue_workers":{"a":3},"cancel_grace":"500ms"}"#,
+        )
+        .expect("valid");
         assert_eq!((options.workers, options.cancel_grace.as_millis()), (7, 500));
         assert_eq!(options.queues, Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(options.queue_workers, BTreeMap::from([("a".to_owned(), 3)]));
         let error = read(r#"{"worker":7}"#).expect_err("misspelt").to_string();
         assert!(
             error.starts_with("`worker` is not an option of a server; there are: server_name,"),

@@ -86,7 +86,7 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Optio
         }
         (How::Ran(RunEnd::Failed(failure)), Some(StopCause::TimedOut)) => {
             settle.ending = Ending::Failed(Reason::Permanent);
-            Some(Failure::message("timeout", format!("time was up: {}", failure.text())))
+            Some(failure.timed_out())
         }
         (How::Ran(RunEnd::Failed(failure) | RunEnd::Panicked(failure)), _) => {
             settle.ending = Ending::Failed(Reason::Permanent);

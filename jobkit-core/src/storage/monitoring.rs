@@ -36,10 +36,13 @@ use crate::stats::{Histogram, Scope, Step, Tally};
 ///   there are at least so many, where that is more than `most`, or more than a bounded look finds.
 /// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue go before an Enqueued one,
 ///   up to `most`; `None` for a job that is not Enqueued.
-/// - **MON-10** Every attempt that was settled with an error is counted once in its group, whatever became
-///   of the job, with the instants of the first and the last and the counts by the hour; a repeated settle
+/// - **MON-10** Every attempt that was settled with an error and [failed](crate::state_machine::Ending::has_failed)
+///   is counted once in its group, whether it is repeated or not, with the instants of the first and the last and the counts by the hour; a repeated settle
 ///   is not counted again. A group is kept for 30 days after its last failure, and at most 1,000 are
 ///   (G18).
+/// - **MON-11** An attempt whose job became Deleted is in no group: a cancellation was asked for, of the job or
+///   of its batch, or a filter gave it up. Neither is one that asked to run later. The error is kept with the
+///   job all the same.
 #[async_trait]
 pub trait Monitoring {
     /// Counts, queues, servers: one page's worth.

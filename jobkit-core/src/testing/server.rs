@@ -13,7 +13,7 @@ use crate::memory::MemoryStorage;
 use crate::new_job::NewJob;
 use crate::record::JobDetails;
 use crate::server::inline::Inline;
-use crate::server::{Server, ServerBuilder, ServerOptions};
+use crate::server::{FailedJob, Server, ServerBuilder, ServerOptions};
 use crate::state::StateName;
 use crate::storage::{JobQuery, JobQueue, JobStore, Monitoring, RecurringStore, StepRequest};
 use crate::testing::{Fault, FaultyStorage};
@@ -124,6 +124,12 @@ impl TestServer {
     #[must_use]
     pub fn elect(self, filter: impl ElectFilter) -> Self {
         self.configure(|builder| builder.elect(filter))
+    }
+
+    /// A hook for jobs that failed for good.
+    #[must_use]
+    pub fn on_failed(self, hook: impl Fn(&FailedJob) + Send + Sync + 'static) -> Self {
+        self.configure(|builder| builder.on_failed(hook))
     }
 
     /// The server's options; the lease, retries and limits of crashes matter here.
@@ -320,9 +326,9 @@ impl TestServer {
 
 /// Outcomes are kept until the storage answers, as on a server.
 async fn settle(inline: &Inline, end: crate::server::inline::RunEnded, storage: &FaultyStorage) {
-    let settle = inline.settle_of(end);
+    let (subject, settle) = inline.settle_of(end);
     for _ in 0..1_000 {
-        match inline.settle(settle.clone()).await {
+        match inline.settle(&subject, settle.clone()).await {
             Ok(()) => return,
             Err(error) if error.is_retryable() => {}
             Err(error) => panic!("settling failed: {error}"),
@@ -351,7 +357,7 @@ impl fmt::Display for TestedJob {
         let record = &self.0.record;
         write!(f, "{} {} is {}", record.kind, json(&self.0.args), record.state())?;
         if let Some(error) = self.0.errors.last() {
-            write!(f, " (attempt {} failed: {})", error.failures, error.detail.message)?;
+            write!(f, " (attempt {} failed: {})", error.failures, error.detail.summary())?;
         }
         Ok(())
     }

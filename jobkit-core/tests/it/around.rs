@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use jobkit_core::filter::{Next, PerformFilter, Performed};
 use jobkit_core::recurring::Pause;
 use jobkit_core::state::StateName;
 use jobkit_core::testing::TestServer;
 use jobkit_core::{
-    Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server, capture, job_by_name,
-    permanent,
+    Client, Failure, Job, JobContext, JobId, Jobs, MemoryStorage, NewJob, Server, capture,
+    job_by_name, permanent,
 };
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,68 @@ async fn children_belong_to_the_trace_of_a_job_without_one() {
     for told in outputs(&t).await {
         assert!(told.contains(&format!(" 00-{trace}-")), "{told}");
     }
+}
+
+/// What a job that is made here would carry: its tenant, and the job that it came from by its trace.
+fn made_here() -> (Option<String>, Option<JobId>) {
+    (capture::get("tenant"), JobContext::current().map(|ctx| ctx.id()))
+}
+
+#[tokio::test]
+async fn what_is_captured_is_taken_to_other_tasks_and_threads() {
+    let jobs = Jobs::new().handle(|_: Parent, ctx: JobContext| async move {
+        let here = made_here();
+        let expected = (Some("acme".to_owned()), Some(ctx.id()));
+        assert_eq!(here, expected);
+        let captured = capture::current();
+        assert_eq!(captured.get("tenant"), Some("acme"));
+        assert!(!format!("{captured:?}").contains("acme"), "values are not for logs");
+        let task = tokio::spawn(captured.clone().scope(async { made_here() }));
+        let client = ctx.client().clone();
+        let pool = tokio::task::spawn_blocking(move || {
+            captured.run(|| {
+                let scoped = capture::with_sync([("tenant", "initech")], made_here);
+                let handle = tokio::runtime::Handle::current();
+                handle.block_on(client.enqueue(NewJob::new(Child {})))?;
+                Ok::<_, Failure>((made_here(), scoped))
+            })
+        });
+        assert_eq!(task.await.unwrap(), expected);
+        let (there, scoped) = pool.await.unwrap()?;
+        assert_eq!(there, expected);
+        assert_eq!(scoped, (Some("initech".to_owned()), Some(ctx.id())), "the inner one wins");
+        let lost = tokio::spawn(async { made_here() }).await.unwrap();
+        assert_eq!(lost, (None, None));
+        Ok::<_, Failure>(String::new())
+    });
+    let jobs = jobs.merge(Jobs::new().handle(|_: Child, ctx: JobContext| async move {
+        Ok::<_, Failure>(ctx.captured("tenant").unwrap_or_default().to_owned())
+    }));
+    let mut t = TestServer::new(jobs);
+    let client = t.client();
+    let job = NewJob::new(Parent {});
+    capture::with([("tenant", "acme")], client.enqueue(job)).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(outputs(&t).await, ["", "acme"]);
+}
+
+#[tokio::test]
+async fn a_scope_of_a_filter_reaches_a_handler_that_blocks() {
+    struct Scope;
+    #[async_trait::async_trait]
+    impl PerformFilter for Scope {
+        async fn perform(&self, _: &JobContext, next: Next<'_>) -> Performed {
+            capture::with([("tenant", "acme")], next.run()).await
+        }
+    }
+    let jobs = Jobs::new().handle(|_: Parent, _: JobContext| async {
+        let tenant = jobkit_core::__private::run_blocking(|| capture::get("tenant")).await;
+        Ok::<_, Failure>(tenant.unwrap_or_default())
+    });
+    let mut t = TestServer::new(jobs).around(Scope);
+    t.client().enqueue(NewJob::new(Parent {})).await.unwrap();
+    t.run_until_idle().await;
+    assert_eq!(outputs(&t).await, ["acme"]);
 }
 
 #[tokio::test]

@@ -86,8 +86,10 @@ impl Flight<'_, '_> {
             None => {}
         }
         if let Some(error) = &settle.error {
-            let kind = self.db.name(job.kind)?;
-            self.count_failure(ErrorGroup::first(&kind, job.id, error, now));
+            if settle.ending.has_failed(job.state()) {
+                let kind = self.db.name(job.kind)?;
+                self.count_failure(ErrorGroup::first(&kind, job.id, error, now));
+            }
             self.db.run(
                 "INSERT OR REPLACE INTO jk_error (seq, fence, failures, at, fingerprint, detail) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

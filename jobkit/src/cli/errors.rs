@@ -96,11 +96,7 @@ async fn list(context: &mut Context<'_, '_>, args: &ErrorsArgs) -> Done {
                     &bars(&group.trend(12, context.now)),
                     &context.time(group.last_seen_at),
                     &context.time(group.first_seen_at),
-                    &format!(
-                        "{}: {}",
-                        hide_in_text(&group.error_type),
-                        view::first_line(&group.message)
-                    ),
+                    &hide_in_text(&group.headline()),
                 ];
                 table.row_in(if muted.is_empty() { Tone::Bad } else { Tone::Quiet }, cells);
             }

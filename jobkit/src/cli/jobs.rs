@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jobkit_core::edge::Parent;
+use jobkit_core::failure::with_type;
 use jobkit_core::record::{JobDetails, JobRecord};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::search::{self, JobFilter};
@@ -269,7 +270,7 @@ fn as_text(
             context.time(error.at),
             detail.fingerprint
         );
-        let mut text = format!("{}: {}", detail.error_type, detail.message);
+        let mut text = with_type(&detail.error_type, &detail.message);
         for cause in &detail.chain {
             text += &format!("\ncaused by: {cause}");
         }

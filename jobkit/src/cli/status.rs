@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{
-    ErrorQuery, Lane, PauseRecord, PauseTarget, ServerStatus, Severity, Snapshot,
+    Count, ErrorQuery, JobQuery, Lane, PauseRecord, PauseTarget, ServerStatus, Severity, Snapshot,
 };
 use serde_json::{Value, json};
 
@@ -16,6 +17,8 @@ use super::{Context, Done, Exit, doctor, format, offered, queues, servers, view}
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Groups that are new since so long are told.
 const NEW: Duration = Duration::from_secs(3600);
+/// Failures that retries overcame are told for so long.
+const OVERCOME: Duration = Duration::from_secs(600);
 /// Jobs that nobody serves for so long are no deploy.
 const UNSERVED: Duration = Duration::from_secs(30);
 /// How many lanes are looked at.
@@ -49,22 +52,47 @@ pub(super) async fn problems(context: &Context<'_, '_>) -> Done<Vec<Problem>> {
     found.extend(silent(context, &servers));
     found.extend(unserved(context, &lanes, &servers));
     found.extend(forgotten(context, &pauses));
-    let fresh = groups.iter().filter(|group| {
+    let is_fresh = |group: &&ErrorGroup| {
         context.now.since(group.first_seen_at) < NEW && !group.is_muted(context.now)
-    });
-    found.extend(bounded(fresh.map(|group| {
+    };
+    let mut fresh = Vec::new();
+    for group in groups.iter().filter(is_fresh) {
+        // What is beyond the first few is merely counted.
+        if fresh.len() > TOLD || !was_overcome(context, group).await? {
+            fresh.push(group);
+        }
+    }
+    found.extend(bounded(fresh.into_iter().map(|group| {
         let words = format!(
-            "{} fails in a new way, first {}, {} so far: {}: {}; see `jobkit jobs group:{:?}`",
+            "{} fails in a new way, first {}, {} so far: {}; see `jobkit jobs group:{:?}`",
             group.kind,
             context.time(group.first_seen_at),
             format::number(group.count),
-            hide_in_text(&group.error_type),
-            view::first_line(&group.message),
+            hide_in_text(&group.headline()),
             group.fingerprint
         );
         Problem { severity: Severity::Warning, code: "new-error", words }
     })));
     Ok(found)
+}
+
+/// Whether retries overcame a group's failures: none came for a while, no job is Failed by one, and the job of
+/// the last one has ended well.
+async fn was_overcome(context: &Context<'_, '_>, group: &ErrorGroup) -> Done<bool> {
+    if context.now.since(group.last_seen_at) < OVERCOME {
+        return Ok(false);
+    }
+    let storage = context.storage();
+    let query = JobQuery {
+        kind: Some(group.kind.clone()),
+        error_group: Some(group.fingerprint),
+        ..JobQuery::new(StateName::Failed)
+    };
+    if offered(storage.count(&query, 1).await)? != Some(Count::Exact(0)) {
+        return Ok(false);
+    }
+    let last = storage.job(group.last_job).await?.map(|details| details.record.state());
+    Ok(last.is_none_or(|state| matches!(state, StateName::Succeeded | StateName::Deleted)))
 }
 
 /// The first few, and how many more.

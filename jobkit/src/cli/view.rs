@@ -200,8 +200,3 @@ pub(super) const fn tone(state: StateName) -> Tone {
         _ => Tone::Plain,
     }
 }
-
-/// The first line, with secrets hidden.
-pub(super) fn first_line(text: &str) -> String {
-    hide_in_text(text.lines().next().unwrap_or_default())
-}

@@ -5,6 +5,7 @@ mod commands;
 mod embedded;
 mod golden;
 mod moves;
+mod problems;
 mod quoted;
 #[cfg(target_os = "linux")]
 mod terminal;

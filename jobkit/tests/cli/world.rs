@@ -151,7 +151,7 @@ impl World {
     }
 }
 
-fn settled(lease: Lease, ending: Ending, kind: &str) -> Settle {
+pub(crate) fn settled(lease: Lease, ending: Ending, kind: &str) -> Settle {
     let failed = !matches!(ending, Ending::Succeeded);
     let error = failed.then(|| {
         let chain = ["connection reset".to_owned()];

@@ -12,6 +12,7 @@ use super::suspects::is_suspect;
 use super::{Dispatcher, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
+use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
 use crate::state::StateName;
@@ -88,7 +89,7 @@ impl Dispatcher {
             server: self.engine.info.name.clone(),
             incarnation: self.engine.incarnation(),
             sequence: self.next_claim,
-            queues: self.engine.queues.quotas(wanted),
+            queues: self.engine.queues.quotas(wanted, |queue| self.rooms.of(queue)),
             kinds: Arc::clone(&self.engine.kind_names),
             max: wanted,
             // While one is suspected, a crash counts against it alone.
@@ -198,6 +199,7 @@ impl Dispatcher {
         let mut over = Vec::with_capacity(outcomes.len());
         for (outcome, answer) in outcomes.into_iter().zip(answers) {
             let lease = outcome.settle.lease;
+            failed::settled(&self.engine.hooks, &outcome.subject, &outcome.settle, &answer);
             match answer {
                 SettleAnswer::Settled(state) => {
                     if state == StateName::Enqueued {
@@ -277,6 +279,7 @@ impl Dispatcher {
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
         for job in claimed.jobs {
+            self.rooms.taken(&job.queue);
             let is_suspect = is_suspect(&job, crash_limit);
             if job.crashes > 0 && free == 0 && !is_suspect {
                 // Rescued before: it never waits beside others for a worker.
