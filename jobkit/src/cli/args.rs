@@ -323,6 +323,9 @@ pub(super) struct Pause {
     pub(super) what: What,
     /// Its name
     pub(super) name: String,
+    /// Also a queue or kind that no server and no job names yet
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) until: Until,
 }
@@ -345,8 +348,10 @@ pub(super) struct RecurringArgs {
 }
 
 impl RecurringArgs {
+    /// A preview of an expression, which needs no storage: it has several words, or begins with @.
     pub(super) fn is_preview(&self) -> bool {
-        matches!(self.command, Some(RecurringCommand::Preview { .. }))
+        matches!(&self.command, Some(RecurringCommand::Preview { expression, .. })
+            if expression.starts_with('@') || expression.contains(char::is_whitespace))
     }
 }
 
@@ -376,14 +381,14 @@ pub(super) enum RecurringCommand {
         /// The recurring job
         id: String,
     },
-    /// Tells the next instants of a crontab or Quartz expression; needs no storage
+    /// Tells the next instants of a crontab or Quartz expression, which needs no storage, or of a recurring job
     Preview {
-        /// The expression, in quotes
-        #[arg(value_name = "CRON")]
+        /// The expression, in quotes; or the id of a recurring job, which is one word
+        #[arg(value_name = "CRON|ID")]
         expression: String,
-        /// The IANA time zone
-        #[arg(long, default_value = "UTC")]
-        zone: String,
+        /// The IANA time zone; that of the recurring job, or UTC
+        #[arg(long)]
+        zone: Option<String>,
         /// Reads it in the words of Quartz
         #[arg(long)]
         quartz: bool,

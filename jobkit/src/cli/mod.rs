@@ -265,7 +265,12 @@ impl CommandLine {
             Command::Bulk(it) => bulk::run(context, &it).await,
             Command::Enqueue(it) => enqueue::run(context, &it).await,
             Command::Queues => queues::list(context).await,
-            Command::Pause(it) => queues::pause(context, it.what, &it.name, &it.until).await,
+            Command::Pause(it) => {
+                if !it.force {
+                    queues::check_known(context, it.what, &it.name).await?;
+                }
+                queues::pause(context, it.what, &it.name, &it.until).await
+            }
             Command::Resume(it) => queues::resume(context, it.what, &it.name).await,
             Command::Recurring(it) => recurring::run(context, &it).await,
             Command::Batches(it) => batches::run(context, &it).await,

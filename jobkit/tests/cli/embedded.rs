@@ -261,3 +261,39 @@ async fn an_error_says_each_thing_once() {
     let text = format!("{:#}", anyhow::Error::from(error));
     assert_eq!(text.matches("unable to open database file").count(), 1, "{text}");
 }
+
+#[tokio::test]
+async fn what_no_job_and_no_server_names_is_not_paused_by_a_slip() {
+    let client = Client::new(MemoryStorage::new()).erase();
+    client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
+    let (code, _, err) = run(&client, &["pause", "kind", "resiez"]).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("no job or server names kind `resiez`; did you mean `resize`?"), "{err}");
+    assert!(err.contains("--force"), "{err}");
+    let (code, _, err) = run(&client, &["pause", "queue", "elsewhere"]).await;
+    assert!(code == 1 && !err.contains("did you mean"), "{err}");
+    assert!(client.storage().pauses(None).await.expect("is read").is_empty());
+    for arguments in [
+        &["pause", "kind", "resize"][..],
+        &["pause", "queue", "default"],
+        &["pause", "queue", "elsewhere", "--force"],
+    ] {
+        let (code, _, err) = run(&client, arguments).await;
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+    }
+}
+
+#[tokio::test]
+async fn a_recurring_job_is_previewed_by_its_id_in_its_own_zone() {
+    let client = Client::new(MemoryStorage::new()).erase();
+    let nightly = Recurring::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin");
+    let nightly = nightly.job(job("resize", &json!({ "width": 1 })));
+    client.save_recurring(nightly).await.expect("is stored");
+    let from = ["--from", "2026-03-27"];
+    let by_id = run(&client, &[&["recurring", "preview", "nightly"][..], &from].concat()).await;
+    let expression = ["recurring", "preview", "30 2 * * *", "--zone", "Europe/Berlin"];
+    let by_expression = run(&client, &[&expression[..], &from].concat()).await;
+    assert_eq!((by_id.0, &by_id.1), (0, &by_expression.1));
+    let (code, _, err) = run(&client, &["recurring", "preview", "nightyl"]).await;
+    assert!(code == 1 && err.contains("there is no recurring job nightyl"), "{err}");
+}
