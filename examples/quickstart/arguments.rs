@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -7,16 +8,19 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 Fingerprints every file under a folder, one job a file, and counts the words of the text files.
 
-  cargo run --release --example quickstart -- [FOLDER] [OPTIONS]
+  cargo run --release -p quickstart -- [FOLDER] [OPTIONS]
 
-  FOLDER          the folder to read; this repository by default
+  FOLDER          the folder to read; by default that of an unfinished scan, or else this repository
   --db FILE       the database; quickstart.db by default
   --report FILE   where the report goes; quickstart-report.json by default
-  --slow MS       each file takes so many milliseconds, to watch and to kill it
-  --stay          stay up when everything is finished";
+  --slow MS       each file takes so many milliseconds longer, to watch and to kill it
+  --stay          stay up when everything is finished
+
+It ends with 0, or with 1 where a file could not be read or the report could not be written.";
 
 pub struct Arguments {
-    pub folder: PathBuf,
+    /// `None` where none is named.
+    pub folder: Option<PathBuf>,
     pub db: PathBuf,
     pub report: PathBuf,
     pub slow_ms: u64,
@@ -55,14 +59,27 @@ impl Arguments {
                 _ => folder = Some(PathBuf::from(argument)),
             }
         }
-        let folder = folder.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".."));
-        let folder =
-            folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?;
-        if !folder.is_dir() {
-            bail!("{} is not a folder", folder.display());
-        }
-        Ok(Some(Self { folder, db: absolute(&db)?, report: absolute(&report)?, slow_ms, stay }))
+        let folder = folder.map(|folder| existing(&folder)).transpose()?;
+        let (db, report) = (absolute(&db)?, absolute(&report)?);
+        check_writable(&report)
+            .with_context(|| format!("cannot write the report {}", report.display()))?;
+        Ok(Some(Self { folder, db, report, slow_ms, stay }))
     }
+
+    /// The folder of a new scan.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let repository = || existing(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.."));
+        self.folder.clone().map_or_else(repository, Ok)
+    }
+}
+
+fn existing(folder: &Path) -> Result<PathBuf> {
+    let folder =
+        folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?;
+    if !folder.is_dir() {
+        bail!("{} is not a folder", folder.display());
+    }
+    Ok(folder)
 }
 
 /// The file need not exist; its folder must.
@@ -76,4 +93,14 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         .canonicalize()
         .with_context(|| format!("there is no folder {}", folder.display()))?;
     Ok(folder.join(name))
+}
+
+/// Looks now whether the report can be written, not when everything has been read.
+fn check_writable(report: &Path) -> io::Result<()> {
+    if report.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let beside = report.with_extension("part");
+    std::fs::write(&beside, "")?;
+    std::fs::remove_file(&beside)
 }

@@ -47,14 +47,30 @@ fn os_string(bytes: Vec<u8>) -> OsString {
     String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
+/// What lies below a folder.
+pub struct Below {
+    /// The regular files, sorted.
+    pub files: Vec<RelativePath>,
+    /// The folders that cannot be read, each with the reason.
+    pub unread: Vec<String>,
+}
+
 /// All regular files below `folder`. Links are not followed; `.git`, `target` and the files in
-/// `left_out` are left out.
-pub fn below(folder: &Path, left_out: &[PathBuf]) -> Result<Vec<RelativePath>> {
-    let mut found = Vec::new();
+/// `left_out` are left out. A folder inside that cannot be read is named, and the others are read.
+pub fn below(folder: &Path, left_out: &[PathBuf]) -> Result<Below> {
+    let mut found = Below { files: Vec::new(), unread: Vec::new() };
     let mut folders = vec![folder.to_path_buf()];
     while let Some(current) = folders.pop() {
-        let entries = std::fs::read_dir(&current)
-            .with_context(|| format!("cannot read {}", current.display()))?;
+        let entries = match std::fs::read_dir(&current) {
+            Ok(entries) => entries,
+            Err(error) if current == folder => {
+                return Err(error).with_context(|| format!("cannot read {}", folder.display()));
+            }
+            Err(error) => {
+                found.unread.push(format!("{}: {error}", current.display()));
+                continue;
+            }
+        };
         for entry in entries {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);
@@ -64,10 +80,10 @@ pub fn below(folder: &Path, left_out: &[PathBuf]) -> Result<Vec<RelativePath>> {
                     folders.push(path);
                 }
             } else if kind.is_file() && !left_out.contains(&path) {
-                found.push(RelativePath::new(path.strip_prefix(folder)?));
+                found.files.push(RelativePath::new(path.strip_prefix(folder)?));
             }
         }
     }
-    found.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    found.files.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     Ok(found)
 }

@@ -4,14 +4,23 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use jobkit::storage::JobQuery;
-use jobkit::{BatchId, JobContext, Jobs, jobs, state::StateName};
+use jobkit::{BatchId, Data, JobContext, Jobs, RetryPolicy, jobs, state::StateName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::facts::{self, Facts};
 use crate::files::RelativePath;
+use crate::progress::Progress;
+
+/// Where the report goes: of this start of the program, not of the one that stored the jobs.
+pub struct ReportPlace(pub PathBuf);
+
+/// By default a job is tried eleven times, over half an hour. Here somebody watches.
+fn few_attempts() -> RetryPolicy {
+    RetryPolicy::fixed(Duration::from_secs(1)).max_attempts(3)
+}
 
 pub fn all() -> Jobs {
     jobs![fingerprint, write_report, flaky, delayed, pulse]
@@ -25,16 +34,17 @@ pub struct Fingerprint {
 }
 
 /// Reads one file. It blocks its thread, so it runs on the blocking pool.
-#[jobkit::job(blocking, queue = "files", timeout = "10m")]
-pub fn fingerprint(folder: PathBuf, path: RelativePath, slow_ms: u64) -> io::Result<Fingerprint> {
+#[jobkit::job(blocking, queue = "files", timeout = "10m", retry = few_attempts())]
+pub fn fingerprint(folder: PathBuf, path: RelativePath, slow_ms: u64) -> Result<Fingerprint> {
     std::thread::sleep(Duration::from_millis(slow_ms));
-    match facts::read(&folder.join(path.to_path())) {
+    let file = path.to_path();
+    match facts::read(&folder.join(&file)) {
         Ok(facts) => Ok(Fingerprint { path, facts: Some(facts) }),
         // Deleted since the folder was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Ok(Fingerprint { path, facts: None })
         }
-        Err(error) => Err(error),
+        Err(error) => Err(anyhow!("cannot read {}: {error}", file.display())),
     }
 }
 
@@ -46,12 +56,27 @@ pub struct Report {
     pub words: u64,
     /// The SHA-256 of what `sha256sum` prints for all files, sorted by path.
     pub fingerprint: String,
+    /// How many files could not be read, and are not in the other numbers.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub unread: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(unread: &u64) -> bool {
+    *unread == 0
 }
 
 /// The batch's continuation: adds up what its members left, and writes the report.
-#[jobkit::job]
-pub async fn write_report(batch: BatchId, to: PathBuf, ctx: JobContext) -> Result<Report> {
-    let storage = ctx.client().storage();
+///
+/// `folder` is for a later start, which goes on with the same folder only.
+#[jobkit::job(retry = few_attempts())]
+pub async fn write_report(
+    batch: BatchId,
+    folder: PathBuf,
+    to: Data<ReportPlace>,
+    ctx: JobContext,
+) -> Result<Report> {
+    let (to, storage) = (&to.0, ctx.client().storage());
     let mut found = Vec::new();
     let mut query =
         JobQuery { batch: Some(batch), limit: 200, ..JobQuery::new(StateName::Succeeded) };
@@ -75,11 +100,15 @@ pub async fn write_report(batch: BatchId, to: PathBuf, ctx: JobContext) -> Resul
         found.len(),
         members.succeeded
     );
-    let report = add_up(found);
+    let mut report = add_up(found);
+    report.unread = members.total - members.succeeded;
+    ctx.info(format!("{} files of {}", report.files, folder.display()));
     // Written beside and renamed, so that nobody ever reads half a report.
     let beside = to.with_extension("part");
-    std::fs::write(&beside, serde_json::to_string_pretty(&report)? + "\n")?;
-    std::fs::rename(&beside, &to)?;
+    let text = serde_json::to_string_pretty(&report)? + "\n";
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, to))
+        .map_err(|error| anyhow!("cannot write {}: {error}", to.display()))?;
     Ok(report)
 }
 
@@ -139,9 +168,16 @@ pub async fn delayed(ctx: JobContext) -> Result<()> {
 
 /// Recurring: looks every few seconds how much there is to do.
 #[jobkit::job]
-pub async fn pulse(ctx: JobContext) -> Result<u64> {
+pub async fn pulse(ctx: JobContext, progress: Data<Progress>) -> Result<u64> {
     let snapshot = ctx.client().storage().snapshot(None).await?;
     let waiting = snapshot.count(StateName::Enqueued);
-    println!("  pulse: {waiting} jobs wait, {} run", snapshot.count(StateName::Processing));
+    let running = snapshot.count(StateName::Processing);
+    let later = snapshot.count(StateName::Scheduled);
+    // The pulse itself is one of those that run.
+    progress.say(&format!(
+        "  pulse: {} ready, {} running, {later} later",
+        crate::progress::count(waiting, "job"),
+        running.saturating_sub(1),
+    ));
     Ok(waiting)
 }

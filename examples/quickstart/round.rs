@@ -1,17 +1,18 @@
 //! One round: a batch of files with its report, a flaky job, a delayed one.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use jobkit::batch::{BatchRecord, BatchState};
 use jobkit::sqlite::SqliteStorage;
 use jobkit::state::StateName;
-use jobkit::storage::{BatchStore, RecurringStore};
-use jobkit::{Batch, BatchId, Client, JobId, On, RetryPolicy};
+use jobkit::storage::{BatchStore, Monitoring, RecurringStore};
+use jobkit::{Batch, BatchId, Client, JobId, On, RetryPolicy, Storage};
 
 use crate::arguments::Arguments;
-use crate::{files, jobs};
+use crate::progress::{self, Progress};
+use crate::{JOBS_RETURN, files, jobs};
 
 pub struct Round {
     pub batch: BatchId,
@@ -33,12 +34,17 @@ impl Round {
     }
 }
 
+/// After this time the results that a report needs may have been purged: they are kept for a day.
+const REPORT_AGAIN: Duration = Duration::from_secs(12 * 3600);
+/// How long the recurring job is waited for when all else has finished: it may be paused.
+const PULSE: Duration = Duration::from_secs(10);
+
 /// Goes on with an unfinished round that the database holds, else begins a new one.
 pub async fn resume_or_begin(
     client: &Client<SqliteStorage>,
     arguments: &Arguments,
 ) -> Result<Round> {
-    let round = match unfinished(client).await? {
+    let round = match unfinished(client, arguments).await? {
         Some(round) => round,
         None => begin(client, arguments).await?,
     };
@@ -50,7 +56,10 @@ pub async fn resume_or_begin(
     Ok(round)
 }
 
-async fn unfinished(client: &Client<SqliteStorage>) -> Result<Option<Round>> {
+async fn unfinished(
+    client: &Client<SqliteStorage>,
+    arguments: &Arguments,
+) -> Result<Option<Round>> {
     let Some(batch) = client.storage().batches(None, None, 1).await?.pop() else { return Ok(None) };
     let round = Round::of(batch.id);
     if batch.state() == BatchState::Open {
@@ -61,35 +70,82 @@ async fn unfinished(client: &Client<SqliteStorage>) -> Result<Option<Round>> {
         client.batch(batch.id).cancel().await?;
         return Ok(None);
     }
-    for job in [round.report, round.flaky, round.delayed] {
-        match client.state(job).await? {
-            Some(state) if state.is_finished() => {}
-            _ => {
-                let counts = batch.counts;
-                println!(
-                    "going on with {}: the database says that {} of {} files are finished; they are not read again",
-                    batch.name,
-                    counts.total - counts.open(),
-                    counts.total
-                );
-                return Ok(Some(round));
-            }
-        }
+    let report = client.state(round.report).await?;
+    // Where the report's job is gone, its time is over, and so is that of the others.
+    let mut goes_on = report.is_some_and(|state| !state.is_finished());
+    for job in [round.flaky, round.delayed].into_iter().filter(|_| report.is_some()) {
+        goes_on |= !client.state(job).await?.is_some_and(StateName::is_finished);
     }
-    println!("the database holds a finished {}; beginning a new round", batch.name);
-    Ok(None)
+    let age = client.storage().now().await?.since(batch.created_at);
+    let report_again = report == Some(StateName::Failed) && age < REPORT_AGAIN;
+    if !goes_on && !report_again {
+        println!("the database holds a finished {}; beginning a new round", batch.name);
+        return Ok(None);
+    }
+    is_of_this_folder(client, &round, arguments).await?;
+    let counts = batch.counts;
+    println!(
+        "going on with {}: the database says that {} of {} finished; finished files are not read again",
+        batch.name,
+        counts.total - counts.open(),
+        progress::count(counts.total, "file"),
+    );
+    let taken = client.storage().snapshot(None).await?.count(StateName::Processing);
+    if taken > 0 {
+        println!(
+            "{} of the killed process {} within {} s",
+            progress::count(taken, "job"),
+            if taken == 1 { "returns" } else { "return" },
+            JOBS_RETURN.as_secs()
+        );
+    }
+    if report_again {
+        println!("its report was not written: trying again, at {}", arguments.report.display());
+        client.requeue(round.report).await?;
+    }
+    Ok(Some(round))
+}
+
+/// Refuses to go on with one folder where another one is named.
+async fn is_of_this_folder(
+    client: &Client<SqliteStorage>,
+    round: &Round,
+    arguments: &Arguments,
+) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        folder: PathBuf,
+    }
+    let (Some(named), Some(report)) = (&arguments.folder, client.job(round.report).await?) else {
+        return Ok(());
+    };
+    let Stored { folder } = serde_json::from_slice(&client.open_args(&report)?)?;
+    if folder != *named {
+        bail!(
+            "{} holds an unfinished scan of {}, not of {}: name that folder or none to go on with it, \
+             or another database with --db",
+            arguments.db.display(),
+            folder.display(),
+            named.display()
+        );
+    }
+    Ok(())
 }
 
 async fn begin(client: &Client<SqliteStorage>, arguments: &Arguments) -> Result<Round> {
-    let Arguments { folder, slow_ms, .. } = arguments;
-    let paths = files::below(folder, &left_out(arguments))?;
+    let folder = arguments.folder()?;
+    let below = files::below(&folder, &left_out(arguments))?;
     let name: String = format!("scan of {}", folder.display()).chars().take(190).collect();
-    println!("{name}: {} files, one job each", paths.len());
+    println!("{name}: {}, one job each", progress::count(below.files.len() as u64, "file"));
+    for unread in &below.unread {
+        println!("  left out, since it cannot be read: {unread}");
+    }
     let batch = Batch::new(name);
     let round = Round::of(batch.id());
-    let report =
-        jobs::write_report(batch.id(), arguments.report.clone()).keyed(&batch.id().to_string());
-    let files = paths.into_iter().map(|path| jobs::fingerprint(folder.clone(), path, *slow_ms));
+    let report = jobs::write_report(batch.id(), folder.clone()).keyed(&batch.id().to_string());
+    let slow_ms = arguments.slow_ms;
+    let files =
+        below.files.into_iter().map(|path| jobs::fingerprint(folder.clone(), path, slow_ms));
     // Whatever becomes of single files, the report is written.
     client.enqueue(batch.jobs(files).then_on(On::Any, report)).await?;
     Ok(round)
@@ -109,23 +165,21 @@ fn left_out(arguments: &Arguments) -> Vec<PathBuf> {
 }
 
 impl Round {
-    /// Tells how far it is, until everything has finished.
-    pub async fn watch(&self, client: &Client<SqliteStorage>) -> Result<()> {
-        let mut told = u64::MAX;
-        let mut last_told_at = tokio::time::Instant::now();
+    /// Shows how far it is, until everything has finished, well or not.
+    pub async fn watch(&self, client: &Client<SqliteStorage>, progress: &Progress) -> Result<()> {
+        let mut finished_at = None;
         loop {
             let batch: BatchRecord =
                 client.batch(self.batch).status().await?.context("the batch is gone")?;
             let counts = batch.counts;
-            let finished = counts.total - counts.open();
-            let every_second = last_told_at.elapsed() >= Duration::from_secs(1);
-            if finished != told && (every_second || counts.open() == 0 || told == u64::MAX) {
-                println!("  {finished} of {} files", counts.total);
-                told = finished;
-                last_told_at = tokio::time::Instant::now();
-            }
+            progress.files(counts.total - counts.open(), counts.total);
             if self.is_finished(client).await? {
-                return Ok(());
+                let since = *finished_at.get_or_insert_with(Instant::now);
+                let pulses = client.storage().recurring_runs("pulse", 1).await?;
+                if !pulses.is_empty() || since.elapsed() >= PULSE {
+                    progress.end();
+                    return Ok(());
+                }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -133,12 +187,11 @@ impl Round {
 
     async fn is_finished(&self, client: &Client<SqliteStorage>) -> Result<bool> {
         for job in [self.report, self.flaky, self.delayed] {
-            match client.state(job).await? {
-                Some(StateName::Succeeded) => {}
-                Some(StateName::Failed | StateName::Deleted) => bail!("job {job} did not succeed"),
-                _ => return Ok(false),
+            let state = client.state(job).await?;
+            if !state.context("a job of the round is gone")?.is_finished() {
+                return Ok(false);
             }
         }
-        Ok(!client.storage().recurring_runs("pulse", 1).await?.is_empty())
+        Ok(true)
     }
 }

@@ -2,46 +2,95 @@
 
 use anyhow::{Context, Result};
 use jobkit::sqlite::SqliteStorage;
-use jobkit::state::StateName;
+use jobkit::state::{Reason, StateName};
 use jobkit::stats::Scope;
-use jobkit::storage::{Monitoring, RecurringStore};
+use jobkit::storage::{JobQuery, Monitoring, RecurringStore};
 use jobkit::{Client, Name};
 
+use crate::arguments::Arguments;
 use crate::jobs::Report;
+use crate::progress::count;
 use crate::round::Round;
 
-pub async fn print(client: &Client<SqliteStorage>, round: &Round) -> Result<()> {
+/// How many files that could not be read are named.
+const SHOWN: usize = 20;
+
+/// Prints it; `false` where something could not be done.
+pub async fn print(
+    client: &Client<SqliteStorage>,
+    round: &Round,
+    arguments: &Arguments,
+) -> Result<bool> {
+    let complete = report(client, round, arguments).await?;
     let storage = client.storage();
-    let report = client.job(round.report).await?.and_then(|job| job.result).context("no report")?;
-    let report: Report = serde_json::from_slice(&report)?;
-    println!("\n{} files, {} bytes, {} words", report.files, report.bytes, report.words);
-    println!("fingerprint {}", report.fingerprint);
     println!(
-        "\n{:<14}{:>10}{:>9}{:>9}{:>9}{:>12}",
-        "jobs", "succeeded", "retried", "failed", "deleted", "median run"
+        "\n{:<14}{:>10}{:>9}{:>12}{:>9}{:>9}{:>12}",
+        "jobs", "succeeded", "retried", "taken back", "failed", "deleted", "median run"
     );
     for kind in ["fingerprint", "write_report", "flaky", "delayed", "pulse"] {
         let scope = Scope::Kind(Name::new("kind", kind)?);
         let tally = storage.counters(&scope).await?;
-        let retried = tally.reasons.get(&jobkit::state::Reason::Retry).copied().unwrap_or(0);
+        let by = |reason: Reason| tally.reasons.get(&reason).copied().unwrap_or(0);
         let median = match client_median(storage, &scope).await? {
             Some(length) => format!("≤ {length:?}"),
             None => "–".to_owned(),
         };
         println!(
-            "{kind:<14}{:>10}{retried:>9}{:>9}{:>9}{median:>12}",
+            "{kind:<14}{:>10}{:>9}{:>12}{:>9}{:>9}{median:>12}",
             tally.transitions_to(StateName::Succeeded),
+            by(Reason::Retry),
+            by(Reason::Rescued),
             tally.transitions_to(StateName::Failed),
             tally.transitions_to(StateName::Deleted),
         );
     }
     println!("\nThe numbers count every round in this database.");
-    let pulses = storage.recurring_runs("pulse", 100).await?.len();
+    let pulses = storage.recurring_runs("pulse", 100).await?.len() as u64;
     println!(
-        "The recurring job was fired {pulses} times lately; the flaky one took {} attempts.",
-        attempts(client, round).await?
+        "The recurring job was fired {} lately; the flaky one took {}.",
+        count(pulses, "time"),
+        count(attempts(client, round).await?.into(), "attempt"),
     );
-    Ok(())
+    Ok(complete)
+}
+
+/// What the report says, or why there is none.
+async fn report(
+    client: &Client<SqliteStorage>,
+    round: &Round,
+    arguments: &Arguments,
+) -> Result<bool> {
+    let job = client.job(round.report).await?.context("the report's job is gone")?;
+    let Some(result) = &job.result else {
+        let why = job.errors.last().map_or("it was deleted", |error| &error.detail.message);
+        println!(
+            "\nThere is no report: {why}\n\
+             Start again when it can be written, or give another place with --report: \
+             the files are not read again."
+        );
+        return Ok(false);
+    };
+    let report: Report = serde_json::from_slice(result)?;
+    println!(
+        "\n{}, {}, {}",
+        count(report.files, "file"),
+        count(report.bytes, "byte"),
+        count(report.words, "word")
+    );
+    println!("fingerprint {}", report.fingerprint);
+    println!("report in {}", arguments.report.display());
+    if report.unread > 0 {
+        println!("{} could not be read, left out of these numbers:", count(report.unread, "file"));
+        let query =
+            JobQuery { batch: Some(round.batch), limit: SHOWN, ..JobQuery::new(StateName::Failed) };
+        for job in client.storage().list(&query).await?.jobs {
+            let job = client.job(job.id).await?;
+            if let Some(error) = job.as_ref().and_then(|job| job.errors.last()) {
+                println!("  {}", error.detail.message);
+            }
+        }
+    }
+    Ok(report.unread == 0)
 }
 
 async fn client_median(

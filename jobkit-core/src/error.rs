@@ -169,6 +169,12 @@ impl Error {
         self
     }
 
+    /// The native error, for those who ask for its type. [`source`](StdError::source) leaves it out where
+    /// the message repeats its text.
+    pub fn native(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.0.source.as_deref()
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -244,6 +250,8 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        let source: &(dyn StdError + 'static) = self.0.source.as_deref()?;
+        // Whoever prints the chain prints the message before it: what that repeats would be read twice.
+        if self.0.message.contains(&source.to_string()) { None } else { Some(source) }
     }
 }

@@ -143,6 +143,11 @@ fn parameter(argument: &FnArg) -> Result<Parameter> {
             parameter.attributes.push(attribute.clone());
         }
     }
+    // Taken for an argument, it would be refused four times over, with the traits of serde.
+    if !parameter.injected && is_output_of_parents(ty) {
+        let text = "the output of a parent is given by the server, and not stored: write `#[inject]` before it";
+        return Err(Error::new(ident.span(), text));
+    }
     if parameter.injected && parameter.sensitive {
         return Err(Error::new(ident.span(), "is given by the server, and not stored"));
     }
@@ -153,6 +158,14 @@ fn parameter(argument: &FnArg) -> Result<Parameter> {
 fn is_injected(ty: &Type) -> bool {
     let Type::Path(path) = ty else { return false };
     path.path.segments.last().is_some_and(|last| last.ident == "Data" || last.ident == "JobContext")
+}
+
+fn is_output_of_parents(ty: &Type) -> bool {
+    let Type::Path(path) = ty else { return false };
+    path.path
+        .segments
+        .last()
+        .is_some_and(|it| it.ident == "FromParent" || it.ident == "FromParents")
 }
 
 fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> TokenStream {

@@ -154,7 +154,13 @@ impl Options {
                 let max: LitInt = limit.parse()?;
                 in_range(&max, 1, 100_000)?;
                 limit.parse::<Token![,]>()?;
-                let window = duration(&limit.parse()?)?;
+                let text: LitStr = limit.parse()?;
+                let window = duration(&text)?;
+                // The bounds of `jobkit_core::bounds::RATE_WINDOW`, which the submit would name too late.
+                if window < Duration::from_secs(1) || window > Duration::from_secs(31 * 86_400) {
+                    let words = "a rate limit counts starts in 1 s to 31 days: \"1s\" is the least, \"31d\" the most";
+                    return Err(Error::new(text.span(), words));
+                }
                 self.limits.push((name, max, Some(window)));
             }
             "version" => self.version = Some(number(input, 1, 1_000_000)?),

@@ -313,7 +313,10 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.migrate);
     // Asked before: afterwards somebody else may have made it.
     if !options.migrate && matches!(options.path.try_exists(), Ok(false)) {
-        return Err(Error::new(ErrorKind::Schema, "there is no such file: migrate it first"));
+        return Err(Error::new(
+            ErrorKind::Schema,
+            "there is no such file, and looking makes none: check the path, or migrate it first",
+        ));
     }
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
     keep_plans(&conn)?;
@@ -426,6 +429,10 @@ impl Storage for SqliteStorage {
 
     fn namespace(&self) -> &str {
         &self.inner.options.namespace
+    }
+
+    fn location(&self) -> Option<String> {
+        Some(self.inner.options.path.display().to_string())
     }
 
     async fn migrate(&self) -> Result<Migrated> {

@@ -3,7 +3,6 @@
 mod conformance;
 mod flows;
 mod programs;
-mod quickstart;
 mod recurring;
 mod several_storages;
 mod web_app;

@@ -92,7 +92,7 @@ impl Call<'_> {
             {
                 let args = self.tx.get(&beside(stored.record.sequence, "args")).unwrap_or_default();
                 if stored.digest != job.content_digest()
-                    && !job.is_content_of(&stored.record.kind, &args)
+                    && !job.is_content_of(&stored.record.kind, args)
                 {
                     return Ok(Err(Refusal::IdConflict { job: job.id }));
                 }

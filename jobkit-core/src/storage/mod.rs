@@ -100,6 +100,12 @@ pub trait Storage:
     /// The schema, key prefix or file part that keeps this JobKit apart from others on the server.
     fn namespace(&self) -> &str;
 
+    /// Where it is, for people who must see that they look at the right one: a file's path, or host and
+    /// database, never with a password. `None`, the default, where there is nothing to name.
+    fn location(&self) -> Option<String> {
+        None
+    }
+
     /// Brings the schema to what this release writes, under a lock. Additive and repeatable.
     ///
     /// # Errors

@@ -303,6 +303,10 @@ impl Storage for FaultyStorage {
         self.inner.namespace()
     }
 
+    fn location(&self) -> Option<String> {
+        self.inner.location()
+    }
+
     async fn migrate(&self) -> Result<Migrated> {
         self.call("migrate", self.inner.migrate()).await
     }

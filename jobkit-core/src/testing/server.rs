@@ -1,5 +1,6 @@
 //! A server for tests: in memory, in virtual time, one job after the other.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub struct TestServer {
     builder: Option<ServerBuilder>,
     inline: Option<Inline>,
     vanish: bool,
+    /// The kinds it serves, for those who name one.
+    kinds: BTreeSet<String>,
 }
 
 /// A job as a test sees it.
@@ -76,8 +79,10 @@ impl TestServer {
         let storage = FaultyStorage::new(Arc::new(memory.clone()));
         let options = ClientOptions::default().clock(Arc::new(clock.clone()));
         let client = Client::with_options(storage.clone(), options).erase();
+        let kinds = jobs.names().collect();
         let builder = Server::builder(storage.clone()).client(&client).jobs(jobs).name("test");
-        Self { memory, storage, clock, client, builder: Some(builder), inline: None, vanish: false }
+        let (builder, inline) = (Some(builder), None);
+        Self { memory, storage, clock, client, builder, inline, vanish: false, kinds }
     }
 
     fn configure(mut self, change: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
@@ -274,9 +279,21 @@ impl TestServer {
     }
 
     /// How many jobs of a kind have succeeded.
-    pub async fn succeeded(&self, kind: &str) -> usize {
-        let jobs = self.list(StateName::Succeeded).await;
-        jobs.iter().filter(|job| job.0.record.kind == *kind).count()
+    ///
+    /// # Panics
+    /// The server has no job of this kind, and none is stored: a misspelt name is not a zero.
+    #[track_caller]
+    pub fn succeeded(&self, kind: &str) -> impl Future<Output = usize> {
+        let place = std::panic::Location::caller();
+        async move {
+            let jobs = self.jobs().await;
+            let of_the_kind = || jobs.iter().filter(|job| job.0.record.kind == *kind);
+            if !self.kinds.contains(kind) && of_the_kind().next().is_none() {
+                let known: Vec<_> = self.kinds.iter().map(String::as_str).collect();
+                panic!("{place}: no job is of kind `{kind}`; the kinds are: {}", known.join(", "));
+            }
+            of_the_kind().filter(|job| job.0.record.state() == StateName::Succeeded).count()
+        }
     }
 
     /// Fails unless a job of this kind with these arguments was enqueued, in whatever state it is. Its

@@ -157,3 +157,14 @@ async fn of_debounced_jobs_the_last_runs_and_of_throttled_ones_the_first() {
     t.advance(HOUR).await;
     assert_eq!(ledger.lock().unwrap().ends.last().map(String::as_str), Some("d9"));
 }
+
+#[tokio::test]
+async fn a_misspelt_kind_is_no_zero() {
+    let (t, _) = server();
+    assert_eq!(t.succeeded("script").await, 0);
+    let asked = tokio::spawn(async move { t.succeeded("scritp").await }).await;
+    let panic = asked.unwrap_err().into_panic();
+    let words = panic.downcast_ref::<String>().unwrap();
+    assert!(words.contains("no job is of kind `scritp`; the kinds are: "), "{words}");
+    assert!(words.contains("script"), "{words}");
+}

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    jobkit::cli::CommandLine::new().run(std::env::args_os().skip(1)).await
+    jobkit::cli::CommandLine::new().program("jobkit").run(std::env::args_os().skip(1)).await
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use jobkit_core::{JobId, Timestamp};
 
 use super::format::{parse_duration, parse_instant};
@@ -11,20 +11,32 @@ use super::{Done, Stop};
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 nothing found, some items refused, or doctor found an error; 2 wrong command line;
 3 the storage could not be reached, or failed, or the output could not be written;
-4 refused without confirmation.
-
-The storage is named by --url or JOBKIT_URL, such as sqlite:///var/lib/app/jobs.db.
-Filters: state:failed queue:mail kind:Send* failed:<2h -tag:vip arg.user.id:42 error:\"timed out\"";
+4 refused without confirmation.";
+const FILTERS: &str = "Filters: state:failed queue:mail kind:Send* failed:<2h -tag:vip arg.user.id:42 error:\"timed out\"";
 
 /// Shows and operates background jobs.
 #[derive(Debug, Parser)]
-#[command(name = "jobkit", version, after_help = EXIT_CODES, subcommand_required = true)]
+#[command(name = "jobkit", version, subcommand_required = true)]
 #[command(arg_required_else_help = true, infer_subcommands = false)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) globals: Globals,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Arguments {
+    /// What is typed after `program`; `--url` is for a program that has no storage of its own.
+    pub(super) fn definition(program: &str, has_storage: bool) -> clap::Command {
+        let storage = if has_storage {
+            "The storage is the one of this program."
+        } else {
+            "The storage is named by --url or JOBKIT_URL, such as sqlite:///var/lib/app/jobs.db."
+        };
+        let command = Self::command().bin_name(program);
+        let command = command.after_help(format!("{EXIT_CODES}\n\n{storage}\n{FILTERS}"));
+        if has_storage { command.mut_arg("url", |url| url.hide(true)) } else { command }
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -106,9 +118,9 @@ impl Command {
     /// Why `--json` has no meaning for it, if it has none.
     pub(super) const fn no_document(&self) -> Option<&'static str> {
         match self {
-            Self::Top(_) => Some(
-                "top draws on a terminal; `jobkit status --json` and `jobkit metrics` are for programs",
-            ),
+            Self::Top(_) => {
+                Some("top draws on a terminal; `status --json` and `metrics` are for programs")
+            }
             Self::Export(_) => Some(
                 "export writes a line for each job, and no document: leave --json out, its lines are JSON",
             ),
@@ -311,6 +323,9 @@ pub(super) struct Pause {
     pub(super) what: What,
     /// Its name
     pub(super) name: String,
+    /// Also a queue or kind that no server and no job names yet
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) until: Until,
 }
@@ -333,8 +348,10 @@ pub(super) struct RecurringArgs {
 }
 
 impl RecurringArgs {
+    /// A preview of an expression, which needs no storage: it has several words, or begins with @.
     pub(super) fn is_preview(&self) -> bool {
-        matches!(self.command, Some(RecurringCommand::Preview { .. }))
+        matches!(&self.command, Some(RecurringCommand::Preview { expression, .. })
+            if expression.starts_with('@') || expression.contains(char::is_whitespace))
     }
 }
 
@@ -364,14 +381,14 @@ pub(super) enum RecurringCommand {
         /// The recurring job
         id: String,
     },
-    /// Tells the next instants of a crontab or Quartz expression; needs no storage
+    /// Tells the next instants of a crontab or Quartz expression, which needs no storage, or of a recurring job
     Preview {
-        /// The expression, in quotes
-        #[arg(value_name = "CRON")]
+        /// The expression, in quotes; or the id of a recurring job, which is one word
+        #[arg(value_name = "CRON|ID")]
         expression: String,
-        /// The IANA time zone
-        #[arg(long, default_value = "UTC")]
-        zone: String,
+        /// The IANA time zone; that of the recurring job, or UTC
+        #[arg(long)]
+        zone: Option<String>,
         /// Reads it in the words of Quartz
         #[arg(long)]
         quartz: bool,
@@ -548,5 +565,6 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         super::Arguments::command().debug_assert();
+        super::Arguments::definition("shop", true).debug_assert();
     }
 }

@@ -119,6 +119,7 @@ pub(super) fn json(record: &BulkRecord) -> Value {
 pub(super) async fn drive(context: &mut Context<'_, '_>, record: &BulkRecord) -> Done<BulkRecord> {
     let storage = context.storage();
     let id = record.id;
+    let program = context.program.clone();
     let console = &mut *context.console;
     console.tell(&format!("bulk operation {id}"))?;
     let mut told = Duration::ZERO;
@@ -137,8 +138,8 @@ pub(super) async fn drive(context: &mut Context<'_, '_>, record: &BulkRecord) ->
         ended = driven => Ok(ended?),
         _ = tokio::signal::ctrl_c() => {
             let words = format!(
-                "no longer watched; the servers go on with it. `jobkit bulk {id}` tells how far it is, \
-                 `jobkit bulk stop {id}` stops it"
+                "no longer watched; the servers go on with it. `{program} bulk {id}` tells how far it is, \
+                 `{program} bulk stop {id}` stops it"
             );
             Err(Stop::Nothing(words))
         }

@@ -51,8 +51,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
     if let Some(stored) = &stored {
         quiet = false;
         let tone = if stored.is_ok() { Tone::Good } else { Tone::Bad };
-        let words =
-            format!("{} of {} stored jobs do not fit this program", stored.misfits, stored.checked);
+        let words = fitting(stored.checked, stored.misfits);
         context.console.say_in(tone, &words)?;
         for misfit in misfits.iter().flatten() {
             context.console.say(&format!("  {misfit}"))?;
@@ -62,6 +61,19 @@ pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
         context.console.say_in(Tone::Good, "nothing is wrong")?;
     }
     Ok(if failed { Exit::Nothing } else { Exit::Done })
+}
+
+/// How many of the stored jobs this program could run.
+fn fitting(checked: impl Into<u64>, misfits: impl Into<u64>) -> String {
+    match (checked.into(), misfits.into()) {
+        (0, _) => "no stored job to check against this program".to_owned(),
+        (1, 0) => "the one stored job fits this program".to_owned(),
+        (checked, 0) => format!("all {checked} stored jobs fit this program"),
+        (checked, 1) => format!("1 of {checked} stored jobs does not fit this program"),
+        (checked, misfits) => {
+            format!("{misfits} of {checked} stored jobs do not fit this program")
+        }
+    }
 }
 
 fn json(finding: &Finding) -> Value {
@@ -85,5 +97,18 @@ pub(super) const fn tone(severity: Severity) -> Tone {
         Severity::Info => Tone::Plain,
         Severity::Warning => Tone::Warning,
         Severity::Error => Tone::Bad,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitting;
+
+    #[test]
+    fn what_fits_is_said_without_a_denial() {
+        assert_eq!(fitting(9_u64, 0_u64), "all 9 stored jobs fit this program");
+        assert_eq!(fitting(1_u64, 0_u64), "the one stored job fits this program");
+        assert_eq!(fitting(9_u64, 1_u64), "1 of 9 stored jobs does not fit this program");
+        assert_eq!(fitting(9_u64, 2_u64), "2 of 9 stored jobs do not fit this program");
     }
 }

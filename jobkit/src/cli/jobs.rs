@@ -1,5 +1,6 @@
 //! `jobs`, `job`, `why`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jobkit_core::edge::Parent;
@@ -17,6 +18,8 @@ use super::console::{Table, Tone};
 use super::list::Listed;
 use super::{Context, Done, Exit, Stop, format, offered, view};
 
+/// How many failed jobs of a list are shown with their error.
+const ERRORS: usize = 200;
 /// How many relations are shown.
 const RELATIONS: usize = 50;
 /// After so many rows that were looked at a page ends, found or not.
@@ -36,7 +39,18 @@ pub(super) async fn list(context: &mut Context<'_, '_>, args: &JobsArgs) -> Done
     }
     let (found, next, searched) = look(&*storage, &filter, &args.page, SEARCHED).await?;
     let none = none(next.as_deref(), searched);
-    context.listed(&Listed::with_next(found, next), &none, view::record, table)
+    let mut errors = BTreeMap::new();
+    // The record does not hold the error. A page is bounded, and so are these looks.
+    if !context.globals.json {
+        for job in found.iter().filter(|job| job.state() == StateName::Failed).take(ERRORS) {
+            let details = storage.job(job.id).await?;
+            if let Some(error) = details.as_ref().and_then(|details| details.errors.last()) {
+                errors.insert(job.id, hide_in_text(&error.detail.summary()));
+            }
+        }
+    }
+    let listed = Listed::with_next(found, next);
+    context.listed(&listed, &none, view::record, |context, jobs| table(context, jobs, &errors))
 }
 
 /// A page of what matches, its `next`, and how many rows were looked at: few more than `most`.
@@ -103,7 +117,11 @@ fn attempt(job: &JobRecord) -> u32 {
     }
 }
 
-fn table(context: &mut Context<'_, '_>, jobs: &[JobRecord]) -> Done<()> {
+fn table(
+    context: &mut Context<'_, '_>,
+    jobs: &[JobRecord],
+    errors: &BTreeMap<JobId, String>,
+) -> Done<()> {
     let mut table = Table::new(&["state", "id", "kind", "queue", "since", ">attempt", "remark"]);
     for job in jobs {
         let name = job.extras.as_deref().and_then(|extras| extras.display_name.as_deref());
@@ -118,7 +136,10 @@ fn table(context: &mut Context<'_, '_>, jobs: &[JobRecord]) -> Done<()> {
             &job.queue,
             &context.time(job.head.entered_at),
             &attempt(job).to_string(),
-            &remark(context, job),
+            &match errors.get(&job.id) {
+                Some(error) => format!("{}: {error}", job.head.reason.as_str()),
+                None => remark(context, job),
+            },
         ];
         table.row_in(view::tone(job.state()), cells);
     }

@@ -1,5 +1,6 @@
 //! `migrate`: the schema.
 
+use jobkit_core::Client;
 use serde_json::json;
 
 use super::args::{Globals, Migrate};
@@ -7,11 +8,25 @@ use super::console::Console;
 use super::{Context, Done, Stop, source};
 
 /// The statements, without touching anything.
-pub(super) fn print(args: &Migrate, globals: &Globals, console: &mut Console<'_>) -> Done {
-    let url = source::url(globals)?;
+pub(super) fn print(
+    args: &Migrate,
+    globals: &Globals,
+    client: Option<&Client>,
+    console: &mut Console<'_>,
+) -> Done {
+    let url = match client {
+        // The statements depend on these two alone.
+        Some(client) => client.storage().backend().to_owned() + ":",
+        None => source::url(globals)?,
+    };
     #[cfg(feature = "sqlite")]
     if url.starts_with("sqlite:") {
-        let options = jobkit_sqlite::SqliteOptions::from_url(&url)?;
+        let options = match client {
+            Some(client) => {
+                jobkit_sqlite::SqliteOptions::new("jobs.db").namespace(client.storage().namespace())
+            }
+            None => jobkit_sqlite::SqliteOptions::from_url(&url)?,
+        };
         let statements = options.print_migrations(args.from)?;
         if globals.json {
             console.json(&json!({ "from": args.from, "statements": statements }))?;

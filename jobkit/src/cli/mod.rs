@@ -31,16 +31,17 @@
 //!
 //! # Example: `admin` of an application, which knows its jobs
 //! ```no_run
-//! use jobkit::Jobs;
+//! use jobkit::{Jobs, cli::CommandLine};
 //!
 //! fn jobs() -> Jobs {
 //!     Jobs::new() // `jobs![send_mail, …]`
 //! }
 //!
 //! #[tokio::main]
-//! async fn main() -> Result<std::process::ExitCode, jobkit::Error> {
-//!     let storage = jobkit::connect("sqlite://jobs.db").await?;
-//!     Ok(jobkit::cli::run(jobs(), storage).await)
+//! async fn main() -> std::process::ExitCode {
+//!     let line = CommandLine::new().program("shop admin").jobs(jobs()).url("sqlite://jobs.db");
+//!     // Behind `shop admin`: looking makes no file, only `shop admin migrate` does.
+//!     line.run(std::env::args_os().skip(2)).await
 //! }
 //! ```
 
@@ -76,7 +77,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use jobkit_core::storage::{IntoStorage, Storage};
 use jobkit_core::{Client, Error, ErrorKind, Jobs, Timestamp, redact};
 
@@ -85,7 +86,10 @@ use change::Verb;
 use console::Console;
 
 /// Runs the command line of this process with an application's jobs and storage: arguments are checked
-/// against the jobs, and `--url` is not asked for.
+/// against the jobs, and `--url` is refused, since everything happens in that storage.
+///
+/// Open it so that looking makes no database, such as by `SqliteOptions::migrate_on_open(false)`, or give
+/// the address alone: [`CommandLine::url`].
 pub async fn run<S: IntoStorage>(jobs: Jobs, storage: S) -> ExitCode {
     let storage = storage.into_storage();
     let client = Client::new(S::erase(&storage));
@@ -113,6 +117,8 @@ pub async fn run<S: IntoStorage>(jobs: Jobs, storage: S) -> ExitCode {
 pub struct CommandLine {
     jobs: Option<Jobs>,
     client: Option<Client>,
+    url: Option<String>,
+    program: Option<String>,
 }
 
 impl CommandLine {
@@ -129,10 +135,28 @@ impl CommandLine {
     }
 
     /// The client in whose storage everything happens, whose codecs open what they sealed, and whose
-    /// filters see what is enqueued.
+    /// filters see what is enqueued. `--url` is refused then, and JOBKIT_URL is not asked.
     #[must_use]
     pub fn client(mut self, client: Client) -> Self {
         self.client = Some(client);
+        self
+    }
+
+    /// The address of the storage where `--url` names no other one; JOBKIT_URL is not asked then.
+    ///
+    /// Opened as the program `jobkit` does: looking makes no database, and only `migrate` makes or changes
+    /// a schema.
+    #[must_use]
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// What people type before the arguments, such as `shop admin`, for the usage and for advice; by
+    /// default this process's name.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<String>) -> Self {
+        self.program = Some(program.into());
         self
     }
 
@@ -154,10 +178,15 @@ impl CommandLine {
     }
 
     async fn perform(self, arguments: Vec<OsString>, mut console: Console<'_>) -> u8 {
-        let name = std::iter::once(OsString::from("jobkit"));
-        let exit = match Arguments::try_parse_from(name.chain(arguments)) {
+        let program = self.program.clone().unwrap_or_else(name_of_this_process);
+        let definition = Arguments::definition(&program, self.client.is_some());
+        let name = std::iter::once(OsString::from(&program));
+        let parsed = definition
+            .try_get_matches_from(name.chain(arguments))
+            .and_then(|matches| Arguments::from_arg_matches(&matches));
+        let exit = match parsed {
             Ok(arguments) => {
-                let done = self.dispatch(arguments, &mut console).await;
+                let done = self.dispatch(arguments, program, &mut console).await;
                 done.unwrap_or_else(|stop| stop.tell(&mut console))
             }
             Err(error) => {
@@ -181,8 +210,24 @@ impl CommandLine {
         exit as u8
     }
 
-    async fn dispatch(self, arguments: Arguments, console: &mut Console<'_>) -> Done {
-        let Arguments { globals, command } = arguments;
+    async fn dispatch(
+        self,
+        arguments: Arguments,
+        program: String,
+        console: &mut Console<'_>,
+    ) -> Done {
+        let Arguments { mut globals, command } = arguments;
+        if let (Some(_), Some(client)) = (&globals.url, &self.client) {
+            let storage = client.storage();
+            let place = storage.location().map(|place| format!(" at {place}")).unwrap_or_default();
+            return Err(Stop::Usage(format!(
+                "--url: {program} acts in its own storage, {} ({}){place}; leave --url out, or use the \
+                 program `jobkit` for another storage",
+                storage.backend(),
+                storage.namespace()
+            )));
+        }
+        globals.url = globals.url.or(self.url);
         if globals.json
             && let Some(words) = command.no_document()
         {
@@ -190,11 +235,13 @@ impl CommandLine {
         }
         // What needs no storage.
         match &command {
-            Command::Completion(it) => return completion::run(it, console),
+            Command::Completion(it) => return completion::run(it, &program, console),
             Command::Recurring(it) if it.is_preview() => {
                 return recurring::preview(it, &globals, console);
             }
-            Command::Migrate(it) if it.print => return migrate::print(it, &globals, console),
+            Command::Migrate(it) if it.print => {
+                return migrate::print(it, &globals, self.client.as_ref(), console);
+            }
             Command::Move(it) => return transfer::run(it, globals.json, console).await,
             _ => {}
         }
@@ -203,7 +250,7 @@ impl CommandLine {
             None => Client::new(source::open(&globals, &command).await?),
         };
         let now = client.storage().now().await?;
-        let mut context = Context { client, jobs: self.jobs, globals, now, console };
+        let mut context = Context { client, jobs: self.jobs, program, globals, now, console };
         let context = &mut context;
         match command {
             Command::Status => status::run(context).await,
@@ -218,7 +265,12 @@ impl CommandLine {
             Command::Bulk(it) => bulk::run(context, &it).await,
             Command::Enqueue(it) => enqueue::run(context, &it).await,
             Command::Queues => queues::list(context).await,
-            Command::Pause(it) => queues::pause(context, it.what, &it.name, &it.until).await,
+            Command::Pause(it) => {
+                if !it.force {
+                    queues::check_known(context, it.what, &it.name).await?;
+                }
+                queues::pause(context, it.what, &it.name, &it.until).await
+            }
             Command::Resume(it) => queues::resume(context, it.what, &it.name).await,
             Command::Recurring(it) => recurring::run(context, &it).await,
             Command::Batches(it) => batches::run(context, &it).await,
@@ -233,6 +285,13 @@ impl CommandLine {
             Command::Completion(_) | Command::Move(_) => Ok(Exit::Done),
         }
     }
+}
+
+/// The file name of the program that runs, without its folder.
+fn name_of_this_process() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from);
+    let name = path.as_deref().and_then(std::path::Path::file_stem);
+    name.map_or_else(|| "jobkit".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// How it ended.
@@ -334,6 +393,8 @@ impl Stop {
 struct Context<'a, 'b> {
     client: Client,
     jobs: Option<Jobs>,
+    /// What people type before the arguments.
+    program: String,
     globals: Globals,
     now: Timestamp,
     console: &'a mut Console<'b>,

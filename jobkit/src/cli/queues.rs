@@ -1,8 +1,10 @@
 //! `queues`, `pause`, `resume`.
 
-use jobkit_core::recurring;
+use std::collections::BTreeSet;
+
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::storage::{PauseTarget, QueueSnapshot};
+use jobkit_core::{Name, recurring, search};
 use serde_json::{Value, json};
 
 use super::args::{Until, What};
@@ -82,6 +84,66 @@ pub(super) fn table(context: &mut Context<'_, '_>, queues: &[QueueSnapshot]) -> 
         table.row_in(if holding.is_some() { Tone::Warning } else { Tone::Plain }, cells);
     }
     Ok(context.console.table(&table)?)
+}
+
+/// Refuses what no server and no job names: most often a slip of the finger, which would pause nothing.
+pub(super) async fn check_known(context: &Context<'_, '_>, what: What, name: &str) -> Done<()> {
+    let field = match what {
+        What::Queue => "queue",
+        What::Kind => "kind",
+        // The pause itself says that there is none.
+        What::Recurring => return Ok(()),
+    };
+    let name = Name::new(field, name)?;
+    let storage = context.storage();
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for server in storage.servers().await? {
+        let names = if field == "queue" { server.info.queues } else { server.info.kinds };
+        known.extend(names.iter().map(ToString::to_string));
+    }
+    if field == "queue" {
+        let snapshot = storage.snapshot(None).await?;
+        known.extend(snapshot.queues.iter().map(|queue| queue.name.to_string()));
+    } else {
+        known.extend(context.jobs.iter().flat_map(jobkit_core::Jobs::names));
+        let lanes = offered(storage.lanes(1_000).await)?.unwrap_or_default();
+        known.extend(lanes.iter().map(|lane| lane.kind.to_string()));
+    }
+    if known.contains(name.as_str()) {
+        return Ok(());
+    }
+    // Jobs that have finished, or wait for an instant, name it too.
+    let filter = view::filter(&format!("{field}:{name}"))?;
+    if !search::page(&*storage, &filter, None, 1).await?.jobs.is_empty() {
+        return Ok(());
+    }
+    let near = known.iter().map(|other| (distance(other, name.as_str()), other)).min();
+    let meant = match near {
+        Some((distance, other)) if distance <= 2 => format!("; did you mean `{other}`?"),
+        _ => String::new(),
+    };
+    let text =
+        format!("no job or server names {field} `{name}`{meant} (--force pauses it all the same)");
+    Err(Stop::Nothing(text))
+}
+
+/// How many characters are inserted, removed, replaced or swapped with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 pub(super) async fn pause(

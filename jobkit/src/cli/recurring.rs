@@ -31,7 +31,22 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &RecurringArgs) -> 
             queues::pause(context, What::Recurring, id, until).await
         }
         Some(RecurringCommand::Resume { id }) => queues::resume(context, What::Recurring, id).await,
-        Some(RecurringCommand::Preview { .. }) => Ok(Exit::Done),
+        Some(RecurringCommand::Preview { expression: id, zone, quartz, from }) => {
+            let Some(record) = context.storage().recurring(id).await? else {
+                return Err(Stop::Nothing(format!(
+                    "there is no recurring job {id}; an expression has several words, or begins with @"
+                )));
+            };
+            if *quartz {
+                return Err(Stop::Usage("--quartz is for an expression".to_owned()));
+            }
+            let zone = match zone {
+                Some(zone) => TimeZone::parse(zone)?,
+                None => record.spec.time_zone,
+            };
+            let from = from.unwrap_or(context.now);
+            show_upcoming(&record.spec.schedule, zone, from, context.globals.json, context.console)
+        }
     }
 }
 
@@ -159,10 +174,20 @@ pub(super) fn preview(args: &RecurringArgs, globals: &Globals, console: &mut Con
     let Some(RecurringCommand::Preview { expression, zone, quartz, from }) = &args.command else {
         return Ok(Exit::Done);
     };
-    let zone = TimeZone::parse(zone)?;
+    let zone = TimeZone::parse(zone.as_deref().unwrap_or("UTC"))?;
     let schedule =
         if *quartz { Schedule::quartz(expression)? } else { Schedule::cron(expression)? };
     let from = from.unwrap_or_else(|| SystemClock.now());
+    show_upcoming(&schedule, zone, from, globals.json, console)
+}
+
+fn show_upcoming(
+    schedule: &Schedule,
+    zone: TimeZone,
+    from: Timestamp,
+    json: bool,
+    console: &mut Console<'_>,
+) -> Done {
     let instants = schedule.upcoming(from, zone, PREVIEWED);
     let offsets = instants.iter().map(|at| zone.offset_seconds(*at));
     let mut before = zone.offset_seconds(from);
@@ -174,7 +199,7 @@ pub(super) fn preview(args: &RecurringArgs, globals: &Globals, console: &mut Con
             (*at, offset, change)
         })
         .collect();
-    if globals.json {
+    if json {
         let items: Vec<Value> = marked
             .iter()
             .map(|(at, offset, change)| {

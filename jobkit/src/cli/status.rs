@@ -64,11 +64,12 @@ pub(super) async fn problems(context: &Context<'_, '_>) -> Done<Vec<Problem>> {
     }
     found.extend(bounded(fresh.into_iter().map(|group| {
         let words = format!(
-            "{} fails in a new way, first {}, {} so far: {}; see `jobkit jobs group:{:?}`",
+            "{} fails in a new way, first {}, {} so far: {}; see `{} jobs group:{:?}`",
             group.kind,
             context.time(group.first_seen_at),
             format::number(group.count),
             hide_in_text(&group.headline()),
+            context.program,
             group.fingerprint
         );
         Problem { severity: Severity::Warning, code: "new-error", words }
@@ -149,9 +150,9 @@ fn forgotten(context: &Context<'_, '_>, pauses: &[PauseRecord]) -> Vec<Problem> 
             PauseTarget::Queue(name) => ("queue", name),
             PauseTarget::Kind(name) => ("kind", name),
         };
-        let paused = queues::paused(context, &record.pause);
+        let (paused, program) = (queues::paused(context, &record.pause), &context.program);
         let words =
-            format!("{what} {name} is {paused}; `jobkit resume {what} {name}` lets it go on");
+            format!("{what} {name} is {paused}; `{program} resume {what} {name}` lets it go on");
         Problem { severity: Severity::Warning, code: "paused-long", words }
     }))
 }
@@ -179,6 +180,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
         let all = json!({
             "backend": storage.backend(),
             "namespace": storage.namespace(),
+            "location": storage.location(),
             "now": view::instant(snapshot.now),
             "by_state": counts,
             "parked": snapshot.parked,
@@ -203,8 +205,9 @@ pub(super) fn draw(
 ) -> Done {
     let storage = context.storage();
     let clock = snapshot.now.to_chrono().format("%Y-%m-%d %H:%M:%S UTC");
-    let title = format!("{} ({}), {clock}", storage.backend(), storage.namespace());
-    context.console.say_in(Tone::Head, &title)?;
+    let place = storage.location().map(|place| format!(" at {place}")).unwrap_or_default();
+    let title = format!("{} ({}){place}, {clock}", storage.backend(), storage.namespace());
+    context.console.say_in(Tone::Head, &hide_in_text(&title))?;
     for problem in problems {
         let words = format!("! {}", problem.words);
         context.console.say_in(doctor::tone(problem.severity), &words)?;

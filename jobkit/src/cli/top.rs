@@ -16,8 +16,7 @@ const AGAIN: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &Top) -> Done {
     if !context.console.is_terminal() {
-        let words =
-            "top draws on a terminal, and standard output is none; `jobkit status` prints it once";
+        let words = "top draws on a terminal, and standard output is none; `status` prints it once";
         return Err(Stop::Usage(words.to_owned()));
     }
     context.console.control(BEGIN)?;

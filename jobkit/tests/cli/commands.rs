@@ -131,7 +131,7 @@ async fn exit_codes_are_those_that_are_documented() {
     );
     let gone = format!("{}.gone", world.url);
     let ran = run(Some(&gone), &["status"]).expect(3);
-    assert!(ran.err.contains("there is no such file: migrate it first"), "{ran:?}");
+    assert!(ran.err.contains("there is no such file, and looking makes none"), "{ran:?}");
     run(None, &["status"]).expect(2);
     // A mistake in the address cannot be mended by a repetition.
     for wrong in ["?bogus=1", "?readers=many", "?namespace=A-B"] {

@@ -148,7 +148,152 @@ async fn what_is_sealed_is_shown_by_who_can_open_it() {
 async fn the_commands_act_in_the_storage_that_was_given() {
     let client = Client::new(MemoryStorage::new()).erase();
     client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
-    let (code, out, _) = run(&client, &["jobs", "--url", "sqlite://elsewhere.db", "--json"]).await;
+    let (code, out, _) = run(&client, &["jobs", "--json"]).await;
     let out: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, out["items"].as_array().map(Vec::len)), (0, Some(1)));
+}
+
+#[tokio::test]
+async fn another_storage_is_refused_and_not_ignored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("shop.db");
+    let storage = jobkit::sqlite::SqliteStorage::open(&path).await.expect("is opened");
+    let client = Client::new(storage).erase();
+    client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
+    for arguments in [
+        &["pause", "queue", "default"][..],
+        &["jobs"],
+        &["status"],
+        &["migrate"],
+        &["delete", "--where", "kind:resize", "--yes"],
+    ] {
+        let arguments = [&["--url", "sqlite://elsewhere.db?x=hunter2"], arguments].concat();
+        let (code, out, err) = run(&client, &arguments).await;
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+        assert!(err.contains("acts in its own storage, sqlite (jobkit) at "), "{err}");
+        assert!(err.contains("shop.db") && !err.contains("hunter2"), "{err}");
+    }
+    let snapshot = client.storage().snapshot(None).await.expect("is read");
+    assert!(snapshot.queues.iter().all(|queue| queue.pause.is_none()), "nothing is paused");
+    let (_, out, _) = run(&client, &["status"]).await;
+    assert!(out.starts_with(&format!("sqlite (jobkit) at {}, ", path.display())), "{out}");
+}
+
+#[tokio::test]
+async fn usage_and_advice_name_the_program_that_people_type() {
+    let client = Client::new(MemoryStorage::new()).erase();
+    let shop = async |arguments: &[&str]| {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let line = CommandLine::new().program("shop admin").client(client.clone());
+        line.run_to(arguments.iter().copied(), &mut out, &mut err).await;
+        String::from_utf8([out, err].concat()).expect("text")
+    };
+    for arguments in [&["--help"][..], &["retry", "--help"], &["nonsense"], &[], &["retry"]] {
+        let text = shop(arguments).await;
+        assert!(text.contains("Usage: shop admin"), "{arguments:?}: {text}");
+        assert!(!text.contains("JOBKIT_URL") && !text.contains("--url"), "{arguments:?}: {text}");
+    }
+    let words = shop(&["completion", "bash"]).await;
+    assert!(words.contains("completion needs a program of one word"), "{words}");
+    // Where an address is given instead, it may be another one.
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let line = CommandLine::new().program("shop admin").url("sqlite://shop.db");
+    line.run_to(["--help"], &mut out, &mut err).await;
+    assert!(String::from_utf8_lossy(&out).contains("--url"), "{out:?}");
+}
+
+#[tokio::test]
+async fn looking_makes_no_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("shop.db");
+    let url = format!("sqlite://{}", path.display());
+    let id = "0197a2c4-8d3e-7b10-9c55-2f6f0a1b3c4d";
+    for arguments in [
+        &["status"][..],
+        &["jobs"],
+        &["jobs", "--count"],
+        &["job", id],
+        &["why", id],
+        &["retry", id],
+        &["requeue", id],
+        &["delete", id],
+        &["run-now", id],
+        &["bulk"],
+        &["enqueue", "resize", "{}"],
+        &["queues"],
+        &["pause", "queue", "mail"],
+        &["resume", "queue", "mail"],
+        &["recurring"],
+        &["recurring", "show", "nightly"],
+        &["batches"],
+        &["limits"],
+        &["servers"],
+        &["errors"],
+        &["audit"],
+        &["doctor"],
+        &["export"],
+        &["metrics"],
+        &["move", "--from", &url, "--to", "memory:"],
+    ] {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let line = CommandLine::new().url(&url);
+        let code = line.run_to(arguments.iter().copied(), &mut out, &mut err).await;
+        let err = String::from_utf8(err).expect("text");
+        assert_eq!((code, out.len()), (3, 0), "{arguments:?}: {err}");
+        assert!(err.contains("there is no such file, and looking makes none"), "{err}");
+        let left: Vec<_> = std::fs::read_dir(folder.path()).expect("is read").collect();
+        assert!(left.is_empty(), "{arguments:?} made {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_each_thing_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("no folder").join("shop.db");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let line = CommandLine::new().url(format!("sqlite://{}", path.display()));
+    assert_eq!(line.run_to(["migrate"], &mut out, &mut err).await, 3);
+    let err = String::from_utf8(err).expect("text");
+    assert_eq!(err.matches("unable to open database file").count(), 1, "{err}");
+    // And for who prints the chain.
+    let error = jobkit::sqlite::SqliteStorage::open(&path).await.expect_err("is refused");
+    assert!(error.native().is_some_and(|native| native.to_string().contains("unable to open")));
+    let text = format!("{:#}", anyhow::Error::from(error));
+    assert_eq!(text.matches("unable to open database file").count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn what_no_job_and_no_server_names_is_not_paused_by_a_slip() {
+    let client = Client::new(MemoryStorage::new()).erase();
+    client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
+    let (code, _, err) = run(&client, &["pause", "kind", "resiez"]).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("no job or server names kind `resiez`; did you mean `resize`?"), "{err}");
+    assert!(err.contains("--force"), "{err}");
+    let (code, _, err) = run(&client, &["pause", "queue", "elsewhere"]).await;
+    assert!(code == 1 && !err.contains("did you mean"), "{err}");
+    assert!(client.storage().pauses(None).await.expect("is read").is_empty());
+    for arguments in [
+        &["pause", "kind", "resize"][..],
+        &["pause", "queue", "default"],
+        &["pause", "queue", "elsewhere", "--force"],
+    ] {
+        let (code, _, err) = run(&client, arguments).await;
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+    }
+}
+
+#[tokio::test]
+async fn a_recurring_job_is_previewed_by_its_id_in_its_own_zone() {
+    let client = Client::new(MemoryStorage::new()).erase();
+    let nightly = Recurring::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin");
+    let nightly = nightly.job(job("resize", &json!({ "width": 1 })));
+    client.save_recurring(nightly).await.expect("is stored");
+    let from = ["--from", "2026-03-27"];
+    let by_id = run(&client, &[&["recurring", "preview", "nightly"][..], &from].concat()).await;
+    let expression = ["recurring", "preview", "30 2 * * *", "--zone", "Europe/Berlin"];
+    let by_expression = run(&client, &[&expression[..], &from].concat()).await;
+    assert_eq!((by_id.0, &by_id.1), (0, &by_expression.1));
+    let (code, _, err) = run(&client, &["recurring", "preview", "nightyl"]).await;
+    assert!(code == 1 && err.contains("there is no recurring job nightyl"), "{err}");
 }

@@ -20,6 +20,8 @@ fn masked(word: &str) -> Option<&'static str> {
     };
     if bare.parse::<JobId>().is_ok() {
         Some("<id>")
+    } else if bare.starts_with('/') && bare.ends_with(".db") {
+        Some("<path>")
     } else if is_date(bare) {
         Some("<date>")
     } else if matches!(bare.len(), 5 | 8) && bare.as_bytes()[2] == b':' {

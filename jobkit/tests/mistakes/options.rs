@@ -28,4 +28,7 @@ async fn serde_option(#[serde(flatten)] a: Vec<u8>) {}
 #[jobkit::job(sensitive(password))]
 async fn secret(user_id: u64) {}
 
+#[jobkit::job(rate_limit("api", 5, "200ms"))]
+async fn window() {}
+
 fn main() {}

@@ -1,0 +1,3 @@
+// `main.rs` again: see there.
+
+include!("main.rs");
