@@ -197,7 +197,7 @@ impl Dispatcher {
     /// When something is to be done even if nothing happens.
     fn wait_until(&self, in_flight: bool) -> Instant {
         let mut until = Instant::now() + Duration::from_secs(3600);
-        if let Some(first) = self.waiting.front() {
+        if let Some(first) = self.waiting.front().filter(|_| !self.suspects.run_alone()) {
             until = until.min(first.since + PREFETCH_KEPT);
         }
         if let Some(at) = self.suspects.next_at() {
