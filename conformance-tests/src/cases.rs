@@ -322,6 +322,7 @@ macro_rules! __list {
                 a_key_named_twice_in_a_flow_is_taken_by_the_first
                 a_job_that_is_born_deleted_takes_no_key
                 a_key_is_held_for_its_period
+                a_key_taken_ahead_of_the_clock_is_free
                 a_period_outlives_the_record
                 replace_takes_a_key_that_is_held_for_a_period
                 a_job_may_replace_what_it_was

@@ -297,6 +297,23 @@ pub async fn a_key_is_held_for_its_period(env: Env) {
     }
 }
 
+/// SUB-15: a key that was taken ahead of the clock does not stay held for longer by as much once the clock is
+/// set right; a minute is within what clocks differ by.
+pub async fn a_key_taken_ahead_of_the_clock_is_free(env: Env) {
+    const MONTH: i64 = 30 * 24 * 3600;
+    let other = |id: &str| Submission::one(for_seconds(id, "k", 3600, OnConflict::Reject));
+    env.advance(MONTH);
+    let ahead = env.add(for_seconds("ahead", "k", 3600, OnConflict::Reject)).await;
+    env.advance(-60);
+    assert_eq!(env.refused(other("second")).await, Refusal::UniqueConflict { holder: ahead });
+    env.advance(60 - MONTH);
+    let right = env.add(for_seconds("right again", "k", 3600, OnConflict::Reject)).await;
+    env.advance(3599);
+    assert_eq!(env.refused(other("fourth")).await, Refusal::UniqueConflict { holder: right });
+    env.advance(1);
+    env.add(for_seconds("fifth", "k", 3600, OnConflict::Reject)).await;
+}
+
 /// SUB-15, PUR-5, G8: a key that is held for a period outlives the record of its job: that job is
 /// answered, and children of it are refused.
 pub async fn a_period_outlives_the_record(env: Env) {

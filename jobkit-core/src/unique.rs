@@ -111,3 +111,14 @@ impl Unique {
         check_text("unique", &self.key, UNIQUE_KEY_BYTES)
     }
 }
+
+/// How far ahead of the clock a key may have been taken; further ahead it was while the clock was wrong.
+const TAKEN_AHEAD: Duration = Duration::from_secs(60);
+
+/// Whether a key is held at an instant: until when it was taken, and when, where that is known. One that
+/// was taken more than a minute ahead of the clock was so while the clock was wrong, and is free: its
+/// period would last longer by as much (SUB-15).
+pub fn is_held(until: Option<Timestamp>, taken_at: Option<Timestamp>, now: Timestamp) -> bool {
+    let Some(until) = until else { return true };
+    until > now && taken_at.is_none_or(|taken_at| taken_at <= now.plus(TAKEN_AHEAD))
+}

@@ -6,7 +6,7 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Effects;
-use jobkit_core::unique::{KeyHash, OnConflict, Unique, Until};
+use jobkit_core::unique::{KeyHash, OnConflict, Unique, Until, is_held};
 use jobkit_core::{JobId, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ use crate::submit::Planned;
 struct Held {
     job: JobId,
     until: Option<Timestamp>,
+    #[serde(default)]
+    taken_at: Option<Timestamp>,
 }
 
 /// The keys that a submission takes, and whom it replaces.
@@ -48,7 +50,7 @@ impl Call<'_> {
     /// Who holds a key now.
     fn holder(&self, unique: &Unique) -> Result<Option<JobId>> {
         let held: Option<Held> = self.get(&row(unique.hash()))?;
-        let held = held.filter(|held| held.until.is_none_or(|until| until > self.now));
+        let held = held.filter(|held| is_held(held.until, held.taken_at, self.now));
         Ok(held.map(|held| held.job))
     }
 
@@ -133,7 +135,7 @@ impl Call<'_> {
         if let Some(until) = until {
             self.tx.put(period(until, hash), []);
         }
-        self.put(row(hash), &Held { job, until })
+        self.put(row(hash), &Held { job, until, taken_at: Some(self.now) })
     }
 
     /// Removes keys whose period has passed, at most `max`; whether there are more.

@@ -4,27 +4,42 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
 use crate::ids::JobId;
-use crate::unique::{KeyHash, Unique};
+use crate::unique::{KeyHash, Unique, is_held};
 
 /// Unique keys that are held.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    rows: HashMap<KeyHash, (JobId, Option<Timestamp>)>,
+    rows: HashMap<KeyHash, Row>,
     /// Those that are held for a period, by its end.
     ends: BTreeSet<(Timestamp, KeyHash)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    job: JobId,
+    until: Option<Timestamp>,
+    /// Unknown, where another storage had it before.
+    taken_at: Option<Timestamp>,
+}
+
+impl Row {
+    fn is_held_by(&self, job: JobId) -> bool {
+        self.job == job && self.until.is_none()
+    }
 }
 
 impl Keys {
     /// Who holds a key at an instant.
     pub(super) fn holder(&self, hash: &KeyHash, now: Timestamp) -> Option<JobId> {
-        let (holder, until) = self.rows.get(hash)?;
-        until.is_none_or(|until| until > now).then_some(*holder)
+        let row = self.rows.get(hash)?;
+        is_held(row.until, row.taken_at, now).then_some(row.job)
     }
 
     /// Gives a key to a job, whoever held it.
     pub(super) fn take(&mut self, unique: &Unique, job: JobId, now: Timestamp) {
         let (hash, until) = (unique.hash(), unique.held_until(now));
-        if let Some((_, Some(until))) = self.rows.insert(hash, (job, until)) {
+        let row = Row { job, until, taken_at: Some(now) };
+        if let Some(Row { until: Some(until), .. }) = self.rows.insert(hash, row) {
             self.ends.remove(&(until, hash));
         }
         self.ends.extend(until.map(|until| (until, hash)));
@@ -32,7 +47,7 @@ impl Keys {
 
     /// Frees a key if the job holds it, and not for a period.
     pub(super) fn free(&mut self, hash: &KeyHash, job: JobId) {
-        if self.rows.get(hash) == Some(&(job, None)) {
+        if self.is_held_by(hash, job) {
             self.rows.remove(hash);
         }
     }
@@ -40,12 +55,12 @@ impl Keys {
     /// The keys that are held for a period.
     pub(super) fn periods(&self) -> impl Iterator<Item = (KeyHash, JobId, Timestamp)> {
         let rows = self.rows.iter();
-        rows.filter_map(|(hash, (job, until))| until.map(|until| (*hash, *job, until)))
+        rows.filter_map(|(hash, row)| row.until.map(|until| (*hash, row.job, until)))
     }
 
     /// Whether a job holds a key, other than for a period.
     pub(super) fn is_held_by(&self, hash: &KeyHash, job: JobId) -> bool {
-        self.rows.get(hash) == Some(&(job, None))
+        self.rows.get(hash).is_some_and(|row| row.is_held_by(job))
     }
 
     /// Gives a key to a job as another storage had it; `false` if somebody holds it.
@@ -53,26 +68,26 @@ impl Keys {
         if self.rows.contains_key(&hash) {
             return false;
         }
-        self.put_back(LiftedKey { hash, job, until });
+        self.put_back(LiftedKey { hash, row: Row { job, until, taken_at: None } });
         true
     }
 
     /// Takes away a key that a job holds, so that another may have it; it can be put back.
     pub(super) fn lift(&mut self, hash: KeyHash, job: JobId) -> Option<LiftedKey> {
-        let (holder, until) = *self.rows.get(&hash)?;
-        if holder != job {
+        let row = *self.rows.get(&hash)?;
+        if row.job != job {
             return None;
         }
         self.rows.remove(&hash);
-        if let Some(until) = until {
+        if let Some(until) = row.until {
             self.ends.remove(&(until, hash));
         }
-        Some(LiftedKey { hash, job, until })
+        Some(LiftedKey { hash, row })
     }
 
     pub(super) fn put_back(&mut self, key: LiftedKey) {
-        self.rows.insert(key.hash, (key.job, key.until));
-        self.ends.extend(key.until.map(|until| (until, key.hash)));
+        self.rows.insert(key.hash, key.row);
+        self.ends.extend(key.row.until.map(|until| (until, key.hash)));
     }
 
     /// Removes keys whose period has passed, at most `max`; whether there are more.
@@ -94,6 +109,5 @@ impl Keys {
 #[derive(Debug)]
 pub(super) struct LiftedKey {
     hash: KeyHash,
-    job: JobId,
-    until: Option<Timestamp>,
+    row: Row,
 }

@@ -56,7 +56,8 @@ use crate::state_machine::JobHead;
 /// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).
 /// - **SUB-15** A key that is taken for a [period](crate::unique::Until::Period) is held until that has
 ///   passed, whatever becomes of its job: finished, deleted, gone. Then it is free, at that instant by
-///   the storage's clock. An existing job that is answered may have finished, or be gone: then edges to
+///   the storage's clock. One that was taken more than a minute ahead of the clock was so while the clock
+///   was wrong, and is free. An existing job that is answered may have finished, or be gone: then edges to
 ///   it are refused with [`ParentGone`](Refusal::ParentGone). A replaced holder that has finished stays
 ///   as it is and loses the key (G11).
 /// - **SUB-16** A job whose [`Start`](crate::state::Start) makes it Scheduled for an instant that is not

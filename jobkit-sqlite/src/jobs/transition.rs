@@ -6,11 +6,13 @@ use jobkit_core::edge::{Decision, On, Parent};
 use jobkit_core::record::retention_of;
 use jobkit_core::state::{Reason, Retention, State, StateName};
 use jobkit_core::state_machine::{Event, Forbidden, Situation, Transition, apply};
-use jobkit_core::unique::{Unique, Until};
+use jobkit_core::unique::{Unique, Until, is_held};
 use jobkit_core::{JobId, Timestamp};
 use rusqlite::params;
 
-use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED, bytes16, on_number, select_job, size};
+use crate::codec::{
+    CHILDREN, ENDED, Job, STARTED, TIMED, at, bytes16, on_number, select_job, size,
+};
 use crate::error::{Done, tell_of_damage};
 use crate::jobs::alike::Before;
 use crate::sweep::{Mark, Verdict};
@@ -205,14 +207,18 @@ impl Flight<'_, '_> {
     /// gone.
     pub(crate) fn key_holder(&self, hash: &[u8; 16], now: Timestamp) -> Done<Option<(i64, JobId)>> {
         let held = self.db.one(
-            "SELECT job, holder FROM jk_ukey WHERE hash = ?1 AND (until IS NULL OR until > ?2)",
-            params![&hash[..], now.as_micros()],
+            "SELECT job, holder, until, taken_at FROM jk_ukey WHERE hash = ?1",
+            params![&hash[..]],
             |row| {
                 let holder = row.get_ref(1)?.as_blob_or_null()?;
-                Ok((row.get::<_, i64>(0)?, holder.map(|id| JobId::from_bytes(bytes16(id)))))
+                let (until, taken_at) =
+                    (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?);
+                let is_held = is_held(until.map(at), taken_at.map(at), now);
+                let holder = holder.map(|id| JobId::from_bytes(bytes16(id)));
+                Ok(is_held.then_some((row.get::<_, i64>(0)?, holder)))
             },
         )?;
-        Ok(match held {
+        Ok(match held.flatten() {
             Some((seq, Some(holder))) => Some((seq, holder)),
             Some((seq, None)) => self.load(seq)?.map(|job| (seq, job.id)),
             None => None,
@@ -223,8 +229,15 @@ impl Flight<'_, '_> {
     pub(crate) fn take_key(&self, unique: &Unique, seq: i64, id: JobId, now: Timestamp) -> Done {
         let until = unique.held_until(now).map(Timestamp::as_micros);
         self.db.run(
-            "INSERT OR REPLACE INTO jk_ukey (hash, job, until, holder) VALUES (?1, ?2, ?3, ?4)",
-            params![&unique.hash().0[..], seq, until, until.map(|_| &id.as_bytes()[..])],
+            "INSERT OR REPLACE INTO jk_ukey (hash, job, until, holder, taken_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                &unique.hash().0[..],
+                seq,
+                until,
+                until.map(|_| &id.as_bytes()[..]),
+                until.map(|_| now.as_micros())
+            ],
         )?;
         Ok(())
     }
