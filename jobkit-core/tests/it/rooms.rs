@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use jobkit_core::server::Prefetch;
 use jobkit_core::state::StateName;
@@ -107,7 +106,8 @@ async fn a_server_whose_queues_are_all_full_asks_for_nothing() {
     let before = claims();
     // Each is pushed to the server, which has no room.
     enqueue(&client, "mail", 20).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let renewed = counted.calls("renew");
+    eventually("it went on meanwhile", || async { counted.calls("renew") > renewed + 1 }).await;
     assert!(claims() <= before + 1, "{} claims", claims() - before);
     gate.add_permits(25);
     eventually("all ran", || async { succeeded(&storage).await == 25 }).await;
