@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::{DataMap, Requirements};
 use crate::error::{Error, Result};
 use crate::filter::{ElectFilter, Filters, PerformFilter};
-use crate::ids::{Incarnation, random_fraction};
+use crate::ids::Incarnation;
 use crate::jobs::{Jobs, Kind, panics};
 use crate::name::Name;
 use crate::record::MAX_TIMEOUT;
@@ -19,46 +19,9 @@ use crate::recurring::RecurringSpec;
 use crate::server::engine::Engine;
 use crate::server::failed::{FailedJob, Hooks};
 use crate::server::options::{MAX_WORKERS, ServerOptions};
+use crate::server::queues::Queues;
 use crate::server::shutdown::{self, ServerHandle};
-use crate::storage::{IntoStorage, QueueQuota, ServerInfo, Storage};
-
-/// The queues a server serves, and in which order it asks them.
-#[derive(Debug)]
-pub(crate) struct Queues {
-    names: Vec<Name>,
-    /// Empty: strictly in order.
-    weights: Vec<f64>,
-    /// How many of a queue run here at once, where that was said.
-    most: BTreeMap<Name, usize>,
-}
-
-impl Queues {
-    pub(super) fn names(&self) -> &[Name] {
-        &self.names
-    }
-
-    pub(super) fn most(&self) -> &BTreeMap<Name, usize> {
-        &self.most
-    }
-
-    /// The queues of one claim, without those that have no room. Weighted ones are drawn anew each time, a heavier one first more often;
-    /// every queue may give everything, so that no worker idles.
-    pub(super) fn quotas(&self, max: usize, room: impl Fn(&Name) -> usize) -> Vec<QueueQuota> {
-        let quota = |queue: &Name| {
-            let max = max.min(room(queue));
-            (max > 0).then(|| QueueQuota { queue: queue.clone(), max })
-        };
-        if self.weights.is_empty() || self.names.len() == 1 {
-            return self.names.iter().filter_map(quota).collect();
-        }
-        // Exponential keys draw without replacement, by weight (Efraimidis and Spirakis,
-        // https://doi.org/10.1016/j.ipl.2005.11.003).
-        let key = |weight: &f64| -random_fraction().max(f64::MIN_POSITIVE).ln() / weight;
-        let mut drawn: Vec<_> = self.names.iter().zip(self.weights.iter().map(key)).collect();
-        drawn.sort_by(|a, b| a.1.total_cmp(&b.1));
-        drawn.into_iter().filter_map(|(queue, _)| quota(queue)).collect()
-    }
-}
+use crate::storage::{IntoStorage, ServerInfo, Storage};
 
 /// What a server is made of; see [`Server::builder`].
 #[derive(Debug)]

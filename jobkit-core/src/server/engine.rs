@@ -20,11 +20,11 @@ use crate::ids::Incarnation;
 use crate::jobs::{Kind, RunEnd, panics};
 use crate::name::Name;
 use crate::outcome::Failure;
-use crate::server::builder::Queues;
 use crate::server::failed::Hooks;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
+use crate::server::queues::Queues;
 use crate::storage::{
     Announced, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, Storage, caught,
 };

@@ -18,6 +18,7 @@ mod janitor;
 mod leases;
 mod options;
 mod outcomes;
+mod queues;
 mod recurring_plan;
 mod recurring_scheduler;
 mod reporter;

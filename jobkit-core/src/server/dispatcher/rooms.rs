@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::name::Name;
-use crate::server::builder::Queues;
+use crate::server::queues::Queues;
 
 /// The queues with a most of their own.
 #[derive(Debug)]
