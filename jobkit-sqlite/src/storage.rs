@@ -69,6 +69,7 @@ pub(crate) struct Inner {
     capabilities: Capabilities,
     /// `None` only while it is dropped.
     ways: Option<Ways>,
+    /// The writer's, then the readers'.
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -85,14 +86,20 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.ways = None;
         let here = std::thread::current().id();
-        for thread in self.threads.drain(..) {
-            // Waited for, so that whoever opens the file next finds it closed.
-            if thread.thread().id() != here {
+        // Waited for, so that whoever opens the file next finds it closed.
+        let wait_for = |threads: &mut dyn Iterator<Item = JoinHandle<()>>| {
+            for thread in threads.filter(|it| it.thread().id() != here) {
                 let _ = thread.join();
             }
-        }
+        };
+        let Some(Ways { writer, reads }) = self.ways.take() else { return };
+        // The readers first: the log is removed by the connection that is the last one, and of two that
+        // close at the same time each takes the other for one that stays.
+        drop(reads);
+        wait_for(&mut self.threads.drain(1..));
+        drop(writer);
+        wait_for(&mut self.threads.drain(..));
     }
 }
 

@@ -198,7 +198,11 @@ async fn looking_makes_no_file_and_changes_none_and_migrating_does() {
             assert!(ran.err.contains(words), "{ran:?}");
         }
         run(Some(&url), &["move", "--from", &url, "--to", "dump:nowhere"]).expect(3);
-        assert!(files() == before, "{name}");
+        let after = files();
+        let sizes = |files: &BTreeMap<PathBuf, Vec<u8>>| -> Vec<_> {
+            files.iter().map(|(path, bytes)| (path.clone(), bytes.len())).collect()
+        };
+        assert!(after == before, "{name}: {:?}, {:?}", sizes(&before), sizes(&after));
     }
     let ran = run(Some(&url), &["migrate"]).expect(0);
     assert!(ran.out.contains("schema"), "{ran:?}");
