@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use jobkit::batch::{BatchRecord, BatchState};
-use jobkit::sqlite::SqliteStorage;
 use jobkit::state::StateName;
-use jobkit::storage::{BatchStore, Monitoring, RecurringStore};
-use jobkit::{Batch, BatchId, Client, JobId, On, RetryPolicy, Storage};
+use jobkit::{Batch, BatchId, Client, JobId, On, RetryPolicy};
 
 use crate::arguments::Arguments;
 use crate::progress::{self, Progress};
@@ -40,10 +38,7 @@ const REPORT_AGAIN: Duration = Duration::from_secs(12 * 3600);
 const PULSE: Duration = Duration::from_secs(10);
 
 /// Goes on with an unfinished round that the database holds, else begins a new one.
-pub async fn resume_or_begin(
-    client: &Client<SqliteStorage>,
-    arguments: &Arguments,
-) -> Result<Round> {
+pub async fn resume_or_begin(client: &Client, arguments: &Arguments) -> Result<Round> {
     let round = match unfinished(client, arguments).await? {
         Some(round) => round,
         None => begin(client, arguments).await?,
@@ -56,10 +51,7 @@ pub async fn resume_or_begin(
     Ok(round)
 }
 
-async fn unfinished(
-    client: &Client<SqliteStorage>,
-    arguments: &Arguments,
-) -> Result<Option<Round>> {
+async fn unfinished(client: &Client, arguments: &Arguments) -> Result<Option<Round>> {
     let Some(batch) = client.storage().batches(None, None, 1).await?.pop() else { return Ok(None) };
     let round = Round::of(batch.id);
     if batch.state() == BatchState::Open {
@@ -107,11 +99,7 @@ async fn unfinished(
 }
 
 /// Refuses to go on with one folder where another one is named.
-async fn is_of_this_folder(
-    client: &Client<SqliteStorage>,
-    round: &Round,
-    arguments: &Arguments,
-) -> Result<()> {
+async fn is_of_this_folder(client: &Client, round: &Round, arguments: &Arguments) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Stored {
         folder: PathBuf,
@@ -132,7 +120,7 @@ async fn is_of_this_folder(
     Ok(())
 }
 
-async fn begin(client: &Client<SqliteStorage>, arguments: &Arguments) -> Result<Round> {
+async fn begin(client: &Client, arguments: &Arguments) -> Result<Round> {
     let folder = arguments.folder()?;
     let below = files::below(&folder, &left_out(arguments))?;
     let name: String = format!("scan of {}", folder.display()).chars().take(190).collect();
@@ -166,7 +154,7 @@ fn left_out(arguments: &Arguments) -> Vec<PathBuf> {
 
 impl Round {
     /// Shows how far it is, until everything has finished, well or not.
-    pub async fn watch(&self, client: &Client<SqliteStorage>, progress: &Progress) -> Result<()> {
+    pub async fn watch(&self, client: &Client, progress: &Progress) -> Result<()> {
         let mut finished_at = None;
         loop {
             let batch: BatchRecord =
@@ -185,7 +173,7 @@ impl Round {
         }
     }
 
-    async fn is_finished(&self, client: &Client<SqliteStorage>) -> Result<bool> {
+    async fn is_finished(&self, client: &Client) -> Result<bool> {
         for job in [self.report, self.flaky, self.delayed] {
             let state = client.state(job).await?;
             if !state.context("a job of the round is gone")?.is_finished() {

@@ -1,10 +1,9 @@
 //! What it did, as a table.
 
 use anyhow::{Context, Result};
-use jobkit::sqlite::SqliteStorage;
 use jobkit::state::{Reason, StateName};
 use jobkit::stats::Scope;
-use jobkit::storage::{JobQuery, Monitoring, RecurringStore};
+use jobkit::storage::{HistogramQuery, JobQuery, Measure, Storage};
 use jobkit::{Client, Name};
 
 use crate::arguments::Arguments;
@@ -16,11 +15,7 @@ use crate::round::Round;
 const SHOWN: usize = 20;
 
 /// Prints it; `false` where something could not be done.
-pub async fn print(
-    client: &Client<SqliteStorage>,
-    round: &Round,
-    arguments: &Arguments,
-) -> Result<bool> {
+pub async fn print(client: &Client, round: &Round, arguments: &Arguments) -> Result<bool> {
     let complete = report(client, round, arguments).await?;
     let storage = client.storage();
     println!(
@@ -31,7 +26,7 @@ pub async fn print(
         let scope = Scope::Kind(Name::new("kind", kind)?);
         let tally = storage.counters(&scope).await?;
         let by = |reason: Reason| tally.reasons.get(&reason).copied().unwrap_or(0);
-        let median = match client_median(storage, &scope).await? {
+        let median = match median_run(storage, &scope).await? {
             Some(length) => format!("≤ {length:?}"),
             None => "–".to_owned(),
         };
@@ -55,11 +50,7 @@ pub async fn print(
 }
 
 /// What the report says, or why there is none.
-async fn report(
-    client: &Client<SqliteStorage>,
-    round: &Round,
-    arguments: &Arguments,
-) -> Result<bool> {
+async fn report(client: &Client, round: &Round, arguments: &Arguments) -> Result<bool> {
     let job = client.job(round.report).await?.context("the report's job is gone")?;
     let Some(result) = &job.result else {
         let why = job.errors.last().map_or("it was deleted", |error| &error.detail.message);
@@ -93,19 +84,14 @@ async fn report(
     Ok(report.unread == 0)
 }
 
-async fn client_median(
-    storage: &SqliteStorage,
-    scope: &Scope,
-) -> Result<Option<std::time::Duration>> {
-    use jobkit::Storage;
-    use jobkit::storage::{HistogramQuery, Measure};
+async fn median_run(storage: &dyn Storage, scope: &Scope) -> Result<Option<std::time::Duration>> {
     let to = storage.now().await?.plus(std::time::Duration::from_secs(3600));
     let from = to.minus(std::time::Duration::from_secs(72 * 3600));
     let query = HistogramQuery { scope: scope.clone(), measure: Measure::Run, from, to };
     Ok(storage.histogram(&query).await?.quantile(0.5))
 }
 
-async fn attempts(client: &Client<SqliteStorage>, round: &Round) -> Result<u32> {
+async fn attempts(client: &Client, round: &Round) -> Result<u32> {
     let flaky = client.job(round.flaky).await?.context("the flaky job is gone")?;
     Ok(flaky.record.head.attempt())
 }

@@ -48,7 +48,7 @@ fn captured_values(headers: &HeaderMap) -> Vec<(&'static str, String)> {
 
 /// What Prometheus scrapes; any process may answer, since it is the storage's.
 async fn metrics(State(app): State<App>) -> Answer<impl IntoResponse> {
-    let figures = Figures::read(&**app.client.storage()).await?;
+    let figures = Figures::read(app.client.storage()).await?;
     Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], figures.to_string()))
 }
 

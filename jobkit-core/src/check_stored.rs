@@ -14,7 +14,7 @@ use crate::jobs::Jobs;
 use crate::name::Name;
 use crate::record::{JobDetails, Payload};
 use crate::state::StateName;
-use crate::storage::{JobQuery, Storage};
+use crate::storage::JobQuery;
 use crate::upgrade::Misfit;
 
 /// How many misfits are told one by one; the others are counted.
@@ -118,11 +118,7 @@ impl Jobs {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn check_job<S: Storage + ?Sized>(
-        &self,
-        client: &Client<S>,
-        job: &JobDetails,
-    ) -> Option<StoredMisfit> {
+    pub fn check_job(&self, client: &Client, job: &JobDetails) -> Option<StoredMisfit> {
         let (kinds, _) = self.by_name();
         let record = &job.record;
         let fits = match (kinds.get(record.kind.as_str()), client.open_args(job)) {
@@ -169,10 +165,7 @@ impl Jobs {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn check_stored<S: Storage + ?Sized>(
-        &self,
-        client: &Client<S>,
-    ) -> Result<StoredCheck> {
+    pub async fn check_stored(&self, client: &Client) -> Result<StoredCheck> {
         let storage = client.storage();
         let (kinds, _) = self.by_name();
         let check = |kind: &Name, args: Result<Payload>| match (kinds.get(kind.as_str()), args) {

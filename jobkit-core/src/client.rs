@@ -10,6 +10,7 @@ mod submitter;
 mod transaction;
 mod waiting;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +135,8 @@ impl ClientOptions {
 
 /// Enqueues jobs into a storage. Cheap to clone; clones share round trips.
 ///
-/// `Client` alone has forgotten which storage it is; `Client<SqliteStorage>` knows.
+/// It is the same type for every storage, so functions take `&Client`; a transaction finds its storage behind
+/// it, see [`within`](Self::within).
 ///
 /// # Example: enqueue and wait
 /// ```
@@ -150,8 +152,8 @@ impl ClientOptions {
 /// # Ok(())
 /// # }
 /// ```
-pub struct Client<S: ?Sized = dyn Storage> {
-    typed: Arc<S>,
+#[derive(Clone)]
+pub struct Client {
     shared: Arc<Shared>,
 }
 
@@ -163,45 +165,55 @@ pub(crate) struct Shared {
     waiting: WaitingRoom,
 }
 
-impl<S: ?Sized> Clone for Client<S> {
-    fn clone(&self) -> Self {
-        Self { typed: Arc::clone(&self.typed), shared: Arc::clone(&self.shared) }
-    }
-}
-
-impl<S: ?Sized> fmt::Debug for Client<S> {
+impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("storage", &self.shared.storage).finish_non_exhaustive()
     }
 }
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// A client of a storage, an `Arc` of one, or an `Arc<dyn Storage>`.
-    pub fn new<I: IntoStorage<Storage = S>>(storage: I) -> Self {
+    pub fn new<I: IntoStorage>(storage: I) -> Self {
         Self::with_options(storage, ClientOptions::default())
     }
 
     /// A client with options of its own.
-    pub fn with_options<I: IntoStorage<Storage = S>>(storage: I, options: ClientOptions) -> Self {
-        let typed = storage.into_storage();
-        let storage = I::erase(&typed);
+    pub fn with_options<I: IntoStorage>(storage: I, options: ClientOptions) -> Self {
+        let storage = storage.into_storage();
         let shared = Arc::new(Shared {
             submitter: Submitter::new(&storage),
             waiting: WaitingRoom::new(&storage),
             storage,
             options,
         });
-        Self { typed, shared }
+        Self { shared }
     }
 
-    /// The storage.
-    pub fn storage(&self) -> &Arc<S> {
-        &self.typed
+    /// The storage, for what it alone answers.
+    ///
+    /// # Example: its figures
+    /// ```
+    /// # use jobkit_core::{Client, MemoryStorage, prometheus::Figures};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// let client = Client::new(MemoryStorage::new());
+    /// println!("{}", Figures::read(client.storage()).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.shared.storage
     }
 
-    /// The same client, the storage's type forgotten.
-    pub fn erase(&self) -> Client {
-        Client { typed: Arc::clone(&self.shared.storage), shared: Arc::clone(&self.shared) }
+    /// The storage, shared: to be kept, or for a server of one's own.
+    pub fn shared_storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.shared.storage)
+    }
+
+    /// The storage as what it is, if it is of this type; for backends, whose transactions need it.
+    pub fn storage_as<S: Storage>(&self) -> Option<&S> {
+        let storage: &dyn Any = self.storage();
+        storage.downcast_ref()
     }
 
     /// Enqueues a job, a tuple or `Vec` of jobs (a flow, atomic), or a [`Batch`].
@@ -217,7 +229,7 @@ impl<S: Storage + ?Sized> Client<S> {
     /// # Cancel safety
     /// A dropped future leaves it open whether the job was stored.
     pub async fn enqueue<E: Enqueue>(&self, jobs: E) -> Result<E::Handle> {
-        jobs.enqueue(&self.erase()).instrument(tracing::debug_span!("enqueue")).await
+        jobs.enqueue(self).instrument(tracing::debug_span!("enqueue")).await
     }
 
     /// Applies this client's filters and codecs, for backends that submit inside a caller's transaction.

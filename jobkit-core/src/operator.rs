@@ -31,7 +31,7 @@ pub use self::jobs::{Edit, Edited, JobOutcome};
 /// # use jobkit_core::{Client, Error, MemoryStorage};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Error> {
-/// # let client = Client::new(MemoryStorage::new()).erase();
+/// # let client = Client::new(MemoryStorage::new());
 /// let ann = client.operator("ann");
 /// ann.because("the provider is down").pause_queue("mail", None).await?;
 /// ann.resume_queue("mail").await?;
@@ -68,7 +68,7 @@ impl Operator {
     }
 
     fn storage(&self) -> &dyn Storage {
-        &**self.client.storage()
+        self.client.storage()
     }
 
     /// Writes to the audit what is about to be done, does it, and writes how it went.
@@ -399,9 +399,9 @@ pub(crate) fn bounded(text: &str) -> String {
     text[..end].replace('\0', "\u{fffd}")
 }
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// What a person does, by name: everything is written to the audit.
     pub fn operator(&self, name: impl Into<String>) -> Operator {
-        Operator::new(self.erase(), name.into())
+        Operator::new(self.clone(), name.into())
     }
 }

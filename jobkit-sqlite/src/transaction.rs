@@ -47,13 +47,13 @@ use crate::writer::Flight;
 #[derive(Debug)]
 pub struct SqliteScope<'t> {
     connection: &'t Connection,
-    client: Client<SqliteStorage>,
+    client: Client,
 }
 
 impl<'t> InTransaction<SqliteStorage> for &'t Transaction<'_> {
     type Scope = SqliteScope<'t>;
 
-    fn scope(self, client: &Client<SqliteStorage>) -> SqliteScope<'t> {
+    fn scope(self, client: &Client) -> SqliteScope<'t> {
         SqliteScope { connection: self, client: client.clone() }
     }
 }
@@ -121,14 +121,26 @@ impl SqliteScope<'_> {
         }
     }
 
+    fn storage(&self) -> Result<&SqliteStorage> {
+        self.client.storage_as::<SqliteStorage>().ok_or_else(|| {
+            let text = format!(
+                "a transaction of SQLite was given to a client whose storage is {}; make the client of the \
+                 `SqliteStorage` on the transaction's file",
+                self.client.storage().backend()
+            );
+            Error::new(ErrorKind::Configuration, text)
+        })
+    }
+
     /// Runs `work` as a part of the transaction that is undone alone when it fails.
     fn write<T>(&self, work: impl FnOnce(&mut Flight<'_, '_>) -> Done<T>) -> Result<T> {
         if self.connection.is_autocommit() {
             let text = "the transaction has ended: SQLite rolled it back, or it was committed";
             return Err(Error::new(ErrorKind::Conflict, text));
         }
-        self.client.storage().inner.file.check_all()?;
-        let db = Db::new(self.connection, self.client.storage().prefix());
+        let storage = self.storage()?;
+        storage.inner.file.check_all()?;
+        let db = Db::new(self.connection, storage.prefix());
         let known = db
             .one("SELECT value FROM jk_meta WHERE key = 'version'", [], |row| row.get::<_, i64>(0));
         if !matches!(known, Ok(Some(_))) {
@@ -138,7 +150,7 @@ impl SqliteScope<'_> {
         }
         crate::schema::check_again(&db)?;
         db.run("SAVEPOINT jobkit", []).map_err(sqlite)?;
-        let mut flight = Flight::new(&db, self.client.storage().clock());
+        let mut flight = Flight::new(&db, storage.clock());
         let done = work(&mut flight).and_then(|answer| flight.end_inside().map(|()| answer));
         drop(flight);
         match done {

@@ -221,8 +221,7 @@ async fn change_something(shared: &Shared) {
 /// Clients that come and go.
 pub(super) async fn enqueue_things(shared: Arc<Shared>, things: u64) {
     let chance = &shared.chance;
-    let clients: Vec<Client<FaultyStorage>> =
-        (0..2).map(|_| work::client(&shared, &faulty(&shared))).collect();
+    let clients: Vec<Client> = (0..2).map(|_| work::client(&shared, &faulty(&shared))).collect();
     for _ in 0..things {
         tokio::time::sleep(chance.millis(0..900)).await;
         if let Some(client) = chance.pick(&clients) {

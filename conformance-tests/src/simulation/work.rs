@@ -172,7 +172,7 @@ fn act(shared: &Shared) -> Act {
     }
 }
 
-pub(super) fn client(shared: &Shared, storage: &FaultyStorage) -> Client<FaultyStorage> {
+pub(super) fn client(shared: &Shared, storage: &FaultyStorage) -> Client {
     let clock: Arc<dyn Clock> = Arc::clone(&shared.clock) as Arc<dyn Clock>;
     let options = ClientOptions::default().clock(clock).submit_timeout(Duration::from_secs(5));
     Client::with_options(storage.clone(), options)
@@ -188,7 +188,7 @@ impl Shared {
 }
 
 /// One thing that a client does.
-pub(super) async fn enqueue_something(shared: Arc<Shared>, client: Client<FaultyStorage>) {
+pub(super) async fn enqueue_something(shared: Arc<Shared>, client: Client) {
     let shared = &*shared;
     let chance = &shared.chance;
     let told = |job: JobId| shared.watcher.tell(Fact::Told(job));

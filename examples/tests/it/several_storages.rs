@@ -37,7 +37,7 @@ async fn pulse() -> anyhow::Result<()> {
 }
 
 struct Side {
-    client: Client<SqliteStorage>,
+    client: Client,
     here: Here,
     server: ServerHandle,
 }

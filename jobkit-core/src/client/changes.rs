@@ -14,7 +14,7 @@ use crate::lossless::to_json;
 use crate::name::Name;
 use crate::record::{Extras, JobDetails, Payload, check_instant};
 use crate::state::StateName;
-use crate::storage::{Action, Change, ChangeOutcome, ChangeRequest, Guard, Storage};
+use crate::storage::{Action, Change, ChangeOutcome, ChangeRequest, Guard};
 
 /// What a deletion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Deleted {
     Cancelling,
 }
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Everything known of a job; `None` if it does not exist, or not any more.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl<S: Storage + ?Sized> Client<S> {
 
     /// A handle to a batch that is known by its id.
     pub fn batch(&self, id: BatchId) -> BatchHandle {
-        BatchHandle::new(id, self.erase())
+        BatchHandle::new(id, self.clone())
     }
 
     /// The state of a job; `None` if it does not exist, or not any more.

@@ -14,7 +14,7 @@ use crate::ids::JobId;
 use crate::name::Name;
 use crate::record::JobRecord;
 use crate::state::StateName;
-use crate::storage::{JobQuery, OtherPushes, Storage, WakeUp, WakeUpFilter, WakeUps};
+use crate::storage::{JobQuery, OtherPushes, WakeUp, WakeUpFilter, WakeUps};
 
 /// How long a subscriber lets ends gather, so that a busy storage is not asked for each.
 const GATHER: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ const STEP: Duration = Duration::from_millis(1);
 
 const ENDS: [StateName; 3] = [StateName::Succeeded, StateName::Failed, StateName::Deleted];
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Follows the ends of jobs from now on: of every server, in about their order, each end once. A job
     /// that is requeued ends again.
     ///
@@ -59,7 +59,7 @@ impl<S: Storage + ?Sized> Client<S> {
     /// # }
     /// ```
     pub async fn subscribe(&self) -> Result<Ends> {
-        let client = self.erase();
+        let client = self.clone();
         let storage = client.dyn_storage();
         let filter = WakeUpFilter {
             queues: Vec::new(),

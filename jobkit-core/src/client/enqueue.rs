@@ -518,7 +518,7 @@ pub struct EnqueueMany {
     pub refused: Vec<(usize, crate::error::Error)>,
 }
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Enqueues any number of independent jobs, in chunks, and reports each; the iterator is read as
     /// chunks are sent, so that a million rows need no memory.
     ///

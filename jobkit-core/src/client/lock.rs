@@ -14,7 +14,7 @@ use crate::ids::{Incarnation, jittered};
 use crate::name::check_label;
 use crate::storage::{LockRequest, Storage};
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Takes a lock if it is free; `None` if another holds it.
     ///
     /// The guard renews it at a third of `ttl`, and frees it when it is dropped. Should this process

@@ -5,9 +5,9 @@ use crate::error::Result;
 use crate::limit::Limit;
 use crate::name::Name;
 use crate::recurring::Pause;
-use crate::storage::{LimitUsage, PauseTarget, Storage};
+use crate::storage::{LimitUsage, PauseTarget};
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Pauses a queue: nothing more of it is claimed by any server; what runs goes on (G15).
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::new_job::NewJob;
 use crate::record::{Occurrence, Payload};
 use crate::recurring::{JobTemplate, Misfire, Overlap, Pause, RecurringRecord, RecurringSpec};
 use crate::schedule::{Schedule, TimeZone};
-use crate::storage::{PauseChange, SaveOutcome, SaveRecurring, Storage, TriggerOutcome};
+use crate::storage::{PauseChange, SaveOutcome, SaveRecurring, TriggerOutcome};
 
 /// A recurring job being declared.
 ///
@@ -145,7 +145,7 @@ impl Recurring {
     }
 }
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Saves a recurring job. An unchanged definition keeps its next occurrence; a pause stays. What is due is
     /// still fired when only the job or a policy changes; with another schedule it is recorded as skipped.
     ///

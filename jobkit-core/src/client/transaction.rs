@@ -4,29 +4,36 @@ use crate::client::{Batch, Client};
 use crate::error::{Error, Result};
 use crate::ids::{BatchId, JobId};
 use crate::new_job::NewJob;
-use crate::storage::{JobSubmitted, Storage, Submission};
+use crate::storage::{JobSubmitted, Submission};
 
-/// A transaction in which a client of the storage `S` can enqueue; implemented by each backend for its
-/// driver's transactions.
+/// A transaction in which a client can enqueue; implemented by each backend for its driver's transactions.
+///
+/// `S` is the backend's storage. It lets the backend implement this trait for a driver's type, and the
+/// compiler infers it. Whether the client really has such a storage shows at run time, by
+/// [`Client::storage_as`]; if not, each call of the scope returns
+/// [`Configuration`](crate::ErrorKind::Configuration).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a transaction of this client's storage",
-    note = "`Client` alone has forgotten its database: keep a `Client<SqliteStorage>` to enqueue inside its transactions"
+    message = "`{Self}` is not a transaction of a storage",
+    note = "give a reference to the transaction, such as `&rusqlite::Transaction`, and enable its backend's feature"
 )]
-pub trait InTransaction<S: ?Sized> {
+pub trait InTransaction<S> {
     /// What enqueues inside it.
     type Scope;
 
     /// Begins to enqueue inside it.
-    fn scope(self, client: &Client<S>) -> Self::Scope;
+    fn scope(self, client: &Client) -> Self::Scope;
 }
 
-impl<S: Storage + ?Sized> Client<S> {
+impl Client {
     /// Enqueues inside a transaction of the caller's, so that a job is there exactly if the caller's rows
     /// are.
     ///
     /// Such a submission may not name jobs or batches that exist already: their rows would be held until
     /// the caller commits. It may hold whole flows and batches of its own.
-    pub fn within<T: InTransaction<S>>(&self, transaction: T) -> T::Scope {
+    ///
+    /// The transaction must be one on this client's storage. Otherwise each call inside returns
+    /// [`Configuration`](crate::ErrorKind::Configuration) and changes nothing.
+    pub fn within<S, T: InTransaction<S>>(&self, transaction: T) -> T::Scope {
         transaction.scope(self)
     }
 }

@@ -194,9 +194,9 @@ impl ServerBuilder {
 
     /// The client that handlers are given, with its filters and codecs; one with default options
     /// otherwise. The server works on this client's storage.
-    pub fn client<S: Storage + ?Sized>(mut self, client: &Client<S>) -> Self {
-        self.client = client.erase();
-        self.storage = Arc::clone(self.client.storage());
+    pub fn client(mut self, client: &Client) -> Self {
+        self.client = client.clone();
+        self.storage = self.client.shared_storage();
         self
     }
 
@@ -510,8 +510,7 @@ pub struct Server {
 impl Server {
     /// Begins to build a server on a storage.
     pub fn builder<I: IntoStorage>(storage: I) -> ServerBuilder {
-        let typed = storage.into_storage();
-        let storage = I::erase(&typed);
+        let storage = storage.into_storage();
         ServerBuilder {
             client: Client::new(Arc::clone(&storage)),
             storage,

@@ -150,52 +150,27 @@ pub enum Severity {
     Error,
 }
 
-/// Something that can be taken as a storage: a storage itself, one in an `Arc`, or an
-/// `Arc<dyn Storage>`.
+/// What a client or a server can be made of: a storage, one in an `Arc`, or an `Arc<dyn Storage>`.
 pub trait IntoStorage {
-    /// The storage's type; `dyn Storage` where it was forgotten.
-    type Storage: Storage + ?Sized;
-
     /// The storage, shared.
-    fn into_storage(self) -> Arc<Self::Storage>;
-
-    /// The same storage, its type forgotten.
-    fn erase(storage: &Arc<Self::Storage>) -> Arc<dyn Storage>;
+    fn into_storage(self) -> Arc<dyn Storage>;
 }
 
 impl<S: Storage> IntoStorage for S {
-    type Storage = S;
-
-    fn into_storage(self) -> Arc<S> {
+    fn into_storage(self) -> Arc<dyn Storage> {
         Arc::new(self)
-    }
-
-    fn erase(storage: &Arc<S>) -> Arc<dyn Storage> {
-        Arc::clone(storage) as Arc<dyn Storage>
     }
 }
 
 impl<S: Storage> IntoStorage for Arc<S> {
-    type Storage = S;
-
-    fn into_storage(self) -> Arc<S> {
+    fn into_storage(self) -> Arc<dyn Storage> {
         self
-    }
-
-    fn erase(storage: &Arc<S>) -> Arc<dyn Storage> {
-        Arc::clone(storage) as Arc<dyn Storage>
     }
 }
 
 impl IntoStorage for Arc<dyn Storage> {
-    type Storage = dyn Storage;
-
     fn into_storage(self) -> Arc<dyn Storage> {
         self
-    }
-
-    fn erase(storage: &Arc<dyn Storage>) -> Arc<dyn Storage> {
-        Arc::clone(storage)
     }
 }
 

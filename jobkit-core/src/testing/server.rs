@@ -78,7 +78,7 @@ impl TestServer {
         memory.accept_any_id_age();
         let storage = FaultyStorage::new(Arc::new(memory.clone()));
         let options = ClientOptions::default().clock(Arc::new(clock.clone()));
-        let client = Client::with_options(storage.clone(), options).erase();
+        let client = Client::with_options(storage.clone(), options);
         let kinds = jobs.names().collect();
         let builder = Server::builder(storage.clone()).client(&client).jobs(jobs).name("test");
         let (builder, inline) = (Some(builder), None);
@@ -114,7 +114,7 @@ impl TestServer {
     #[must_use]
     pub fn client_options(mut self, change: impl FnOnce(ClientOptions) -> ClientOptions) -> Self {
         let options = ClientOptions::default().clock(Arc::new(self.clock.clone()));
-        self.client = Client::with_options(self.storage.clone(), change(options)).erase();
+        self.client = Client::with_options(self.storage.clone(), change(options));
         let client = self.client.clone();
         self.configure(|builder| builder.client(&client))
     }

@@ -15,7 +15,7 @@ use crate::support::{Act, script};
 fn spawnable<T: Send>(_: T) {}
 
 #[allow(dead_code, reason = "it compiles")]
-fn clients<S: Storage + ?Sized>(client: &Client<S>, id: JobId) {
+fn clients(client: &Client, id: JobId) {
     spawnable(client.enqueue(script("a", Act::Return(1))));
     spawnable(client.enqueue((script("a", Act::Return(1)), script("b", Act::Return(1)))));
     spawnable(client.enqueue(vec![script("a", Act::Return(1))]));

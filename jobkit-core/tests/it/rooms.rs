@@ -51,7 +51,7 @@ fn work(seen: &Seen, gate: &Arc<Semaphore>) -> Jobs {
     })
 }
 
-async fn enqueue(client: &Client<MemoryStorage>, queue: &str, count: usize) {
+async fn enqueue(client: &Client, queue: &str, count: usize) {
     for _ in 0..count {
         client.enqueue(NewJob::new(Work {}).queue(queue)).await.unwrap();
     }

@@ -157,7 +157,7 @@ pub(crate) fn quick() -> ServerOptions {
 
 pub(crate) struct Bench {
     pub(crate) storage: MemoryStorage,
-    pub(crate) client: Client<MemoryStorage>,
+    pub(crate) client: Client,
     pub(crate) ledger: Shared,
 }
 

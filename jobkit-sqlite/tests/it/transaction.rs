@@ -1,15 +1,14 @@
 //! Jobs inside the application's own transactions.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jobkit_core::state::StateName;
-use jobkit_core::storage::{JobStore, Monitoring};
 use jobkit_core::testing::FaultyStorage;
 use jobkit_core::unique::OnConflict;
 use jobkit_core::{
-    Batch, Client, ErrorKind, Failure, Job, JobContext, Jobs, NewJob, On, Server, ServerOptions,
+    Batch, Client, ErrorKind, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, On, Server,
+    ServerOptions,
 };
 use jobkit_sqlite::SqliteStorage;
 use rusqlite::{Connection, TransactionBehavior::Immediate};
@@ -32,7 +31,7 @@ fn charge(order: i64) -> NewJob<Charge> {
 struct App {
     _folder: tempfile::TempDir,
     path: PathBuf,
-    client: Client<SqliteStorage>,
+    client: Client,
     db: Connection,
 }
 
@@ -136,6 +135,22 @@ async fn another_file_is_told_apart() {
     assert_eq!(error.kind(), ErrorKind::Schema, "{error}");
 }
 
+/// Such as a client made for tests, or of the second database of an application.
+#[tokio::test]
+async fn a_client_of_another_storage_is_refused_and_nothing_changes() {
+    let mut app = app().await;
+    let other = Client::new(MemoryStorage::new());
+    let tx = app.db.transaction_with_behavior(Immediate).unwrap();
+    let error = other.within(&tx).enqueue(charge(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("memory") && text.contains("SqliteStorage"), "{text}");
+    app.client.within(&tx).enqueue(charge(2)).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(app.jobs(StateName::Enqueued).await, 1);
+    assert_eq!(other.storage().snapshot(None).await.unwrap().count(StateName::Enqueued), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_server_notices_the_commit() {
     let mut app = app().await;
@@ -143,7 +158,7 @@ async fn an_idle_server_notices_the_commit() {
         Jobs::new().handle(|job: Charge, _| async move { Ok::<_, Failure>(job.order.to_string()) });
     let minute = Duration::from_secs(60);
     let options = ServerOptions::default().poll_interval(minute, minute);
-    let storage = FaultyStorage::new(Arc::<SqliteStorage>::clone(app.client.storage()));
+    let storage = FaultyStorage::new(app.client.shared_storage());
     let server = Server::builder(storage.clone()).jobs(jobs).options(options).build().unwrap();
     let _server = server.start().await.unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
@@ -187,7 +202,7 @@ async fn a_job_is_completed_with_its_rows() {
             Err::<String, _>(Failure::message("test", "after the commit"))
         }
     });
-    let server = Server::builder(app.client.storage().clone()).jobs(jobs).build().unwrap();
+    let server = Server::builder(app.client.shared_storage()).jobs(jobs).build().unwrap();
     let _server = server.start().await.unwrap();
     let done = app.client.enqueue(charge(1)).await.unwrap();
     let undone = app.client.enqueue(charge(2).max_attempts(1)).await.unwrap();
@@ -226,12 +241,11 @@ async fn an_attempt_is_completed_once() {
             Ok::<_, Failure>(told)
         }
     });
-    let server = Server::builder(app.client.storage().clone()).jobs(jobs).build().unwrap();
+    let server = Server::builder(app.client.shared_storage()).jobs(jobs).build().unwrap();
     let _server = server.start().await.unwrap();
     let job = app.client.enqueue(charge(1)).await.unwrap();
     assert_eq!(job.wait(Duration::from_secs(10)).await.unwrap(), "done");
     assert_eq!(app.orders(), 1, "the second transaction was rolled back");
-    use jobkit_core::storage::JobLog;
     let log = app.client.storage().read_log(job.id(), None, 0, 10).await.unwrap();
     assert_eq!(log.lines.len(), 1, "the line came with the commit");
 }

@@ -464,7 +464,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_stopped_looking_does_not_say_that_there_is_none() {
-        let client = Client::new(MemoryStorage::new()).erase();
+        let client = Client::new(MemoryStorage::new());
         let jobs = (0..1_100).map(|n| {
             let args = json!({ "n": n });
             job_by_name("mail", args.as_object().expect("an object")).expect("a job")
@@ -472,7 +472,7 @@ mod tests {
         client.enqueue_many(jobs).await.expect("are stored");
         let filter = "arg.n:none".parse().expect("a filter");
         let mut page = Page { limit: 50, after: None };
-        let storage = &**client.storage();
+        let storage = client.storage();
         let (found, next, searched) = look(storage, &filter, &page, 1_000).await.expect("is read");
         assert!(found.is_empty() && searched < 1_100, "{searched}");
         assert!(none(next.as_deref(), searched).contains("there are others"));

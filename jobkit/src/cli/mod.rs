@@ -91,9 +91,11 @@ use console::Console;
 /// Open it so that looking makes no database, such as by `SqliteOptions::migrate_on_open(false)`, or give
 /// the address alone: [`CommandLine::url`].
 pub async fn run<S: IntoStorage>(jobs: Jobs, storage: S) -> ExitCode {
-    let storage = storage.into_storage();
-    let client = Client::new(S::erase(&storage));
-    CommandLine::new().jobs(jobs).client(client).run(std::env::args_os().skip(1)).await
+    CommandLine::new()
+        .jobs(jobs)
+        .client(Client::new(storage))
+        .run(std::env::args_os().skip(1))
+        .await
 }
 
 /// The command line, and what an application gives it.
@@ -105,7 +107,7 @@ pub async fn run<S: IntoStorage>(jobs: Jobs, storage: S) -> ExitCode {
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let client = Client::new(MemoryStorage::new()).erase();
+/// let client = Client::new(MemoryStorage::new());
 /// let (mut out, mut err) = (Vec::new(), Vec::new());
 /// let line = CommandLine::new().client(client);
 /// let code = line.run_to(["jobs", "--json"], &mut out, &mut err).await;
@@ -402,7 +404,7 @@ struct Context<'a, 'b> {
 
 impl Context<'_, '_> {
     fn storage(&self) -> Arc<dyn Storage> {
-        Arc::clone(self.client.storage())
+        self.client.shared_storage()
     }
 
     /// Who acts, for the audit.

@@ -32,7 +32,7 @@ async fn run(client: &Client, arguments: &[&str]) -> (u8, String, String) {
 
 #[tokio::test]
 async fn arguments_are_checked_before_they_are_enqueued() {
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     let (code, out, err) = run(&client, &["enqueue", "resize", r#"{"width":"800px"}"#]).await;
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("argument `width`"), "{err}");
@@ -59,7 +59,7 @@ impl std::io::Write for Lost {
 async fn an_answer_that_is_lost_is_an_error() {
     use std::io::ErrorKind;
 
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
     let lost = async |kind, arguments: &[&str]| {
         let mut err = Vec::new();
@@ -88,7 +88,7 @@ async fn an_answer_that_is_lost_is_an_error() {
 
 #[tokio::test]
 async fn what_does_not_fit_is_told_by_job_and_doctor() {
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     let id = client.enqueue(job("resize", &json!({ "width": "x" }))).await.expect("is stored").id();
     let (code, out, _) = run(&client, &["job", &id.to_string()]).await;
     assert!(code == 0 && out.contains("does not fit this program"), "{out}");
@@ -121,12 +121,12 @@ impl Codec for Mirror {
 async fn what_is_sealed_is_shown_by_who_can_open_it() {
     let storage = MemoryStorage::new();
     let options = jobkit::ClientOptions::default().codec(Mirror);
-    let owner = Client::with_options(storage.clone(), options).erase();
+    let owner = Client::with_options(storage.clone(), options);
     let args = json!({ "width": 800, "password": "hunter2" });
     let nightly = Recurring::cron("nightly", "0 3 * * *").job(job("resize", &args));
     owner.save_recurring(nightly).await.expect("is stored");
     let id = owner.enqueue(job("resize", &args)).await.expect("is stored").id().to_string();
-    let stranger = Client::new(storage).erase();
+    let stranger = Client::new(storage);
     let list = async |client, arguments: &[&str]| {
         let (code, out, err) = run(client, arguments).await;
         assert_eq!(code, 0, "{err}");
@@ -146,7 +146,7 @@ async fn what_is_sealed_is_shown_by_who_can_open_it() {
 
 #[tokio::test]
 async fn the_commands_act_in_the_storage_that_was_given() {
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
     let (code, out, _) = run(&client, &["jobs", "--json"]).await;
     let out: serde_json::Value = serde_json::from_str(&out).expect("JSON");
@@ -158,7 +158,7 @@ async fn another_storage_is_refused_and_not_ignored() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("shop.db");
     let storage = jobkit::sqlite::SqliteStorage::open(&path).await.expect("is opened");
-    let client = Client::new(storage).erase();
+    let client = Client::new(storage);
     client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
     for arguments in [
         &["pause", "queue", "default"][..],
@@ -181,7 +181,7 @@ async fn another_storage_is_refused_and_not_ignored() {
 
 #[tokio::test]
 async fn usage_and_advice_name_the_program_that_people_type() {
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     let shop = async |arguments: &[&str]| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let line = CommandLine::new().program("shop admin").client(client.clone());
@@ -264,7 +264,7 @@ async fn an_error_says_each_thing_once() {
 
 #[tokio::test]
 async fn what_no_job_and_no_server_names_is_not_paused_by_a_slip() {
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     client.enqueue(job("resize", &json!({ "width": 1 }))).await.expect("is stored");
     let (code, _, err) = run(&client, &["pause", "kind", "resiez"]).await;
     assert_eq!(code, 1, "{err}");
@@ -285,7 +285,7 @@ async fn what_no_job_and_no_server_names_is_not_paused_by_a_slip() {
 
 #[tokio::test]
 async fn a_recurring_job_is_previewed_by_its_id_in_its_own_zone() {
-    let client = Client::new(MemoryStorage::new()).erase();
+    let client = Client::new(MemoryStorage::new());
     let nightly = Recurring::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin");
     let nightly = nightly.job(job("resize", &json!({ "width": 1 })));
     client.save_recurring(nightly).await.expect("is stored");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobkit::state::Reason;
 use jobkit::state_machine::Ending;
-use jobkit::storage::{JobQueue, SettleRequest, Storage};
+use jobkit::storage::SettleRequest;
 use serde_json::json;
 
 use crate::world::{World, job, name, settled};

@@ -6,11 +6,10 @@ use std::time::Duration;
 use jobkit::failure::ErrorDetail;
 use jobkit::limit::Limit;
 use jobkit::record::{Lease, Progress};
-use jobkit::sqlite::{SqliteOptions, SqliteStorage};
+use jobkit::sqlite::SqliteOptions;
 use jobkit::state_machine::Ending;
 use jobkit::storage::{
-    ClaimRequest, JobQueue, LogLevel, LogLine, QueueQuota, ServerInfo, ServerRegistry, Settle,
-    SettleRequest,
+    ClaimRequest, LogLevel, LogLine, QueueQuota, ServerInfo, Settle, SettleRequest,
 };
 use jobkit::{
     Batch, Client, Incarnation, JobId, Name, NewJob, Recurring, Timestamp, Untyped, job_by_name,
@@ -66,7 +65,7 @@ pub(crate) fn run_on(stdin: Stdio, url: Option<&str>, arguments: &[&str]) -> Ran
 pub(crate) struct World {
     _folder: tempfile::TempDir,
     pub(crate) url: String,
-    pub(crate) client: Client<SqliteStorage>,
+    pub(crate) client: Client,
     sequence: u64,
     incarnation: Incarnation,
 }

@@ -4,9 +4,6 @@ use std::io::{Seek, Write};
 use std::time::Duration;
 
 use jobkit::state::StateName;
-use jobkit::storage::{
-    BatchStore, LimitStore, Monitoring, Operations, RecurringStore, ServerRegistry,
-};
 use serde_json::json;
 
 use crate::world::{World, full, job, run_on};

@@ -1,17 +1,8 @@
-use jobkit::sqlite::SqliteStorage;
-use jobkit::{Client, MemoryStorage};
+use jobkit::Client;
 
 struct OtherTransaction;
 
-fn typed(client: &Client<SqliteStorage>, transaction: &OtherTransaction) {
-    client.within(transaction);
-}
-
-fn erased(client: &Client, transaction: &OtherTransaction) {
-    client.within(transaction);
-}
-
-fn memory(client: &Client<MemoryStorage>, transaction: &OtherTransaction) {
+fn enqueue(client: &Client, transaction: &OtherTransaction) {
     client.within(transaction);
 }
 

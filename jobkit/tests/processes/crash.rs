@@ -20,7 +20,7 @@ struct Workload {
     batch: BatchId,
 }
 
-async fn enqueue(client: &Client<SqliteStorage>) -> Workload {
+async fn enqueue(client: &Client) -> Workload {
     let mut jobs = BTreeSet::new();
     let mut after = Vec::new();
     let batch = Batch::new("members");
