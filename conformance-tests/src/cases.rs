@@ -38,7 +38,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("retention", include_str!("retention.rs")),
     ("faults", include_str!("faults.rs")),
     ("storage", include_str!("storage.rs")),
-    ("model", include_str!("model/mod.rs")),
+    ("model", include_str!("model.rs")),
 ];
 
 /// Hands the list to another macro: `[macro] arguments` becomes `macro! { (arguments) list }`.

@@ -6,7 +6,7 @@ use conformance_tests::{CASES, SOURCES};
 
 /// The contract, as it stands at the traits.
 const CONTRACT: &[&str] = &[
-    include_str!("../../jobkit-core/src/storage/mod.rs"),
+    include_str!("../../jobkit-core/src/storage.rs"),
     include_str!("../../jobkit-core/src/storage/jobs.rs"),
     include_str!("../../jobkit-core/src/storage/queue.rs"),
     include_str!("../../jobkit-core/src/storage/lock.rs"),

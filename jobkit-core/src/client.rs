@@ -1,6 +1,7 @@
 //! [`Client`]: enqueues jobs, changes them, waits for them.
 
 mod changes;
+mod coalescer;
 mod ends;
 mod enqueue;
 mod lock;
@@ -17,11 +18,11 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::codec::{Codec, Codecs, Place};
-use crate::error::{Error, Result};
-use crate::filter::SubmitFilter;
-use crate::record::NewRecord;
+use crate::jobs::codec::{Codec, Codecs, Place};
+use crate::jobs::filter::SubmitFilter;
+use crate::model::clock::{Clock, SystemClock, Timestamp};
+use crate::model::error::{Error, Result};
+use crate::model::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
 pub use ends::Ends;

@@ -28,7 +28,7 @@
 
 use std::time::Duration;
 
-use crate::state_machine::Ending;
+use crate::model::state_machine::Ending;
 use crate::storage::{ClaimedJob, Settle, Submission};
 
 pub(crate) fn submitted(submission: &Submission, took: Duration) {

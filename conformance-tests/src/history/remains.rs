@@ -352,5 +352,4 @@ fn tell_key(unique: Option<&jobkit_core::unique::Unique>, tell: impl FnOnce(Stri
 }
 
 #[cfg(test)]
-#[path = "remains_tests.rs"]
 mod tests;

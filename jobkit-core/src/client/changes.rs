@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::client::{BatchHandle, Client};
-use crate::clock::Timestamp;
-use crate::codec::{Codecs, Place};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{BatchId, JobId, OperationId};
-use crate::lossless::to_json;
-use crate::name::Name;
-use crate::record::{Extras, JobDetails, Payload, check_instant};
-use crate::state::StateName;
+use crate::jobs::codec::{Codecs, Place};
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::{BatchId, JobId, OperationId};
+use crate::model::lossless::to_json;
+use crate::model::name::Name;
+use crate::model::record::{Extras, JobDetails, Payload, check_instant};
+use crate::model::state::StateName;
 use crate::storage::{Action, Change, ChangeOutcome, ChangeRequest, Guard};
 
 /// What a deletion did.
@@ -189,7 +189,7 @@ where
             Err(error) if error.is_retryable() => {}
             answer => return answer,
         }
-        tokio::time::sleep(crate::ids::jittered(pause)).await;
+        tokio::time::sleep(crate::model::ids::jittered(pause)).await;
         pause = (pause * 2).min(Duration::from_secs(2));
     }
     call().await

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bounds::PAGE;
 use crate::client::Client;
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::JobId;
-use crate::name::Name;
-use crate::record::JobRecord;
-use crate::state::StateName;
+use crate::model::bounds::PAGE;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::JobId;
+use crate::model::name::Name;
+use crate::model::record::JobRecord;
+use crate::model::state::StateName;
 use crate::storage::{JobQuery, OtherPushes, WakeUp, WakeUpFilter, WakeUps};
 
 /// How long a subscriber lets ends gather, so that a busy storage is not asked for each.

@@ -2,17 +2,17 @@
 
 use std::future::Future;
 
-use crate::batch::{NewBatch, Starts};
-use crate::bounds;
 use crate::client::{Client, JobHandle, Shared};
-use crate::codec::{Codecs, Place};
-use crate::edge::{Edge, On, Parent};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{BatchId, JobId};
-use crate::job::Job;
-use crate::new_job::{AsParent, NewJob, Untyped};
-use crate::record::NewRecord;
-use crate::refusal::Refusal;
+use crate::jobs::codec::{Codecs, Place};
+use crate::jobs::job::Job;
+use crate::jobs::new_job::{AsParent, NewJob, Untyped};
+use crate::model::batch::{NewBatch, Starts};
+use crate::model::bounds;
+use crate::model::edge::{Edge, On, Parent};
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::{BatchId, JobId};
+use crate::model::record::NewRecord;
+use crate::model::refusal::Refusal;
 use crate::storage::{BatchOutcome, JobSubmitted, Storage, Submission};
 
 /// Something that [`Client::enqueue`] takes.
@@ -193,7 +193,7 @@ pub struct Batch {
     continuations: Vec<NewRecord>,
     nested: Vec<Self>,
     parent: Option<BatchId>,
-    mistake: Option<crate::error::Error>,
+    mistake: Option<crate::model::error::Error>,
     /// The caller gave the id, so that another attempt can go on with what is stored.
     is_repeatable: bool,
 }
@@ -446,7 +446,7 @@ impl BatchHandle {
     ///
     /// # Errors
     /// The storage's.
-    pub async fn status(&self) -> Result<Option<crate::batch::BatchRecord>> {
+    pub async fn status(&self) -> Result<Option<crate::model::batch::BatchRecord>> {
         self.client.dyn_storage().batch(self.id).await
     }
 
@@ -515,7 +515,7 @@ pub struct EnqueueMany {
     /// How many were stored, or had been before.
     pub stored: usize,
     /// Those that were not: the job's place in the iterator, and why.
-    pub refused: Vec<(usize, crate::error::Error)>,
+    pub refused: Vec<(usize, crate::model::error::Error)>,
 }
 
 impl Client {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::bounds::LEASE;
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Incarnation, jittered};
-use crate::name::check_label;
+use crate::model::bounds::LEASE;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::{Incarnation, jittered};
+use crate::model::name::check_label;
 use crate::storage::{LockRequest, Storage};
 
 impl Client {

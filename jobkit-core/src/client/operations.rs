@@ -1,10 +1,10 @@
 //! What operators do to queues, kinds and limits.
 
 use crate::client::Client;
-use crate::error::Result;
-use crate::limit::Limit;
-use crate::name::Name;
-use crate::recurring::Pause;
+use crate::model::error::Result;
+use crate::model::limit::Limit;
+use crate::model::name::Name;
+use crate::model::recurring::Pause;
 use crate::storage::{LimitUsage, PauseTarget};
 
 impl Client {

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use crate::bounds::MAX_STEP_ITEMS;
 use crate::client::Client;
-use crate::clock::Timestamp;
-use crate::codec::{Codecs, Place};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::JobId;
-use crate::new_job::NewJob;
-use crate::record::{Occurrence, Payload};
-use crate::recurring::{JobTemplate, Misfire, Overlap, Pause, RecurringRecord, RecurringSpec};
-use crate::schedule::{Schedule, TimeZone};
+use crate::jobs::codec::{Codecs, Place};
+use crate::jobs::new_job::NewJob;
+use crate::model::bounds::MAX_STEP_ITEMS;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::JobId;
+use crate::model::record::{Occurrence, Payload};
+use crate::model::recurring::{
+    JobTemplate, Misfire, Overlap, Pause, RecurringRecord, RecurringSpec,
+};
+use crate::model::schedule::{Schedule, TimeZone};
 use crate::storage::{PauseChange, SaveOutcome, SaveRecurring, TriggerOutcome};
 
 /// A recurring job being declared.

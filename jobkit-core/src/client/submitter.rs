@@ -6,12 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::bounds;
-use crate::coalescer::{BatchCall, Coalescer, Size};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::jittered;
+use crate::client::coalescer::{BatchCall, Coalescer, Size};
 use crate::metrics;
-use crate::refusal::Refusal;
+use crate::model::bounds;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::jittered;
+use crate::model::refusal::Refusal;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
 /// How long a caller that wants no repetition waits for its one answer.

@@ -1,9 +1,9 @@
 //! Enqueueing inside the caller's transaction: the job commits or vanishes with the caller's rows.
 
 use crate::client::{Batch, Client};
-use crate::error::{Error, Result};
-use crate::ids::{BatchId, JobId};
-use crate::new_job::NewJob;
+use crate::jobs::new_job::NewJob;
+use crate::model::error::{Error, Result};
+use crate::model::ids::{BatchId, JobId};
 use crate::storage::{JobSubmitted, Submission};
 
 /// A transaction in which a client can enqueue; implemented by each backend for its driver's transactions.
@@ -56,7 +56,7 @@ pub trait IntoSubmission: Sized {
 
 /// The ids of a stored submission: each job's own, or that of the one that stands in its place.
 pub fn ids_of(submission: &Submission, jobs: &[JobSubmitted]) -> Vec<JobId> {
-    let id = |(job, submitted): (&crate::record::NewRecord, &JobSubmitted)| match submitted {
+    let id = |(job, submitted): (&crate::model::record::NewRecord, &JobSubmitted)| match submitted {
         JobSubmitted::Existing(existing) => *existing,
         _ => job.id,
     };
@@ -68,7 +68,7 @@ pub fn ids_of(submission: &Submission, jobs: &[JobSubmitted]) -> Vec<JobId> {
 /// # Errors
 /// Invalid input: it names a job or batch outside.
 pub fn check_stands_alone(submission: &Submission) -> Result<()> {
-    use crate::edge::Parent;
+    use crate::model::edge::Parent;
     let outside = "names one that exists already, whose row the transaction would hold until it commits; enqueue after the commit instead";
     let batch = submission.batch.as_ref().map(|batch| batch.id);
     if submission.batch.as_ref().is_some_and(|batch| batch.parent.is_some()) {

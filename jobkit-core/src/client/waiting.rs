@@ -10,14 +10,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::bounds::MAX_STEP_ITEMS;
 use crate::client::Client;
-use crate::edge::Parent;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::JobId;
-use crate::new_job::AsParent;
-use crate::record::{AttemptError, JobRecord};
-use crate::state::{Reason, StateName};
+use crate::jobs::new_job::AsParent;
+use crate::model::bounds::MAX_STEP_ITEMS;
+use crate::model::edge::Parent;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::JobId;
+use crate::model::record::{AttemptError, JobRecord};
+use crate::model::state::{Reason, StateName};
 use crate::storage::{JobSubmitted, OtherPushes, Storage, WakeUp, WakeUpFilter};
 
 /// A job that was enqueued, and the way to its result.

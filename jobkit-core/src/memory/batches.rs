@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 
-use crate::batch::{BatchRecord, BatchState};
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::BatchId;
 use crate::memory::MemoryStorage;
-use crate::refusal::Refusal;
-use crate::state::Reason;
+use crate::model::batch::{BatchRecord, BatchState};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::BatchId;
+use crate::model::refusal::Refusal;
+use crate::model::state::Reason;
 use crate::storage::{BatchOutcome, BatchStore};
 
 #[async_trait]

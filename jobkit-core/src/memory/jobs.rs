@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::JobId;
 use crate::memory::MemoryStorage;
-use crate::record::{JobDetails, JobRecord, check_instant, check_tags, retention_of};
-use crate::refusal::Refusal;
-use crate::state::{Keep, Reason, Retention, StateName};
-use crate::state_machine::{Event, Forbidden};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::JobId;
+use crate::model::record::{JobDetails, JobRecord, check_instant, check_tags, retention_of};
+use crate::model::refusal::Refusal;
+use crate::model::state::{Keep, Reason, Retention, StateName};
+use crate::model::state_machine::{Event, Forbidden};
 use crate::storage::{
     Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
     Submitted, check_items,

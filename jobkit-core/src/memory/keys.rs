@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::clock::Timestamp;
-use crate::ids::JobId;
-use crate::unique::{KeyHash, Unique, is_held};
+use crate::model::clock::Timestamp;
+use crate::model::ids::JobId;
+use crate::model::unique::{KeyHash, Unique, is_held};
 
 /// Unique keys that are held.
 #[derive(Debug, Default)]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::clock::Timestamp;
-use crate::limit::{Limit, Window};
-use crate::name::Name;
+use crate::model::clock::Timestamp;
+use crate::model::limit::{Limit, Window};
+use crate::model::name::Name;
 
 use super::state::{Place, Rank};
 

@@ -5,12 +5,12 @@ use std::ops::Bound;
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::limit::Limit;
 use crate::memory::MemoryStorage;
-use crate::state::State;
-use crate::state_machine::Event;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::limit::Limit;
+use crate::model::state::State;
+use crate::model::state_machine::Event;
 use crate::storage::{LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
 
 use super::limit_row::{LimitRow, SKEW, note_room_at};

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::error::{Error, Result};
 use crate::memory::MemoryStorage;
-use crate::name::check_label;
+use crate::model::bounds;
+use crate::model::error::{Error, Result};
+use crate::model::name::check_label;
 use crate::storage::{LockLease, LockRequest, LockStore};
 
 #[async_trait]

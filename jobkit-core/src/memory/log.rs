@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::error::{Error, Result};
-use crate::ids::JobId;
 use crate::memory::MemoryStorage;
-use crate::name::check_text;
-use crate::record::{Lease, Payload, Progress};
+use crate::model::bounds;
+use crate::model::error::{Error, Result};
+use crate::model::ids::JobId;
+use crate::model::name::check_text;
+use crate::model::record::{Lease, Payload, Progress};
 use crate::storage::{JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
 
 use super::state::{Place, Tables};

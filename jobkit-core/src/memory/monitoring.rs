@@ -5,16 +5,16 @@ use std::ops::Bound;
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::edge::Parent;
-use crate::error::{Error, Result};
-use crate::error_group::ErrorGroup;
-use crate::ids::JobId;
 use crate::memory::MemoryStorage;
-use crate::name::Name;
-use crate::state::StateName;
-use crate::stats::{Histogram, Scope, Step, Tally};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::edge::Parent;
+use crate::model::error::{Error, Result};
+use crate::model::error_group::ErrorGroup;
+use crate::model::ids::JobId;
+use crate::model::name::Name;
+use crate::model::state::StateName;
+use crate::model::stats::{Histogram, Scope, Step, Tally};
 use crate::storage::{
     Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
     PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, Snapshot,
@@ -179,8 +179,9 @@ impl Tables {
         for state in [StateName::Succeeded, StateName::Failed, StateName::Deleted] {
             by_state[state.index()] = self.finished[finished_list(state)].len() as u64;
         }
-        let running =
-            |pause: Option<&crate::recurring::Pause>| !pause.is_some_and(|pause| pause.holds(now));
+        let running = |pause: Option<&crate::model::recurring::Pause>| {
+            !pause.is_some_and(|pause| pause.holds(now))
+        };
         let recurring =
             self.schedules.values().filter(|row| running(row.record.pause.as_ref())).count();
         Snapshot {

@@ -1,10 +1,10 @@
 //! Batches inside batches.
 
-use crate::batch::BatchRecord;
-use crate::clock::Timestamp;
-use crate::edge::{Finish, On, Parent};
-use crate::ids::BatchId;
-use crate::state::{Reason, StateName};
+use crate::model::batch::BatchRecord;
+use crate::model::clock::Timestamp;
+use crate::model::edge::{Finish, On, Parent};
+use crate::model::ids::BatchId;
+use crate::model::state::{Reason, StateName};
 
 use super::state::{Mark, Place, Tables, Work, on_index};
 
@@ -189,7 +189,7 @@ impl Tables {
                 self.batch_mut(id).record.counts.lost = true;
                 work.batches.insert(id);
             }
-            work.budget = crate::bounds::CHILDREN_IN_SETTLE;
+            work.budget = crate::model::bounds::CHILDREN_IN_SETTLE;
             self.settle_down(work);
         }
         self.is_over(id)

@@ -4,25 +4,25 @@ use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::edge::Parent;
-use crate::error::Result;
-use crate::error_group::ErrorGroup;
-use crate::failure::Fingerprint;
-use crate::ids::OperationId;
 use crate::memory::MemoryStorage;
-use crate::name::{Name, check_label};
-use crate::recurring::Pause;
-use crate::refusal::Refusal;
-use crate::state::{Reason, StateName};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::edge::Parent;
+use crate::model::error::Result;
+use crate::model::error_group::ErrorGroup;
+use crate::model::failure::Fingerprint;
+use crate::model::ids::OperationId;
+use crate::model::name::{Name, check_label};
+use crate::model::recurring::Pause;
+use crate::model::refusal::Refusal;
+use crate::model::state::{Reason, StateName};
 use crate::storage::{
     AuditEntry, BulkRecord, EditJob, ExportPage, Imported, JobSubmitted, Operations, PauseRecord,
     PauseTarget, ServerOrder, Submission, Submitted, Whole, check_export, check_items,
 };
 
-use crate::state_machine::Event;
-use crate::unique::Unique;
+use crate::model::state_machine::Event;
+use crate::model::unique::Unique;
 
 use super::state::{Children, Place, Tables, Work};
 use super::transitions::With;
@@ -219,7 +219,7 @@ impl Operations for MemoryStorage {
         check_label("secret", name)?;
         Ok(self.write(None, |tables, _| {
             let secrets = &mut tables.desk.secrets;
-            *secrets.entry(name.to_owned()).or_insert_with(crate::ids::random_bytes)
+            *secrets.entry(name.to_owned()).or_insert_with(crate::model::ids::random_bytes)
         }))
     }
 }

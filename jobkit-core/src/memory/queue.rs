@@ -6,17 +6,17 @@ use std::ops::Bound;
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
-use crate::error_group::ErrorGroup;
-use crate::ids::Incarnation;
 use crate::memory::MemoryStorage;
-use crate::name::Name;
-use crate::record::{AttemptError, Lease, Locator};
-use crate::refusal::Refusal;
-use crate::state::{Hold, State};
-use crate::state_machine::{Ending, Event, SCHEDULED_AHEAD};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::error_group::ErrorGroup;
+use crate::model::ids::Incarnation;
+use crate::model::name::Name;
+use crate::model::record::{AttemptError, Lease, Locator};
+use crate::model::refusal::Refusal;
+use crate::model::state::{Hold, State};
+use crate::model::state_machine::{Ending, Event, SCHEDULED_AHEAD};
 use crate::storage::{
     ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer, RenewRequest,
     Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUpFilter,

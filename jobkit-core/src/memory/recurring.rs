@@ -4,15 +4,15 @@ use std::ops::Bound;
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::JobId;
 use crate::memory::MemoryStorage;
-use crate::record::NewRecord;
-use crate::recurring::{Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome};
-use crate::refusal::Refusal;
-use crate::state::Reason;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::JobId;
+use crate::model::record::NewRecord;
+use crate::model::recurring::{Overlap, Pause, RecurringRecord, RecurringRun, RunOutcome};
+use crate::model::refusal::Refusal;
+use crate::model::state::Reason;
 use crate::storage::{
     DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
     SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,

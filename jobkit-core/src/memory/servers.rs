@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::Incarnation;
 use crate::memory::MemoryStorage;
-use crate::name::Name;
-use crate::record::Lease;
-use crate::state::State;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::Incarnation;
+use crate::model::name::Name;
+use crate::model::record::Lease;
+use crate::model::state::State;
 use crate::storage::{
     Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
 };

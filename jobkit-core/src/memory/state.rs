@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use crate::batch::BatchRecord;
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::edge::{BatchCounts, Decision, Finish, On, Parent};
-use crate::ids::{BatchId, Incarnation, JobId, OperationId};
-use crate::name::Name;
-use crate::record::{AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress};
-use crate::recurring::{Fired, Pause, RecurringRecord, RecurringRun};
-use crate::state::{Reason, State, StateName};
+use crate::model::batch::BatchRecord;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::edge::{BatchCounts, Decision, Finish, On, Parent};
+use crate::model::ids::{BatchId, Incarnation, JobId, OperationId};
+use crate::model::name::Name;
+use crate::model::record::{
+    AttemptError, EdgeStatus, History, JobRecord, Lease, Payload, Progress,
+};
+use crate::model::recurring::{Fired, Pause, RecurringRecord, RecurringRun};
+use crate::model::state::{Reason, State, StateName};
 use crate::storage::{LogLine, PauseTarget, ServerInfo, ServerOrder};
 
 use super::keys::Keys;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::name::Name;
-use crate::stats::{Cell, Delta, Histogram, Scope, Step, Tally};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::name::Name;
+use crate::model::stats::{Cell, Delta, Histogram, Scope, Step, Tally};
 
 /// How long histograms are kept.
 const HISTOGRAMS_KEPT: Duration = Duration::from_secs(72 * 3600);

@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::error::Result;
 use crate::memory::MemoryStorage;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
 use crate::storage::{Capabilities, Finding, Migrated, Severity, Storage};
 
 #[async_trait]

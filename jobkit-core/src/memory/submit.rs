@@ -4,17 +4,17 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
-use crate::batch::{BatchRecord, NewBatch, Starts};
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::edge::{BatchCounts, Decision, Edge, Finish, On, Parent};
-use crate::ids::{BatchId, IdAge, JobId, id_age};
-use crate::record::{EdgeStatus, History, HistoryEntry, JobRecord, NewRecord};
-use crate::refusal::Refusal;
-use crate::state::{Reason, State, StateName};
-use crate::state_machine::{JobHead, new_head, new_unmeetable_head};
+use crate::model::batch::{BatchRecord, NewBatch, Starts};
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::edge::{BatchCounts, Decision, Edge, Finish, On, Parent};
+use crate::model::ids::{BatchId, IdAge, JobId, id_age};
+use crate::model::record::{EdgeStatus, History, HistoryEntry, JobRecord, NewRecord};
+use crate::model::refusal::Refusal;
+use crate::model::state::{Reason, State, StateName};
+use crate::model::state_machine::{JobHead, new_head, new_unmeetable_head};
+use crate::model::unique::{KeyHash, OnConflict};
 use crate::storage::{JobSubmitted, Submission, Submitted, check_start_by};
-use crate::unique::{KeyHash, OnConflict};
 
 use super::limit_row::LimitRow;
 use super::planted::Planted;
@@ -198,7 +198,7 @@ impl Tables {
     fn nestable(&self, parent: BatchId) -> Result<bool, Refusal> {
         let waits = self.attachable(parent)?;
         if self.batches_around(parent).count() >= bounds::BATCH_NESTING {
-            return Err(crate::batch::too_deep());
+            return Err(crate::model::batch::too_deep());
         }
         Ok(waits)
     }

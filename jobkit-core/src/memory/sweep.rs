@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::bounds;
-use crate::edge::Parent;
-use crate::ids::BatchId;
-use crate::state::{Reason, StateName};
-use crate::state_machine::Event;
+use crate::model::bounds;
+use crate::model::edge::Parent;
+use crate::model::ids::BatchId;
+use crate::model::state::{Reason, StateName};
+use crate::model::state_machine::Event;
 use crate::storage::Step;
 
 use super::planted::Planted;

@@ -3,15 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 
-use crate::batch::BatchState;
-use crate::edge::Finish;
-use crate::error::{Error, Result};
-use crate::ids::BatchId;
-use crate::state::{State, StateName};
+use crate::model::batch::BatchState;
+use crate::model::edge::Finish;
+use crate::model::error::{Error, Result};
+use crate::model::ids::BatchId;
+use crate::model::state::{State, StateName};
+use crate::model::unique::{KeyHash, Until};
 use crate::storage::{
     ExportPage, Imported, PauseTarget, Whole, WholeBatch, WholeJob, WholeRecurring,
 };
-use crate::unique::{KeyHash, Until};
 
 use super::jobs::details;
 use super::limit_row::LimitRow;
@@ -86,7 +86,7 @@ impl Tables {
             "limit" => {
                 let range = (bound(after), Bound::Unbounded);
                 self.limits.range::<str, _>(range).next().map(|(name, row)| {
-                    let limit = crate::limit::Limit {
+                    let limit = crate::model::limit::Limit {
                         name: name.clone(),
                         max: row.max,
                         window: row.window,

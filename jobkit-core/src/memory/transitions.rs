@@ -1,17 +1,17 @@
 //! Applying what the state machine computes: state, indexes, history, statistics, slots, keys,
 //! batches, and the decision about children.
 
-use crate::clock::Timestamp;
-use crate::edge::{Decision, Finish, Parent};
-use crate::ids::BatchId;
-use crate::limit::Limit;
-use crate::name::Name;
-use crate::record::{HistoryEntry, retention_of};
-use crate::state::{Reason, Retention, State, StateName};
+use crate::model::clock::Timestamp;
+use crate::model::edge::{Decision, Finish, Parent};
+use crate::model::ids::BatchId;
+use crate::model::limit::Limit;
+use crate::model::name::Name;
+use crate::model::record::{HistoryEntry, retention_of};
+use crate::model::state::{Reason, Retention, State, StateName};
 #[cfg(feature = "_planted")]
-use crate::state_machine::{Effects, Ending, JobHead};
-use crate::state_machine::{Event, Forbidden, Situation, Transition, apply};
-use crate::unique::Until;
+use crate::model::state_machine::{Effects, Ending, JobHead};
+use crate::model::state_machine::{Event, Forbidden, Situation, Transition, apply};
+use crate::model::unique::Until;
 
 use super::limits::ADMITTED_AT_ONCE;
 use super::planted::Planted;

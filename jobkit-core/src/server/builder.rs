@@ -5,17 +5,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bounds;
 use crate::client::{Client, Recurring};
-use crate::clock::{Clock, SystemClock};
-use crate::context::{DataMap, Requirements};
-use crate::error::{Error, Result};
-use crate::filter::{ElectFilter, Filters, PerformFilter};
-use crate::ids::Incarnation;
-use crate::jobs::{Jobs, Kind, panics};
-use crate::name::Name;
-use crate::record::MAX_TIMEOUT;
-use crate::recurring::RecurringSpec;
+use crate::jobs::context::{DataMap, Requirements};
+use crate::jobs::filter::{ElectFilter, Filters, PerformFilter};
+use crate::jobs::registry::{Jobs, Kind, panics};
+use crate::model::bounds;
+use crate::model::clock::{Clock, SystemClock};
+use crate::model::error::{Error, Result};
+use crate::model::ids::Incarnation;
+use crate::model::name::Name;
+use crate::model::record::MAX_TIMEOUT;
+use crate::model::recurring::RecurringSpec;
 use crate::server::engine::Engine;
 use crate::server::failed::{FailedJob, Hooks};
 use crate::server::options::{MAX_WORKERS, ServerOptions};
@@ -92,7 +92,7 @@ impl ServerBuilder {
     /// [`workers`](Self::workers) stays the most in all. Where it is not said, and every queue that the server serves
     /// has a number, it is their sum.
     ///
-    /// It is a number for each server; a [limit](crate::limit) holds on all of them together.
+    /// It is a number for each server; a [limit](crate::model::limit) holds on all of them together.
     ///
     /// # Example: five mails at once, beside twenty others
     /// ```
@@ -322,13 +322,13 @@ impl ServerBuilder {
         for kind in self.jobs.kinds() {
             let options = &kind.options;
             let mut checks: Vec<_> =
-                kind.bases.iter().map(|base| crate::upgrade::check_base(base)).collect();
+                kind.bases.iter().map(|base| crate::jobs::upgrade::check_base(base)).collect();
             checks.push(check_versions(kind));
             checks.extend(options.retry.as_ref().map(|policy| policy.validate()));
             checks.extend(
                 options
                     .max_attempts
-                    .map(|n| crate::retry::RetryPolicy::none().max_attempts(n).validate()),
+                    .map(|n| crate::model::retry::RetryPolicy::none().max_attempts(n).validate()),
             );
             checks.extend(options.queue.map(|queue| Name::new("queue", queue).map(drop)));
             if options.priority.is_some_and(|priority| priority > bounds::MAX_PRIORITY) {
@@ -454,7 +454,7 @@ fn default_name(host: &str) -> Name {
         .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' })
         .take(32)
         .collect();
-    let random = crate::ids::random() & 0xffff;
+    let random = crate::model::ids::random() & 0xffff;
     Name::from_stored(format!("{host}-{}-{random:04x}", std::process::id()))
 }
 
@@ -495,7 +495,7 @@ impl std::error::Error for BuildError {}
 
 impl From<BuildError> for Error {
     fn from(error: BuildError) -> Self {
-        Self::new(crate::error::ErrorKind::Configuration, error.to_string())
+        Self::new(crate::model::error::ErrorKind::Configuration, error.to_string())
     }
 }
 

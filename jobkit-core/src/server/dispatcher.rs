@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::flight::{Flight, Pending, landed};
 use self::rooms::Rooms;
 use self::suspects::Suspects;
-use crate::bounds::STEP_ITEMS;
+use crate::model::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
 use crate::server::failed::Subject;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock::Timestamp;
+use crate::model::clock::Timestamp;
 use crate::server::engine::Engine;
 use crate::storage::{OtherPushes, WakeUp, WakeUpFilter, WakeUps};
 

@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::context::JobContext;
-use crate::jobs::{Kind, RunEnd};
-use crate::outcome::Failure;
+use crate::jobs::context::JobContext;
+use crate::jobs::outcome::Failure;
+use crate::jobs::registry::{Kind, RunEnd};
 use crate::server::engine::Engine;
 use crate::server::held::{Phase, Running, StopCause, Stopper, attempt};
 use crate::server::settler;

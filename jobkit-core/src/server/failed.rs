@@ -5,12 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::failure::ErrorDetail;
-use crate::ids::JobId;
-use crate::name::Name;
+use crate::model::failure::ErrorDetail;
+use crate::model::ids::JobId;
+use crate::model::name::Name;
+use crate::model::state::{Reason, State, StateName};
+use crate::model::state_machine::Ending;
 use crate::server::engine::Engine;
-use crate::state::{Reason, State, StateName};
-use crate::state_machine::Ending;
 use crate::storage::{ClaimedJob, Settle, SettleAnswer};
 
 /// A job that failed for good, as [`ServerBuilder::on_failed`](crate::ServerBuilder::on_failed) is given it.

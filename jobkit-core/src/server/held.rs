@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::JobContext;
-use crate::ids::JobId;
-use crate::record::Lease;
+use crate::jobs::context::JobContext;
+use crate::model::ids::JobId;
+use crate::model::record::Lease;
 
 /// Why a running job is asked to stop; the first cause stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::context::JobContext;
-use crate::error::Result;
-use crate::name::Name;
+use crate::jobs::context::JobContext;
+use crate::model::error::Result;
+use crate::model::name::Name;
+use crate::model::state::StateName;
 use crate::server::engine::Engine;
 use crate::server::executor::{End, How};
 use crate::server::failed::{self, Subject};
 use crate::server::held::Stopper;
 use crate::server::{recurring_scheduler, settler};
-use crate::state::StateName;
 use crate::storage::{
     ClaimRequest, ClaimedJob, ExpiredLease, RescueRequest, Settle, SettleAnswer, SettleRequest,
     StepRequest,
@@ -40,7 +40,7 @@ impl Inline {
         let request = RescueRequest {
             seen: std::mem::take(&mut self.seen),
             crash_limit: self.engine.options.crash_limit,
-            max: crate::bounds::STEP_ITEMS,
+            max: crate::model::bounds::STEP_ITEMS,
             now: None,
         };
         let rescue = storage.rescue_expired(&request).await?;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bulk::{self, Stepped};
-use crate::error::{ErrorKind, Result};
-use crate::ids::jittered;
+use crate::model::error::{ErrorKind, Result};
+use crate::model::ids::jittered;
+use crate::model::state::StateName;
+use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
 use crate::server::failed;
-use crate::state::StateName;
 use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
@@ -51,7 +51,7 @@ async fn rescue(engine: &Engine) {
         let request = RescueRequest {
             seen: if second_look { std::mem::take(&mut seen) } else { Vec::new() },
             crash_limit: engine.options.crash_limit,
-            max: crate::bounds::STEP_ITEMS,
+            max: crate::model::bounds::STEP_ITEMS,
             now: None,
         };
         match engine.bounded(engine.storage.rescue_expired(&request)).await {

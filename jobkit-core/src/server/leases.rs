@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bounds::STEP_ITEMS;
-use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::source_now;
 use crate::metrics;
+use crate::model::bounds::STEP_ITEMS;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::ids::source_now;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
@@ -293,8 +293,8 @@ fn tell_skew(engine: &Engine, asked_at: Timestamp, storage_now: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Incarnation, JobId};
-    use crate::record::{Lease, Locator};
+    use crate::model::ids::{Incarnation, JobId};
+    use crate::model::record::{Lease, Locator};
 
     #[test]
     fn chunks_hold_whole_claims() {

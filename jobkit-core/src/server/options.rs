@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::bounds;
-use crate::error::{Error, Result};
-use crate::record::MAX_TIMEOUT;
-use crate::retry::RetryPolicy;
-use crate::state::Retention;
+use crate::model::bounds;
+use crate::model::error::{Error, Result};
+use crate::model::record::MAX_TIMEOUT;
+use crate::model::retry::RetryPolicy;
+use crate::model::state::Retention;
 
 /// The most jobs that run at once on a server.
 pub(crate) const MAX_WORKERS: usize = 10_000;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bounds::STEP_ITEMS;
+use crate::model::bounds::STEP_ITEMS;
 use crate::server::failed::Subject;
 use crate::server::settler;
 use crate::storage::Settle;
@@ -143,9 +143,9 @@ impl Outcomes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Incarnation, JobId};
-    use crate::record::{Lease, Locator};
-    use crate::state_machine::Ending;
+    use crate::model::ids::{Incarnation, JobId};
+    use crate::model::record::{Lease, Locator};
+    use crate::model::state_machine::Ending;
 
     fn outcomes(count: u64) -> Outcomes {
         let mut outcomes = Outcomes::default();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::random_fraction;
-use crate::name::Name;
+use crate::model::ids::random_fraction;
+use crate::model::name::Name;
 use crate::storage::QueueQuota;
 
 /// The queues a server serves, and in which order it asks them.

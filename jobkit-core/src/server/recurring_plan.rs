@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
-use crate::ids::JobId;
-use crate::record::Occurrence;
-use crate::recurring::{Misfire, NextRun, RANGE, Ranges, RecurringRecord, RunOutcome};
+use crate::model::clock::Timestamp;
+use crate::model::ids::JobId;
+use crate::model::record::Occurrence;
+use crate::model::recurring::{Misfire, NextRun, RANGE, Ranges, RecurringRecord, RunOutcome};
 use crate::storage::{Fire, FireJob};
 
 /// How late an occurrence may be before the misfire policy applies.
@@ -111,9 +111,9 @@ fn fire_job(record: &RecurringRecord, fire: NextRun, now: Timestamp) -> FireJob 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recurring::testing::{at, every_minute};
-    use crate::recurring::{Fired, Pause, RecurringSpec};
-    use crate::schedule::Schedule;
+    use crate::model::recurring::testing::{at, every_minute};
+    use crate::model::recurring::{Fired, Pause, RecurringSpec};
+    use crate::model::schedule::Schedule;
 
     async fn planned(record: &RecurringRecord, now: Timestamp) -> Fire {
         plan(record, now, &mut 0).await.expect("due")

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::bounds::STEP_ITEMS;
-use crate::clock::Timestamp;
-use crate::error::{ErrorKind, Result};
-use crate::recurring::{RANGE, RecurringRecord};
+use crate::model::bounds::STEP_ITEMS;
+use crate::model::clock::Timestamp;
+use crate::model::error::{ErrorKind, Result};
+use crate::model::recurring::{RANGE, RecurringRecord};
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::recurring_plan::plan;

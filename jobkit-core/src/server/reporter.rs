@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bounds::STEP_ITEMS;
-use crate::error::ErrorKind;
+use crate::model::bounds::STEP_ITEMS;
+use crate::model::error::ErrorKind;
 use crate::server::engine::Engine;
 use crate::server::held::Phase;
 

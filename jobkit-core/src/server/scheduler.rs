@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bounds::MAX_STEP_ITEMS;
+use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor::Backoff;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::state::Keep;
 use crate::server::options::{Prefetch, ServerOptions};
-use crate::state::Keep;
 
 type Setter = fn(&mut ServerOptions, &str) -> Result<(), String>;
 

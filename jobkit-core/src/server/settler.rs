@@ -1,18 +1,18 @@
 //! What the end of an attempt means: how it is settled.
 
-use crate::bounds;
-use crate::filter::{self, ElectFilter, Election, Ended, Retrying};
-use crate::jobs::{Kind, RunEnd};
+use crate::jobs::filter::{self, ElectFilter, Election, Ended, Retrying};
+use crate::jobs::outcome::Failure;
+use crate::jobs::registry::{Kind, RunEnd};
 use crate::metrics;
-use crate::outcome::Failure;
-use crate::record::{Extras, Overrides};
-use crate::retry::RetryPolicy;
+use crate::model::bounds;
+use crate::model::record::{Extras, Overrides};
+use crate::model::retry::RetryPolicy;
+use crate::model::state::{Reason, Retention};
+use crate::model::state_machine::Ending;
 use crate::server::engine::Engine;
 use crate::server::executor::{End, How};
 use crate::server::held::StopCause;
 use crate::server::options::ServerOptions;
-use crate::state::{Reason, Retention};
-use crate::state_machine::Ending;
 use crate::storage::{ClaimedJob, Settle};
 
 /// The settle of an end; `None` where nobody may settle any more.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::model::error::{Error, ErrorKind, Result};
 use crate::server::dispatcher::Dispatcher;
 use crate::server::engine::Engine;
 use crate::server::health::Health;

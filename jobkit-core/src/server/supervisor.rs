@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use crate::ids::jittered;
+use crate::model::ids::jittered;
 use crate::server::engine::Engine;
 
 /// Runs a process until the server ends. A panic, which is a bug, restarts it with back-off.

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::error::{ErrorKind, Result};
-use crate::ids::jittered;
-use crate::name::Name;
+use crate::model::error::{ErrorKind, Result};
+use crate::model::ids::jittered;
+use crate::model::name::Name;
 use crate::server::engine::Engine;
 use crate::storage::{Lane, ServerStatus};
 

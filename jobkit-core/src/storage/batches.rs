@@ -3,11 +3,11 @@
 
 use async_trait::async_trait;
 
-use crate::batch::{BatchRecord, BatchState};
-use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::ids::BatchId;
-use crate::refusal::Refusal;
+use crate::model::batch::{BatchRecord, BatchState};
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, Result};
+use crate::model::ids::BatchId;
+use crate::model::refusal::Refusal;
 
 /// Batches (G9).
 ///

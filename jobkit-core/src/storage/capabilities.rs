@@ -39,8 +39,8 @@ impl Capabilities {
             text_search: TextSearch::None,
             settle_and_claim: Support::No,
             time_precision: Duration::from_micros(1),
-            max_payload_bytes: crate::bounds::ARGS_BYTES,
-            step_items: crate::bounds::STEP_ITEMS,
+            max_payload_bytes: crate::model::bounds::ARGS_BYTES,
+            step_items: crate::model::bounds::STEP_ITEMS,
         }
     }
 }

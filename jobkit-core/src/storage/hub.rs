@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast};
 
-use crate::clock::Timestamp;
-use crate::ids::JobId;
+use crate::model::clock::Timestamp;
+use crate::model::ids::JobId;
 use crate::storage::queue::{WakeUp, WakeUpFilter, WakeUps};
 
 /// Tells listeners of the same process what happened in a storage.

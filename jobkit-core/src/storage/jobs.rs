@@ -5,17 +5,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::NewBatch;
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::edge::Parent;
-use crate::error::{Error, Result};
-use crate::ids::{JobId, OperationId};
-use crate::name::Name;
-use crate::record::{JobDetails, JobRecord, NewRecord};
-use crate::refusal::Refusal;
-use crate::state::{Keep, StateName};
-use crate::state_machine::JobHead;
+use crate::model::batch::NewBatch;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::edge::Parent;
+use crate::model::error::{Error, Result};
+use crate::model::ids::{JobId, OperationId};
+use crate::model::name::Name;
+use crate::model::record::{JobDetails, JobRecord, NewRecord};
+use crate::model::refusal::Refusal;
+use crate::model::state::{Keep, StateName};
+use crate::model::state_machine::JobHead;
 
 /// Storing, reading and changing jobs.
 ///
@@ -35,13 +35,13 @@ use crate::state_machine::JobHead;
 ///   [`ParentGone`](Refusal::ParentGone); a circle is refused with field `parents` (G8, G20).
 /// - **SUB-6** A child of a parent that has finished already is decided in the submit: claimable,
 ///   scheduled, or stored as Deleted where its condition can no longer be met (G8).
-/// - **SUB-7** A job with a later [`Start`](crate::state::Start) is Scheduled; `After` counts from the
+/// - **SUB-7** A job with a later [`Start`](crate::model::state::Start) is Scheduled; `After` counts from the
 ///   storage's clock.
 /// - **SUB-8** A unique key is taken in the same step. Held keys answer as
-///   [`OnConflict`](crate::unique::OnConflict) says: the existing job stands in the new one's place,
+///   [`OnConflict`](crate::model::unique::OnConflict) says: the existing job stands in the new one's place,
 ///   edges included; or the submission is refused; or the holder is deleted, unless it runs (G11).
 /// - **SUB-9** A batch is opened in the same step as its first members; with
-///   [`Starts::AtOnce`](crate::batch::Starts) they may run at once, otherwise they await
+///   [`Starts::AtOnce`](crate::model::batch::Starts) they may run at once, otherwise they await
 ///   [`start_batch`](crate::storage::BatchStore::start_batch) (G9).
 /// - **SUB-10** A job that names an open or started batch is attached to it and counted in the same
 ///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
@@ -54,13 +54,13 @@ use crate::state_machine::JobHead;
 /// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
 ///   submission and between submissions that did not overlap (G14).
 /// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).
-/// - **SUB-15** A key that is taken for a [period](crate::unique::Until::Period) is held until that has
+/// - **SUB-15** A key that is taken for a [period](crate::model::unique::Until::Period) is held until that has
 ///   passed, whatever becomes of its job: finished, deleted, gone. Then it is free, at that instant by
 ///   the storage's clock. One that was taken more than a minute ahead of the clock was so while the clock
 ///   was wrong, and is free. An existing job that is answered may have finished, or be gone: then edges to
 ///   it are refused with [`ParentGone`](Refusal::ParentGone). A replaced holder that has finished stays
 ///   as it is and loses the key (G11).
-/// - **SUB-16** A job whose [`Start`](crate::state::Start) makes it Scheduled for an instant that is not
+/// - **SUB-16** A job whose [`Start`](crate::model::state::Start) makes it Scheduled for an instant that is not
 ///   before its `start_by` is refused with field `start_by`: it could only be deleted (G20).
 /// - **SUB-17** An existing job stands in the place of a new member only where the member's batch waits for
 ///   it, as a member of its own or of a batch inside that has not completed, or where there is nothing to
@@ -473,7 +473,7 @@ pub struct Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::{Edge, On};
+    use crate::model::edge::{Edge, On};
 
     fn job() -> NewRecord {
         NewRecord::new(JobId::new(), Name::from_stored("k"), *b"{}")

@@ -3,10 +3,10 @@
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::ids::JobId;
-use crate::limit::Limit;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, Result};
+use crate::model::ids::JobId;
+use crate::model::limit::Limit;
 
 /// Limits (G13).
 ///
@@ -26,7 +26,7 @@ use crate::limit::Limit;
 ///   by the next sweeps. Of every other lane one job is let go, so that a server that comes finds it.
 ///   Room that was given to a job which is not claimed within two polls (10 s) is for others, too, with
 ///   the next sweep (G21).
-/// - **LIM-6** A limit with a [`Window`](crate::limit::Window) counts starts. A claim takes one of each
+/// - **LIM-6** A limit with a [`Window`](crate::model::limit::Window) counts starts. A claim takes one of each
 ///   rate limit that its job names, and never more than the number count at an instant: those of the
 ///   present fixed window, or those of the length that ends now. Nothing but time gives one back: not a
 ///   settle, a give-back or a rescue; every attempt is a start (G13). Where the clock goes back by more

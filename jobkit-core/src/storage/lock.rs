@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::Incarnation;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::Incarnation;
 
 /// Named locks, as leases with expiry and a generation (G12).
 ///
@@ -19,7 +19,7 @@ use crate::ids::Incarnation;
 /// - **LCK-4** Renew and release by anyone but the holder change nothing and answer `false`.
 /// - **LCK-5** A lock that expired is free for others; its former owner's renew answers `false` once
 ///   another has taken it.
-/// - **LCK-6** A lock that ends further ahead than any can last ([a day](crate::bounds::LEASE)) was taken
+/// - **LCK-6** A lock that ends further ahead than any can last ([a day](crate::model::bounds::LEASE)) was taken
 ///   while the clock was ahead: one who asks for it in vain makes it end after the time asked for, unless
 ///   its owner renews it.
 #[async_trait]

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::ids::JobId;
-use crate::record::{Lease, Payload, Progress};
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, Result};
+use crate::model::ids::JobId;
+use crate::model::record::{Lease, Payload, Progress};
 
 /// Log lines, progress, memos and checkpoints of attempts.
 ///

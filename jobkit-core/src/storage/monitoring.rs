@@ -2,17 +2,17 @@
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::edge::{On, Parent};
-use crate::error::{Error, Result};
-use crate::error_group::ErrorGroup;
-use crate::failure::Fingerprint;
-use crate::ids::{BatchId, JobId};
-use crate::name::Name;
-use crate::record::JobRecord;
-use crate::recurring::Pause;
-use crate::state::StateName;
-use crate::stats::{Histogram, Scope, Step, Tally};
+use crate::model::clock::Timestamp;
+use crate::model::edge::{On, Parent};
+use crate::model::error::{Error, Result};
+use crate::model::error_group::ErrorGroup;
+use crate::model::failure::Fingerprint;
+use crate::model::ids::{BatchId, JobId};
+use crate::model::name::Name;
+use crate::model::record::JobRecord;
+use crate::model::recurring::Pause;
+use crate::model::state::StateName;
+use crate::model::stats::{Histogram, Scope, Step, Tally};
 
 /// Counts, lists and details.
 ///
@@ -36,7 +36,7 @@ use crate::stats::{Histogram, Scope, Step, Tally};
 ///   there are at least so many, where that is more than `most`, or more than a bounded look finds.
 /// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue go before an Enqueued one,
 ///   up to `most`; `None` for a job that is not Enqueued.
-/// - **MON-10** Every attempt that was settled with an error and [failed](crate::state_machine::Ending::has_failed)
+/// - **MON-10** Every attempt that was settled with an error and [failed](crate::model::state_machine::Ending::has_failed)
 ///   is counted once in its group, whether it is repeated or not, with the instants of the first and the last and the counts by the hour; a repeated settle
 ///   is not counted again. A group is kept for 30 days after its last failure, and at most 1,000 are
 ///   (G18).

@@ -5,14 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::failure::Fingerprint;
-use crate::ids::{JobId, OperationId};
-use crate::name::{Name, check_note, check_text};
-use crate::record::NewRecord;
-use crate::recurring::Pause;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, Result};
+use crate::model::failure::Fingerprint;
+use crate::model::ids::{JobId, OperationId};
+use crate::model::name::{Name, check_note, check_text};
+use crate::model::record::NewRecord;
+use crate::model::recurring::Pause;
 use crate::storage::jobs::{Action, Guard, Submitted};
 use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 use crate::storage::whole::{ExportPage, Imported, Whole};
@@ -31,7 +31,7 @@ use crate::storage::whole::{ExportPage, Imported, Whole};
 ///   end has passed; a later life under the same name begins without it; an unknown server answers
 ///   `false`.
 /// - **OPS-7** `edit_job` stores the copy and, where the original waits, deletes it as
-///   [`Replaced`](crate::state::Reason::Replaced), in one step: its unique key goes over to the copy. A
+///   [`Replaced`](crate::model::state::Reason::Replaced), in one step: its unique key goes over to the copy. A
 ///   running original, one that waits for others or that others wait for, and a waiting member of a batch
 ///   are refused; a finished
 ///   original stays as it is. Repeating it changes nothing and answers
@@ -168,7 +168,7 @@ pub struct EditJob<'a> {
     pub original: JobId,
     /// Only if the original is as it was seen.
     pub guard: Guard,
-    /// The copy, which names the original in [`Extras::made_from`](crate::record::Extras::made_from)
+    /// The copy, which names the original in [`Extras::made_from`](crate::model::record::Extras::made_from)
     /// and has neither edges nor a batch.
     pub copy: &'a NewRecord,
     /// Who wants it, for the history.
@@ -199,7 +199,7 @@ impl EditJob<'_> {
 }
 
 /// An operation on everything that matches a filter, and how far it is. Core drives it in bounded
-/// steps, each announced before and noted after: see [`bulk`](crate::bulk).
+/// steps, each announced before and noted after: see [`bulk`](crate::operate::bulk).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BulkRecord {
     /// Its id.

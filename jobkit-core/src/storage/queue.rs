@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::failure::ErrorDetail;
-use crate::ids::{BatchId, Incarnation, JobId};
-use crate::name::Name;
-use crate::record::{Extras, Lease, Locator, Payload, Progress};
-use crate::refusal::Refusal;
-use crate::state::{Reason, Retention, StateName};
-use crate::state_machine::Ending;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, Result};
+use crate::model::failure::ErrorDetail;
+use crate::model::ids::{BatchId, Incarnation, JobId};
+use crate::model::name::Name;
+use crate::model::record::{Extras, Lease, Locator, Payload, Progress};
+use crate::model::refusal::Refusal;
+use crate::model::state::{Reason, Retention, StateName};
+use crate::model::state_machine::Ending;
 use crate::storage::check_items;
 use crate::storage::jobs::StepRequest;
 use crate::storage::log::LogLine;
@@ -58,7 +58,7 @@ use crate::storage::log::LogLine;
 ///   sweeps (G7, G8).
 /// - **SET-10** Result, error detail, log lines and progress that come with the settle are readable
 ///   when it returns.
-/// - **SET-11** Of the errors of a job the newest [`ATTEMPT_ERRORS`](crate::bounds::ATTEMPT_ERRORS) are
+/// - **SET-11** Of the errors of a job the newest [`ATTEMPT_ERRORS`](crate::model::bounds::ATTEMPT_ERRORS) are
 ///   kept.
 ///
 /// **Contract: `renew`**
@@ -90,7 +90,7 @@ use crate::storage::log::LogLine;
 ///   limit it is Failed with reason `crash_limit`; a cancelled one is Deleted (G6).
 /// - **RES-3** Slots and locks of the attempt are free in the same step (G13).
 /// - **RES-4** After rescue the former holder's settle and renew answer `LeaseLost` (G5).
-/// - **RES-5** A lease that ends further ahead than any can last ([a day](crate::bounds::LEASE)) was taken or
+/// - **RES-5** A lease that ends further ahead than any can last ([a day](crate::model::bounds::LEASE)) was taken or
 ///   renewed while the clock was ahead, and counts as expired; its holder's next renewal makes it one that
 ///   is not.
 ///
@@ -118,7 +118,7 @@ pub trait JobQueue {
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
         let answers = self.settle(settle).await?;
-        let claimed = self.claim(claim).await.map_err(crate::error::Error::maybe_applied)?;
+        let claimed = self.claim(claim).await.map_err(crate::model::error::Error::maybe_applied)?;
         Ok((answers, claimed))
     }
 

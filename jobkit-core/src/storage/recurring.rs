@@ -2,12 +2,14 @@
 
 use async_trait::async_trait;
 
-use crate::clock::Timestamp;
-use crate::error::{Error, Result};
-use crate::ids::JobId;
-use crate::record::NewRecord;
-use crate::recurring::{NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RecurringSpec};
-use crate::refusal::Refusal;
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, Result};
+use crate::model::ids::JobId;
+use crate::model::record::NewRecord;
+use crate::model::recurring::{
+    NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RecurringSpec,
+};
+use crate::model::refusal::Refusal;
 
 /// Recurring jobs. Core computes instants; the storage decides who fires (G10).
 ///

@@ -5,13 +5,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::ids::Incarnation;
-use crate::name::Name;
-use crate::record::Lease;
-use crate::recurring::Pause;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::ids::Incarnation;
+use crate::model::name::Name;
+use crate::model::record::Lease;
+use crate::model::recurring::Pause;
 
 /// Servers, their proof of life, and what they are told.
 ///

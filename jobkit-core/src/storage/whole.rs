@@ -2,20 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchRecord;
-use crate::bounds;
-use crate::clock::Timestamp;
-use crate::edge::Finish;
-use crate::error::{Error, Result};
-use crate::ids::{BatchId, JobId, OperationId};
-use crate::limit::Limit;
-use crate::record::{JobDetails, Payload};
-use crate::recurring::Pause;
-use crate::recurring::{Fired, RecurringRecord, RecurringRun};
-use crate::state::{State, StateName};
+use crate::model::batch::BatchRecord;
+use crate::model::bounds;
+use crate::model::clock::Timestamp;
+use crate::model::edge::Finish;
+use crate::model::error::{Error, Result};
+use crate::model::ids::{BatchId, JobId, OperationId};
+use crate::model::limit::Limit;
+use crate::model::record::{JobDetails, Payload};
+use crate::model::recurring::Pause;
+use crate::model::recurring::{Fired, RecurringRecord, RecurringRun};
+use crate::model::state::{State, StateName};
+use crate::model::unique::KeyHash;
 use crate::storage::log::LogLine;
 use crate::storage::servers::{PauseRecord, PauseTarget};
-use crate::unique::KeyHash;
 
 /// Everything that a storage keeps of one thing. In JSON, one line of a dump.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,10 +150,10 @@ impl WholeJob {
     }
 
     /// The digest that tells two submits of its id apart; see
-    /// [`NewRecord::content_digest`](crate::record::NewRecord::content_digest).
+    /// [`NewRecord::content_digest`](crate::model::record::NewRecord::content_digest).
     pub fn digest(&self) -> [u8; 16] {
         let record = &self.details.record;
-        crate::record::content::digest(&record.kind, &self.details.args)
+        crate::model::record::content::digest(&record.kind, &self.details.args)
     }
 
     /// Whether it waits for the start of its batch, beside its parents.

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::batch::{BatchRecord, BatchState};
-use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::error_group::ErrorGroup;
-use crate::failure::Fingerprint;
-use crate::ids::{BatchId, Incarnation, JobId, OperationId};
-use crate::limit::Limit;
-use crate::name::Name;
-use crate::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
-use crate::recurring::{Pause, RecurringRecord, RecurringRun};
-use crate::stats::{Histogram, Scope, Tally};
+use crate::model::batch::{BatchRecord, BatchState};
+use crate::model::clock::Timestamp;
+use crate::model::error::Result;
+use crate::model::error_group::ErrorGroup;
+use crate::model::failure::Fingerprint;
+use crate::model::ids::{BatchId, Incarnation, JobId, OperationId};
+use crate::model::limit::Limit;
+use crate::model::name::Name;
+use crate::model::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
+use crate::model::recurring::{Pause, RecurringRecord, RecurringRun};
+use crate::model::stats::{Histogram, Scope, Tally};
 use crate::storage::*;
 use crate::testing::{Call, FaultyStorage};
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use crate::clock::Timestamp;
-use crate::error::{Error, ErrorKind, Result};
+use crate::model::clock::Timestamp;
+use crate::model::error::{Error, ErrorKind, Result};
 use crate::storage::{
     Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire, FireOutcome,
     LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest, SettleAnswer,

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::{Client, ClientOptions, Recurring};
-use crate::clock::{Clock, SystemClock, TestClock, Timestamp};
-use crate::filter::{ElectFilter, PerformFilter};
-use crate::ids::JobId;
-use crate::jobs::Jobs;
+use crate::jobs::filter::{ElectFilter, PerformFilter};
+use crate::jobs::new_job::NewJob;
+use crate::jobs::registry::Jobs;
 use crate::memory::MemoryStorage;
-use crate::new_job::NewJob;
-use crate::record::JobDetails;
+use crate::model::clock::{Clock, SystemClock, TestClock, Timestamp};
+use crate::model::ids::JobId;
+use crate::model::record::JobDetails;
+use crate::model::state::StateName;
 use crate::server::inline::Inline;
 use crate::server::{FailedJob, Server, ServerBuilder, ServerOptions};
-use crate::state::StateName;
 use crate::storage::{JobQuery, JobQueue, JobStore, Monitoring, RecurringStore, StepRequest};
 use crate::testing::{Fault, FaultyStorage};
 
@@ -234,7 +234,7 @@ impl TestServer {
         let schedule = schedule.next_due_at;
         let held = self.list(StateName::Processing).await;
         let lease = held.into_iter().filter_map(|job| match job.0.record.head.state {
-            crate::state::State::Processing(hold) => {
+            crate::model::state::State::Processing(hold) => {
                 Some(hold.expires_at.plus(Duration::from_micros(1)))
             }
             _ => None,
@@ -244,7 +244,7 @@ impl TestServer {
     }
 
     async fn list(&self, state: StateName) -> Vec<TestedJob> {
-        let mut query = JobQuery { limit: crate::bounds::PAGE, ..JobQuery::new(state) };
+        let mut query = JobQuery { limit: crate::model::bounds::PAGE, ..JobQuery::new(state) };
         let mut jobs = Vec::new();
         loop {
             let page = self.memory.list(&query).await.expect("memory");
@@ -354,7 +354,7 @@ async fn settle(inline: &Inline, end: crate::server::inline::RunEnded, storage: 
     panic!("settling failed 1,000 times: {storage:?}");
 }
 
-async fn repeated<T>(mut call: impl AsyncFnMut() -> crate::error::Result<T>) -> T {
+async fn repeated<T>(mut call: impl AsyncFnMut() -> crate::model::error::Result<T>) -> T {
     for _ in 0..1_000 {
         match call().await {
             Ok(value) => return value,

@@ -10,13 +10,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::suspects::is_suspect;
 use super::{Dispatcher, Waiting};
-use crate::error::{Error, ErrorKind, Result};
-use crate::name::Name;
+use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::name::Name;
+use crate::model::state::StateName;
+use crate::model::state_machine::Ending;
 use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
-use crate::state::StateName;
-use crate::state_machine::Ending;
 use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest};
 
 /// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
@@ -275,7 +275,7 @@ impl Dispatcher {
         };
         // Where the storage pushes, polling merely finds what a lost push left.
         let pause = if self.pushes.is_some() { options.max_poll_interval } else { self.poll_pause };
-        self.poll_at = now + crate::ids::jittered(pause);
+        self.poll_at = now + crate::model::ids::jittered(pause);
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
         for job in claimed.jobs {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::name::Name;
+use crate::model::name::Name;
 use crate::server::queues::Queues;
 
 /// The queues with a most of their own.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Waiting};
-use crate::bounds::STEP_ITEMS;
+use crate::model::bounds::STEP_ITEMS;
 use crate::server::held::{Attempt, attempt};
 use crate::storage::ClaimedJob;
 

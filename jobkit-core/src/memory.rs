@@ -1,0 +1,152 @@
+//! The reference backend: everything in memory, under one mutex.
+//!
+//! It is the executable specification of the storage contract, and the storage of tests: every method
+//! is the plainest reading of its contract that is still fast. What other backends spread over rows,
+//! scripts or documents stands here in maps.
+
+mod batches;
+mod jobs;
+mod keys;
+mod limit_row;
+mod limits;
+mod lock;
+mod log;
+mod monitoring;
+mod nested;
+mod operations;
+mod planted;
+mod queue;
+mod recurring;
+mod servers;
+mod state;
+mod statistics;
+mod storage;
+mod submit;
+mod sweep;
+mod transfer;
+mod transitions;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::model::clock::{Clock, SystemClock, Timestamp};
+use crate::model::ids::JobId;
+use crate::storage::{
+    Capabilities, Durability, Level, Support, TextSearch, WakeUpHub, WakeUpReach,
+};
+
+#[cfg(feature = "_planted")]
+#[doc(hidden)]
+pub use planted::Planted;
+use state::{Tables, Work};
+
+/// A storage that lives as long as the process: for tests, and for work that may be lost.
+///
+/// Clones are handles to the same storage. Each storage is a namespace of its own.
+///
+/// # Example: a storage whose time stands still
+/// ```
+/// use std::sync::Arc;
+/// use jobkit_core::{MemoryStorage, TestClock};
+///
+/// let clock = TestClock::default();
+/// let storage = MemoryStorage::with_clock(Arc::new(clock.clone()));
+/// clock.advance(std::time::Duration::from_secs(60));
+/// # drop(storage);
+/// ```
+#[derive(Clone)]
+pub struct MemoryStorage {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    capabilities: Capabilities,
+    tables: Mutex<Tables>,
+    hub: WakeUpHub,
+}
+
+impl MemoryStorage {
+    /// An empty storage on the system's clock.
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// An empty storage on another clock, such as a [`TestClock`](crate::TestClock).
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let mut capabilities = Capabilities::new(Level::Full);
+        capabilities.wake_ups = WakeUpReach::All;
+        capabilities.durability = Durability::Memory;
+        capabilities.text_search = TextSearch::Window;
+        capabilities.settle_and_claim = Support::Yes;
+        let shared =
+            Shared { clock, capabilities, tables: Mutex::default(), hub: WakeUpHub::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Accepts ids whatever their time says, for a clock that a test moves away from that of the ids.
+    pub(crate) fn accept_any_id_age(&self) {
+        self.lock().any_id_age = true;
+    }
+
+    /// Makes the record of a waiting job undecodable, as damage in a database would; `false` if there
+    /// is no such job. For tests of what happens then.
+    #[doc(hidden)]
+    pub fn make_unreadable(&self, id: JobId) -> bool {
+        let mut tables = self.lock();
+        let Some(place) = tables.find(id) else { return false };
+        tables.job_mut(place).unreadable = true;
+        true
+    }
+
+    /// A panic inside cannot leave a half-done step behind that matters more than going on: it is a
+    /// bug that its test reports.
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads, at `now` or by the clock.
+    fn read<R>(&self, now: Option<Timestamp>, f: impl FnOnce(&mut Tables, Timestamp) -> R) -> R {
+        let mut tables = self.lock();
+        // Under the lock, so that instants grow in the order of commits.
+        let now = now.unwrap_or_else(|| self.shared.clock.now());
+        f(&mut tables, now)
+    }
+
+    /// Changes, and tells listeners afterwards what became claimable, due, finished or cancelled.
+    fn write<R>(&self, now: Option<Timestamp>, f: impl FnOnce(&mut Tables, &mut Work) -> R) -> R {
+        let mut tables = self.lock();
+        let mut work = Work::at(now.unwrap_or_else(|| self.shared.clock.now()));
+        work.ended.extend(tables.late.drain(..));
+        let answer = f(&mut tables, &mut work);
+        tables.settle_down(&mut work);
+        tables.stats.advance(work.now);
+        drop(tables);
+        let hub = &self.shared.hub;
+        if work.claimable {
+            hub.work();
+        }
+        if let Some(at) = work.due {
+            hub.due(at);
+        }
+        for job in work.finished {
+            hub.finished(job);
+        }
+        for job in work.cancelled {
+            hub.cancel(job);
+        }
+        answer
+    }
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStorage").field("jobs", &self.lock().len()).finish_non_exhaustive()
+    }
+}
