@@ -4,6 +4,7 @@ mod changes;
 mod coalescer;
 mod ends;
 mod enqueue;
+pub(crate) mod filter;
 mod lock;
 mod operations;
 mod recurring;
@@ -18,8 +19,8 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
+use crate::client::filter::SubmitFilter;
 use crate::jobs::codec::{Codec, Codecs, Place};
-use crate::jobs::filter::SubmitFilter;
 use crate::model::clock::{Clock, SystemClock, Timestamp};
 use crate::model::error::{Error, Result};
 use crate::model::record::NewRecord;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod client;
+mod handlers;
 mod jobs;
 pub mod memory;
 #[cfg(feature = "metrics")]
@@ -13,10 +14,24 @@ pub mod server;
 pub mod storage;
 pub mod testing;
 
+/// Filters: hooks before a job is submitted, around each run, and when its outcome is decided.
+///
+/// A process that only enqueues links no handlers, so each hook is a trait of its own:
+/// [`SubmitFilter`](filter::SubmitFilter) belongs to a client, [`PerformFilter`](filter::PerformFilter) and
+/// [`ElectFilter`](filter::ElectFilter) to a server or to some of its [`Jobs`]. No filter writes to the
+/// storage: what it decides is part of the same commit as the submit or the settle.
+pub mod filter {
+    pub use crate::client::filter::SubmitFilter;
+    pub use crate::handlers::filter::{
+        ElectFilter, Election, Ended, Next, PerformFilter, Performed, Retrying,
+    };
+}
+
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
-pub use jobs::{capture, codec, context, filter};
+pub use handlers::context;
+pub use jobs::{capture, codec};
 pub use model::{
     batch, bounds, clock, edge, error, error_group, failure, ids, limit, name, record, recurring,
     redact, refusal, retry, schedule, state, state_machine, stats, unique,
@@ -39,13 +54,15 @@ pub use context::{
     Data, FromContext, FromParent, FromParents, JobContext, ParentOutcome, Requirements,
 };
 pub use edge::On;
-pub use jobs::check_stored::{StoredCheck, StoredJob, StoredMisfit, TOLD_MISFITS};
-pub use jobs::job::{Job, JobOptions, Run};
+pub use handlers::check_stored::{StoredCheck, StoredJob, StoredMisfit, TOLD_MISFITS};
+pub use handlers::job_fn::JobFn;
 #[cfg(feature = "log-layer")]
-pub use jobs::log_layer::JobLogLayer;
+pub use handlers::log_layer::JobLogLayer;
+pub use handlers::registry::Jobs;
+pub use handlers::run::Run;
+pub use jobs::job::{Job, JobOptions};
 pub use jobs::new_job::{AsParent, NewJob, Untyped, job_by_name};
 pub use jobs::outcome::{Advice, Failure, Outcome, Retry, Stop, permanent, retry_after, snooze};
-pub use jobs::registry::{JobFn, Jobs};
 pub use jobs::upgrade::{Upgraded, Upgrades};
 pub use server::{Server, ServerBuilder, ServerHandle, ServerOptions};
 pub use storage::Storage;
@@ -55,11 +72,11 @@ pub use storage::Storage;
 pub mod __private {
     pub use serde;
 
-    pub use crate::jobs::context::{FromContext, JobContext, Requirements};
-    pub use crate::jobs::job::{Job, JobOptions, Run};
+    pub use crate::handlers::context::{FromContext, JobContext, Requirements};
+    pub use crate::handlers::run::{Run, run_blocking};
+    pub use crate::jobs::job::{Job, JobOptions};
     pub use crate::jobs::new_job::NewJob;
     pub use crate::jobs::outcome::{Failure, Outcome, Retry};
-    pub use crate::jobs::registry::run_blocking;
     pub use crate::jobs::upgrade::{Upgraded, Upgrades};
     pub use crate::model::limit::{Limit, Window};
     pub use crate::model::retry::RetryPolicy;

@@ -40,6 +40,8 @@ mod operations;
 mod queue;
 mod recurring;
 mod servers;
+#[cfg(test)]
+mod stored_tests;
 mod whole;
 
 use std::any::Any;
@@ -179,7 +181,7 @@ pub(crate) async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T
     use futures_util::FutureExt as _;
     std::panic::AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
         let text = "the storage panicked, which is a bug in it";
-        Err(Error::new(crate::ErrorKind::Internal, text).maybe_applied())
+        Err(Error::new(crate::model::error::ErrorKind::Internal, text).maybe_applied())
     })
 }
 

@@ -336,12 +336,12 @@ impl Flight<'_, '_> {
     fn fire(&mut self, fire: &Fire, unfit: Option<&str>, now: Timestamp) -> Done<FireOutcome> {
         let id = fire.id.as_str();
         let Some(mut record) = load(self.db, id)? else { return Ok(FireOutcome::Stale) };
-        if !record.accepts(fire, now) {
+        if !fire.fits(&record, now) {
             return Ok(FireOutcome::Stale);
         }
         // Removed and saved again, or after the clock went back, it may meet what was fired before.
         let job = fire.job.as_ref().filter(|job| !record.has_fired(job.nominal_at, now));
-        record.move_on(fire, now);
+        fire.move_on(&mut record, now);
         for skipped in &fire.skipped {
             self.record_run(id, &RecurringRun { at: now, ..skipped.clone() })?;
         }

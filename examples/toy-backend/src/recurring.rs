@@ -292,12 +292,12 @@ impl Call<'_> {
         let now = self.now;
         let Some(mut schedule) = self.schedule(&fire.id)? else { return Ok(FireOutcome::Stale) };
         let blind = self.has(Fault::FireWithoutCompareAndSwap);
-        if !schedule.record.accepts(fire, now) && !blind {
+        if !fire.fits(&schedule.record, now) && !blind {
             return Ok(FireOutcome::Stale);
         }
         let fired_before = |at| schedule.record.has_fired(at, now) && !blind;
         let fired_before = fire.job.as_ref().is_some_and(|job| fired_before(job.nominal_at));
-        schedule.record.move_on(fire, now);
+        fire.move_on(&mut schedule.record, now);
         self.save_schedule(&schedule)?;
         for skipped in &fire.skipped {
             self.record_run(&fire.id, RecurringRun { at: now, ..skipped.clone() })?;

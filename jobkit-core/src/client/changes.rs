@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::client::{BatchHandle, Client};
-use crate::jobs::codec::{Codecs, Place};
+use crate::jobs::codec::Place;
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::{BatchId, JobId, OperationId};
@@ -85,7 +85,7 @@ impl Client {
         extras: Option<&Extras>,
         args: &Payload,
     ) -> Result<Payload> {
-        if !Codecs::are_sealed(args) {
+        if !args.is_sealed() {
             return Ok(args.clone());
         }
         // Those of a fired job were sealed with the schedule.

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::client::{Client, JobHandle, Shared};
-use crate::jobs::codec::{Codecs, Place};
+use crate::jobs::codec::Place;
 use crate::jobs::job::Job;
 use crate::jobs::new_job::{AsParent, NewJob, Untyped};
 use crate::model::batch::{NewBatch, Starts};
@@ -73,7 +73,7 @@ impl Shared {
             return Ok(false);
         };
         let Some(stored) = self.storage.job(id).await? else { return Ok(false) };
-        let sealed = Codecs::are_sealed(&stored.args) || Codecs::are_sealed(&job.args);
+        let sealed = stored.args.is_sealed() || job.args.is_sealed();
         if !sealed || stored.record.kind != job.kind || stored.args == job.args {
             return Ok(false);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::jobs::codec::{Codecs, Place};
+use crate::jobs::codec::Place;
 use crate::jobs::new_job::NewJob;
 use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::model::clock::Timestamp;
@@ -191,7 +191,7 @@ impl Client {
             .prepare(&mut record, &spec.id)
             .map_err(|error| error.with("recurring", &spec.id))?;
         spec.job = JobTemplate::from_record(&record)?;
-        if Codecs::are_sealed(&record.args)
+        if record.args.is_sealed()
             && let Some(stored) = self.dyn_storage().recurring(&spec.id).await?
         {
             // Sealed by another codec or key it is the same definition.

@@ -1,12 +1,14 @@
 //! What travels with a job: captured where it is enqueued, restored round its run, inherited by its
 //! children. W3C trace, locale, tenant, keys of one's own; at most 4 KiB a job.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
-use crate::jobs::context::JobContext;
 use crate::model::bounds::METADATA_BYTES;
+use crate::model::ids::JobId;
 use crate::model::record::{NewRecord, text_size};
 
 /// The key of the [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
@@ -14,6 +16,28 @@ pub const TRACEPARENT: &str = "traceparent";
 
 tokio::task_local! {
     static SCOPE: BTreeMap<String, String>;
+    static RUNNING: Arc<dyn RunningJob>;
+}
+
+/// The job that a task runs, as far as jobs that it enqueues ask for it.
+pub(crate) trait RunningJob: Any + Send + Sync {
+    fn id(&self) -> JobId;
+
+    /// What was captured when it was enqueued.
+    fn captured(&self) -> Option<&BTreeMap<String, String>>;
+
+    /// The trace context of this run.
+    fn trace_parent(&self) -> String;
+}
+
+/// Runs a future as a job's.
+pub(crate) async fn running<F: Future>(job: Arc<dyn RunningJob>, future: F) -> F::Output {
+    RUNNING.scope(job, future).await
+}
+
+/// The job that the present task runs.
+pub(crate) fn running_job() -> Option<Arc<dyn RunningJob>> {
+    RUNNING.try_with(Clone::clone).ok()
 }
 
 /// Runs `future` so that every job it enqueues carries these values, beside those of the scope or job
@@ -78,7 +102,7 @@ pub fn with_sync<K: Into<String>, V: Into<String>, T>(
 /// ```
 pub fn current() -> Captured {
     let values = SCOPE.try_with(Clone::clone).unwrap_or_default();
-    Captured { values, job: JobContext::current() }
+    Captured { values, job: running_job() }
 }
 
 /// What was captured in one place, to be restored in another; see [`current`].
@@ -86,20 +110,20 @@ pub fn current() -> Captured {
 #[must_use = "it is restored by `run` or `scope`"]
 pub struct Captured {
     values: BTreeMap<String, String>,
-    job: Option<JobContext>,
+    job: Option<Arc<dyn RunningJob>>,
 }
 
 impl Captured {
     /// A value, as [`get`] answers it where it was captured.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let of_job = || self.job.as_ref()?.captured(key);
-        self.values.get(key).map(String::as_str).or_else(of_job)
+        let of_job = || self.job.as_ref()?.captured()?.get(key);
+        self.values.get(key).or_else(of_job).map(String::as_str)
     }
 
     /// Runs code with it that does not wait: on the blocking pool, or on a thread of one's own.
     pub fn run<T>(self, run: impl FnOnce() -> T) -> T {
         SCOPE.sync_scope(self.values, || match self.job {
-            Some(job) => job.sync_scope(run),
+            Some(job) => RUNNING.sync_scope(job, run),
             None => run(),
         })
     }
@@ -110,7 +134,7 @@ impl Captured {
     /// That of the future.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         match self.job {
-            Some(job) => SCOPE.scope(self.values, job.scope(future)).await,
+            Some(job) => SCOPE.scope(self.values, running(job, future)).await,
             None => SCOPE.scope(self.values, future).await,
         }
     }
@@ -119,7 +143,7 @@ impl Captured {
 impl fmt::Debug for Captured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values are not for logs.
-        let job = self.job.as_ref().map(JobContext::id);
+        let job = self.job.as_ref().map(|job| job.id());
         f.debug_struct("Captured").field("keys", &self.values.keys()).field("job", &job).finish()
     }
 }
@@ -127,7 +151,7 @@ impl fmt::Debug for Captured {
 /// A value of the scope around, else of the job that the present task runs.
 pub fn get(key: &str) -> Option<String> {
     let of_scope = SCOPE.try_with(|scope| scope.get(key).cloned()).ok().flatten();
-    of_scope.or_else(|| JobContext::current()?.captured(key).map(str::to_owned))
+    of_scope.or_else(|| running_job()?.captured()?.get(key).cloned())
 }
 
 /// Adds what is captured here to a job: its own values first, then the scope's, then its parent's as far
@@ -150,9 +174,9 @@ pub(crate) fn into(record: &mut NewRecord) {
             add(scope, true);
         }
     });
-    if let Some(parent) = JobContext::current() {
+    if let Some(parent) = running_job() {
         let own_span = BTreeMap::from([(TRACEPARENT.to_owned(), parent.trace_parent())]);
-        match parent.all_captured() {
+        match parent.captured().filter(|context| !context.is_empty()) {
             Some(context) => {
                 let others = context.iter().filter(|(key, _)| *key != TRACEPARENT);
                 add(&others.map(|(key, value)| (key.clone(), value.clone())).collect(), false);

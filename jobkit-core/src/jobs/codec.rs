@@ -118,11 +118,6 @@ impl Codecs {
         self.0.is_empty()
     }
 
-    /// Whether these bytes are an envelope.
-    pub fn are_sealed(stored: &Payload) -> bool {
-        stored.starts_with(b"{\"$codec\":")
-    }
-
     /// What is stored of `plain`.
     ///
     /// # Errors
@@ -142,7 +137,7 @@ impl Codecs {
     /// # Errors
     /// None of the codecs is the one that sealed them, or it cannot read them.
     pub fn open(&self, place: Place<'_>, stored: &Payload) -> Result<Payload> {
-        if !Self::are_sealed(stored) {
+        if !stored.is_sealed() {
             return Ok(stored.clone());
         }
         let corrupt = |error: &dyn fmt::Display| {

@@ -1,13 +1,10 @@
-//! The traits users implement: [`Job`] to enqueue, [`Run`] to serve.
+//! [`Job`]: a kind of job, its arguments and options.
 
-use std::future::Future;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::jobs::context::{JobContext, Requirements};
-use crate::jobs::outcome::Failure;
 use crate::jobs::upgrade::Upgrades;
 use crate::model::limit::Limit;
 use crate::model::retry::RetryPolicy;
@@ -16,7 +13,7 @@ use crate::model::unique::Unique;
 
 /// A kind of job: its name, its arguments (the type itself), its output and its options.
 ///
-/// Enough to enqueue; a process that runs it needs [`Run`] too. Usually made by `#[job]`.
+/// Enough to enqueue; a process that runs it needs [`Run`](crate::Run) too. Usually made by `#[job]`.
 ///
 /// # Example: a job by hand
 /// ```
@@ -83,42 +80,6 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     fn limits(&self) -> Vec<Limit> {
         Vec::new()
     }
-}
-
-/// A job that this process can run.
-///
-/// # Example: serving a job by hand
-/// ```
-/// # use jobkit_core::{Job, JobContext, Run};
-/// # use serde::{Deserialize, Serialize};
-/// # #[derive(Serialize, Deserialize)]
-/// # struct Add { a: u32, b: u32 }
-/// # impl Job for Add { const KIND: &'static str = "add"; type Output = u32; }
-/// impl Run for Add {
-///     type Error = std::convert::Infallible;
-///     async fn run(self, _: JobContext) -> Result<u32, Self::Error> {
-///         Ok(self.a + self.b)
-///     }
-/// }
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a job this process can run",
-    note = "put `#[jobkit::job]` on the function, or implement `jobkit::Run`"
-)]
-pub trait Run: Job {
-    /// What it fails with.
-    type Error: Into<Failure> + Send + 'static;
-
-    /// What must be there when a server is built, such as `Data<T>`.
-    fn requires(requirements: &mut Requirements) {
-        let _ = requirements;
-    }
-
-    /// Does the work. May run more than once: see the guarantee G6.
-    fn run(
-        self,
-        context: JobContext,
-    ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 }
 
 /// The options of a kind. A job value may override them; what neither names, the server decides.

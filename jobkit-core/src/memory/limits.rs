@@ -123,7 +123,9 @@ impl Tables {
         if room == 0 {
             return 0;
         }
-        let is_live = |lane: &(crate::Name, crate::Name)| self.is_live(&lane.0, &lane.1, work.now);
+        let is_live = |lane: &(crate::model::name::Name, crate::model::name::Name)| {
+            self.is_live(&lane.0, &lane.1, work.now)
+        };
         let (since, soon) = (work.now.minus(UNCLAIMED), work.now.plus(SKEW));
         let when = |place: Place| self.job(place).admitted.as_ref().map(|it| (it.at, it.live));
         let is_recent =
@@ -133,7 +135,7 @@ impl Tables {
         let recent: Vec<&Rank> = recent.take(room + 1).collect();
         let live_room = room.saturating_sub(recent.len());
         let oldest = recent.iter().filter_map(|rank| when(rank.1)).map(|(at, _)| at).min();
-        let is_unclaimed = |lane: &(crate::Name, crate::Name)| {
+        let is_unclaimed = |lane: &(crate::model::name::Name, crate::model::name::Name)| {
             let line = row.admitted.lanes.get(lane);
             line.is_some_and(|line| {
                 line.iter().any(|rank| when(rank.1).is_some_and(|(at, _)| at <= since))

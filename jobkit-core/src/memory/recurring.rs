@@ -236,12 +236,12 @@ impl Tables {
         let Some(row) = self.schedules.get_mut(&fire.id) else { return FireOutcome::Stale };
         let record = &mut row.record;
         // Always: as seen by the caller, whatever happened since.
-        if !always && !record.accepts(fire, now) {
+        if !always && !fire.fits(record, now) {
             return FireOutcome::Stale;
         }
         let fired_before =
             fire.job.as_ref().is_some_and(|job| record.has_fired(job.nominal_at, now));
-        record.move_on(fire, now);
+        fire.move_on(record, now);
         for skipped in &fire.skipped {
             self.record_run(&fire.id, RecurringRun { at: now, ..skipped.clone() });
         }

@@ -106,6 +106,13 @@ pub const LEASE: std::ops::RangeInclusive<Duration> =
 
 /// Whether a lease or lock that ends at `expires_at` is over. One that ends further ahead than any can last
 /// was taken while the clock was ahead, so its end says nothing.
-pub fn lease_has_expired(expires_at: crate::Timestamp, now: crate::Timestamp) -> bool {
+pub fn lease_has_expired(
+    expires_at: crate::model::clock::Timestamp,
+    now: crate::model::clock::Timestamp,
+) -> bool {
     expires_at <= now || expires_at > now.plus(*LEASE.end())
 }
+
+/// How many lost servers a job survives, unless a server's options say otherwise: it is Failed when as many
+/// servers have vanished while they ran it.
+pub const CRASH_LIMIT: u32 = 3;

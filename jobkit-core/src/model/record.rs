@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::codec::Codecs;
 use crate::model::bounds;
 use crate::model::clock::Timestamp;
 use crate::model::edge::{Edge, Parent};
@@ -188,7 +187,7 @@ impl NewRecord {
             ));
         }
         // What a codec has sealed was checked before, and is a third larger by its base64.
-        let most = match Codecs::are_sealed(&self.args) {
+        let most = match self.args.is_sealed() {
             true => bounds::ARGS_BYTES / 2 * 3,
             false => bounds::ARGS_BYTES,
         };

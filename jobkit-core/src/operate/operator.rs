@@ -343,7 +343,7 @@ impl Operator {
                 let request = ReleaseStuck {
                     limit,
                     job: holder.job,
-                    crash_limit: crate::server::ServerOptions::default().crash_limit,
+                    crash_limit: crate::model::bounds::CRASH_LIMIT,
                     now: None,
                 };
                 released += u64::from(self.storage().release_stuck(request).await?);

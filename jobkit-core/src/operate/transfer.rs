@@ -143,7 +143,7 @@ async fn settle<S: Storage + ?Sized>(from: &S) -> Result<()> {
     loop {
         let request = RescueRequest {
             seen,
-            crash_limit: crate::server::ServerOptions::default().crash_limit,
+            crash_limit: bounds::CRASH_LIMIT,
             max: bounds::STEP_ITEMS,
             now: None,
         };

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::{Client, Recurring};
-use crate::jobs::context::{DataMap, Requirements};
-use crate::jobs::filter::{ElectFilter, Filters, PerformFilter};
-use crate::jobs::registry::{Jobs, Kind, panics};
+use crate::handlers::context::{DataMap, Requirements};
+use crate::handlers::filter::{ElectFilter, Filters, PerformFilter};
+use crate::handlers::panics;
+use crate::handlers::registry::{Jobs, Kind};
 use crate::model::bounds;
 use crate::model::clock::{Clock, SystemClock};
 use crate::model::error::{Error, Result};

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
-use crate::jobs::codec::Codecs;
-use crate::jobs::context::{DataMap, JobContext};
-use crate::jobs::filter::{self, Filters};
+use crate::handlers::context::{DataMap, JobContext};
+use crate::handlers::filter::{self, Filters};
+use crate::handlers::panics;
+use crate::handlers::registry::Kind;
+use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
-use crate::jobs::registry::{Kind, RunEnd, panics};
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::Incarnation;
@@ -137,13 +138,13 @@ impl Engine {
         let filters = filters.iter().chain(&kind.filters.perform).cloned().collect();
         let (context, handler) = (context.clone(), Arc::clone(&kind.run));
         let args = job.args.clone();
-        let has_codecs = !self.client.codecs().is_empty() || Codecs::are_sealed(&args);
+        let has_codecs = !self.client.codecs().is_empty() || args.is_sealed();
         let extras = if has_codecs { job.extras.clone() } else { None };
         async move {
             if !has_codecs {
                 return filter::perform(filters, context, args, handler).await;
             }
-            context.set_sealed(Codecs::are_sealed(&args));
+            context.set_sealed(args.is_sealed());
             let client = context.client().clone();
             // Codecs are what users wrote; and one that lacks a key today may have it tomorrow, so both
             // failures and panics are those of an attempt.

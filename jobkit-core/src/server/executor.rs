@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::jobs::context::JobContext;
+use crate::handlers::context::JobContext;
+use crate::handlers::registry::Kind;
+use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
-use crate::jobs::registry::{Kind, RunEnd};
 use crate::server::engine::Engine;
 use crate::server::held::{Phase, Running, StopCause, Stopper, attempt};
 use crate::server::settler;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::context::JobContext;
+use crate::handlers::context::JobContext;
 use crate::model::ids::JobId;
 use crate::model::record::Lease;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::jobs::context::JobContext;
+use crate::handlers::context::JobContext;
 use crate::model::error::Result;
 use crate::model::name::Name;
 use crate::model::state::StateName;

@@ -64,7 +64,7 @@ impl Default for ServerOptions {
             timeout: None,
             retry: RetryPolicy::default(),
             retention: Retention::default(),
-            crash_limit: 3,
+            crash_limit: bounds::CRASH_LIMIT,
             cancel_grace: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(25),
             max_result_bytes: bounds::RESULT_BYTES,

@@ -140,7 +140,7 @@ mod tests {
             let fire = plan(record, now, &mut computed).await.expect("due");
             assert!(computed <= WINDOW, "a step is bounded");
             let before = record.next;
-            record.move_on(&fire, now);
+            fire.move_on(record, now);
             if let Some(job) = &fire.job {
                 record.note_fired(job.nominal_at);
                 first = first.or(Some(job.nominal_at));

@@ -1,8 +1,9 @@
 //! What the end of an attempt means: how it is settled.
 
-use crate::jobs::filter::{self, ElectFilter, Election, Ended, Retrying};
+use crate::handlers::filter::{self, ElectFilter, Election, Ended, Retrying};
+use crate::handlers::registry::Kind;
+use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
-use crate::jobs::registry::{Kind, RunEnd};
 use crate::metrics;
 use crate::model::bounds;
 use crate::model::record::{Extras, Overrides};

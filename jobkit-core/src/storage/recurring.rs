@@ -200,6 +200,21 @@ pub struct Fire {
     pub next: Option<NextRun>,
 }
 
+impl Fire {
+    /// Whether it still fits: the schedule is as it was seen, and not paused.
+    pub fn fits(&self, schedule: &RecurringRecord, now: Timestamp) -> bool {
+        schedule.etag == self.etag
+            && !schedule.pause.as_ref().is_some_and(|pause| pause.holds(now))
+            && schedule.next.is_some_and(|next| next.nominal_at == self.expected)
+    }
+
+    /// Notes in the schedule which occurrences it skips, and the next one.
+    pub fn move_on(&self, schedule: &mut RecurringRecord, now: Timestamp) {
+        let through = self.skipped.last().map(|range| range.through);
+        schedule.skip_through(through, self.next, now);
+    }
+}
+
 /// The job of an occurrence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FireJob {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::{Client, ClientOptions, Recurring};
-use crate::jobs::filter::{ElectFilter, PerformFilter};
+use crate::handlers::filter::{ElectFilter, PerformFilter};
+use crate::handlers::registry::Jobs;
 use crate::jobs::new_job::NewJob;
-use crate::jobs::registry::Jobs;
 use crate::memory::MemoryStorage;
 use crate::model::clock::{Clock, SystemClock, TestClock, Timestamp};
 use crate::model::ids::JobId;

@@ -10,6 +10,7 @@ mod faults;
 mod filters;
 mod futures;
 mod inside;
+mod layers;
 mod names;
 mod operators;
 mod refusals;

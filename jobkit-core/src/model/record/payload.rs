@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Payload(Arc<[u8]>);
 
+/// What a sealed payload begins with: the first field of its envelope.
+const SEALED: &[u8] = b"{\"$codec\":";
+
 impl Payload {
     /// The JSON object without fields, `{}`.
     pub fn empty_object() -> Self {
@@ -20,6 +23,11 @@ impl Payload {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether a [codec](crate::codec) has sealed them.
+    pub fn is_sealed(&self) -> bool {
+        self.starts_with(SEALED)
     }
 }
 

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{NextRun, RecurringRecord, RecurringRun, RecurringSpec, RunOutcome};
 use crate::model::clock::Timestamp;
-use crate::storage::Fire;
 
 /// The most occurrences that one recorded range counts.
 pub(crate) const RANGE: u32 = 10_000;
@@ -102,22 +101,20 @@ impl RecurringRecord {
         is_earlier(Some(first), self.next).then_some(first)
     }
 
-    /// Whether a fire still fits: the schedule is as it was seen, and not paused.
-    pub fn accepts(&self, fire: &Fire, now: Timestamp) -> bool {
-        self.etag == fire.etag
-            && !self.pause.as_ref().is_some_and(|pause| pause.holds(now))
-            && self.next.is_some_and(|next| next.nominal_at == fire.expected)
-    }
-
-    /// Notes the occurrences that a fire skips, and the next one.
-    pub fn move_on(&mut self, fire: &Fire, now: Timestamp) {
+    /// Notes that what was due up to `through` is skipped, if anything, and that `next` comes next.
+    pub(crate) fn skip_through(
+        &mut self,
+        through: Option<Timestamp>,
+        next: Option<NextRun>,
+        now: Timestamp,
+    ) {
         // As it was known, before the latest instant changes.
         if self.fired.is_empty() {
             self.fired = self.fired_as_known(now).into_owned();
         }
-        self.next = fire.next;
-        if let Some(range) = fire.skipped.last() {
-            self.last_nominal_at = Some(range.through);
+        self.next = next;
+        if through.is_some() {
+            self.last_nominal_at = through;
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 
 /// A schedule for every minute, whose first one is the next.
 pub(crate) fn every_minute(misfire: Misfire) -> RecurringRecord {
-    let job = NewRecord::new(JobId::new(), crate::Name::from_stored("k"), *b"{}");
+    let job = NewRecord::new(JobId::new(), crate::model::name::Name::from_stored("k"), *b"{}");
     let spec = RecurringSpec {
         id: "r".into(),
         schedule: Schedule::cron("* * * * *").expect("valid"),

@@ -76,7 +76,7 @@ async fn resolve_groups<S: Storage + ?Sized>(storage: &S, filter: &mut JobFilter
         }
         let known = match storage.error_groups(&ErrorQuery::default()).await {
             Ok(known) => known,
-            Err(error) if error.kind() == crate::ErrorKind::Unsupported => continue,
+            Err(error) if error.kind() == crate::model::error::ErrorKind::Unsupported => continue,
             Err(error) => return Err(error),
         };
         let mut meant = known
@@ -96,7 +96,7 @@ async fn resolve_groups<S: Storage + ?Sized>(storage: &S, filter: &mut JobFilter
 /// that none is read twice.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) on a storage without lists; a wrong `after` is invalid
+/// [`Unsupported`](crate::model::error::ErrorKind::Unsupported) on a storage without lists; a wrong `after` is invalid
 /// input; otherwise the storage's.
 ///
 /// # Cancel safety

@@ -7,7 +7,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use crate::jobs::context::JobContext;
+use crate::handlers::context::JobContext;
 use crate::model::bounds::LOG_LINE_BYTES;
 use crate::storage::LogLevel;
 

@@ -5,8 +5,8 @@ use std::future::Future;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::handlers::context::{FromContext, JobContext};
 use crate::jobs::codec::Place;
-use crate::jobs::context::{FromContext, JobContext};
 use crate::jobs::outcome::Failure;
 use crate::model::bounds::RESULT_BYTES;
 use crate::model::edge::Parent;

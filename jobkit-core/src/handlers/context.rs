@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
-use crate::jobs::capture;
+use crate::jobs::capture::{self, RunningJob};
 use crate::jobs::outcome::Failure;
 use crate::model::bounds;
 use crate::model::clock::Timestamp;
@@ -27,10 +27,6 @@ use crate::model::state::Retention;
 use crate::storage::{ClaimedJob, LogLevel, LogLine, LogWrite};
 
 pub use durable::{FromParent, FromParents, ParentOutcome};
-
-tokio::task_local! {
-    static CURRENT: JobContext;
-}
 
 /// Everything a handler may ask and tell while it runs. Cheap to clone.
 #[derive(Clone)]
@@ -119,19 +115,15 @@ impl JobContext {
 
     /// Runs `future` as this job, so that jobs it enqueues inherit the context.
     pub(crate) async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(self, future).await
-    }
-
-    /// Runs code of this job on another thread.
-    pub(crate) fn sync_scope<T>(self, run: impl FnOnce() -> T) -> T {
-        CURRENT.sync_scope(self, run)
+        capture::running(self.0, future).await
     }
 
     /// The context of the job that the present task runs, if it runs one.
     ///
     /// Tasks and threads that a handler spawns do not have it; [`capture::current`] takes it to them.
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
+        let job: Arc<dyn Any + Send + Sync> = capture::running_job()?;
+        job.downcast().ok().map(Self)
     }
 
     /// The job's id.
@@ -321,12 +313,23 @@ impl JobContext {
     /// trace in which the job was enqueued, else of one that is named after the job. Children belong to
     /// the same trace.
     pub fn trace_parent(&self) -> String {
-        let captured = self.captured(capture::TRACEPARENT);
-        capture::trace_parent(captured, *self.id().as_bytes(), self.fence())
+        RunningJob::trace_parent(&*self.0)
+    }
+}
+
+impl RunningJob for Inner {
+    fn id(&self) -> JobId {
+        self.lease.job
     }
 
-    pub(crate) fn all_captured(&self) -> Option<&BTreeMap<String, String>> {
-        self.0.extras.as_deref().map(|extras| &extras.context).filter(|context| !context.is_empty())
+    fn captured(&self) -> Option<&BTreeMap<String, String>> {
+        self.extras.as_deref().map(|extras| &extras.context)
+    }
+
+    fn trace_parent(&self) -> String {
+        let captured = self.captured().and_then(|context| context.get(capture::TRACEPARENT));
+        let job = *self.lease.job.as_bytes();
+        capture::trace_parent(captured.map(String::as_str), job, self.lease.fence)
     }
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use futures_util::future::try_join_all;
 
 use crate::client::Client;
-use crate::jobs::codec::{Codecs, Place};
-use crate::jobs::registry::Jobs;
+use crate::handlers::registry::Jobs;
+use crate::jobs::codec::Place;
 use crate::jobs::upgrade::Misfit;
 use crate::model::bounds::PAGE;
 use crate::model::error::Result;
@@ -127,7 +127,7 @@ impl Jobs {
             (None, _) => Err(unknown()),
         };
         let mut misfit = fits.err()?;
-        if Codecs::are_sealed(&job.args) {
+        if job.args.is_sealed() {
             misfit.hide("not told, since the arguments are sealed");
         }
         let Misfit { field, reason } = misfit;
@@ -190,7 +190,7 @@ impl Jobs {
                         if let Err(mut misfit) = check(kind, args)
                             && !told.contains(&id)
                         {
-                            if Codecs::are_sealed(&job.args) {
+                            if job.args.is_sealed() {
                                 misfit.hide("not told, since the arguments are sealed");
                             }
                             if told.len() < TOLD_MISFITS {
@@ -215,7 +215,7 @@ impl Jobs {
                 let place = Place { owner: &recurring.spec.id, part: "args" };
                 let args = Payload::from(job.args.get().as_bytes());
                 if let Err(mut misfit) = check(&job.kind, client.codecs().open(place, &args)) {
-                    if Codecs::are_sealed(&args) {
+                    if args.is_sealed() {
                         misfit.hide("not told, since the arguments are sealed");
                     }
                     let what = StoredJob::Recurring(recurring.spec.id.clone());
