@@ -134,6 +134,15 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+/// As much of a text as the audit keeps of a reason or a target.
+pub(crate) fn cut_note(text: &str) -> String {
+    let mut end = text.len().min(crate::model::bounds::NOTE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', "\u{fffd}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

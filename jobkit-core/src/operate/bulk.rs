@@ -324,7 +324,7 @@ async fn audit<S: Storage + ?Sized>(storage: &S, record: &BulkRecord) -> Result<
         actor: record.actor.clone(),
         peer: String::new(),
         action: format!("{} in bulk", action_name(&record.action)),
-        target: crate::operate::operator::bounded(&record.filter),
+        target: crate::model::name::cut_note(&record.filter),
         count: record.done,
         outcome,
         reason: record.reason.clone(),

@@ -14,6 +14,7 @@ use crate::model::failure::Fingerprint;
 use crate::model::ids::{BatchId, JobId, OperationId};
 use crate::model::limit::Limit;
 use crate::model::name::Name;
+use crate::model::name::cut_note;
 use crate::model::recurring::Pause;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, NewBulk};
@@ -85,7 +86,7 @@ impl Operator {
             actor: self.actor.clone(),
             peer: self.peer.clone(),
             action: action.to_owned(),
-            target: bounded(&target.into()),
+            target: cut_note(&target.into()),
             count: 0,
             outcome: String::new(),
             reason: self.reason.clone(),
@@ -104,7 +105,7 @@ impl Operator {
         if kept {
             (entry.count, entry.outcome) = match &answer {
                 Ok(done) => told(done),
-                Err(error) => (0, bounded(&format!("failed: {error}"))),
+                Err(error) => (0, cut_note(&format!("failed: {error}"))),
             };
             // What was done is done, whether this can be written or not.
             if let Err(error) = self.storage().append_audit(&entry, None).await {
@@ -388,15 +389,6 @@ fn told_target(target: &PauseTarget) -> (&'static str, String) {
         PauseTarget::Queue(name) => ("queue", name.to_string()),
         PauseTarget::Kind(name) => ("kind", name.to_string()),
     }
-}
-
-/// As much of a text as the audit keeps.
-pub(crate) fn bounded(text: &str) -> String {
-    let mut end = text.len().min(crate::model::bounds::NOTE_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].replace('\0', "\u{fffd}")
 }
 
 impl Client {

@@ -19,9 +19,10 @@ use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::ids::Incarnation;
+use crate::model::ids::{Incarnation, JobId};
 use crate::model::name::Name;
-use crate::server::failed::Hooks;
+use crate::model::state::{Reason, State};
+use crate::server::failed::{FailedJob, Hooks};
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
@@ -312,6 +313,35 @@ impl ClockGuard {
     /// Whether the last reading could be trusted.
     pub(crate) fn is_trusted(&self) -> bool {
         !self.0.lock().unwrap_or_else(PoisonError::into_inner).jumped
+    }
+}
+
+impl Engine {
+    /// Says that a job is Failed since its server vanished too often. Its server is gone, so the one that took it
+    /// back does; what it was is read, since a rescue answers ids alone.
+    pub(super) async fn report_crashed(&self, job: JobId) {
+        match self.bounded(self.storage.job(job)).await {
+            Ok(Some(details)) => {
+                let record = details.record;
+                // Somebody may have run it again by now.
+                let reason = match record.head.state {
+                    State::Failed => record.head.reason,
+                    _ => Reason::CrashLimit,
+                };
+                self.hooks.failed(&FailedJob {
+                    id: job,
+                    kind: record.kind,
+                    queue: record.queue,
+                    attempt: record.head.failures.saturating_add(1),
+                    reason,
+                    error: None,
+                });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%job, %error, "job failed for good, and cannot be read");
+            }
+        }
     }
 }
 

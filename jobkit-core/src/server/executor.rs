@@ -13,7 +13,6 @@ use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
 use crate::server::engine::Engine;
 use crate::server::held::{Phase, Running, StopCause, Stopper, attempt};
-use crate::server::settler;
 use crate::storage::ClaimedJob;
 
 /// How an attempt ended, before it is decided what to do.
@@ -58,7 +57,7 @@ pub(super) fn start(
         &job,
         stopper.token.clone(),
         deadline,
-        settler::retention(job.extras.as_deref(), Some(kind), &engine.options),
+        engine.options.retention_of(job.extras.as_deref(), Some(kind)),
         engine.client.clone(),
         Arc::clone(&engine.data),
         Arc::clone(&engine.signals.reporter),

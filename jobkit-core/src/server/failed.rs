@@ -8,9 +8,8 @@ use std::time::Duration;
 use crate::model::failure::ErrorDetail;
 use crate::model::ids::JobId;
 use crate::model::name::Name;
-use crate::model::state::{Reason, State, StateName};
+use crate::model::state::{Reason, StateName};
 use crate::model::state_machine::Ending;
-use crate::server::engine::Engine;
 use crate::storage::{ClaimedJob, Settle, SettleAnswer};
 
 /// A job that failed for good, as [`ServerBuilder::on_failed`](crate::ServerBuilder::on_failed) is given it.
@@ -120,7 +119,7 @@ pub(super) fn settled(hooks: &Hooks, subject: &Subject, settle: &Settle, answer:
 }
 
 impl Hooks {
-    fn failed(&self, failed: &FailedJob) {
+    pub(super) fn failed(&self, failed: &FailedJob) {
         let FailedJob { id: job, kind, queue, attempt, .. } = failed;
         let reason = failed.reason.as_str();
         match &failed.error {
@@ -130,33 +129,6 @@ impl Hooks {
             None => tracing::error!(%job, %kind, %queue, attempt, reason, "job failed for good"),
         }
         self.call(failed);
-    }
-}
-
-/// Says that a job is Failed since its server vanished too often. Its server is gone, so the one that took it
-/// back does; what it was is read, since a rescue answers ids alone.
-pub(super) async fn rescued(engine: &Engine, job: JobId) {
-    match engine.bounded(engine.storage.job(job)).await {
-        Ok(Some(details)) => {
-            let record = details.record;
-            // Somebody may have run it again by now.
-            let reason = match record.head.state {
-                State::Failed => record.head.reason,
-                _ => Reason::CrashLimit,
-            };
-            engine.hooks.failed(&FailedJob {
-                id: job,
-                kind: record.kind,
-                queue: record.queue,
-                attempt: record.head.failures.saturating_add(1),
-                reason,
-                error: None,
-            });
-        }
-        Ok(None) => {}
-        Err(error) => {
-            tracing::error!(%job, %error, "job failed for good, and cannot be read");
-        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Inline {
         self.seen = rescue.expired;
         for (job, state) in &rescue.rescued {
             if *state == StateName::Failed {
-                failed::rescued(&self.engine, *job).await;
+                self.engine.report_crashed(*job).await;
             }
         }
         Ok(promoted > 0 || fired > 0 || swept > 0 || !rescue.rescued.is_empty() || expired)
@@ -84,7 +84,7 @@ impl Inline {
             &job,
             Stopper::default().token,
             None,
-            settler::retention(job.extras.as_deref(), Some(kind), &engine.options),
+            engine.options.retention_of(job.extras.as_deref(), Some(kind)),
             engine.client.clone(),
             Arc::clone(&engine.data),
             Arc::clone(&engine.signals.reporter),

@@ -11,7 +11,6 @@ use crate::model::ids::jittered;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
-use crate::server::failed;
 use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
@@ -62,7 +61,7 @@ async fn rescue(engine: &Engine) {
                 }
                 let failed = rescue.rescued.iter().filter(|(_, state)| *state == StateName::Failed);
                 for (job, _) in failed {
-                    failed::rescued(engine, *job).await;
+                    engine.report_crashed(*job).await;
                 }
                 if !rescue.rescued.is_empty() {
                     engine.signals.dispatcher.notify_one();

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::handlers::registry::Kind;
 use crate::model::bounds;
 use crate::model::error::{Error, Result};
-use crate::model::record::MAX_TIMEOUT;
+use crate::model::record::{Extras, MAX_TIMEOUT};
 use crate::model::retry::RetryPolicy;
 use crate::model::state::Retention;
 
@@ -70,6 +71,16 @@ impl Default for ServerOptions {
             max_result_bytes: bounds::RESULT_BYTES,
             unserved_after: Duration::from_secs(30),
         }
+    }
+}
+
+impl ServerOptions {
+    /// How long a job is kept once finished: as the job says, else its kind, else the server.
+    pub(super) fn retention_of(&self, extras: Option<&Extras>, kind: Option<&Kind>) -> Retention {
+        extras
+            .and_then(|extras| extras.overrides.retention)
+            .or_else(|| kind.and_then(|kind| kind.options.retention))
+            .unwrap_or(self.retention)
     }
 }
 

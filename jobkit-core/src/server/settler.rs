@@ -6,9 +6,9 @@ use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
 use crate::metrics;
 use crate::model::bounds;
-use crate::model::record::{Extras, Overrides};
+use crate::model::record::Overrides;
 use crate::model::retry::RetryPolicy;
-use crate::model::state::{Reason, Retention};
+use crate::model::state::Reason;
 use crate::model::state_machine::Ending;
 use crate::server::engine::Engine;
 use crate::server::executor::{End, How};
@@ -20,7 +20,7 @@ use crate::storage::{ClaimedJob, Settle};
 pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Option<Settle> {
     let options = &engine.options;
     let mut settle = Settle::new(end.job.lease, Ending::GivenBack);
-    settle.retention = retention(end.job.extras.as_deref(), kind, options);
+    settle.retention = options.retention_of(end.job.extras.as_deref(), kind);
     if !matches!(end.how, How::NotStarted) {
         settle.duration = Some(end.duration);
     }
@@ -162,18 +162,6 @@ fn policy(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -
         Some(attempts) => policy.max_attempts(attempts),
         None => policy,
     }
-}
-
-/// How long a job is kept once finished: as the job says, else its kind, else the server.
-pub(super) fn retention(
-    extras: Option<&Extras>,
-    kind: Option<&Kind>,
-    options: &ServerOptions,
-) -> Retention {
-    extras
-        .and_then(|extras| extras.overrides.retention)
-        .or_else(|| kind.and_then(|kind| kind.options.retention))
-        .unwrap_or(options.retention)
 }
 
 /// What is settled where the storage refuses what came with an outcome: a failure that says so.
