@@ -22,16 +22,34 @@ struct Identity {
 /// The file that is open.
 #[derive(Debug)]
 pub(crate) struct DatabaseFile {
-    /// As it was asked for, whatever becomes of the working directory. It may be a symbolic link.
-    path: PathBuf,
     /// Where it is, without links: SQLite keeps its log beside it.
     place: PathBuf,
-    /// `None` where the system does not say; there nobody can remove a file that is open.
-    identity: Option<Identity>,
-    /// Of the log, if there is one.
-    log: Option<Identity>,
-    /// Of the memory that the processes share, if they do.
-    shared: Option<Identity>,
+    /// By the path that was asked for, whatever becomes of the working directory. It may be a symbolic link.
+    main: Part,
+    log: Part,
+    /// The memory that the processes share.
+    shared: Part,
+}
+
+/// One of the files that belong together. Its path is kept, since it is looked at after each commit.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    /// `None` where there was none, or where the system does not say; there nobody can remove a file that is
+    /// open.
+    opened: Option<Identity>,
+}
+
+impl Part {
+    fn at(path: PathBuf, place: &Path) -> Self {
+        let opened = look(place).ok().flatten().as_ref().and_then(identity_of);
+        Self { path, opened }
+    }
+
+    fn beside(place: &Path, ending: &str) -> Self {
+        let path = beside(place, ending);
+        Self::at(path.clone(), &path)
+    }
 }
 
 #[cfg(unix)]
@@ -120,12 +138,10 @@ impl DatabaseFile {
     /// The file that was opened at a path, once it has been written or read.
     pub(crate) fn opened(path: &Path) -> Self {
         let place = place_of(path);
-        let of = |path: &Path| look(path).ok().flatten().as_ref().and_then(identity_of);
         Self {
-            identity: of(&place),
-            log: of(&beside(&place, "-wal")),
-            shared: of(&beside(&place, "-shm")),
-            path: path.to_owned(),
+            main: Part::at(path.to_owned(), &place),
+            log: Part::beside(&place, "-wal"),
+            shared: Part::beside(&place, "-shm"),
             place,
         }
     }
@@ -157,15 +173,10 @@ impl DatabaseFile {
 
     /// What has become of the open file, if it is not where it was.
     pub(crate) fn what_is_wrong(&self, all: bool) -> Option<String> {
-        let log = beside(&self.place, "-wal");
-        let shared = beside(&self.place, "-shm");
-        let parts = [
-            (&self.path, self.identity, true),
-            (&log, self.log, true),
-            (&shared, self.shared, all),
-        ];
-        for (path, opened, is_meant) in parts {
-            let (Some(opened), true) = (opened, is_meant) else { continue };
+        for Part { path, opened } in
+            [&self.main, &self.log].into_iter().chain(all.then_some(&self.shared))
+        {
+            let Some(opened) = *opened else { continue };
             // A folder that cannot be read for now says nothing about what is in it.
             let Ok(found) = look(path) else { continue };
             let what = match found {
@@ -185,7 +196,7 @@ impl DatabaseFile {
     /// Why another process may come to other files by the same path, or to this one by another.
     pub(crate) fn hazards(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
-        if let Some(names) = other_names(&self.path) {
+        if let Some(names) = other_names(&self.main.path) {
             found.push(("hard-linked", hard_linked(names)));
         }
         if is_mounted(&self.place) {

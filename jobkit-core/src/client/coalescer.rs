@@ -245,7 +245,10 @@ impl<C: BatchCall> Shared<C> {
     /// Takes as many of those who wait as fit into a round trip.
     fn board(&self) -> (Vec<C::Request>, Vec<Arc<Ticket<C>>>) {
         let mut queue = self.queue();
-        let (mut requests, mut tickets) = (Vec::new(), Vec::new());
+        let max = self.call.max();
+        let expected = queue.waiting.len().min(max.requests);
+        let mut requests = Vec::with_capacity(expected);
+        let mut tickets = Vec::with_capacity(expected);
         let mut size = Size::ZERO;
         while let Some(ticket) = queue.waiting.front() {
             let mut state = ticket.state();
@@ -256,7 +259,7 @@ impl<C: BatchCall> Shared<C> {
                 continue;
             };
             size = size.plus(self.call.size(request));
-            if !requests.is_empty() && !size.fits(self.call.max()) {
+            if !requests.is_empty() && !size.fits(max) {
                 break;
             }
             requests.extend(state.request.take());
@@ -329,6 +332,9 @@ impl<C: BatchCall> Future for Caller<C> {
         if let Some(driver) = self.inline.take() {
             // Once moved it is polled by a task.
             if !driver.round_trip().is_moved() {
+                // The answer is taken below. To be woken for it as well would cost a turn of the task, and
+                // often another thread its sleep.
+                self.ticket.state().waker = None;
                 match driver.advance(context) {
                     Poll::Ready(next) => drop(next.map(Driver::spawn)),
                     Poll::Pending => self.inline = Some(driver),

@@ -124,19 +124,31 @@ impl<C: BatchCall> RoundTrip<C> {
 
 /// Wakes everybody who polls a round trip.
 #[derive(Default)]
-struct Wakers(Mutex<Vec<Waker>>);
+struct Wakers(Mutex<Polling>);
+
+/// Those who poll: nearly always one, who costs no list.
+#[derive(Default)]
+struct Polling {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
 
 impl Wakers {
     fn add(&self, waker: &Waker) {
-        let mut wakers = lock(&self.0);
-        if !wakers.iter().any(|one| one.will_wake(waker)) {
-            wakers.push(waker.clone());
+        let mut polling = lock(&self.0);
+        let Polling { first, others } = &mut *polling;
+        if first.iter().chain(&*others).any(|one| one.will_wake(waker)) {
+            return;
+        }
+        match first {
+            None => *first = Some(waker.clone()),
+            Some(_) => others.push(waker.clone()),
         }
     }
 
     fn wake_all(&self) {
-        let wakers = std::mem::take(&mut *lock(&self.0));
-        wakers.into_iter().for_each(Waker::wake);
+        let Polling { first, others } = std::mem::take(&mut *lock(&self.0));
+        first.into_iter().chain(others).for_each(Waker::wake);
     }
 }
 

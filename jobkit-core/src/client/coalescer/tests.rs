@@ -302,6 +302,31 @@ async fn a_call_goes_on_when_its_caller_is_gone() {
     assert_eq!(coalescer.0.queue().in_flight.len(), 0);
 }
 
+/// Counts how often a task is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_lone_caller_is_woken_once_for_its_answer() {
+    let coalescer = doubling(0);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    let mut lone = Box::pin(coalescer.request(100, later()));
+    assert!(lone.as_mut().poll(&mut context).is_pending());
+    coalescer.0.call.gate.add_permits(1);
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(answer) = lone.as_mut().poll(&mut context) else { panic!("no answer") };
+    assert_eq!(answer.expect("answers"), 200);
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "not for what it has found itself");
+}
+
 #[tokio::test]
 async fn a_caller_that_does_not_poll_holds_up_nobody() {
     let coalescer = doubling(0);
