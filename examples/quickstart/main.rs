@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use jobkit::server::ServerOptions;
+use jobkit::ServerOptions;
 use jobkit::sqlite::SqliteStorage;
 use jobkit::{Client, Recurring, Server};
 

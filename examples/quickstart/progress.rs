@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jobkit::filter::{ElectFilter, Election, Ended};
-use jobkit::state_machine::Ending;
+use jobkit::state::Ending;
 
 /// How often a line is printed where there is no bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use jobkit::batch::{BatchRecord, BatchState};
+use jobkit::record::{BatchRecord, BatchState};
 use jobkit::state::StateName;
 use jobkit::{Batch, BatchId, Client, JobId, On, RetryPolicy};
 

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use jobkit::prometheus::{self, Figures};
+use jobkit::ops::prometheus::{self, Figures};
 use jobkit::{JobId, capture};
 use jobkit_examples::mail;
 use serde::Deserialize;

@@ -26,6 +26,7 @@ use crate::model::error::{Error, Result};
 use crate::model::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
+pub use changes::Deleted;
 pub use ends::Ends;
 pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany, HasOutput};
 pub use lock::Lock;
@@ -88,8 +89,8 @@ impl ClientOptions {
     ///
     /// # Example: a tag on everything this process enqueues
     /// ```
-    /// use jobkit_core::ClientOptions;
-    /// use jobkit_core::record::NewRecord;
+    /// use jobkit::ClientOptions;
+    /// use jobkit::record::NewRecord;
     ///
     /// let options = ClientOptions::default().filter(|job: &mut NewRecord| {
     ///     job.tags.push("web".into());
@@ -142,12 +143,12 @@ impl ClientOptions {
 ///
 /// # Example: enqueue and wait
 /// ```
-/// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+/// # use jobkit::{Client, Job, MemoryStorage, NewJob};
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Add { a: u32, b: u32 }
 /// # impl Job for Add { const KIND: &'static str = "add"; type Output = u32; }
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # async fn main() -> Result<(), jobkit::Error> {
 /// let client = Client::new(MemoryStorage::new());
 /// let sum = client.enqueue(NewJob::new(Add { a: 1, b: 2 })).await?;
 /// println!("job {}", sum.id());
@@ -195,9 +196,10 @@ impl Client {
     ///
     /// # Example: its figures
     /// ```
-    /// # use jobkit_core::{Client, MemoryStorage, prometheus::Figures};
+    /// # use jobkit::{Client, MemoryStorage};
+    /// # use jobkit::ops::prometheus::Figures;
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// let client = Client::new(MemoryStorage::new());
     /// println!("{}", Figures::read(client.storage()).await?);
     /// # Ok(())

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use jobkit::retry::Retry;
 use jobkit::state::{Reason, StateName};
 use jobkit::testing::TestServer;
 use jobkit::{
-    Data, Failure, JobContext, MemoryStorage, NewJob, Recurring, Retry, RetryPolicy, Server, jobs,
+    Data, Failure, JobContext, MemoryStorage, NewJob, Recurring, RetryPolicy, Server, jobs,
     permanent, retry_after, snooze,
 };
 
@@ -123,7 +124,7 @@ enum PayError {
     Busy,
     Closed,
     Network,
-    Said(jobkit::Stop),
+    Said(jobkit::retry::Stop),
 }
 
 impl std::fmt::Display for PayError {
@@ -279,8 +280,8 @@ impl<const VERSION: u32> jobkit::Job for Odd<VERSION> {
     const KIND: &'static str = if VERSION == 7 { "odd@7" } else { "odd" };
     const VERSION: u32 = VERSION;
     type Output = ();
-    fn upgrades() -> jobkit::Upgrades<Self> {
-        jobkit::Upgrades::new().version(5, |(): ()| Odd::<VERSION>)
+    fn upgrades() -> jobkit::upgrade::Upgrades<Self> {
+        jobkit::upgrade::Upgrades::new().version(5, |(): ()| Odd::<VERSION>)
     }
 }
 

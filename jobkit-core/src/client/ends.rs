@@ -46,9 +46,9 @@ impl Client {
     ///
     /// # Example: what fails, as it fails
     /// ```
-    /// # use jobkit_core::{Client, MemoryStorage};
-    /// # use jobkit_core::state::StateName;
-    /// # async fn watch(client: Client) -> Result<(), jobkit_core::Error> {
+    /// # use jobkit::{Client, MemoryStorage};
+    /// # use jobkit::state::StateName;
+    /// # async fn watch(client: Client) -> Result<(), jobkit::Error> {
     /// let mut ends = client.subscribe().await?.kind("charge_card")?;
     /// loop {
     ///     let job = ends.next().await?;

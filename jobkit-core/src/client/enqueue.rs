@@ -167,7 +167,7 @@ enqueue_tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 ///
 /// # Example: a batch with a continuation
 /// ```
-/// # use jobkit_core::{Batch, Client, Job, MemoryStorage, NewJob};
+/// # use jobkit::{Batch, Client, Job, MemoryStorage, NewJob};
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Row { n: u32 }
 /// # impl Job for Row { const KIND: &'static str = "row"; type Output = (); }
@@ -175,7 +175,7 @@ enqueue_tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 /// # struct Report {}
 /// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # async fn main() -> Result<(), jobkit::Error> {
 /// # let client = Client::new(MemoryStorage::new());
 /// let rows = (0..2_000).map(|n| NewJob::new(Row { n }));
 /// let batch = Batch::new("import").jobs(rows).then(NewJob::new(Report {}));
@@ -277,7 +277,7 @@ impl Batch {
     ///
     /// # Example: a report for each region, and one when all are there
     /// ```
-    /// # use jobkit_core::{Batch, Client, Job, MemoryStorage, NewJob};
+    /// # use jobkit::{Batch, Client, Job, MemoryStorage, NewJob};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Row { n: u32 }
     /// # impl Job for Row { const KIND: &'static str = "row"; type Output = (); }
@@ -285,7 +285,7 @@ impl Batch {
     /// # struct Report { of: String }
     /// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// let region = |name: &str| {
     ///     let rows = (0..10).map(|n| NewJob::new(Row { n }));

@@ -25,10 +25,10 @@ impl Client {
     ///
     /// # Example: one at a time, across all processes
     /// ```
-    /// # use jobkit_core::{Client, MemoryStorage};
+    /// # use jobkit::{Client, MemoryStorage};
     /// # use std::time::Duration;
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// if let Some(lock) = client.try_lock("close-the-books", Duration::from_secs(30)).await? {
     ///     // Hand the generation to systems that must refuse a former owner.

@@ -107,9 +107,9 @@ impl Jobs {
     ///
     /// # Example: a job whose kind nobody serves
     /// ```
-    /// # use jobkit_core::{Client, Jobs, MemoryStorage, job_by_name};
+    /// # use jobkit::{Client, Jobs, MemoryStorage, job_by_name};
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// let id = client.enqueue(job_by_name("lost", &Default::default())?).await?.id();
     /// let job = client.job(id).await?.expect("is stored");
@@ -148,7 +148,7 @@ impl Jobs {
     ///
     /// # Example: a version that forgot the jobs which wait
     /// ```
-    /// # use jobkit_core::{Client, Failure, Job, Jobs, MemoryStorage, job_by_name};
+    /// # use jobkit::{Client, Failure, Job, Jobs, MemoryStorage, job_by_name};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Resize { width: u32 }
     /// # impl Job for Resize { const KIND: &'static str = "resize"; type Output = (); }

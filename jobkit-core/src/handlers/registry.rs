@@ -81,7 +81,7 @@ impl Jobs {
     ///
     /// # Example: a closure as handler
     /// ```
-    /// # use jobkit_core::{Job, Jobs};
+    /// # use jobkit::{Job, Jobs};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Serialize, Deserialize)]
     /// # struct Add { a: u32, b: u32 }

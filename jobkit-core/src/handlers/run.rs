@@ -21,7 +21,7 @@ use crate::model::record::Payload;
 ///
 /// # Example: serving a job by hand
 /// ```
-/// # use jobkit_core::{Job, JobContext, Run};
+/// # use jobkit::{Job, JobContext, Run};
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Serialize, Deserialize)]
 /// # struct Add { a: u32, b: u32 }

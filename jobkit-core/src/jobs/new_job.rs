@@ -28,7 +28,7 @@ use crate::model::unique::{OnConflict, Unique, Until};
 ///
 /// # Example: options
 /// ```
-/// # use jobkit_core::{Job, NewJob};
+/// # use jobkit::{Job, NewJob};
 /// # use std::time::Duration;
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Mail { to: String }
@@ -204,13 +204,13 @@ impl<J> NewJob<J> {
     ///
     /// # Example: one reminder an hour
     /// ```
-    /// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+    /// # use jobkit::{Client, Job, MemoryStorage, NewJob};
     /// # use std::time::Duration;
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Remind {}
     /// # impl Job for Remind { const KIND: &'static str = "remind"; type Output = (); }
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// let remind = || NewJob::new(Remind {}).throttle("remind:42", Duration::from_secs(3600));
     /// let first = client.enqueue(remind()).await?;
@@ -232,13 +232,13 @@ impl<J> NewJob<J> {
     ///
     /// # Example: index a document once its author pauses
     /// ```
-    /// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+    /// # use jobkit::{Client, Job, MemoryStorage, NewJob};
     /// # use std::time::Duration;
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Index { version: u32 }
     /// # impl Job for Index { const KIND: &'static str = "index"; type Output = (); }
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// for version in 1..=3 {
     ///     let index = NewJob::new(Index { version });
@@ -272,17 +272,17 @@ impl<J> NewJob<J> {
     ///
     /// # Example: no more than a hundred a minute
     /// ```
-    /// # use jobkit_core::{Job, NewJob};
+    /// # use jobkit::{Job, NewJob};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Push { customer: u64 }
     /// # impl Job for Push { const KIND: &'static str = "push"; type Output = (); }
     /// use std::time::Duration;
-    /// use jobkit_core::limit::Window;
+    /// use jobkit::limit::Window;
     ///
     /// let minute = Window::Sliding(Duration::from_secs(60));
     /// let push = NewJob::new(Push { customer: 7 }).rate_limit("crm", 100, minute);
     /// # push.into_record()?;
-    /// # Ok::<(), jobkit_core::Error>(())
+    /// # Ok::<(), jobkit::Error>(())
     /// ```
     pub fn rate_limit(self, name: impl Into<String>, max: u32, window: Window) -> Self {
         self.set(|record| record.limits.push(Limit::rate(name, max, window)))

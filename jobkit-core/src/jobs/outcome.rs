@@ -41,7 +41,7 @@ pub enum Advice {
 /// # Example: an enum of one's own
 /// ```
 /// use std::time::Duration;
-/// use jobkit_core::Retry;
+/// use jobkit::retry::Retry;
 ///
 /// enum PayError { CardExpired, Busy, Network }
 ///
@@ -89,7 +89,7 @@ pub struct Stop {
 ///
 /// # Example: a mailbox that does not exist
 /// ```
-/// use jobkit_core::permanent;
+/// use jobkit::permanent;
 /// fn deliver(known: bool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 ///     if !known {
 ///         return Err(permanent("no such mailbox").into());

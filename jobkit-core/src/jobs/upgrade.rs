@@ -42,7 +42,8 @@ pub(crate) type Decode<J> = Arc<dyn Fn(&[u8]) -> std::result::Result<J, Misfit> 
 ///
 /// # Example: a name became two
 /// ```
-/// use jobkit_core::{Job, Upgrades};
+/// use jobkit::Job;
+/// use jobkit::upgrade::Upgrades;
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]

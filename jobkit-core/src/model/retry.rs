@@ -44,9 +44,10 @@ pub enum RetryDecision {
 ///
 /// ```
 /// use std::time::Duration;
-/// use jobkit_core::retry::{RetryDecision, RetryPolicy};
+/// use jobkit::RetryPolicy;
+/// use jobkit::retry::RetryDecision;
 ///
-/// # fn main() -> jobkit_core::Result<()> {
+/// # fn main() -> jobkit::Result<()> {
 /// let second = Duration::from_secs(1);
 /// let policy = RetryPolicy::list([second, second, 60 * second]).max_attempts(4);
 /// policy.validate()?;
@@ -88,7 +89,8 @@ impl RetryPolicy {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use jobkit_core::retry::{RetryDecision::RetryAfter, RetryPolicy};
+    /// use jobkit::RetryPolicy;
+    /// use jobkit::retry::RetryDecision::RetryAfter;
     ///
     /// let policy = RetryPolicy::hangfire();
     /// assert_eq!(policy.next(3, 0.0), RetryAfter(Duration::from_secs(16 + 15)));
@@ -108,7 +110,8 @@ impl RetryPolicy {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use jobkit_core::retry::{RetryDecision::RetryAfter, RetryPolicy};
+    /// use jobkit::RetryPolicy;
+    /// use jobkit::retry::RetryDecision::RetryAfter;
     ///
     /// let policy =
     ///     RetryPolicy::exponential(Duration::from_secs(1), 2.0, Duration::from_secs(60));
@@ -127,7 +130,8 @@ impl RetryPolicy {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use jobkit_core::retry::{RetryDecision, RetryPolicy};
+    /// use jobkit::RetryPolicy;
+    /// use jobkit::retry::RetryDecision;
     ///
     /// let policy = RetryPolicy::fixed(Duration::from_secs(10)).max_attempts(5);
     /// assert_eq!(policy.next(4, 0.9), RetryDecision::RetryAfter(Duration::from_secs(10)));

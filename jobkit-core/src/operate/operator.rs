@@ -29,7 +29,7 @@ pub use self::jobs::{Edit, Edited, JobOutcome};
 ///
 /// # Example: pause, look, go on
 /// ```
-/// # use jobkit_core::{Client, Error, MemoryStorage};
+/// # use jobkit::{Client, Error, MemoryStorage};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Error> {
 /// # let client = Client::new(MemoryStorage::new());

@@ -5,14 +5,15 @@
 //! # Example: a job that waits for its time
 //! ```
 //! use std::time::Duration;
-//! use jobkit_core::name::Name;
-//! use jobkit_core::record::NewRecord;
-//! use jobkit_core::state::Start;
-//! use jobkit_core::storage::{JobStore, Submission, SubmitRequest};
-//! use jobkit_core::{JobId, MemoryStorage, why};
+//! use jobkit::Name;
+//! use jobkit::record::NewRecord;
+//! use jobkit::state::Start;
+//! use jobkit::storage::{JobStore, Submission, SubmitRequest};
+//! use jobkit::{JobId, MemoryStorage};
+//! use jobkit::ops::why;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), jobkit_core::Error> {
+//! # async fn main() -> Result<(), jobkit::Error> {
 //! let storage = MemoryStorage::new();
 //! let mut job = NewRecord::new(JobId::new(), Name::new("kind", "report")?, *b"{}");
 //! job.start = Start::After(Duration::from_secs(600));

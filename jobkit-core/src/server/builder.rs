@@ -97,7 +97,7 @@ impl ServerBuilder {
     ///
     /// # Example: five mails at once, beside twenty others
     /// ```
-    /// # use jobkit_core::{Failure, Job, JobOptions, Jobs, MemoryStorage, Server};
+    /// # use jobkit::{Failure, Job, JobOptions, Jobs, MemoryStorage, Server};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Send {}
     /// # impl Job for Send {
@@ -105,7 +105,7 @@ impl ServerBuilder {
     /// #     type Output = ();
     /// #     fn options() -> JobOptions { JobOptions::new().queue("mail") }
     /// # }
-    /// # fn main() -> Result<(), jobkit_core::server::BuildError> {
+    /// # fn main() -> Result<(), jobkit::server::BuildError> {
     /// # let jobs = Jobs::new().handle(|_: Send, _| async { Ok::<_, Failure>(()) });
     /// let server = Server::builder(MemoryStorage::new())
     ///     .jobs(jobs)
@@ -170,12 +170,12 @@ impl ServerBuilder {
     ///
     /// # Example: alerts
     /// ```
-    /// # use jobkit_core::{Failure, Job, Jobs, MemoryStorage, Server};
+    /// # use jobkit::{Failure, Job, Jobs, MemoryStorage, Server};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Charge {}
     /// # impl Job for Charge { const KIND: &'static str = "charge"; type Output = (); }
     /// # fn alert(_text: &str) {}
-    /// # fn main() -> Result<(), jobkit_core::server::BuildError> {
+    /// # fn main() -> Result<(), jobkit::server::BuildError> {
     /// # let jobs = Jobs::new().handle(|_: Charge, _| async { Ok::<_, Failure>(()) });
     /// let server = Server::builder(MemoryStorage::new())
     ///     .jobs(jobs)

@@ -66,9 +66,9 @@ impl ServerOptions {
     ///
     /// # Example: a program that is configured where it is deployed
     /// ```
-    /// use jobkit_core::ServerOptions;
+    /// use jobkit::ServerOptions;
     ///
-    /// # fn main() -> jobkit_core::Result<()> {
+    /// # fn main() -> jobkit::Result<()> {
     /// let options = ServerOptions::from_env()?;
     /// # drop(options);
     /// # Ok(())
@@ -106,7 +106,7 @@ impl ServerOptions {
 ///
 /// # Example: a part of the application's configuration
 /// ```
-/// use jobkit_core::ServerOptions;
+/// use jobkit::ServerOptions;
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Config {

@@ -182,9 +182,9 @@ impl Drop for ServerHandle {
 ///
 /// # Example: a web server and a job server with one shutdown
 /// ```no_run
-/// # use jobkit_core::{Server, server::stop_signal};
+/// # use jobkit::{Server, server::stop_signal};
 /// # async fn serve_http(_until: impl Future<Output = ()>) {}
-/// # async fn both(server: Server) -> Result<(), jobkit_core::Error> {
+/// # async fn both(server: Server) -> Result<(), jobkit::Error> {
 /// let jobs = server.start().await?;
 /// serve_http(stop_signal()).await;
 /// jobs.shutdown().await?;

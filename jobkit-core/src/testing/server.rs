@@ -29,18 +29,18 @@ use crate::testing::{Fault, FaultyStorage};
 ///
 /// # Example: a mail after ten minutes
 /// ```
-/// # use jobkit_core::{Client, Data, Failure, Job, Jobs, NewJob, testing::TestServer};
+/// # use jobkit::{Client, Data, Failure, Job, Jobs, NewJob, testing::TestServer};
 /// # use std::time::Duration;
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Remind { user: u64 }
 /// # impl Job for Remind { const KIND: &'static str = "remind"; type Output = (); }
-/// async fn sign_up(jobs: &Client, user: u64) -> Result<(), jobkit_core::Error> {
+/// async fn sign_up(jobs: &Client, user: u64) -> Result<(), jobkit::Error> {
 ///     jobs.enqueue(NewJob::new(Remind { user }).delay(Duration::from_secs(600))).await?;
 ///     Ok(())
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # async fn main() -> Result<(), jobkit::Error> {
 /// let jobs = Jobs::new().handle(|_: Remind, _| async { Ok::<_, Failure>(()) });
 /// let mut t = TestServer::new(jobs);
 /// sign_up(&t.client(), 42).await?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use jobkit::state::Ending;
 use jobkit::state::Reason;
-use jobkit::state_machine::Ending;
 use jobkit::storage::SettleRequest;
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use jobkit::server::ServerOptions;
+use jobkit::ServerOptions;
 use jobkit::state::State;
 use jobkit::{Data, JobContext, Jobs, Recurring, RetryPolicy, Server, jobs};
 

@@ -33,7 +33,7 @@ impl JobContext {
     ///
     /// # Example: charge once, however often the rest is repeated
     /// ```
-    /// # use jobkit_core::{Failure, JobContext};
+    /// # use jobkit::{Failure, JobContext};
     /// # async fn charge(_: u64) -> Result<String, Failure> { Ok("r-1".into()) }
     /// # async fn send(_: &str) -> Result<(), std::io::Error> { Ok(()) }
     /// async fn pay(order: u64, ctx: JobContext) -> Result<(), Failure> {
@@ -70,7 +70,7 @@ impl JobContext {
     ///
     /// # Example: a job of a million rows
     /// ```
-    /// # use jobkit_core::{Failure, JobContext};
+    /// # use jobkit::{Failure, JobContext};
     /// # async fn import(_: std::ops::Range<u64>) -> Result<(), std::io::Error> { Ok(()) }
     /// async fn import_all(ctx: JobContext) -> Result<(), Failure> {
     ///     let mut row: u64 = ctx.last_checkpoint().await?.unwrap_or(0);
@@ -162,7 +162,7 @@ impl ParentOutcome {
 ///
 /// # Example: a receipt for what was charged
 /// ```
-/// # use jobkit_core::{FromContext, FromParent, JobContext, Failure};
+/// # use jobkit::{FromContext, FromParent, JobContext, Failure};
 /// # #[derive(serde::Deserialize)] struct Receipt { cents: u64 }
 /// async fn send_receipt(ctx: JobContext) -> Result<u64, Failure> {
 ///     let FromParent(receipt) = FromParent::<Receipt>::from_context(&ctx).await?;

@@ -24,7 +24,7 @@ use crate::storage::{LogLevel, LogLine};
 /// # Example: a retry policy of one's own
 /// ```
 /// use std::time::Duration;
-/// use jobkit_core::filter::{ElectFilter, Election, Ended};
+/// use jobkit::filter::{ElectFilter, Election, Ended};
 ///
 /// struct AtNightOnly;
 ///

@@ -21,8 +21,8 @@ use crate::model::record::Payload;
 /// # Example: how long each run takes
 /// ```
 /// use async_trait::async_trait;
-/// use jobkit_core::JobContext;
-/// use jobkit_core::filter::{Next, Performed, PerformFilter};
+/// use jobkit::JobContext;
+/// use jobkit::filter::{Next, Performed, PerformFilter};
 ///
 /// struct Timing;
 ///
