@@ -410,6 +410,7 @@ macro_rules! __list {
                 why_a_paused_job_waits
                 why_a_scheduled_job_waits
                 why_an_awaiting_job_waits
+                why_a_job_can_never_run
                 why_a_limited_job_waits
                 why_a_running_job_is_as_it_is
             }

@@ -10,6 +10,7 @@ mod operations;
 mod recurring;
 mod submitter;
 mod transaction;
+mod wait_error;
 mod waiting;
 
 use std::any::Any;
@@ -32,7 +33,8 @@ pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany, HasOutput};
 pub use lock::Lock;
 pub use recurring::Recurring;
 pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};
-pub use waiting::{JobHandle, WaitError};
+pub use wait_error::WaitError;
+pub use waiting::JobHandle;
 
 pub(crate) use changes::repeated;
 use submitter::Submitter;

@@ -219,7 +219,7 @@ impl Reason {
             Self::Unreadable => "unreadable record",
             Self::CrashLimit => "its server vanished too often",
             Self::ResultTooLarge => "result too large",
-            Self::Deleted => "deleted",
+            Self::Deleted => "on request",
             Self::Cancelled => "cancelled while running",
             Self::BatchCancelled => "its batch was cancelled",
             Self::Unmeetable => "its condition can no longer be met",

@@ -373,6 +373,9 @@ impl fmt::Display for TestedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = &self.0.record;
         write!(f, "{} {} is {}", record.kind, json(&self.0.args), record.state())?;
+        if record.state() == StateName::Deleted {
+            write!(f, " ({})", record.head.reason.as_str())?;
+        }
         if let Some(error) = self.0.errors.last() {
             write!(f, " (attempt {} failed: {})", error.failures, error.detail.summary())?;
         }

@@ -370,7 +370,7 @@ async fn a_paused_queue_rests_and_goes_on() {
     let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
     bench.storage.pause(&queue, &Pause::new("ann", "test"), None).await.unwrap();
     let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
-    assert!(matches!(job.wait(Duration::from_millis(300)).await, Err(WaitError::TimedOut)));
+    assert!(matches!(job.wait(Duration::from_millis(300)).await, Err(WaitError::TimedOut(_))));
     assert_eq!(bench.starts_of("a"), 0);
     bench.storage.resume(&queue).await.unwrap();
     job.wait(SOON).await.unwrap();

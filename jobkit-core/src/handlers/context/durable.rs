@@ -15,7 +15,7 @@ use crate::model::ids::JobId;
 use crate::model::lossless::to_json;
 use crate::model::name::{Name, check_label};
 use crate::model::record::{AttemptError, Payload};
-use crate::model::state::StateName;
+use crate::model::state::{Reason, StateName};
 use crate::storage::WriteAnswer;
 
 impl JobContext {
@@ -114,6 +114,7 @@ impl JobContext {
                 parents.push(ParentOutcome {
                     id,
                     state: parent.record.state(),
+                    reason: parent.record.head.reason,
                     kind: parent.record.kind,
                     output: parent
                         .result
@@ -136,6 +137,8 @@ pub struct ParentOutcome {
     pub kind: Name,
     /// Its state now.
     pub state: StateName,
+    /// Why it is in this state, such as why it was deleted.
+    pub reason: Reason,
     /// What it returned, as JSON; `None` where that was nothing.
     pub output: Option<Payload>,
     /// Its last failure.
@@ -149,7 +152,8 @@ impl ParentOutcome {
     /// It has not succeeded, or its output does not decode as `T`.
     pub fn output<T: DeserializeOwned>(&self) -> Result<T> {
         if self.state != StateName::Succeeded {
-            let text = format!("parent {} of kind {} is {}", self.id, self.kind, self.state);
+            let (state, reason) = (self.state, self.reason.as_str());
+            let text = format!("parent {} of kind {} is {state}: {reason}", self.id, self.kind);
             return Err(Error::new(ErrorKind::NotFound, text));
         }
         serde_json::from_slice(self.output.as_deref().unwrap_or(b"null")).map_err(|error| {
