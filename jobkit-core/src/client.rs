@@ -2,9 +2,9 @@
 
 mod changes;
 mod coalescer;
-mod ends;
 mod enqueue;
 pub(crate) mod filter;
+mod finished_jobs;
 mod lock;
 mod operations;
 mod recurring;
@@ -28,8 +28,8 @@ use crate::model::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
 pub use changes::Deleted;
-pub use ends::Ends;
 pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany, HasOutput};
+pub use finished_jobs::FinishedJobs;
 pub use lock::Lock;
 pub use recurring::Recurring;
 pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};

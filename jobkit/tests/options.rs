@@ -124,7 +124,7 @@ enum PayError {
     Busy,
     Closed,
     Network,
-    Said(jobkit::retry::Stop),
+    Said(jobkit::retry::Directive),
 }
 
 impl std::fmt::Display for PayError {

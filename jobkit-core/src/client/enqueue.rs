@@ -215,7 +215,7 @@ impl Batch {
 
     /// Takes an id that was made before, so that enqueueing it again makes no second batch: from inside a
     /// job, one that [`once`](crate::JobContext::once) keeps for all attempts. Give members and
-    /// continuations ids of their own that stay the same, too, with [`keyed`](NewJob::keyed); otherwise
+    /// continuations ids of their own that stay the same, too, with [`idempotency_key`](NewJob::idempotency_key); otherwise
     /// they are attached a second time, or refused once the batch has completed.
     pub fn with_id(mut self, id: BatchId) -> Self {
         for member in &mut self.members {

@@ -100,7 +100,7 @@ impl<J> NewJob<J> {
     ///
     /// A new version of the kind gives the same id: what the older one stored under the key stands, and
     /// enqueueing it again is a conflict.
-    pub fn keyed(mut self, key: &str) -> Self {
+    pub fn idempotency_key(mut self, key: &str) -> Self {
         if let Ok(record) = &mut self.record {
             record.id = JobId::from_key(base_name(&record.kind), key);
             self.id = record.id;
@@ -144,7 +144,7 @@ impl<J> NewJob<J> {
 
     /// Deleted instead, if no server has started it by this instant. It must lie behind the instant at
     /// which the job may start; a requeue ends it.
-    pub fn expires_unless_started(self, by: impl Into<Timestamp>) -> Self {
+    pub fn start_by(self, by: impl Into<Timestamp>) -> Self {
         self.set(|record| record.start_by = Some(by.into()))
     }
 

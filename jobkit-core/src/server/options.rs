@@ -149,7 +149,7 @@ impl ServerOptions {
         self
     }
 
-    /// When failed jobs run again; [`RetryPolicy::hangfire`] by default.
+    /// When failed jobs run again; [`RetryPolicy::polynomial`] by default.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
@@ -213,8 +213,8 @@ impl ServerOptions {
         self.janitor_interval.min(self.lease / 2)
     }
 
-    /// All mistakes.
-    pub(crate) fn mistakes(&self) -> Vec<Error> {
+    /// All errors.
+    pub(crate) fn errors(&self) -> Vec<Error> {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let timeout =
             self.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout <= MAX_TIMEOUT);

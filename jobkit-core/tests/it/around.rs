@@ -147,7 +147,7 @@ async fn a_scope_of_a_filter_reaches_a_handler_that_blocks() {
         let tenant = jobkit_core::__private::run_blocking(|| capture::get("tenant")).await;
         Ok::<_, Failure>(tenant.unwrap_or_default())
     });
-    let mut t = TestServer::new(jobs).around(Scope);
+    let mut t = TestServer::new(jobs).perform_filter(Scope);
     t.client().enqueue(NewJob::new(Parent {})).await.unwrap();
     t.run_until_idle().await;
     assert_eq!(outputs(&t).await, ["acme"]);

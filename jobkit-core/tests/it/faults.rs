@@ -250,7 +250,7 @@ async fn what_stands_behind_others_that_came_too_late_is_started_at_once() {
     let (memory, faulty, ledger) = storages();
     let client = Client::new(memory.clone());
     let soon = memory.now().await.unwrap().plus(Duration::from_millis(1));
-    let late = (0..1_000).map(|_| script("late", Act::Return(1)).expires_unless_started(soon));
+    let late = (0..1_000).map(|_| script("late", Act::Return(1)).start_by(soon));
     client.enqueue_many(late).await.unwrap();
     let last = client.enqueue(script("last", Act::Return(1))).await.unwrap();
     eventually("it is too late", || async { memory.now().await.unwrap() > soon }).await;
