@@ -90,7 +90,7 @@ pub(crate) fn tell_of_damage(seq: i64, fault: &Fault) {
     static TOLD: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     if told.len() < 1_000 && told.insert(seq) {
-        tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and is passed over");
+        tracing::warn!(sequence = seq, error = %fault, "skipped an unreadable job");
     }
 }
 

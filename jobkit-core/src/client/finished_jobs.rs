@@ -206,7 +206,7 @@ impl FinishedJobs {
             match self.ended(from, to).await? {
                 Some(found) => break found,
                 None if length <= STEP => {
-                    tracing::warn!("more jobs end than a subscriber can follow, some are not told");
+                    tracing::warn!("subscriber fell behind, some finished jobs were skipped");
                     break Vec::new();
                 }
                 None => to = from.plus((length / 2).max(STEP)),

@@ -149,7 +149,7 @@ async fn renew(
             // Not sure any more that it is held.
             Ok(Ok(false)) | Err(_) => break,
             Ok(Err(error)) => {
-                tracing::debug!(lock = %request.name, error = %error, "renewing a lock failed, trying again");
+                tracing::debug!(lock = %request.name, error = %error, "renewing a lock failed, retrying");
                 if Instant::now() >= sure_until {
                     break;
                 }

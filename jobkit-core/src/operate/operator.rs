@@ -100,7 +100,7 @@ impl Operator {
         let answer = deed.await;
         tracing::info!(
             target: "jobkit::audit",
-            actor = %self.actor, action, on = %entry.target, ok = answer.is_ok(), "an operator acted"
+            actor = %self.actor, action, on = %entry.target, ok = answer.is_ok(), "operator action"
         );
         if kept {
             (entry.count, entry.outcome) = match &answer {
@@ -109,7 +109,7 @@ impl Operator {
             };
             // What was done is done, whether this can be written or not.
             if let Err(error) = self.storage().append_audit(&entry, None).await {
-                tracing::warn!(%error, action, "the outcome could not be written to the audit");
+                tracing::warn!(%error, action, "the result of an operator's action was not written to the audit");
             }
         }
         answer

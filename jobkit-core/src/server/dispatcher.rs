@@ -177,7 +177,7 @@ impl Dispatcher {
         };
         match self.engine.bounded(self.engine.storage.wake_ups(filter)).await {
             Ok(pushes) => self.pushes = pushes,
-            Err(error) => tracing::debug!(error = %error, "no pushes, polling"),
+            Err(error) => tracing::debug!(error = %error, "no wake-ups, polling"),
         }
     }
 

@@ -52,14 +52,14 @@ async fn run(engine: Arc<Engine>) -> Result<()> {
         biased;
         ended = &mut dispatcher => {
             if let Err(panic) = ended {
-                tracing::error!("the dispatcher panicked, which is a bug in jobkit");
+                tracing::error!("the dispatcher panicked; please report this bug");
                 engine.health.failed("dispatcher", &"panicked; the server has stopped");
                 engine.held.stop_all(StopCause::Shutdown);
                 let text = "the dispatcher panicked, so the server has stopped";
                 result = Err(Error::new(ErrorKind::Internal, text).caused_by(panic));
             }
         }
-        () = stages => tracing::warn!("some jobs did not end in time; they are taken back when their leases expire"),
+        () = stages => tracing::warn!("some jobs did not stop in time; they are recovered when their leases expire"),
         () = engine.ended.cancelled() => {}
     }
     // With nothing to wait for, the dispatcher may be done before that was said.
@@ -93,8 +93,8 @@ async fn say_goodbye(engine: &Engine) {
         Ok(Ok(())) => {
             tracing::info!(server = %engine.info.name, still_running = still_running.len(), "stopped")
         }
-        Ok(Err(error)) => tracing::warn!(error = %error, "stopped without a goodbye"),
-        Err(_) => tracing::warn!("stopped without a goodbye: the storage did not answer in time"),
+        Ok(Err(error)) => tracing::warn!(error = %error, "stopped without deregistering"),
+        Err(_) => tracing::warn!("stopped without deregistering: the storage did not answer in time"),
     }
 }
 

@@ -91,7 +91,7 @@ async fn a_failing_job_is_logged_at_each_attempt_and_the_hook_hears_of_the_last(
     let first = lines.take();
     assert_eq!(first.len(), 1, "{first:?}");
     for part in
-        ["WARN", "job failed, retry in 16 s", "kind=mail", "attempt=1", "the server is busy"]
+        ["WARN", "job failed, retrying in 16 s", "kind=mail", "attempt=1", "the server is busy"]
     {
         assert!(first[0].contains(part), "{part} in {first:?}");
     }

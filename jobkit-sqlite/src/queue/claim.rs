@@ -130,7 +130,7 @@ impl Flight<'_, '_> {
         let (mut job, args, limits, extras) = match readable {
             Ok(readable) => readable,
             Err(fault) if fault.is_damage() => {
-                tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and becomes Failed");
+                tracing::warn!(sequence = seq, error = %fault, "an unreadable job becomes Failed");
                 self.give_up_unreadable(seq, now)?;
                 return Ok(false);
             }

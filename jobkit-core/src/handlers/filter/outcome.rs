@@ -181,7 +181,7 @@ pub(crate) fn decide<'a>(
         match asked {
             Ok(()) => decision = next,
             Err(_) => {
-                tracing::error!(job = %ended.context.id(), "a filter panicked, its decision is ignored");
+                tracing::error!(job = %ended.context.id(), "filter panicked, ignoring its decision");
             }
         }
     }
