@@ -84,8 +84,8 @@ pub mod retry {
 
 /// What a server tells, beside [`Server`] and its options.
 pub mod server {
-    pub use jobkit_core::{Incarnation, JobFn};
     pub use jobkit_core::server::{BuildError, FailedJob, Health, Prefetch, Problem, stop_signal};
+    pub use jobkit_core::{Incarnation, JobFn};
 }
 
 /// The states of a job, why it is in one, and how long it is kept.

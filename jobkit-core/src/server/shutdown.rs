@@ -94,7 +94,9 @@ async fn say_goodbye(engine: &Engine) {
             tracing::info!(server = %engine.info.name, still_running = still_running.len(), "stopped")
         }
         Ok(Err(error)) => tracing::warn!(error = %error, "stopped without deregistering"),
-        Err(_) => tracing::warn!("stopped without deregistering: the storage did not answer in time"),
+        Err(_) => {
+            tracing::warn!("stopped without deregistering: the storage did not answer in time")
+        }
     }
 }
 
