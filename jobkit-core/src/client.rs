@@ -125,7 +125,8 @@ impl ClientOptions {
             filter.submit(job)?;
         }
         if job.id != id {
-            let reason = "is from birth: handles and edges name it, so a filter cannot change it";
+            let reason =
+                "is from creation: handles and edges name it, so a filter cannot change it";
             return Err(Error::invalid("id", reason));
         }
         if !self.codecs.is_empty() {

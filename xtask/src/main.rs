@@ -52,7 +52,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "fix",
         arguments: "",
-        summary: "formats, and applies what clippy can mend",
+        summary: "formats, and applies what clippy can fix",
         run: fix::run,
     },
     Command {

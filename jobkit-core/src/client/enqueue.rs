@@ -231,7 +231,7 @@ impl Batch {
         self
     }
 
-    /// The id it has from birth.
+    /// The id it has from creation.
     pub fn id(&self) -> BatchId {
         self.id
     }
@@ -509,7 +509,7 @@ impl Client {
     }
 }
 
-/// What became of the jobs of [`Client::enqueue_many`].
+/// The outcome of the jobs of [`Client::enqueue_many`].
 #[derive(Debug, Default)]
 pub struct EnqueueMany {
     /// How many were stored, or had been before.

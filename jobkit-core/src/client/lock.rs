@@ -109,7 +109,7 @@ impl Lock {
         Self { storage, request, generation, lost, _renews: ended.drop_guard() }
     }
 
-    /// Grows with every owner, for ever: other systems can refuse what a former owner still sends.
+    /// Grows with every owner, forever: other systems can refuse what a former owner still sends.
     pub fn generation(&self) -> u64 {
         self.generation
     }

@@ -22,7 +22,7 @@ use crate::model::retry::RetryPolicy;
 use crate::model::state::{Retention, Start};
 use crate::model::unique::{OnConflict, Unique, Until};
 
-/// A job value: it has its id from birth, and does nothing until it is enqueued.
+/// A job value: it has its id from creation, and does nothing until it is enqueued.
 ///
 /// Mistakes in options are kept and told by `enqueue`, so that options chain.
 ///
@@ -90,7 +90,7 @@ impl<J: Job> NewJob<J> {
 }
 
 impl<J> NewJob<J> {
-    /// The id it has from birth.
+    /// The id it has from creation.
     pub fn id(&self) -> JobId {
         self.id
     }

@@ -62,7 +62,7 @@ pub struct Directive {
     cause: Option<BoxError>,
 }
 
-/// Marks an error as one that no repetition mends: the job is Failed at once.
+/// Marks an error as one that no repetition fixes: the job is Failed at once.
 ///
 /// # Example: a mailbox that does not exist
 /// ```

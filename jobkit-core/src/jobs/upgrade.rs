@@ -80,7 +80,7 @@ impl<J> Upgrades<J> {
     /// `Result` of it.
     ///
     /// An upgrade that fails ends the job as arguments that do not decode: Failed at once, so that it can be
-    /// requeued when the code is mended.
+    /// requeued when the code is fixed.
     #[must_use]
     pub fn version<Old, New>(
         mut self,

@@ -116,7 +116,7 @@ pub enum Reason {
     Done,
     /// Failed as often as it may.
     OutOfAttempts,
-    /// Failed with an error that no repetition mends.
+    /// Failed with an error that no repetition fixes.
     Permanent,
     /// The stored arguments do not fit the handler.
     BadArguments,

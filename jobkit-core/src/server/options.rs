@@ -13,7 +13,7 @@ use crate::model::state::Retention;
 /// The most jobs that run at once on a server.
 pub(crate) const MAX_WORKERS: usize = 10_000;
 
-/// The options of a server; what a job or its kind names goes before them.
+/// The options of a server; what a job or its kind names takes precedence.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerOptions {
@@ -44,7 +44,7 @@ pub struct ServerOptions {
 pub enum Prefetch {
     /// About 50 ms of work by the measured durations; none where jobs take over a second.
     Adaptive,
-    /// Always so many.
+    /// Always this many.
     Fixed(usize),
 }
 

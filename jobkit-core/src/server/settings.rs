@@ -59,7 +59,7 @@ impl ServerOptions {
     ///
     /// Lengths are a number and `ms`, `s`, `m`, `h` or `d`. Other variables are left alone. What a
     /// builder is told by [`workers`](crate::ServerBuilder::workers),
-    /// [`queues`](crate::ServerBuilder::queues) or [`name`](crate::ServerBuilder::name) goes before.
+    /// [`queues`](crate::ServerBuilder::queues) or [`name`](crate::ServerBuilder::name) takes precedence.
     ///
     /// # Errors
     /// All values that cannot be read, together; ranges are checked when the server is built.

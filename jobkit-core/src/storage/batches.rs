@@ -65,7 +65,7 @@ pub trait BatchStore {
     }
 }
 
-/// What became of a change of a batch.
+/// The outcome of a change of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchOutcome {
     /// Applied.

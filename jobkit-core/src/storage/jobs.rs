@@ -271,7 +271,7 @@ impl Submission {
     }
 }
 
-/// What became of a submission.
+/// The outcome of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// It holds; one entry per job, in order.
@@ -282,7 +282,7 @@ pub enum Submitted {
     Busy,
 }
 
-/// What became of one job of a submission.
+/// The outcome of one job of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobSubmitted {
     /// Stored now, in this state.
@@ -423,7 +423,7 @@ pub fn check_start_by(start_by: Option<Timestamp>, run_at: Timestamp) -> Result<
     }
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeOutcome {
     /// Applied: the state and version now.
@@ -446,7 +446,7 @@ pub enum ChangeOutcome {
 /// A bounded step of work that runs by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct StepRequest {
-    /// At most so many items; storages may do fewer.
+    /// At most this many items; storages may do fewer.
     pub max: usize,
     /// Replaces the storage's clock; tests only.
     pub now: Option<Timestamp>,

@@ -104,7 +104,7 @@ pub struct LogWrite {
     pub progress: Vec<Progress>,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteAnswer {
     /// Kept.

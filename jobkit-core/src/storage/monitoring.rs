@@ -33,7 +33,7 @@ use crate::model::stats::{Histogram, Scope, Step, Tally};
 /// - **MON-7** `lanes` names every queue and kind with Enqueued jobs that are not parked, with since when
 ///   the first in line has been claimable, and costs a look for each, not for each job.
 /// - **MON-8** `count` tells how many jobs `list` would page from the query's place on: exactly, or that
-///   there are at least so many, where that is more than `most`, or more than a bounded look finds.
+///   there are at least this many, where that is more than `most`, or more than a bounded look finds.
 /// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue go before an Enqueued one,
 ///   up to `most`; `None` for a job that is not Enqueued.
 /// - **MON-10** Every attempt that was settled with an error and [failed](crate::model::state_machine::Ending::has_failed)
@@ -236,7 +236,7 @@ pub struct JobQuery {
     pub error_group: Option<Fingerprint>,
     /// After this place.
     pub after: Option<Cursor>,
-    /// At most so many, 1 to 200.
+    /// At most this many, 1 to 200.
     pub limit: usize,
 }
 

@@ -133,7 +133,7 @@ pub struct SaveRecurring {
     pub if_etag: Option<u64>,
 }
 
-/// What became of a save.
+/// The outcome of a save.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SaveOutcome {
     /// There was none before.
@@ -226,7 +226,7 @@ pub struct FireJob {
     pub overlap: Overlap,
 }
 
-/// What became of a fire.
+/// The outcome of a fire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FireOutcome {
     /// The job was created; the schedule moved on.
@@ -240,7 +240,7 @@ pub enum FireOutcome {
     Failed(String),
 }
 
-/// What became of a trigger.
+/// The outcome of a trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TriggerOutcome {
     /// The job was created.

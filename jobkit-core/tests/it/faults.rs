@@ -106,7 +106,7 @@ async fn claims_and_settles_whose_answers_are_lost_run_every_job_once() {
     let counters = memory.counters(&Scope::Total).await.unwrap();
     assert_eq!(counters.transitions_to(StateName::Succeeded), 2_000);
     faulty.heal();
-    eventually("health mends", || async { handle.health().is_ok() }).await;
+    eventually("health fixes", || async { handle.health().is_ok() }).await;
 }
 
 /// An outage longer than a lease reruns nothing: rescue takes two looks.
