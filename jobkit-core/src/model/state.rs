@@ -102,7 +102,8 @@ pub enum Reason {
     RunNow,
     /// A person set another instant.
     Rescheduled,
-    /// Moved to another queue or priority.
+    /// Moved to another queue or priority. No transition gives it, since a move leaves the state; it keeps its
+    /// position in [`ALL`](Self::ALL).
     Moved,
     /// Taken by a server.
     Claimed,

@@ -260,7 +260,7 @@ pub struct ClaimedJob {
     pub claimed_at: Timestamp,
     /// Its batch.
     pub batch: Option<BatchId>,
-    /// The limits whose slots it holds.
+    /// Whether it holds slots of limits, which are freed when it ends.
     pub limited: bool,
     /// The rest.
     pub extras: Option<Box<Extras>>,
