@@ -71,7 +71,7 @@ pub(crate) fn state_at(number: i64) -> Done<StateName> {
         .ok_or_else(|| Error::corrupt(format!("there is no state number {number}")))?)
 }
 
-pub(crate) fn reason_at(number: i64) -> Reason {
+fn reason_at(number: i64) -> Reason {
     Reason::from_index(index(number))
 }
 
@@ -86,7 +86,7 @@ pub(crate) const fn result_aside(seq: i64) -> i64 {
 }
 
 /// The rank is 9 − priority; a damaged one is as good as the last or the first.
-pub(crate) fn priority_at(rank: i64) -> u8 {
+fn priority_at(rank: i64) -> u8 {
     u8::try_from(9 - rank.clamp(0, 9)).unwrap_or(0)
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use jobkit_core::Name;
 use rusqlite::{Connection, OptionalExtension, Params, Row, Statement};
 
-use crate::codec::Job;
 use crate::error::{Done, Fault};
 
 /// In SQL of this crate, this stands for the namespace.
@@ -25,13 +24,8 @@ pub(crate) struct Db<'c> {
     prefix: Arc<str>,
     kept: RefCell<HashMap<(usize, usize), Vec<Statement<'c>>>>,
     names: RefCell<Names>,
-    claimed: RefCell<HashMap<i64, Job>>,
-    last_seq: Cell<Option<i64>>,
     is_utf8: Cell<Option<bool>>,
 }
-
-/// The most claimed jobs that are remembered.
-const CLAIMED: usize = 2_000;
 
 /// Every statement that any connection of this process prepared, for the test of their plans.
 #[cfg(test)]
@@ -90,8 +84,6 @@ impl<'c> Db<'c> {
             prefix,
             kept: RefCell::default(),
             names: RefCell::default(),
-            claimed: RefCell::default(),
-            last_seq: Cell::default(),
             is_utf8: Cell::default(),
         }
     }
@@ -190,29 +182,6 @@ impl<'c> Db<'c> {
         Ok(id)
     }
 
-    /// Remembers the row of a job that was claimed just now, which its settle asks for next. It holds
-    /// until anything else may have changed it: another process, a call of another sort, a rollback.
-    pub(crate) fn remember_claimed(&self, job: &Job) {
-        let mut claimed = self.claimed.borrow_mut();
-        if claimed.len() >= CLAIMED {
-            claimed.clear();
-        }
-        claimed.insert(job.seq, job.clone());
-    }
-
-    /// The row of a job that was claimed before and has not changed since.
-    pub(crate) fn claimed(&self, seq: i64) -> Option<Job> {
-        self.claimed.borrow_mut().remove(&seq)
-    }
-
-    pub(crate) fn forget_claimed(&self, seq: i64) {
-        self.claimed.borrow_mut().remove(&seq);
-    }
-
-    pub(crate) fn forget_all_claimed(&self) {
-        self.claimed.borrow_mut().clear();
-    }
-
     /// Whether texts are stored in UTF-8. Whoever makes the file decides it, once and for all, and that
     /// may be an application that shares it.
     pub(crate) fn is_utf8(&self) -> Done<bool> {
@@ -223,16 +192,6 @@ impl<'c> Db<'c> {
         let is_utf8 = name.as_deref() == Some("UTF-8");
         self.is_utf8.set(Some(is_utf8));
         Ok(is_utf8)
-    }
-
-    /// The highest place that this connection gave, since nobody else gave one after it.
-    pub(crate) fn last_seq(&self) -> Option<i64> {
-        self.last_seq.get()
-    }
-
-    /// After a commit; `None` where others may have written.
-    pub(crate) fn remember_last_seq(&self, last: Option<i64>) {
-        self.last_seq.set(last);
     }
 
     /// After a rollback: numbers that were given in it mean nothing.

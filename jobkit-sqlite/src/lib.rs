@@ -22,6 +22,7 @@ mod connection;
 mod error;
 mod file;
 mod schema;
+mod txn;
 mod writer;
 
 pub use options::{SqliteDurability, SqliteOptions};

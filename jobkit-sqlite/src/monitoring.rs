@@ -15,40 +15,19 @@ use jobkit_core::storage::{
     PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo,
     Snapshot,
 };
-use jobkit_core::{Error, JobId, Name, Result, Timestamp, bounds};
+use jobkit_core::{Error, JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
-pub(crate) use self::statistics::fold;
-use self::statistics::{range, tail, total};
+use self::statistics::{by_state, held, range, tail, total};
 use crate::codec::{index, job_id, json, on_at, size, state_at, uint};
 use crate::connection::Db;
 use crate::error::Done;
-use crate::jobs::{find, parents, state_of};
-use crate::operations::{failures, pauses};
-use crate::queue::lanes::lanes_of;
+use crate::jobs::read::{find, parents, state_of};
+use crate::operations::failures;
+use crate::operations::pauses::pauses;
+use crate::queue::claim_order::lanes_of;
 use crate::recurring::running;
 use crate::storage::SqliteStorage;
-
-/// Held leases by queue; what the statistics count as Enqueued until their claim ends.
-fn held(db: &Db<'_>) -> Done<BTreeMap<i64, i64>> {
-    Ok(db
-        .all(
-            "SELECT queue, count(*) FROM jk_job INDEXED BY jk_held WHERE state = 3 GROUP BY queue",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?
-        .into_iter()
-        .collect())
-}
-
-/// Jobs in each state, from what transitions counted.
-fn by_state(total: &Tally, held: i64) -> [u64; 7] {
-    let mut by_state = total.gauge.map(uint);
-    let enqueued = StateName::Enqueued.index();
-    by_state[enqueued] = uint(total.gauge[enqueued] - held);
-    by_state[StateName::Processing.index()] = uint(held);
-    by_state
-}
 
 fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
     let tail = tail(db)?;
@@ -276,16 +255,4 @@ impl Monitoring for SqliteStorage {
         let query = query.clone();
         self.read("error_groups", move |db| failures::groups(db, &query)).await
     }
-}
-
-/// Exactly how many jobs are in a state.
-fn count(db: &Db<'_>, state: StateName) -> Done<u64> {
-    let total = total(db, &tail(db)?, &Scope::Total)?;
-    Ok(by_state(&total, held(db)?.values().sum())[state.index()])
-}
-
-/// The name of a queue as a cursor holds it.
-fn queue_of(cursor: &str) -> (Name, &str) {
-    let (queue, rest) = cursor.split_once(':').unwrap_or((cursor, ""));
-    (Name::from_stored(queue), rest)
 }

@@ -16,9 +16,10 @@ use rusqlite::{Row, params};
 use crate::codec::{at, bytes16, int, json, size, uint};
 use crate::connection::Db;
 use crate::error::Done;
-use crate::jobs::state_of;
+use crate::jobs::read::state_of;
+use crate::jobs::submit;
 use crate::storage::SqliteStorage;
-use crate::writer::{Flight, Push};
+use crate::txn::{Push, Txn};
 
 macro_rules! select_recurring {
     ($rest:literal) => {
@@ -170,269 +171,275 @@ fn single(nominal_at: Timestamp, at: Timestamp, outcome: RunOutcome) -> Recurrin
     RecurringRun { nominal_at, through: nominal_at, count: 1, outcome, at }
 }
 
-impl Flight<'_, '_> {
-    /// A number that no save or pause had before.
-    fn new_etag(&self) -> Done<u64> {
-        let etag = self.meta("etag")? + 1;
-        self.set_meta("etag", etag)?;
-        Ok(etag)
-    }
+/// A number that no save or pause had before.
+fn new_etag(txn: &Txn<'_, '_>) -> Done<u64> {
+    let etag = txn.meta("etag")? + 1;
+    txn.set_meta("etag", etag)?;
+    Ok(etag)
+}
 
-    fn save_recurring(&mut self, save: &SaveRecurring, now: Timestamp) -> Done<SaveOutcome> {
-        if let Err(error) = save.spec.check() {
-            return Ok(SaveOutcome::Refused(error.into()));
+fn save_one(txn: &mut Txn<'_, '_>, save: &SaveRecurring, now: Timestamp) -> Done<SaveOutcome> {
+    if let Err(error) = save.spec.check() {
+        return Ok(SaveOutcome::Refused(error.into()));
+    }
+    let id = &save.spec.id;
+    let stored = load(txn.db, id)?;
+    let etag = stored.as_ref().map_or(0, |record| record.etag);
+    if save.if_etag.is_some_and(|expected| expected != etag) {
+        return Ok(SaveOutcome::Changed { etag });
+    }
+    if let Some(record) = stored.as_ref().filter(|record| record.spec == save.spec) {
+        let next = record.next_if_unchanged(save.next);
+        if next != record.next {
+            set_next(txn, id, next)?;
         }
-        let id = &save.spec.id;
-        let stored = load(self.db, id)?;
-        let etag = stored.as_ref().map_or(0, |record| record.etag);
-        if save.if_etag.is_some_and(|expected| expected != etag) {
-            return Ok(SaveOutcome::Changed { etag });
+        return Ok(SaveOutcome::Unchanged { etag });
+    }
+    let etag = new_etag(txn)?;
+    let spec = serde_json::to_string(&save.spec)?;
+    let (next, dropped) = match &stored {
+        Some(record) => record.next_if_replaced(&save.spec, save.next, now),
+        None => (save.next, Vec::new()),
+    };
+    let nominal = next.map(|next| next.nominal_at.as_micros());
+    let due = next.map(|next| next.due_at.as_micros());
+    record_dropped(txn, id, &dropped)?;
+    if stored.is_some() {
+        txn.db.run(
+            "UPDATE jk_recurring SET spec = ?2, etag = ?3, next_nominal = ?4, next_due = ?5 \
+             WHERE id = ?1",
+            params![id, spec, int(etag), nominal, due],
+        )?;
+    } else {
+        // What was removed left its last instant.
+        txn.db.run(
+            "INSERT INTO jk_recurring (id, spec, etag, next_nominal, next_due, created_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET \
+             spec = excluded.spec, etag = excluded.etag, next_nominal = excluded.next_nominal, \
+             next_due = excluded.next_due, created_at = excluded.created_at",
+            params![id, spec, int(etag), nominal, due, now.as_micros()],
+        )?;
+    }
+    if let Some(next) = next {
+        txn.pushes.push(Push::Due(next.due_at));
+    }
+    Ok(match stored {
+        Some(_) => SaveOutcome::Replaced { etag },
+        None => SaveOutcome::Created { etag },
+    })
+}
+
+/// Sets the next occurrence alone.
+fn set_next(txn: &mut Txn<'_, '_>, id: &str, next: Option<NextRun>) -> Done {
+    txn.db.run(
+        "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3 WHERE id = ?1",
+        params![
+            id,
+            next.map(|next| next.nominal_at.as_micros()),
+            next.map(|next| next.due_at.as_micros()),
+        ],
+    )?;
+    if let Some(next) = next {
+        txn.pushes.push(Push::Due(next.due_at));
+    }
+    Ok(())
+}
+
+fn remove(txn: &Txn<'_, '_>, id: &str, now: Timestamp) -> Done<bool> {
+    // One that cannot be read can be removed all the same.
+    let record = match load(txn.db, id) {
+        Err(fault) if !fault.is_damage() => return Err(fault),
+        read => read.ok().flatten(),
+    };
+    let dropped = record.map(|record| record.dropped(&RunOutcome::Replaced, now));
+    let removed = txn.db.run(
+        "UPDATE jk_recurring SET spec = NULL, next_nominal = NULL, next_due = NULL, \
+         last_job = NULL, pause = NULL WHERE id = ?1 AND spec IS NOT NULL",
+        [id],
+    )?;
+    if removed > 0 {
+        txn.db.run("DELETE FROM jk_recurring_run WHERE recurring = ?1", [id])?;
+        // Until it is savepoint again.
+        record_dropped(txn, id, &dropped.unwrap_or_default())?;
+        txn.db.run("DELETE FROM jk_recurring WHERE id = ?1 AND last_nominal IS NULL", [id])?;
+    }
+    Ok(removed > 0)
+}
+
+/// Records what was due and will not be fired.
+fn record_dropped(txn: &Txn<'_, '_>, id: &str, dropped: &[RecurringRun]) -> Done {
+    for range in dropped {
+        record_run(txn, id, range)?;
+    }
+    if let Some(range) = dropped.last() {
+        txn.db.run(
+            "UPDATE jk_recurring SET last_nominal = ?2 WHERE id = ?1",
+            params![id, range.through.as_micros()],
+        )?;
+    }
+    Ok(())
+}
+
+fn pause(txn: &mut Txn<'_, '_>, id: &str, change: &PauseChange, now: Timestamp) -> Done<bool> {
+    let Some(record) = load(txn.db, id)? else { return Ok(false) };
+    match change {
+        PauseChange::Pause(pause) => {
+            let pause = Pause { since: now, ..pause.clone() };
+            txn.db.run(
+                "UPDATE jk_recurring SET pause = ?2, etag = ?3 WHERE id = ?1",
+                params![id, serde_json::to_string(&pause)?, int(new_etag(txn)?)],
+            )?;
         }
-        if let Some(record) = stored.as_ref().filter(|record| record.spec == save.spec) {
-            let next = record.next_if_unchanged(save.next);
-            if next != record.next {
-                self.set_next(id, next)?;
+        // Repeated it changes nothing: the first one set the next occurrence.
+        PauseChange::Resume { .. } if record.pause.is_none() => {}
+        PauseChange::Resume { next } => {
+            record_dropped(txn, id, &record.dropped(&RunOutcome::Misfired, now))?;
+            txn.db.run(
+                "UPDATE jk_recurring SET pause = NULL, etag = ?2 WHERE id = ?1",
+                params![id, int(new_etag(txn)?)],
+            )?;
+            set_next(txn, id, *next)?;
+        }
+    }
+    Ok(true)
+}
+
+/// Fires one of several: a row that cannot be read fails none of the others. Such an occurrence is
+/// recorded as refused, so that its schedule goes on.
+fn fire_apart(txn: &mut Txn<'_, '_>, fire: &Fire, now: Timestamp) -> Done<FireOutcome> {
+    if let Some(job) = &fire.job {
+        // Names are kept beyond a rollback of this part, so they are given before it.
+        txn.db.intern(&job.job.queue)?;
+        txn.db.intern(&job.job.kind)?;
+    }
+    let mut unfit = None;
+    loop {
+        let savepoint = txn.savepoint()?;
+        let fault = match fire_one(txn, fire, unfit.as_deref(), now) {
+            Ok(outcome) => {
+                txn.release()?;
+                return Ok(outcome);
             }
-            return Ok(SaveOutcome::Unchanged { etag });
-        }
-        let etag = self.new_etag()?;
-        let spec = serde_json::to_string(&save.spec)?;
-        let (next, dropped) = match &stored {
-            Some(record) => record.next_if_replaced(&save.spec, save.next, now),
-            None => (save.next, Vec::new()),
+            Err(fault) if !fault.is_of_one_item() => return Err(fault),
+            Err(fault) => fault,
         };
-        let nominal = next.map(|next| next.nominal_at.as_micros());
-        let due = next.map(|next| next.due_at.as_micros());
-        self.record_dropped(id, &dropped)?;
-        if stored.is_some() {
-            self.db.run(
-                "UPDATE jk_recurring SET spec = ?2, etag = ?3, next_nominal = ?4, next_due = ?5 \
-                 WHERE id = ?1",
-                params![id, spec, int(etag), nominal, due],
-            )?;
-        } else {
-            // What was removed left its last instant.
-            self.db.run(
-                "INSERT INTO jk_recurring (id, spec, etag, next_nominal, next_due, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET \
-                 spec = excluded.spec, etag = excluded.etag, next_nominal = excluded.next_nominal, \
-                 next_due = excluded.next_due, created_at = excluded.created_at",
-                params![id, spec, int(etag), nominal, due, now.as_micros()],
-            )?;
+        txn.rollback_to(savepoint)?;
+        let reason = format!("something stored cannot be read: {fault}");
+        tracing::warn!(recurring = %fire.id, error = %fault, "an occurrence cannot be fired");
+        if unfit.replace(reason.clone()).is_some() {
+            return Ok(FireOutcome::Failed(reason));
         }
-        if let Some(next) = next {
-            self.pushes.push(Push::Due(next.due_at));
-        }
-        Ok(match stored {
-            Some(_) => SaveOutcome::Replaced { etag },
-            None => SaveOutcome::Created { etag },
-        })
     }
+}
 
-    /// Sets the next occurrence alone.
-    fn set_next(&mut self, id: &str, next: Option<NextRun>) -> Done {
-        self.db.run(
-            "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3 WHERE id = ?1",
-            params![
-                id,
-                next.map(|next| next.nominal_at.as_micros()),
-                next.map(|next| next.due_at.as_micros()),
-            ],
-        )?;
-        if let Some(next) = next {
-            self.pushes.push(Push::Due(next.due_at));
-        }
-        Ok(())
+/// Fires or skips an occurrence; `unfit` says why its job cannot be created.
+fn fire_one(
+    txn: &mut Txn<'_, '_>,
+    fire: &Fire,
+    unfit: Option<&str>,
+    now: Timestamp,
+) -> Done<FireOutcome> {
+    let id = fire.id.as_str();
+    let Some(mut record) = load(txn.db, id)? else { return Ok(FireOutcome::Stale) };
+    if !fire.fits(&record, now) {
+        return Ok(FireOutcome::Stale);
     }
-
-    fn remove_recurring(&self, id: &str, now: Timestamp) -> Done<bool> {
-        // One that cannot be read can be removed all the same.
-        let record = match load(self.db, id) {
-            Err(fault) if !fault.is_damage() => return Err(fault),
-            read => read.ok().flatten(),
+    // Removed and savepoint again, or after the clock went back, it may meet what was fired before.
+    let job = fire.job.as_ref().filter(|job| !record.has_fired(job.nominal_at, now));
+    fire.move_on(&mut record, now);
+    for skipped in &fire.skipped {
+        record_run(txn, id, &RecurringRun { at: now, ..skipped.clone() })?;
+    }
+    let mut outcome = FireOutcome::Skipped;
+    if let Some(job) = job {
+        let run;
+        (outcome, run) = match unfit {
+            None => fire_job(txn, job, record.last_job, now)?,
+            Some(reason) => {
+                (FireOutcome::Skipped, RunOutcome::Refused { reason: reason.to_owned() })
+            }
         };
-        let dropped = record.map(|record| record.dropped(&RunOutcome::Replaced, now));
-        let removed = self.db.run(
-            "UPDATE jk_recurring SET spec = NULL, next_nominal = NULL, next_due = NULL, \
-             last_job = NULL, pause = NULL WHERE id = ?1 AND spec IS NOT NULL",
-            [id],
-        )?;
-        if removed > 0 {
-            self.db.run("DELETE FROM jk_recurring_run WHERE recurring = ?1", [id])?;
-            // Until it is saved again.
-            self.record_dropped(id, &dropped.unwrap_or_default())?;
-            self.db.run("DELETE FROM jk_recurring WHERE id = ?1 AND last_nominal IS NULL", [id])?;
+        record_run(txn, id, &single(job.nominal_at, now, run))?;
+        record.note_fired(job.nominal_at);
+        if let FireOutcome::Fired(job) = outcome {
+            record.last_job = Some(job);
         }
-        Ok(removed > 0)
     }
+    txn.db.run(
+        "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3, last_nominal = ?4, \
+         last_job = ?5, fired = ?6 WHERE id = ?1",
+        params![
+            id,
+            record.next.map(|next| next.nominal_at.as_micros()),
+            record.next.map(|next| next.due_at.as_micros()),
+            record.last_nominal_at.map(Timestamp::as_micros),
+            record.last_job.as_ref().map(|job| &job.as_bytes()[..]),
+            fired_text(&record.fired)?,
+        ],
+    )?;
+    Ok(outcome)
+}
 
-    /// Records what was due and will not be fired.
-    fn record_dropped(&self, id: &str, dropped: &[RecurringRun]) -> Done {
-        for range in dropped {
-            self.record_run(id, range)?;
-        }
-        if let Some(range) = dropped.last() {
-            self.db.run(
-                "UPDATE jk_recurring SET last_nominal = ?2 WHERE id = ?1",
-                params![id, range.through.as_micros()],
-            )?;
-        }
-        Ok(())
+fn fire_job(
+    txn: &mut Txn<'_, '_>,
+    fire: &FireJob,
+    last_job: Option<JobId>,
+    now: Timestamp,
+) -> Done<(FireOutcome, RunOutcome)> {
+    if fire.overlap == Overlap::Skip
+        && let Some(job) = last_job
+        && state_of(txn.db, job)?.is_some_and(|state| !state.is_finished())
+    {
+        return Ok((FireOutcome::Skipped, RunOutcome::Overlapping { job }));
     }
+    let job = fire.job.id;
+    Ok(match submit::submit_one(txn, &fire.job, now)? {
+        Ok(JobSubmitted::Existing(holder)) | Err(Refusal::UniqueConflict { holder }) => {
+            (FireOutcome::Skipped, RunOutcome::KeyHeld { holder })
+        }
+        Ok(_) => (FireOutcome::Fired(job), RunOutcome::Fired { job }),
+        Err(refusal) => (FireOutcome::Skipped, RunOutcome::Refused { reason: refusal.to_string() }),
+    })
+}
 
-    fn pause_recurring(&mut self, id: &str, change: &PauseChange, now: Timestamp) -> Done<bool> {
-        let Some(record) = load(self.db, id)? else { return Ok(false) };
-        match change {
-            PauseChange::Pause(pause) => {
-                let pause = Pause { since: now, ..pause.clone() };
-                self.db.run(
-                    "UPDATE jk_recurring SET pause = ?2, etag = ?3 WHERE id = ?1",
-                    params![id, serde_json::to_string(&pause)?, int(self.new_etag()?)],
-                )?;
-            }
-            // Repeated it changes nothing: the first one set the next occurrence.
-            PauseChange::Resume { .. } if record.pause.is_none() => {}
-            PauseChange::Resume { next } => {
-                self.record_dropped(id, &record.dropped(&RunOutcome::Misfired, now))?;
-                self.db.run(
-                    "UPDATE jk_recurring SET pause = NULL, etag = ?2 WHERE id = ?1",
-                    params![id, int(self.new_etag()?)],
-                )?;
-                self.set_next(id, *next)?;
-            }
-        }
-        Ok(true)
+fn trigger(
+    txn: &mut Txn<'_, '_>,
+    id: &str,
+    job: &NewRecord,
+    now: Timestamp,
+) -> Done<TriggerOutcome> {
+    if load(txn.db, id)?.is_none() {
+        return Ok(TriggerOutcome::NotFound);
     }
+    match submit::submit_one(txn, job, now)? {
+        Ok(JobSubmitted::Existing(holder)) => Ok(TriggerOutcome::Existing(holder)),
+        // The answer of the first call was lost.
+        Ok(JobSubmitted::Already(_)) => Ok(TriggerOutcome::Created(job.id)),
+        Ok(JobSubmitted::Created(_)) => {
+            record_run(txn, id, &single(now, now, RunOutcome::Triggered { job: job.id }))?;
+            Ok(TriggerOutcome::Created(job.id))
+        }
+        Err(refusal) => Ok(TriggerOutcome::Refused(refusal)),
+    }
+}
 
-    /// Fires one of several: a row that cannot be read fails none of the others. Such an occurrence is
-    /// recorded as refused, so that its schedule goes on.
-    fn fire_apart(&mut self, fire: &Fire, now: Timestamp) -> Done<FireOutcome> {
-        if let Some(job) = &fire.job {
-            // Names are kept beyond a rollback of this part, so they are given before it.
-            self.db.intern(&job.job.queue)?;
-            self.db.intern(&job.job.kind)?;
-        }
-        let mut unfit = None;
-        loop {
-            let saved = self.save()?;
-            let fault = match self.fire(fire, unfit.as_deref(), now) {
-                Ok(outcome) => {
-                    self.release()?;
-                    return Ok(outcome);
-                }
-                Err(fault) if !fault.is_of_one_item() => return Err(fault),
-                Err(fault) => fault,
-            };
-            self.restore(saved)?;
-            let reason = format!("something stored cannot be read: {fault}");
-            tracing::warn!(recurring = %fire.id, error = %fault, "an occurrence cannot be fired");
-            if unfit.replace(reason.clone()).is_some() {
-                return Ok(FireOutcome::Failed(reason));
-            }
-        }
-    }
-
-    /// Fires or skips an occurrence; `unfit` says why its job cannot be created.
-    fn fire(&mut self, fire: &Fire, unfit: Option<&str>, now: Timestamp) -> Done<FireOutcome> {
-        let id = fire.id.as_str();
-        let Some(mut record) = load(self.db, id)? else { return Ok(FireOutcome::Stale) };
-        if !fire.fits(&record, now) {
-            return Ok(FireOutcome::Stale);
-        }
-        // Removed and saved again, or after the clock went back, it may meet what was fired before.
-        let job = fire.job.as_ref().filter(|job| !record.has_fired(job.nominal_at, now));
-        fire.move_on(&mut record, now);
-        for skipped in &fire.skipped {
-            self.record_run(id, &RecurringRun { at: now, ..skipped.clone() })?;
-        }
-        let mut outcome = FireOutcome::Skipped;
-        if let Some(job) = job {
-            let run;
-            (outcome, run) = match unfit {
-                None => self.fire_job(job, record.last_job, now)?,
-                Some(reason) => {
-                    (FireOutcome::Skipped, RunOutcome::Refused { reason: reason.to_owned() })
-                }
-            };
-            self.record_run(id, &single(job.nominal_at, now, run))?;
-            record.note_fired(job.nominal_at);
-            if let FireOutcome::Fired(job) = outcome {
-                record.last_job = Some(job);
-            }
-        }
-        self.db.run(
-            "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3, last_nominal = ?4, \
-             last_job = ?5, fired = ?6 WHERE id = ?1",
-            params![
-                id,
-                record.next.map(|next| next.nominal_at.as_micros()),
-                record.next.map(|next| next.due_at.as_micros()),
-                record.last_nominal_at.map(Timestamp::as_micros),
-                record.last_job.as_ref().map(|job| &job.as_bytes()[..]),
-                fired_text(&record.fired)?,
-            ],
-        )?;
-        Ok(outcome)
-    }
-
-    fn fire_job(
-        &mut self,
-        fire: &FireJob,
-        last_job: Option<JobId>,
-        now: Timestamp,
-    ) -> Done<(FireOutcome, RunOutcome)> {
-        if fire.overlap == Overlap::Skip
-            && let Some(job) = last_job
-            && state_of(self.db, job)?.is_some_and(|state| !state.is_finished())
-        {
-            return Ok((FireOutcome::Skipped, RunOutcome::Overlapping { job }));
-        }
-        let job = fire.job.id;
-        Ok(match self.submit_one(&fire.job, now)? {
-            Ok(JobSubmitted::Existing(holder)) | Err(Refusal::UniqueConflict { holder }) => {
-                (FireOutcome::Skipped, RunOutcome::KeyHeld { holder })
-            }
-            Ok(_) => (FireOutcome::Fired(job), RunOutcome::Fired { job }),
-            Err(refusal) => {
-                (FireOutcome::Skipped, RunOutcome::Refused { reason: refusal.to_string() })
-            }
-        })
-    }
-
-    fn trigger(&mut self, id: &str, job: &NewRecord, now: Timestamp) -> Done<TriggerOutcome> {
-        if load(self.db, id)?.is_none() {
-            return Ok(TriggerOutcome::NotFound);
-        }
-        match self.submit_one(job, now)? {
-            Ok(JobSubmitted::Existing(holder)) => Ok(TriggerOutcome::Existing(holder)),
-            // The answer of the first call was lost.
-            Ok(JobSubmitted::Already(_)) => Ok(TriggerOutcome::Created(job.id)),
-            Ok(JobSubmitted::Created(_)) => {
-                self.record_run(id, &single(now, now, RunOutcome::Triggered { job: job.id }))?;
-                Ok(TriggerOutcome::Created(job.id))
-            }
-            Err(refusal) => Ok(TriggerOutcome::Refused(refusal)),
-        }
-    }
-
-    fn record_run(&self, id: &str, run: &RecurringRun) -> Done {
-        let last = self
-            .db
-            .one("SELECT max(n) FROM jk_recurring_run WHERE recurring = ?1", [id], |row| {
-                row.get::<_, Option<i64>>(0)
-            })?
-            .flatten();
-        let n = last.unwrap_or(0).saturating_add(1);
-        self.db.run(
-            "INSERT INTO jk_recurring_run (recurring, n, body) VALUES (?1, ?2, ?3)",
-            params![id, n, serde_json::to_string(run)?],
-        )?;
-        self.db.run(
-            "DELETE FROM jk_recurring_run WHERE recurring = ?1 AND n <= ?2",
-            params![id, n - size(bounds::RECURRING_RUNS)],
-        )?;
-        Ok(())
-    }
+fn record_run(txn: &Txn<'_, '_>, id: &str, run: &RecurringRun) -> Done {
+    let last = txn
+        .db
+        .one("SELECT max(n) FROM jk_recurring_run WHERE recurring = ?1", [id], |row| {
+            row.get::<_, Option<i64>>(0)
+        })?
+        .flatten();
+    let n = last.unwrap_or(0).saturating_add(1);
+    txn.db.run(
+        "INSERT INTO jk_recurring_run (recurring, n, body) VALUES (?1, ?2, ?3)",
+        params![id, n, serde_json::to_string(run)?],
+    )?;
+    txn.db.run(
+        "DELETE FROM jk_recurring_run WHERE recurring = ?1 AND n <= ?2",
+        params![id, n - size(bounds::RECURRING_RUNS)],
+    )?;
+    Ok(())
 }
 
 #[async_trait]
@@ -445,9 +452,9 @@ impl RecurringStore for SqliteStorage {
         check_items("saves", saves.len())?;
         let saves = saves.to_vec();
         self.writer()
-            .call("save_recurring", move |flight| {
-                let now = flight.now(now);
-                saves.iter().map(|save| flight.save_recurring(save, now)).collect()
+            .call("save_recurring", move |txn| {
+                let now = txn.now(now);
+                saves.iter().map(|save| save_one(txn, save, now)).collect()
             })
             .await
     }
@@ -455,9 +462,9 @@ impl RecurringStore for SqliteStorage {
     async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
         let id = id.to_owned();
         self.writer()
-            .call("remove_recurring", move |flight| {
-                let now = flight.now(now);
-                flight.remove_recurring(&id, now)
+            .call("remove_recurring", move |txn| {
+                let now = txn.now(now);
+                remove(txn, &id, now)
             })
             .await
     }
@@ -473,9 +480,9 @@ impl RecurringStore for SqliteStorage {
         }
         let id = id.to_owned();
         self.writer()
-            .call("pause_recurring", move |flight| {
-                let now = flight.now(now);
-                flight.pause_recurring(&id, &change, now)
+            .call("pause_recurring", move |txn| {
+                let now = txn.now(now);
+                pause(txn, &id, &change, now)
             })
             .await
     }
@@ -493,9 +500,9 @@ impl RecurringStore for SqliteStorage {
         check_items("fires", fires.len())?;
         let fires = fires.to_vec();
         self.writer()
-            .call("fire_recurring", move |flight| {
-                let now = flight.now(now);
-                fires.iter().map(|fire| flight.fire_apart(fire, now)).collect()
+            .call("fire_recurring", move |txn| {
+                let now = txn.now(now);
+                fires.iter().map(|fire| fire_apart(txn, fire, now)).collect()
             })
             .await
     }
@@ -508,9 +515,9 @@ impl RecurringStore for SqliteStorage {
     ) -> Result<TriggerOutcome> {
         let (id, job) = (id.to_owned(), job.clone());
         self.writer()
-            .call("trigger_recurring", move |flight| {
-                let now = flight.now(now);
-                flight.trigger(&id, &job, now)
+            .call("trigger_recurring", move |txn| {
+                let now = txn.now(now);
+                trigger(txn, &id, &job, now)
             })
             .await
     }

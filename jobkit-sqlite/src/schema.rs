@@ -53,7 +53,7 @@ fn mark(version: u32, oldest_writer: u32) -> String {
 }
 
 /// The schema's version, zero without one, and the oldest writer it admits.
-pub(crate) fn version(db: &Db<'_>) -> Done<(u32, u32)> {
+fn version(db: &Db<'_>) -> Done<(u32, u32)> {
     let there: Option<i64> = db
         .conn
         .query_row(

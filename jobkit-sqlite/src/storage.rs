@@ -60,6 +60,21 @@ impl fmt::Debug for SqliteStorage {
     }
 }
 
+impl SqliteOptions {
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) for an option out of range, and for a file that has
+    /// several names (hard links); [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
+    /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
+    /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow,
+    /// or if it is missing or older and may not be migrated.
+    pub async fn open(self) -> Result<SqliteStorage> {
+        self.check()?;
+        SqliteStorage::connect(self).await
+    }
+}
+
 type Read = Box<dyn FnOnce(&Db<'_>) + Send>;
 
 pub(crate) struct Inner {
@@ -443,7 +458,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn migrate(&self) -> Result<Migrated> {
-        self.writer().call("migrate", |flight| schema::migrate(flight.db)).await
+        self.writer().call("migrate", |txn| schema::migrate(txn.db)).await
     }
 
     async fn check(&self) -> Result<Vec<Finding>> {

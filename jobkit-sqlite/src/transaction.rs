@@ -9,9 +9,10 @@ use serde::Serialize;
 
 use crate::connection::Db;
 use crate::error::{Done, sqlite};
-use crate::jobs::submit::NewSubmission;
+use crate::jobs::submit::{self, prepared::PreparedSubmission};
+use crate::queue::settle::settle_all;
 use crate::storage::SqliteStorage;
-use crate::writer::Flight;
+use crate::txn::{Carried, Txn};
 
 /// Enqueues inside a transaction of the application, made by `client.within(&transaction)`.
 ///
@@ -70,10 +71,10 @@ impl SqliteScope<'_> {
         let (mut submission, ids) = jobs.into_submission().map_err(during)?;
         self.client.prepare(&mut submission)?;
         submission.check().and_then(|()| check_stands_alone(&submission)).map_err(during)?;
-        let prepared = NewSubmission::new(&submission);
-        let stored = self.write(|flight| {
-            let now = flight.now(None);
-            flight.submit(&prepared, now)
+        let prepared = PreparedSubmission::new(&submission);
+        let stored = self.write(|txn| {
+            let now = txn.now(None);
+            submit::submit(txn, &prepared, now)
         });
         match stored.map_err(during)? {
             Submitted::Created(jobs) => Ok(ids(ids_of(&submission, &jobs))),
@@ -108,7 +109,7 @@ impl SqliteScope<'_> {
             settles: vec![settle],
             now: None,
         };
-        let answers = self.write(|flight| flight.settle_all(&request)).map_err(during)?;
+        let answers = self.write(|txn| settle_all(txn, &request)).map_err(during)?;
         match answers.into_iter().next() {
             Some(SettleAnswer::Settled(_)) => Ok(()),
             Some(SettleAnswer::Refused(refusal)) => Err(during(refusal.into())),
@@ -133,7 +134,7 @@ impl SqliteScope<'_> {
     }
 
     /// Runs `work` as a part of the transaction that is undone alone when it fails.
-    fn write<T>(&self, work: impl FnOnce(&mut Flight<'_, '_>) -> Done<T>) -> Result<T> {
+    fn write<T>(&self, work: impl FnOnce(&mut Txn<'_, '_>) -> Done<T>) -> Result<T> {
         if self.connection.is_autocommit() {
             let text = "the transaction has ended: SQLite rolled it back, or it was committed";
             return Err(Error::new(ErrorKind::Conflict, text));
@@ -150,9 +151,9 @@ impl SqliteScope<'_> {
         }
         crate::schema::check_again(&db)?;
         db.run("SAVEPOINT jobkit", []).map_err(sqlite)?;
-        let mut flight = Flight::new(&db, storage.clock());
-        let done = work(&mut flight).and_then(|answer| flight.end_inside().map(|()| answer));
-        drop(flight);
+        let mut txn = Txn::new(&db, storage.clock(), Carried::default());
+        let done = work(&mut txn).and_then(|answer| txn.finish_nested().map(|()| answer));
+        drop(txn);
         match done {
             Ok(answer) => {
                 db.run("RELEASE jobkit", []).map_err(sqlite)?;

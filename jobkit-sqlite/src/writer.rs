@@ -4,7 +4,6 @@
 //! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
 //! sleeps it looks whether another process has written.
 mod call;
-mod flight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,11 +18,11 @@ use tokio::sync::watch;
 
 use self::call::Call;
 pub(crate) use self::call::{Request, Writer};
-use self::flight::{After, Tail, finish};
-pub(crate) use self::flight::{Flight, Push};
 use crate::connection::Db;
 use crate::error::{Done, is_busy, sqlite};
 use crate::file::DatabaseFile;
+use crate::txn::counters::Tail;
+use crate::txn::{Carried, Committed, Push, Txn};
 
 /// So often it is looked, before something is written, whether the file is where it was. After each commit
 /// it is looked in any case: that costs a microsecond or two, and is what an answer rests on.
@@ -65,6 +64,7 @@ pub(crate) struct WriterThread<'c> {
     found: Option<Instant>,
     folded: Option<Instant>,
     tail: Option<Tail>,
+    carried: Carried,
     /// `data_version` when the schema was checked last.
     checked: Option<i64>,
     /// `data_version` and the signal as they were seen last.
@@ -88,6 +88,7 @@ impl<'c> WriterThread<'c> {
             found: None,
             folded: None,
             tail: None,
+            carried: Carried::default(),
             checked: None,
             seen: None,
             watched: Instant::now(),
@@ -149,16 +150,17 @@ impl<'c> WriterThread<'c> {
             return;
         }
         let started = Instant::now();
-        let mut flight = Flight::new(&self.db, &*self.shared.clock);
+        let carried = std::mem::take(&mut self.carried);
+        let mut txn = Txn::new(&self.db, &*self.shared.clock, carried);
         let mut failed = None;
         let mut ran = 0;
         for call in &mut group {
             ran += 1;
             if !call.keeps_claimed() {
-                self.db.forget_all_claimed();
+                txn.carried.claimed.clear();
             }
             // A panic is a bug, and must not take the storage with it.
-            let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut flight)));
+            let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut txn)));
             if let Err(fault) = run.unwrap_or_else(|_| Err(bug().into())) {
                 failed = Some(fault);
                 break;
@@ -170,10 +172,10 @@ impl<'c> WriterThread<'c> {
         let failed = match failed {
             None => {
                 let fold = self.folded.is_none_or(|at| at.elapsed() >= FOLD_INTERVAL);
-                match finish(flight, self.tail.as_ref(), fold) {
-                    Ok(after) => {
+                match txn.commit(self.tail.as_ref(), fold) {
+                    Ok(committed) => {
                         let later = group.split_off(ran);
-                        self.committed(after);
+                        self.committed(committed);
                         // It was committed to what is open, and answers hold for what the path names.
                         let lost = self.file.check().err().map(Error::maybe_applied);
                         if lost.is_some() {
@@ -206,22 +208,20 @@ impl<'c> WriterThread<'c> {
         }
     }
 
-    fn committed(&mut self, after: After) {
-        if after.folded {
+    fn committed(&mut self, committed: Committed) {
+        if committed.folded {
             self.folded = Some(Instant::now());
         }
         if let Some((_, signal)) = &mut self.seen {
-            signal.0 = signal.0.wrapping_add(i64::from(after.work));
-            signal.1 = signal.1.wrapping_add(i64::from(!after.pushes.is_empty()));
+            signal.0 = signal.0.wrapping_add(i64::from(committed.work));
+            signal.1 = signal.1.wrapping_add(i64::from(!committed.pushes.is_empty()));
         }
-        self.tail = after.tail;
-        if let Some(next) = after.next_seq {
-            self.db.remember_last_seq(Some(next - 1));
-        }
-        if after.work {
+        self.tail = committed.tail;
+        self.carried = committed.carried;
+        if committed.work {
             self.shared.hub.work();
         }
-        for push in after.pushes {
+        for push in committed.pushes {
             match push {
                 Push::Due(at) => self.shared.hub.due(at),
                 Push::Finished(job) => self.shared.hub.finished(job),
@@ -247,8 +247,7 @@ impl<'c> WriterThread<'c> {
     fn check_schema(&mut self) -> Done {
         let version = self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
         if version != self.checked {
-            self.db.forget_all_claimed();
-            self.db.remember_last_seq(None);
+            self.carried = Carried::default();
             crate::schema::check_again(&self.db)?;
             self.checked = version;
         }
@@ -272,8 +271,6 @@ impl<'c> WriterThread<'c> {
 
     fn roll_back(&self, mut failed: Error) -> Error {
         self.db.forget_names();
-        self.db.forget_all_claimed();
-        self.db.remember_last_seq(None);
         // SQLite rolls back by itself after some errors; then this fails, and nothing is open.
         let rolled_back = self.db.conn.is_autocommit() || self.db.run("ROLLBACK", []).is_ok();
         if !rolled_back {

@@ -1,49 +1,14 @@
 //! Failures by fingerprint.
 
-use jobkit_core::bounds;
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::failure::Fingerprint;
 use jobkit_core::recurring::Pause;
 use jobkit_core::storage::ErrorQuery;
 use rusqlite::params;
 
-use crate::codec::{json, size};
+use crate::codec::json;
 use crate::connection::Db;
 use crate::error::Done;
-
-/// Adds what a flight counted to its row. A row that cannot be read begins anew: it must keep no job
-/// from being settled.
-pub(crate) fn add(db: &Db<'_>, counted: ErrorGroup) -> Done {
-    let fingerprint = counted.fingerprint.0.cast_signed();
-    let stored =
-        db.one("SELECT body FROM jk_failure WHERE fingerprint = ?1", [fingerprint], |row| {
-            row.get::<_, String>(0)
-        });
-    let stored = stored.ok().flatten().and_then(|body| json::<ErrorGroup>(&body).ok());
-    let is_new = stored.is_none();
-    let group = match stored {
-        Some(mut stored) => {
-            stored.add(&counted);
-            stored
-        }
-        None => counted,
-    };
-    db.run(
-        "INSERT INTO jk_failure (fingerprint, last_seen, body) VALUES (?1, ?2, ?3) \
-         ON CONFLICT (fingerprint) DO UPDATE SET \
-         last_seen = excluded.last_seen, body = excluded.body",
-        params![fingerprint, group.last_seen_at.as_micros(), serde_json::to_string(&group)?],
-    )?;
-    if is_new {
-        db.run(
-            "DELETE FROM jk_failure WHERE fingerprint IN (SELECT fingerprint \
-             FROM jk_failure INDEXED BY jk_failure_seen \
-             ORDER BY last_seen DESC, fingerprint DESC LIMIT -1 OFFSET ?1)",
-            [size(bounds::ERROR_GROUPS)],
-        )?;
-    }
-    Ok(())
-}
 
 /// Groups, the one seen last first. At most a thousand are kept, so all are read.
 pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {

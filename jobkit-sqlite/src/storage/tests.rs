@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::connection::PREPARED;
-use crate::jobs::alike::{CLAIM_RUN, END_RUN};
+use crate::txn::batch_update::{CLAIM_RUN, END_RUN};
 
 struct Sqlite;
 
@@ -115,8 +115,8 @@ async fn a_poisoned_call_fails_alone() {
         std::thread::sleep(Duration::from_millis(50));
         Ok(())
     });
-    let poisoned = storage.writer().call("poison", |flight| {
-        flight.db.run("INSERT INTO jk_job (seq) VALUES (1)", [])?;
+    let poisoned = storage.writer().call("poison", |txn| {
+        txn.db.run("INSERT INTO jk_job (seq) VALUES (1)", [])?;
         Ok(())
     });
     let (slow, one, poisoned, two) = tokio::join!(slow, submit(), poisoned, submit());

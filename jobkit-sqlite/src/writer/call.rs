@@ -9,14 +9,14 @@ use jobkit_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::Flight;
 use crate::error::Done;
+use crate::txn::Txn;
 
 /// A call on its way to the writer.
 pub(crate) trait Call: Send {
     /// May run twice: the second time alone, after what it shared a transaction with was rolled back.
-    fn run(&mut self, flight: &mut Flight<'_, '_>) -> Done;
-    /// Whether it changes running jobs in no other way than by [`Flight::enact`].
+    fn run(&mut self, txn: &mut Txn<'_, '_>) -> Done;
+    /// Whether it changes running jobs in no other way than by [`transition::apply`].
     fn keeps_claimed(&self) -> bool;
     fn answer(self: Box<Self>, failed: Option<Error>);
 }
@@ -36,11 +36,11 @@ struct Calling<F, T> {
 
 impl<F, T> Call for Calling<F, T>
 where
-    F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send,
+    F: FnMut(&mut Txn<'_, '_>) -> Done<T> + Send,
     T: Send,
 {
-    fn run(&mut self, flight: &mut Flight<'_, '_>) -> Done {
-        self.answer = Some((self.run)(flight)?);
+    fn run(&mut self, txn: &mut Txn<'_, '_>) -> Done {
+        self.answer = Some((self.run)(txn)?);
         Ok(())
     }
 
@@ -120,17 +120,17 @@ impl Writer {
     pub(crate) async fn call<T, F>(&self, operation: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
+        F: FnMut(&mut Txn<'_, '_>) -> Done<T> + Send + 'static,
     {
         self.call_as(operation, Sort::default(), work).await
     }
 
     /// The same for claims, settles and plain submissions, whose changes of running jobs all go through
-    /// [`Flight::enact`].
+    /// [`transition::apply`].
     pub(crate) async fn call_hot<T, F>(&self, operation: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
+        F: FnMut(&mut Txn<'_, '_>) -> Done<T> + Send + 'static,
     {
         self.call_as(operation, Sort { keeps_claimed: true, is_lone: false }, work).await
     }
@@ -139,7 +139,7 @@ impl Writer {
     pub(crate) async fn call_lone<T, F>(&self, operation: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
+        F: FnMut(&mut Txn<'_, '_>) -> Done<T> + Send + 'static,
     {
         self.call_as(operation, Sort { keeps_claimed: true, is_lone: true }, work).await
     }
@@ -147,7 +147,7 @@ impl Writer {
     async fn call_as<T, F>(&self, operation: &'static str, sort: Sort, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Flight<'_, '_>) -> Done<T> + Send + 'static,
+        F: FnMut(&mut Txn<'_, '_>) -> Done<T> + Send + 'static,
     {
         let (to, mut answer) = oneshot::channel();
         let call = Calling { run: work, keeps_claimed: sort.keeps_claimed, answer: None, to };

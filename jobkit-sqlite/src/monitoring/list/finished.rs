@@ -6,7 +6,8 @@ use jobkit_core::Timestamp;
 use rusqlite::params;
 use rusqlite::types::Value;
 
-use super::{CHUNK, Filter, Place, Row, rows};
+use super::filter::Filter;
+use super::rows::{CHUNK, ListKey, ListRow, rows};
 use crate::codec::{select_job, size};
 use crate::connection::Db;
 use crate::error::Done;
@@ -15,9 +16,9 @@ use crate::error::Done;
 pub(super) fn chunk(
     db: &Db<'_>,
     filter: &Filter<'_>,
-    after: Option<Place>,
+    after: Option<ListKey>,
     most: usize,
-) -> Done<Vec<Row>> {
+) -> Done<Vec<ListRow>> {
     let state = size(filter.query.state.index());
     let after = after.unwrap_or((i64::MAX, i64::MAX));
     // Nothing newer than what is asked for need be walked.
@@ -79,16 +80,16 @@ struct FinishedLane {
     queue: i64,
     kind: i64,
     /// What was read and not given out, last first.
-    places: Vec<Place>,
+    places: Vec<ListKey>,
     /// The place after which more is to be read, if there may be any.
-    after: Option<Place>,
+    after: Option<ListKey>,
     /// So many are read next.
     at_once: usize,
 }
 
 impl FinishedLane {
     /// The next place; index entries alone are read, and one whose instant is damaged is passed over.
-    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> Done<Option<Place>> {
+    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> Done<Option<ListKey>> {
         if self.places.is_empty()
             && let Some((entered_at, seq)) = self.after.take()
         {

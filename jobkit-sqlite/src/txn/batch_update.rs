@@ -14,7 +14,6 @@ use rusqlite::params;
 use crate::codec::{ENDED, Job, STARTED, TIMED, int, micros, size};
 use crate::connection::Db;
 use crate::error::Done;
-use crate::writer::Flight;
 
 /// Rows of a statement that names each.
 const ROWS: [usize; 3] = [1, 8, 64];
@@ -78,7 +77,7 @@ pub(crate) static END_RUN: &str =
 
 /// What was gathered.
 #[derive(Debug, Default)]
-pub(crate) struct Alike {
+pub(crate) struct PendingRows {
     /// Whether what comes now may be gathered.
     on: bool,
     claim: Option<[i64; 8]>,
@@ -125,20 +124,26 @@ pub(crate) fn stands_alone(job: &Job) -> bool {
         && !job.has(crate::codec::CHILDREN)
 }
 
-impl Flight<'_, '_> {
+impl PendingRows {
     /// Begins to gather, if the job may be; otherwise writes what was gathered so far.
-    pub(crate) fn gather(&mut self, job: &Job) -> Done {
-        self.alike.on = stands_alone(job);
-        if self.alike.on { Ok(()) } else { self.write_gathered() }
+    pub(crate) fn begin(&mut self, db: &Db<'_>, job: &Job) -> Done {
+        self.on = stands_alone(job);
+        if self.on { Ok(()) } else { self.flush(db) }
     }
 
     /// Whether the row of a job is not yet what it will be.
-    pub(crate) fn is_gathered(&self, seq: i64) -> bool {
-        self.alike.jobs.contains(&seq)
+    pub(crate) fn contains(&self, seq: i64) -> bool {
+        self.jobs.contains(&seq)
     }
 
     /// Writes what a claim of a plainly enqueued job changes.
-    pub(crate) fn write_claim(&mut self, job: &Job, hold: &Hold, before: Before) -> Done {
+    pub(crate) fn buffer_claim(
+        &mut self,
+        db: &Db<'_>,
+        job: &Job,
+        hold: &Hold,
+        before: Before,
+    ) -> Done {
         let head = &job.head;
         // A number at the edge, of a damaged row, is written as it was computed.
         let sane = |number: u64| number < u64::from(u32::MAX);
@@ -146,8 +151,8 @@ impl Flight<'_, '_> {
             && head.version == before.version + 1
             && sane(before.version)
             && (1..u64::from(u32::MAX)).contains(&head.fence);
-        let (true, true, Some(server)) = (self.alike.on, regular, job.server) else {
-            return job.write_claim(self.db, hold);
+        let (true, true, Some(server)) = (self.on, regular, job.server) else {
+            return job.write_claim(db, hold);
         };
         let claim = [
             size(head.reason.index()),
@@ -159,29 +164,29 @@ impl Flight<'_, '_> {
             !(STARTED | ENDED | TIMED),
             job.flags & STARTED,
         ];
-        if !self.alike.ends.is_empty() || self.alike.claim.is_some_and(|other| other != claim) {
-            self.write_gathered()?;
-            self.alike.on = true;
+        if !self.ends.is_empty() || self.claim.is_some_and(|other| other != claim) {
+            self.flush(db)?;
+            self.on = true;
         }
-        self.alike.claim = Some(claim);
-        self.alike.claims.push(job.seq);
-        self.alike.jobs.insert(job.seq);
+        self.claim = Some(claim);
+        self.claims.push(job.seq);
+        self.jobs.insert(job.seq);
         Ok(())
     }
 
     /// Writes what the end of such a claim changes, when the job is finished then.
-    pub(crate) fn write_end(&mut self, job: &Job, before: Before) -> Done {
+    pub(crate) fn buffer_end(&mut self, db: &Db<'_>, job: &Job, before: Before) -> Done {
         let head = &job.head;
         let regular = head.version == before.version + 1
             && head.failures == before.failures
             && head.crashes == before.crashes;
         let by = match head.settled {
-            Some((fence, by)) if regular && self.alike.on && fence == head.fence => by,
-            _ => return job.write_end(self.db),
+            Some((fence, by)) if regular && self.on && fence == head.fence => by,
+            _ => return job.write_end(db),
         };
-        if !self.alike.claims.is_empty() {
-            self.write_gathered()?;
-            self.alike.on = true;
+        if !self.claims.is_empty() {
+            self.flush(db)?;
+            self.on = true;
         }
         let shared = [
             Some(size(head.state.name().index())),
@@ -192,25 +197,25 @@ impl Flight<'_, '_> {
             Some(job.flags),
         ];
         let row = (job.seq, job.duration.map(micros));
-        match self.alike.ends.iter_mut().find(|ends| ends.shared == shared) {
+        match self.ends.iter_mut().find(|ends| ends.shared == shared) {
             Some(ends) => ends.rows.push(row),
-            None => self.alike.ends.push(Ends { shared, rows: vec![row] }),
+            None => self.ends.push(Ends { shared, rows: vec![row] }),
         }
-        self.alike.jobs.insert(job.seq);
+        self.jobs.insert(job.seq);
         Ok(())
     }
 
     /// Writes what was gathered.
-    pub(crate) fn write_gathered(&mut self) -> Done {
-        self.alike.on = false;
-        if self.alike.jobs.is_empty() {
+    pub(crate) fn flush(&mut self, db: &Db<'_>) -> Done {
+        self.on = false;
+        if self.jobs.is_empty() {
             return Ok(());
         }
-        let alike = std::mem::take(&mut self.alike);
+        let alike = std::mem::take(self);
         if let Some(claim) = alike.claim {
-            write_claims(self.db, claim, alike.claims)?;
+            write_claims(db, claim, alike.claims)?;
         }
-        alike.ends.into_iter().try_for_each(|ends| write_ends(self.db, ends))
+        alike.ends.into_iter().try_for_each(|ends| write_ends(db, ends))
     }
 }
 

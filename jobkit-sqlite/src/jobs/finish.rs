@@ -1,0 +1,130 @@
+//! Finishing a step: what waits for the jobs and batches that ended in it.
+
+use jobkit_core::Timestamp;
+use jobkit_core::edge::{Decision, On, Parent};
+use jobkit_core::state::{Reason, StateName};
+use jobkit_core::state_machine::Event;
+use rusqlite::params;
+
+use super::read;
+use super::transition::{Why, transition};
+use super::unreadable::give_up_unreadable;
+use crate::batches::touched;
+use crate::codec::{on_number, size};
+use crate::error::{Done, tell_of_damage};
+use crate::limits::admission;
+use crate::txn::Txn;
+use crate::txn::marks::{self, Budget, Mark, Verdict};
+
+/// Ends a step: decides what waits for the jobs and batches that finished, and lets go who waits
+/// at limits that have room.
+pub(crate) fn finish_step(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> Done {
+    decide_finished(txn, now, budget)?;
+    admission::admit_waiters(txn, now)
+}
+
+/// Decides what waits for the jobs and batches that finished, as far as the budget goes; the rest
+/// is marked for sweeps. Parents decide in the order in which they end (BAT-9): a batch ends with
+/// its last member, before anything that this member decides.
+pub(crate) fn decide_finished(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> Done {
+    loop {
+        touched::write_changed(txn, now)?;
+        let Some((parent, verdict)) = txn.ended.pop_front() else { return Ok(()) };
+        decide_or_mark(txn, parent, verdict, now, budget)?;
+    }
+}
+
+/// Decides what waits for a parent that ended, and marks what the budget does not suffice for.
+fn decide_or_mark(
+    txn: &mut Txn<'_, '_>,
+    parent: Parent,
+    verdict: Verdict,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> Done {
+    let until = txn.last_seq()?;
+    // An earlier end of the same parent decides first.
+    if marks::is_marked(txn.db, parent)?
+        || decide_children(txn, parent, verdict, until, now, budget)?
+    {
+        marks::insert(txn.db, &Mark::Decide { parent, verdict }, 0, until)?;
+    }
+    Ok(())
+}
+
+/// Decides undecided edges from a parent; whether some are left since the budget is used up.
+pub(crate) fn decide_children(
+    txn: &mut Txn<'_, '_>,
+    parent: Parent,
+    verdict: Verdict,
+    until: i64,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> Done<bool> {
+    let (id, is_batch) = match &parent {
+        Parent::Job(id) => (id.as_bytes(), 0),
+        Parent::Batch(id) => (id.as_bytes(), 1),
+    };
+    // In the order of BAT-9.
+    for on in [On::Any, On::Success, On::Failed] {
+        let met = match verdict.decide(on) {
+            Decision::Open => continue,
+            Decision::Met => true,
+            Decision::Unmeetable => false,
+        };
+        loop {
+            let page = budget.0.min(100);
+            let edges = txn.db.all(
+                "SELECT child, n FROM jk_edge INDEXED BY jk_edge_open \
+                 WHERE decided = 0 AND parent = ?1 AND batch = ?2 AND cond = ?3 AND child <= ?4 \
+                 ORDER BY child LIMIT ?5",
+                params![&id[..], is_batch, on_number(on), until, size(page.max(1))],
+                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+            )?;
+            if edges.is_empty() {
+                break;
+            }
+            if budget.0 == 0 {
+                return Ok(true);
+            }
+            for (child, n) in edges {
+                budget.0 = budget.0.saturating_sub(1);
+                txn.db.run(
+                    "UPDATE jk_edge SET decided = 1 WHERE child = ?1 AND n = ?2",
+                    [child, n],
+                )?;
+                decided(txn, child, met, Reason::Unmeetable, now)?;
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Tells a child that one of the things it waits for was decided.
+fn decided(
+    txn: &mut Txn<'_, '_>,
+    child: i64,
+    met: bool,
+    otherwise: Reason,
+    now: Timestamp,
+) -> Done {
+    let loaded = match read::load(txn.db, child) {
+        Err(fault) if fault.is_damage() => {
+            tell_of_damage(child, &fault);
+            let waits = "SELECT EXISTS (SELECT 1 FROM jk_job WHERE seq = ?1 AND state = 0)";
+            // One that went on before, as by a run-now, may run.
+            if txn.db.one(waits, [child], |row| row.get(0))? == Some(true) {
+                give_up_unreadable(txn, child, now)?;
+            }
+            return Ok(());
+        }
+        loaded => loaded?,
+    };
+    if let Some(mut child) = loaded
+        && child.state() == StateName::Awaiting
+    {
+        // A refusal means that it no longer waits.
+        let _ = transition(txn, &mut child, &Event::Decided { met, otherwise }, &Why::at(now))?;
+    }
+    Ok(())
+}

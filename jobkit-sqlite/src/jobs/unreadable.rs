@@ -1,0 +1,55 @@
+//! Giving up what cannot be read.
+
+use jobkit_core::Timestamp;
+use jobkit_core::state_machine::Event;
+use rusqlite::params;
+
+use super::read;
+use super::transition::{Why, transition};
+use crate::codec::size;
+use crate::error::Done;
+use crate::limits::slots;
+use crate::txn::Txn;
+
+/// Makes a job Failed whose record cannot be read, with whatever of it can.
+pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp) -> Done {
+    txn.carried.claimed.forget(seq);
+    // Also when the limits that it names cannot be read: others may use the room it was given.
+    slots::unadmit(txn, seq)?;
+    let plain = read::load(txn.db, seq);
+    if let Ok(Some(mut job)) = plain {
+        for json in [&mut job.limits, &mut job.extras, &mut job.tags] {
+            if json
+                .as_deref()
+                .is_some_and(|text| serde_json::from_str::<serde_json::Value>(text).is_err())
+            {
+                *json = None;
+            }
+        }
+        if job.limits().is_err() {
+            job.limits = None;
+        }
+        let _ = transition(txn, &mut job, &Event::Unreadable, &Why::at(now))?;
+        return Ok(());
+    }
+    // Not even its columns: what can be done without them.
+    // One that is parked is nobody's to give up; one that runs holds slots.
+    let limits =
+        txn.db.one("SELECT limits FROM jk_job WHERE seq = ?1 AND state = 3", [seq], |row| {
+            row.get::<_, Option<String>>(0)
+        });
+    if let Ok(Some(Some(limits))) = limits {
+        let limits: Vec<jobkit_core::limit::Limit> =
+            serde_json::from_str(&limits).unwrap_or_default();
+        for limit in limits {
+            slots::free(txn, &limit.name)?;
+        }
+    }
+    txn.db.run(
+        "UPDATE jk_job SET state = 5, reason = ?2, version = version + 1, entered_at = ?3, \
+         was = NULL, parked = NULL, server = NULL, batch = NULL, last_op = NULL, actor = NULL, open = NULL, \
+         expires_at = NULL WHERE seq = ?1",
+        params![seq, size(jobkit_core::state::Reason::Unreadable.index()), now.as_micros()],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Rows of limits.
+
+use jobkit_core::limit::Window;
+
+use crate::codec::{length, micros};
+use crate::connection::Db;
+use crate::error::Done;
+
+/// A limit, as deciding about its room needs it.
+pub(crate) struct LimitRow {
+    pub(crate) id: i64,
+    pub(crate) max: i64,
+    pub(crate) used: i64,
+    pub(crate) waiting: i64,
+    pub(crate) window: Option<Window>,
+    /// Starts that counted when the limit was looked at last.
+    pub(crate) started: i64,
+    /// When the first of these starts does not count any more.
+    pub(crate) room_at: Option<i64>,
+    /// The lane behind which the next look goes on.
+    pub(crate) lane: Option<(i64, i64)>,
+    pub(crate) idle: i64,
+}
+
+/// The columns of a [`LimitRow`].
+macro_rules! select_limit {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, max, used, waiting, win, len, started, room_at, lane_queue, lane_kind, asleep ",
+            "FROM jk_limit ",
+            $rest
+        )
+    };
+}
+pub(crate) use select_limit;
+
+impl LimitRow {
+    pub(crate) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            max: row.get(1)?,
+            used: row.get(2)?,
+            waiting: row.get(3)?,
+            window: window_at(row.get(4)?, row.get(5)?),
+            started: row.get(6)?,
+            room_at: row.get(7)?,
+            lane: row.get::<_, Option<i64>>(8)?.zip(row.get(9)?),
+            idle: row.get(10)?,
+        })
+    }
+}
+
+pub(crate) fn load(db: &Db<'_>, name: &str) -> Done<Option<LimitRow>> {
+    Ok(db.one(select_limit!("WHERE name = ?1"), [name], LimitRow::read)?)
+}
+
+/// The columns of a limit's window: its kind, and its length.
+pub(crate) fn window_numbers(window: Option<Window>) -> (i64, i64) {
+    let kind = match window {
+        None => 0,
+        Some(Window::Fixed(_)) => 1,
+        // As strict as the strictest: a kind that this release does not know.
+        Some(_) => 2,
+    };
+    (kind, window.map_or(0, |window| micros(window.length())))
+}
+
+pub(crate) fn window_at(kind: i64, len: i64) -> Option<Window> {
+    match kind {
+        0 => None,
+        1 => Some(Window::Fixed(length(len))),
+        _ => Some(Window::Sliding(length(len))),
+    }
+}

@@ -1,0 +1,155 @@
+//! How slots and starts are taken and freed, and who waits for them.
+
+use jobkit_core::limit::Limit;
+use jobkit_core::state::StateName;
+use jobkit_core::{Error, Timestamp};
+use rusqlite::params;
+
+use super::limit_row::{self, window_numbers};
+use super::windows;
+use crate::codec::{Job, at};
+use crate::error::Done;
+use crate::txn::{Push, Txn};
+
+/// The first submit that names a limit defines it.
+pub(crate) fn define_default(txn: &Txn<'_, '_>, limit: &Limit) -> Done {
+    let (win, len) = window_numbers(limit.window);
+    txn.db.run(
+        "INSERT INTO jk_limit (name, max, win, len) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (name) DO NOTHING",
+        params![limit.name, limit.max, win, len],
+    )?;
+    Ok(())
+}
+
+/// Takes a slot or start of every limit, or of none: then the number of the first that is full.
+pub(crate) fn take(txn: &mut Txn<'_, '_>, limits: &[Limit], now: Timestamp) -> Done<Option<i64>> {
+    let mut taken = Vec::with_capacity(limits.len());
+    for limit in limits {
+        let mut row = match limit_row::load(txn.db, &limit.name)? {
+            Some(row) => row,
+            None => {
+                define_default(txn, limit)?;
+                limit_row::load(txn.db, &limit.name)?
+                    .ok_or_else(|| Error::corrupt("a limit was not kept"))?
+            }
+        };
+        let before = row.room_at;
+        windows::pull_back(txn, &mut row, now)?;
+        let room = windows::room(txn, &mut row, now)?;
+        if row.room_at != before && row.waiting > 0 {
+            // Time has brought room for those who wait, too.
+            txn.dirty_limits.insert(row.id);
+        }
+        if room == 0 {
+            return Ok(Some(row.id));
+        }
+        taken.push(row);
+    }
+    for row in taken {
+        match row.window {
+            None => {
+                txn.db.run("UPDATE jk_limit SET used = used + 1 WHERE id = ?1", [row.id])?;
+            }
+            Some(window) => windows::count_start(txn, &row, window, now)?,
+        }
+    }
+    Ok(None)
+}
+
+/// Frees a slot; who waits for it is let go when the step ends. Nothing but time gives back a start.
+pub(crate) fn free(txn: &mut Txn<'_, '_>, name: &str) -> Done {
+    let waited_for = txn.db.one(
+        "UPDATE jk_limit SET used = max(used - 1, 0) WHERE name = ?1 \
+         RETURNING id, waiting > 0 AND win = 0 AND asleep <> 1",
+        [name],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)),
+    )?;
+    txn.dirty_limits.extend(waited_for.filter(|(_, waited_for)| *waited_for).map(|(id, _)| id));
+    Ok(())
+}
+
+pub(crate) fn count_waiting(txn: &Txn<'_, '_>, limit: i64, by: i64) -> Done {
+    txn.db.run("UPDATE jk_limit SET waiting = max(waiting + ?2, 0) WHERE id = ?1", [limit, by])?;
+    Ok(())
+}
+
+pub(crate) fn park(txn: &mut Txn<'_, '_>, job: &Job, limit: i64) -> Done {
+    txn.db.run("UPDATE jk_job SET parked = ?2 WHERE seq = ?1", [job.seq, limit])?;
+    let first = txn.db.one(
+        "UPDATE jk_limit SET waiting = waiting + 1, asleep = 0 WHERE id = ?1 \
+         RETURNING waiting, room_at",
+        [limit],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)),
+    )?;
+    if let Some((1, Some(room_at))) = first {
+        txn.pushes.push(Push::Due(at(room_at)));
+    }
+    unadmit(txn, job.seq)
+}
+
+/// A job does not use the room that a limit let it go for: another one may.
+pub(crate) fn unadmit(txn: &mut Txn<'_, '_>, seq: i64) -> Done {
+    let admitted =
+        txn.db.one("DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim", [seq], |row| {
+            row.get::<_, i64>(0)
+        })?;
+    if let Some(limit) = admitted {
+        mark_dirty(txn, limit)?;
+    }
+    Ok(())
+}
+
+/// Who stands at a limit has changed: it is looked at when the step ends.
+fn mark_dirty(txn: &mut Txn<'_, '_>, limit: i64) -> Done {
+    clear_idle(txn, limit)?;
+    txn.dirty_limits.insert(limit);
+    Ok(())
+}
+
+/// The same, when somebody looks at it next.
+fn clear_idle(txn: &Txn<'_, '_>, limit: i64) -> Done {
+    txn.db.run("UPDATE jk_limit SET asleep = 0 WHERE id = ?1 AND asleep > 0", [limit])?;
+    Ok(())
+}
+
+/// What an Enqueued job under limits leaves behind when its state or queue changes.
+pub(crate) fn on_state_change(
+    txn: &mut Txn<'_, '_>,
+    job: &mut Job,
+    to: StateName,
+    now: Timestamp,
+) -> Done {
+    match (to, job.parked) {
+        // It was moved: there may be room for it where it came, or for others where it went.
+        (StateName::Enqueued, Some(limit)) => mark_dirty(txn, limit)?,
+        (StateName::Enqueued, None) => {
+            let admitted = txn.db.one(
+                "UPDATE jk_admitted SET queue = ?2, at = ?3, live = 1 WHERE seq = ?1 RETURNING lim",
+                [job.seq, job.queue, now.as_micros()],
+                |row| row.get::<_, i64>(0),
+            )?;
+            if let Some(limit) = admitted {
+                mark_dirty(txn, limit)?;
+            }
+        }
+        (_, Some(limit)) => {
+            job.parked = None;
+            count_waiting(txn, limit, -1)?;
+        }
+        // The claim has taken the room.
+        (StateName::Processing, None) => {
+            let of_unserved = txn.db.one(
+                "DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim, live = 0",
+                [job.seq],
+                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)),
+            )?;
+            if let Some((limit, true)) = of_unserved {
+                // Another one of its lane may be let go in its place.
+                clear_idle(txn, limit)?;
+            }
+        }
+        (_, None) => unadmit(txn, job.seq)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! Lists of Enqueued jobs: the lines of a queue, by kind and by limit, are merged.
+
+use jobkit_core::storage::{Cursor, JobPage};
+use jobkit_core::{Name, Timestamp};
+use rusqlite::params;
+
+use super::filter::Filter;
+use super::rows::{ListKey, ListRow, SEARCH_WINDOW, START, bad_cursor, numbers, rows, wanted};
+use crate::codec::{select_job, size};
+use crate::connection::Db;
+use crate::error::Done;
+use crate::queue::claim_order::lanes_of;
+
+/// A part of a queue's line that one index holds in order: a kind that can be claimed, or one that
+/// is parked at a limit.
+#[derive(Clone, Copy)]
+enum Part {
+    Ready(i64),
+    Parked(i64, i64),
+}
+
+struct Line {
+    part: Part,
+    /// What was read, last first.
+    rows: Vec<ListRow>,
+    after: Option<ListKey>,
+}
+
+/// Enqueued jobs by queue, priority and sequence.
+pub(crate) fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> Done<JobPage> {
+    let query = filter.query;
+    let (from_queue, mut after) = match &query.after {
+        Some(cursor) => {
+            let (queue, rest) = queue_of(&cursor.0);
+            match numbers(&Cursor(rest.to_owned()))?[..] {
+                [rank, seq] => (Some(queue), (rank, seq)),
+                _ => return Err(bad_cursor().into()),
+            }
+        }
+        None => (None, START),
+    };
+    let mut looked = 0;
+    let mut last: Option<(Name, ListKey)> = None;
+    let to_cursor = |(queue, (rank, seq)): (Name, ListKey)| Cursor(format!("{queue}:{rank}:{seq}"));
+    for (name, queue) in queues_in_use(db)? {
+        if filter.queue.is_some_and(|wanted| wanted != queue)
+            || from_queue.as_ref().is_some_and(|from| name < *from)
+        {
+            continue;
+        }
+        let start = match &from_queue {
+            Some(from) if *from == name => std::mem::replace(&mut after, START),
+            _ => START,
+        };
+        let mut lines = Vec::new();
+        for part in parts(db, queue, filter.kind)? {
+            lines.push(Line { part, rows: Vec::new(), after: Some(start) });
+        }
+        while let Some(row) = next_of(db, queue, &mut lines)? {
+            if looked >= SEARCH_WINDOW {
+                page.searched = Some(looked);
+                page.next = last.map(to_cursor);
+                return Ok(page);
+            }
+            looked += 1;
+            let place = row.place;
+            if let Some(record) = wanted(db, filter, row)? {
+                if page.jobs.len() == query.limit {
+                    page.next = last.map(to_cursor);
+                    page.searched = query.text.is_some().then_some(looked);
+                    return Ok(page);
+                }
+                page.jobs.push(record);
+            }
+            last = Some((name.clone(), place));
+        }
+    }
+    page.searched = query.text.is_some().then_some(looked);
+    Ok(page)
+}
+
+/// The name of a queue as a cursor holds it.
+fn queue_of(cursor: &str) -> (Name, &str) {
+    let (queue, rest) = cursor.split_once(':').unwrap_or((cursor, ""));
+    (Name::from_stored(queue), rest)
+}
+
+/// Since when the first job of a queue's line has been claimable.
+pub(crate) fn first_in_line(db: &Db<'_>, queue: i64) -> Done<Option<Timestamp>> {
+    let mut first: Option<ListRow> = None;
+    for part in parts(db, queue, None)? {
+        if let Some(head) = part_rows(db, queue, part, START, 1)?.pop()
+            && first.as_ref().is_none_or(|first| head.place < first.place)
+        {
+            first = Some(head);
+        }
+    }
+    Ok(first.and_then(|row| row.job?.enqueued_at))
+}
+
+/// The queues that hold Enqueued jobs, by name.
+pub(crate) fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
+    let mut ids = std::collections::BTreeSet::new();
+    let mut last = i64::MIN;
+    while let Some(queue) = db.one(
+        "SELECT queue FROM jk_job INDEXED BY jk_ready \
+         WHERE state = 2 AND parked IS NULL AND queue > ?1 ORDER BY queue LIMIT 1",
+        [last],
+        |row| row.get::<_, i64>(0),
+    )? {
+        ids.insert(queue);
+        last = queue;
+    }
+    for limit in db.all(
+        "SELECT id FROM jk_limit INDEXED BY jk_limit_waiting WHERE waiting > 0",
+        [],
+        |row| row.get::<_, i64>(0),
+    )? {
+        let mut last = i64::MIN;
+        while let Some(queue) = db.one(
+            "SELECT queue FROM jk_job INDEXED BY jk_parked_lane \
+             WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
+             ORDER BY queue LIMIT 1",
+            [limit, last],
+            |row| row.get::<_, i64>(0),
+        )? {
+            ids.insert(queue);
+            last = queue;
+        }
+    }
+    let mut queues = ids.into_iter().map(|id| Ok((db.name(id)?, id))).collect::<Done<Vec<_>>>()?;
+    queues.sort();
+    Ok(queues)
+}
+
+/// The next of several lines, merged.
+fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> Done<Option<ListRow>> {
+    const READ: usize = 100;
+    let mut best: Option<(ListKey, usize)> = None;
+    for (index, line) in lines.iter_mut().enumerate() {
+        if let Some(after) = line.after.filter(|_| line.rows.is_empty()) {
+            line.rows = part_rows(db, queue, line.part, after, READ)?;
+            line.after = match line.rows.last() {
+                Some(last) if line.rows.len() == READ => Some(last.place),
+                _ => None,
+            };
+            line.rows.reverse();
+        }
+        if let Some(head) = line.rows.last()
+            && best.is_none_or(|(place, _)| head.place < place)
+        {
+            best = Some((head.place, index));
+        }
+    }
+    Ok(best.and_then(|(_, index)| lines[index].rows.pop()))
+}
+
+/// The parts of a queue's line.
+fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> Done<Vec<Part>> {
+    let mut parts: Vec<Part> = match kind {
+        Some(kind) => vec![Part::Ready(kind)],
+        None => lanes_of(db, queue)?.into_iter().map(Part::Ready).collect(),
+    };
+    let limits = db.all(
+        "SELECT id FROM jk_limit INDEXED BY jk_limit_waiting WHERE waiting > 0",
+        [],
+        |row| row.get::<_, i64>(0),
+    )?;
+    for limit in limits {
+        match kind {
+            Some(kind) => parts.push(Part::Parked(limit, kind)),
+            None => {
+                let mut last = i64::MIN;
+                while let Some(kind) = db.one(
+                    "SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
+                     WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 \
+                     AND kind > ?3 ORDER BY kind LIMIT 1",
+                    [limit, queue, last],
+                    |row| row.get::<_, i64>(0),
+                )? {
+                    parts.push(Part::Parked(limit, kind));
+                    last = kind;
+                }
+            }
+        }
+    }
+    Ok(parts)
+}
+
+/// The next rows of a part, by priority and sequence.
+fn part_rows(
+    db: &Db<'_>,
+    queue: i64,
+    part: Part,
+    (rank, seq): ListKey,
+    chunk: usize,
+) -> Done<Vec<ListRow>> {
+    let key = |row: &rusqlite::Row<'_>| row.get(6);
+    let chunk = size(chunk);
+    // In two statements, as lanes are read.
+    let mut all = match part {
+        Part::Ready(kind) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                 AND kind = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
+            ),
+            params![queue, kind, rank, seq, chunk],
+            key,
+        )?,
+        Part::Parked(limit, kind) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_parked_lane WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                 AND queue = ?2 AND kind = ?3 AND rank = ?4 AND seq > ?5 ORDER BY seq LIMIT ?6"
+            ),
+            params![limit, queue, kind, rank, seq, chunk],
+            key,
+        )?,
+    };
+    let left = chunk - size(all.len());
+    all.extend(match part {
+        Part::Ready(kind) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                 AND kind = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
+            ),
+            params![queue, kind, rank, left],
+            key,
+        )?,
+        Part::Parked(limit, kind) => rows(
+            db,
+            select_job!(
+                ", args",
+                "INDEXED BY jk_parked_lane WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                 AND queue = ?2 AND kind = ?3 AND rank > ?4 ORDER BY rank, seq LIMIT ?5"
+            ),
+            params![limit, queue, kind, rank, left],
+            key,
+        )?,
+    });
+    Ok(all)
+}
