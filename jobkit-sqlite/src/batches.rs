@@ -14,13 +14,13 @@ use rusqlite::params;
 use self::batch_row::{load, read, select_batch};
 use self::steps::{begin_batch, end_batch};
 use crate::codec::size;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::finish::finish_step;
 use crate::storage::SqliteStorage;
 use crate::txn::Txn;
 use crate::txn::marks::{Budget, Mark, STEP};
 
-fn start(txn: &mut Txn<'_, '_>, id: BatchId, now: Timestamp) -> Done<BatchOutcome> {
+fn start(txn: &mut Txn<'_, '_>, id: BatchId, now: Timestamp) -> SqlResult<BatchOutcome> {
     if touched::is_cancelled(txn, id)? {
         return Ok(BatchOutcome::Refused(Refusal::BatchCancelled { batch: id }));
     }
@@ -46,7 +46,7 @@ fn start(txn: &mut Txn<'_, '_>, id: BatchId, now: Timestamp) -> Done<BatchOutcom
     Ok(BatchOutcome::Changed)
 }
 
-fn cancel(txn: &mut Txn<'_, '_>, id: BatchId, now: Timestamp) -> Done<BatchOutcome> {
+fn cancel(txn: &mut Txn<'_, '_>, id: BatchId, now: Timestamp) -> SqlResult<BatchOutcome> {
     let Some(batch) = touched::batch(txn, id)? else {
         return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
     };

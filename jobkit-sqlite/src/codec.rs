@@ -14,16 +14,16 @@ use rusqlite::{Row, params};
 use serde::de::DeserializeOwned;
 
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The attempt is known to have started.
 pub(crate) const STARTED: i64 = 1;
 /// There are edges to children.
 pub(crate) const CHILDREN: i64 = 2;
 /// There are rows in other tables that go with the job.
-pub(crate) const ASIDE: i64 = 4;
+pub(crate) const HAS_SIDE_ROWS: i64 = 4;
 /// The result is in `jk_payload`.
-pub(crate) const RESULT_ASIDE: i64 = 8;
+pub(crate) const RESULT_OVERFLOWS: i64 = 8;
 /// The present state was entered by the end of an attempt.
 pub(crate) const ENDED: i64 = 16;
 /// That attempt's duration is known.
@@ -66,7 +66,7 @@ pub(crate) fn length(micros: i64) -> Duration {
     Duration::from_micros(uint(micros))
 }
 
-pub(crate) fn state_at(number: i64) -> Done<StateName> {
+pub(crate) fn state_at(number: i64) -> SqlResult<StateName> {
     Ok(StateName::from_index(index(number))
         .ok_or_else(|| Error::corrupt(format!("there is no state number {number}")))?)
 }
@@ -76,13 +76,13 @@ fn reason_at(number: i64) -> Reason {
 }
 
 /// Where arguments are kept that are out of the row.
-pub(crate) const fn args_aside(seq: i64) -> i64 {
+pub(crate) const fn args_overflow_id(seq: i64) -> i64 {
     seq.wrapping_mul(2)
 }
 
 /// Where a result is kept that is out of the row.
-pub(crate) const fn result_aside(seq: i64) -> i64 {
-    args_aside(seq).wrapping_add(1)
+pub(crate) const fn result_overflow_id(seq: i64) -> i64 {
+    args_overflow_id(seq).wrapping_add(1)
 }
 
 /// The rank is 9 − priority; a damaged one is as good as the last or the first.
@@ -135,7 +135,7 @@ pub(crate) fn payload(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<P
     Ok(row.get_ref(column)?.as_blob_or_null()?.map(|bytes| Payload::from(bytes.to_vec())))
 }
 
-pub(crate) fn json<T: DeserializeOwned>(text: &str) -> Done<T> {
+pub(crate) fn json<T: DeserializeOwned>(text: &str) -> SqlResult<T> {
     Ok(serde_json::from_str(text)?)
 }
 
@@ -205,7 +205,7 @@ pub(crate) const MORE: usize = 41;
 
 impl Job {
     /// Reads a row of `select_job!`.
-    pub(crate) fn read(db: &Db<'_>, row: &Row<'_>) -> Done<Self> {
+    pub(crate) fn read(db: &Db<'_>, row: &Row<'_>) -> SqlResult<Self> {
         let state = match row.get::<_, i64>(2)? {
             0 => State::Awaiting { open: small(row.get::<_, Option<i64>>(22)?.unwrap_or(1)) },
             1 => State::Scheduled { run_at: at(row.get::<_, Option<i64>>(17)?.unwrap_or(0)) },
@@ -257,7 +257,7 @@ impl Job {
     }
 
     /// What every job has; all that an enqueued one has which is like most.
-    fn read_common(row: &Row<'_>, state: State) -> Done<Self> {
+    fn read_common(row: &Row<'_>, state: State) -> SqlResult<Self> {
         Ok(Self {
             seq: row.get(0)?,
             id: job_id(row, 1)?,
@@ -314,28 +314,28 @@ impl Job {
         }
     }
 
-    pub(crate) fn unique(&self) -> Done<Option<Unique>> {
+    pub(crate) fn unique(&self) -> SqlResult<Option<Unique>> {
         self.unique.as_deref().map(json).transpose()
     }
 
     /// In the order of their names, which is the order in which they are taken.
-    pub(crate) fn limits(&self) -> Done<Vec<Limit>> {
+    pub(crate) fn limits(&self) -> SqlResult<Vec<Limit>> {
         let mut limits: Vec<Limit> =
             self.limits.as_deref().map(json).transpose()?.unwrap_or_default();
         limits.sort();
         Ok(limits)
     }
 
-    pub(crate) fn extras(&self) -> Done<Option<Box<Extras>>> {
+    pub(crate) fn extras(&self) -> SqlResult<Option<Box<Extras>>> {
         self.extras.as_deref().map(json).transpose()
     }
 
-    pub(crate) fn tags(&self) -> Done<Vec<String>> {
+    pub(crate) fn tags(&self) -> SqlResult<Vec<String>> {
         Ok(self.tags.as_deref().map(json).transpose()?.unwrap_or_default())
     }
 
     /// The record as callers see it.
-    pub(crate) fn record(self, db: &Db<'_>) -> Done<JobRecord> {
+    pub(crate) fn record(self, db: &Db<'_>) -> SqlResult<JobRecord> {
         let parked_at = match self.parked {
             Some(limit) => {
                 db.one("SELECT name FROM jk_limit WHERE id = ?1", [limit], |row| row.get(0))?
@@ -376,7 +376,7 @@ impl Job {
 
     /// The transitions that the columns hold, oldest first: the present one, and with `was` those of
     /// the claim and of the entry into the queue before it.
-    pub(crate) fn tail(&self, db: &Db<'_>) -> Done<Vec<HistoryEntry>> {
+    pub(crate) fn tail(&self, db: &Db<'_>) -> SqlResult<Vec<HistoryEntry>> {
         let server = self.server.map(|server| db.name(server)).transpose()?;
         let entry = |state, reason, at| HistoryEntry {
             state,
@@ -420,7 +420,7 @@ impl Job {
     }
 
     /// The history as it was applied.
-    pub(crate) fn history(&self, db: &Db<'_>) -> Done<History> {
+    pub(crate) fn history(&self, db: &Db<'_>) -> SqlResult<History> {
         let mut history = self.older_history(db)?;
         for entry in self.tail(db)? {
             history.push(entry);
@@ -428,7 +428,7 @@ impl Job {
         Ok(history)
     }
 
-    fn older_history(&self, db: &Db<'_>) -> Done<History> {
+    fn older_history(&self, db: &Db<'_>) -> SqlResult<History> {
         if let Some(history) = &self.history {
             return Ok(history.clone());
         }
@@ -440,14 +440,14 @@ impl Job {
     }
 
     /// Moves what the columns hold into the history, since they are about to be overwritten.
-    pub(crate) fn keep_tail(&mut self, db: &Db<'_>) -> Done {
+    pub(crate) fn keep_tail(&mut self, db: &Db<'_>) -> SqlResult {
         self.history = Some(self.history(db)?);
         self.was = None;
         Ok(())
     }
 
     /// Writes every column that transitions change.
-    pub(crate) fn write(&mut self, db: &Db<'_>) -> Done {
+    pub(crate) fn write(&mut self, db: &Db<'_>) -> SqlResult {
         let head = &self.head;
         let (mut run_at, mut open, mut hold) = (None, None, None);
         match &head.state {
@@ -501,7 +501,7 @@ impl Job {
     }
 
     /// Writes what a claim of a plainly enqueued job changes.
-    pub(crate) fn write_claim(&self, db: &Db<'_>, hold: &Hold) -> Done {
+    pub(crate) fn write_claim(&self, db: &Db<'_>, hold: &Hold) -> SqlResult {
         db.run(
             "UPDATE jk_job SET state = 3, reason = ?2, fence = ?3, version = ?4, entered_at = ?5, \
              claimed_at = ?5, was = ?6, server = ?7, incarnation = ?8, claim_seq = ?9, \
@@ -524,7 +524,7 @@ impl Job {
     }
 
     /// Writes what the end of such a claim changes, when the job is finished then.
-    pub(crate) fn write_end(&self, db: &Db<'_>) -> Done {
+    pub(crate) fn write_finish(&self, db: &Db<'_>) -> SqlResult {
         let head = &self.head;
         db.run(
             "UPDATE jk_job SET state = ?2, reason = ?3, version = ?4, entered_at = ?5, failures = ?6, \

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jobkit_core::Name;
 use rusqlite::{Connection, OptionalExtension, Params, Row, Statement};
 
-use crate::error::{Done, Fault};
+use crate::error::{Fault, SqlResult};
 
 /// In SQL of this crate, this stands for the namespace.
 const PLACEHOLDER: &str = "jk_";
@@ -139,7 +139,7 @@ impl<'c> Db<'c> {
     }
 
     /// The name with a number; a stand-in where the number is damaged.
-    pub(crate) fn name(&self, id: i64) -> Done<Name> {
+    pub(crate) fn name(&self, id: i64) -> SqlResult<Name> {
         if let Some(name) = self.names.borrow().by_id.get(&id) {
             return Ok(name.clone());
         }
@@ -150,7 +150,7 @@ impl<'c> Db<'c> {
             // What is damaged gets a name that nobody serves: an error here would be one of every
             // claim that comes across the lane.
             Ok(None) => return Ok(unnamed(id)),
-            Err(fault) if fault.is_damage() => return Ok(unnamed(id)),
+            Err(fault) if fault.is_corrupt_row() => return Ok(unnamed(id)),
             Err(fault) => return Err(fault),
         };
         let name = Name::from_stored(text);
@@ -159,7 +159,7 @@ impl<'c> Db<'c> {
     }
 
     /// The number of a name, if it has one.
-    pub(crate) fn name_id(&self, name: &Name) -> Done<Option<i64>> {
+    pub(crate) fn name_id(&self, name: &Name) -> SqlResult<Option<i64>> {
         if let Some(id) = self.names.borrow().by_text.get(name) {
             return Ok(Some(*id));
         }
@@ -172,7 +172,7 @@ impl<'c> Db<'c> {
     }
 
     /// The number of a name, given now if it has none.
-    pub(crate) fn intern(&self, name: &Name) -> Done<i64> {
+    pub(crate) fn intern(&self, name: &Name) -> SqlResult<i64> {
         if let Some(id) = self.name_id(name)? {
             return Ok(id);
         }
@@ -184,7 +184,7 @@ impl<'c> Db<'c> {
 
     /// Whether texts are stored in UTF-8. Whoever makes the file decides it, once and for all, and that
     /// may be an application that shares it.
-    pub(crate) fn is_utf8(&self) -> Done<bool> {
+    pub(crate) fn is_utf8(&self) -> SqlResult<bool> {
         if let Some(known) = self.is_utf8.get() {
             return Ok(known);
         }

@@ -23,6 +23,7 @@ use self::submit::prepared::PreparedSubmission;
 use crate::storage::SqliteStorage;
 use crate::sweep::sweep;
 use crate::txn::Txn;
+use crate::writer::CallOptions;
 
 #[async_trait]
 impl JobStore for SqliteStorage {
@@ -30,18 +31,15 @@ impl JobStore for SqliteStorage {
         check_items("submissions", request.submissions.len())?;
         let submissions: Vec<_> = request.submissions.iter().map(PreparedSubmission::new).collect();
         let now = request.now;
-        // What is not plain may change jobs that run: parents, holders of keys, members of batches.
-        let plain = submissions.iter().all(PreparedSubmission::is_plain);
-        let is_lone = submissions.len() == 1;
+        // A submission that is not simple may change jobs that run: parents, holders of keys, members of batches.
+        let simple = submissions.iter().all(PreparedSubmission::is_simple);
+        let options =
+            CallOptions { keeps_claimed_rows: simple, spins: simple && submissions.len() == 1 };
         let work = move |txn: &mut Txn<'_, '_>| {
             let now = txn.now(now);
             submit::submit_each(txn, &submissions, now)
         };
-        match (plain, is_lone) {
-            (true, true) => self.writer().call_lone("submit", work).await,
-            (true, false) => self.writer().call_hot("submit", work).await,
-            (false, _) => self.writer().call("submit", work).await,
-        }
+        self.writer().call_with("submit", options, work).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {

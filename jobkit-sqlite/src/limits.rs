@@ -16,16 +16,16 @@ use rusqlite::params;
 use self::limit_row::{window_at, window_numbers};
 use crate::codec::{Job, at, select_job, size, small, uint};
 use crate::connection::Db;
-use crate::error::{Done, tell_of_damage};
+use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::finish::finish_step;
 use crate::jobs::read;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::storage::SqliteStorage;
 use crate::txn::marks::Budget;
 use crate::txn::{Push, Txn};
 
 /// An operator's number and window.
-fn redefine(txn: &mut Txn<'_, '_>, limit: &Limit, now: Timestamp) -> Done {
+fn redefine(txn: &mut Txn<'_, '_>, limit: &Limit, now: Timestamp) -> SqlResult {
     let (win, len) = window_numbers(limit.window);
     let before = limit_row::load(txn.db, &limit.name)?.and_then(|row| row.window);
     txn.db.run(
@@ -59,7 +59,7 @@ fn release_stuck(
     id: JobId,
     crash_limit: u32,
     now: Timestamp,
-) -> Done<bool> {
+) -> SqlResult<bool> {
     let Some(mut job) = read::find(txn.db, id)? else { return Ok(false) };
     let expired = matches!(&job.head.state, State::Processing(hold) if hold.expires_at <= now);
     let slots =
@@ -69,7 +69,7 @@ fn release_stuck(
         return Ok(false);
     }
     // An expired lease can always be rescued.
-    let _ = transition(txn, &mut job, &Event::Rescue { crash_limit }, &Why::at(now))?;
+    let _ = transition(txn, &mut job, &Event::Rescue { crash_limit }, &TransitionContext::at(now))?;
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
     Ok(true)
 }
@@ -86,7 +86,7 @@ fn usage(
     text: &'static str,
     params: impl rusqlite::Params,
     now: Timestamp,
-) -> Done<Vec<LimitUsage>> {
+) -> SqlResult<Vec<LimitUsage>> {
     let rows = db.all(text, params, |row| {
         let window = window_at(row.get(6)?, row.get(7)?);
         let limit = Limit { name: row.get(1)?, max: small(row.get(2)?), window };
@@ -115,7 +115,7 @@ fn starts(
     max: u32,
     window: Window,
     now: Timestamp,
-) -> Done<(u32, Option<Timestamp>)> {
+) -> SqlResult<(u32, Option<Timestamp>)> {
     let starts = db.all(
         "SELECT at, n FROM jk_limit_start WHERE lim = ?1 AND at > ?2 ORDER BY at",
         [limit, now.minus(window.length()).as_micros()],
@@ -133,7 +133,7 @@ fn starts(
     Ok((small(used), room_at))
 }
 
-fn holders(db: &Db<'_>, name: &str, limit: usize) -> Done<Vec<LimitHolder>> {
+fn holders(db: &Db<'_>, name: &str, limit: usize) -> SqlResult<Vec<LimitHolder>> {
     let slots = db.one("SELECT 1 FROM jk_limit WHERE name = ?1 AND win = 0", [name], |_| Ok(()))?;
     if slots.is_none() {
         return Ok(Vec::new());
@@ -149,8 +149,8 @@ fn holders(db: &Db<'_>, name: &str, limit: usize) -> Done<Vec<LimitHolder>> {
         }
         let read = Job::read(db, row).and_then(|job| Ok((job.limits()?, job)));
         let (limits, job) = match read {
-            Err(fault) if fault.is_damage() => {
-                tell_of_damage(row.get(0)?, &fault);
+            Err(fault) if fault.is_corrupt_row() => {
+                warn_corrupt_row(row.get(0)?, &fault);
                 continue;
             }
             read => read?,

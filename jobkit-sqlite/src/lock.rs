@@ -7,7 +7,7 @@ use jobkit_core::{Error, Result, Timestamp, bounds};
 use rusqlite::params;
 
 use crate::codec::{int, uint};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::storage::SqliteStorage;
 use crate::txn::Txn;
 
@@ -15,7 +15,7 @@ fn acquire(
     txn: &mut Txn<'_, '_>,
     request: &LockRequest,
     now: Timestamp,
-) -> Done<Option<LockLease>> {
+) -> SqlResult<Option<LockLease>> {
     let held = txn.db.one(
         "SELECT owner, generation, expires_at FROM jk_lock WHERE name = ?1 AND expires_at > ?2",
         params![request.name, now.as_micros()],

@@ -10,39 +10,45 @@ use jobkit_core::{Error, JobId, Result, bounds};
 use rusqlite::params;
 
 use self::lines::level_at;
-use crate::codec::{ASIDE, Job, at, int, payload, size, uint};
+use crate::codec::{HAS_SIDE_ROWS, Job, at, int, payload, size, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read::find;
 use crate::queue::lease;
 use crate::storage::SqliteStorage;
 use crate::txn::Txn;
 
 /// The job, if the lease is held.
-fn held(txn: &Txn<'_, '_>, lease: &Lease) -> Done<Option<Job>> {
+fn held(txn: &Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     let job = lease::leased(txn, lease)?;
     Ok(job.filter(|job| job.head.is_held_by(lease.fence, lease.incarnation)))
 }
 
 /// Notes that the job has rows in other tables.
-fn has_aside(txn: &Txn<'_, '_>, job: &Job) -> Done {
-    if !job.has(ASIDE) {
-        txn.db.run("UPDATE jk_job SET flags = flags | ?2 WHERE seq = ?1", [job.seq, ASIDE])?;
+fn note_side_rows(txn: &Txn<'_, '_>, job: &Job) -> SqlResult {
+    if !job.has(HAS_SIDE_ROWS) {
+        txn.db
+            .run("UPDATE jk_job SET flags = flags | ?2 WHERE seq = ?1", [job.seq, HAS_SIDE_ROWS])?;
     }
     Ok(())
 }
 
-fn write_log(txn: &Txn<'_, '_>, write: &LogWrite) -> Done<WriteAnswer> {
+fn write_log(txn: &Txn<'_, '_>, write: &LogWrite) -> SqlResult<WriteAnswer> {
     let Some(job) = held(txn, &write.lease)? else { return Ok(WriteAnswer::LeaseLost) };
-    has_aside(txn, &job)?;
+    note_side_rows(txn, &job)?;
     lines::append(txn, job.seq, write.lease.fence, &write.lines, write.dropped)?;
     lines::set_progress(txn, job.seq, &write.progress)?;
     Ok(WriteAnswer::Written)
 }
 
-fn put_memo(txn: &Txn<'_, '_>, lease: &Lease, key: &str, value: &Payload) -> Done<Option<Payload>> {
+fn put_memo(
+    txn: &Txn<'_, '_>,
+    lease: &Lease,
+    key: &str,
+    value: &Payload,
+) -> SqlResult<Option<Payload>> {
     let Some(job) = held(txn, lease)? else { return Ok(None) };
-    has_aside(txn, &job)?;
+    note_side_rows(txn, &job)?;
     txn.db.run(
         "INSERT INTO jk_memo (seq, run, key, value) VALUES (?1, ?2, ?3, ?4) \
          ON CONFLICT (seq, run, key) DO NOTHING",
@@ -51,7 +57,7 @@ fn put_memo(txn: &Txn<'_, '_>, lease: &Lease, key: &str, value: &Payload) -> Don
     memo(txn.db, &job, key)
 }
 
-fn memo(db: &Db<'_>, job: &Job, key: &str) -> Done<Option<Payload>> {
+fn memo(db: &Db<'_>, job: &Job, key: &str) -> SqlResult<Option<Payload>> {
     Ok(db
         .one(
             "SELECT value FROM jk_memo WHERE seq = ?1 AND run = ?2 AND key = ?3",
@@ -61,7 +67,13 @@ fn memo(db: &Db<'_>, job: &Job, key: &str) -> Done<Option<Payload>> {
         .flatten())
 }
 
-fn read_log(db: &Db<'_>, id: JobId, fence: Option<u64>, after: u64, limit: usize) -> Done<LogPage> {
+fn read_log(
+    db: &Db<'_>,
+    id: JobId,
+    fence: Option<u64>,
+    after: u64,
+    limit: usize,
+) -> SqlResult<LogPage> {
     let Some(job) = find(db, id)? else { return Ok(LogPage::default()) };
     let fence = int(fence.unwrap_or(job.head.fence));
     let dropped = db.one(
@@ -135,7 +147,7 @@ impl JobLog for SqliteStorage {
         self.writer()
             .call("put_checkpoint", move |txn| {
                 let Some(job) = held(txn, &lease)? else { return Ok(WriteAnswer::LeaseLost) };
-                has_aside(txn, &job)?;
+                note_side_rows(txn, &job)?;
                 txn.db.run(
                     "INSERT OR REPLACE INTO jk_checkpoint (seq, value) VALUES (?1, ?2)",
                     params![job.seq, value.as_bytes()],

@@ -21,7 +21,7 @@ use rusqlite::params;
 use self::statistics::{by_state, held, range, tail, total};
 use crate::codec::{index, job_id, json, on_at, size, state_at, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read::{find, parents, state_of};
 use crate::operations::failures;
 use crate::operations::pauses::pauses;
@@ -29,7 +29,7 @@ use crate::queue::claim_order::lanes_of;
 use crate::recurring::running;
 use crate::storage::SqliteStorage;
 
-fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
+fn snapshot(db: &Db<'_>, now: Timestamp) -> SqlResult<Snapshot> {
     let tail = tail(db)?;
     let held = held(db)?;
     let by_state = by_state(&total(db, &tail, &Scope::Total)?, held.values().sum());
@@ -98,7 +98,7 @@ fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
     })
 }
 
-fn lanes(db: &Db<'_>, limit: usize) -> Done<Vec<Lane>> {
+fn lanes(db: &Db<'_>, limit: usize) -> SqlResult<Vec<Lane>> {
     let mut lanes = Vec::new();
     for (queue, id) in list::queues_in_use(db)? {
         for kind in lanes_of(db, id)? {
@@ -118,7 +118,12 @@ fn lanes(db: &Db<'_>, limit: usize) -> Done<Vec<Lane>> {
     Ok(lanes)
 }
 
-fn relations(db: &Db<'_>, id: JobId, after: Option<&Cursor>, limit: usize) -> Done<RelationPage> {
+fn relations(
+    db: &Db<'_>,
+    id: JobId,
+    after: Option<&Cursor>,
+    limit: usize,
+) -> SqlResult<RelationPage> {
     let Some(job) = find(db, id)? else { return Ok(RelationPage::default()) };
     // How many parents were seen, then the last child with its edge.
     let (seen, (child, n)) = match after {

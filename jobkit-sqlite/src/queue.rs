@@ -21,19 +21,28 @@ use self::rescue::rescue;
 use self::settle::settle_all;
 use crate::storage::SqliteStorage;
 use crate::wake_up;
+use crate::writer::CallOptions;
 
 #[async_trait]
 impl JobQueue for SqliteStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
         let request = request.clone();
-        self.writer().call_hot("claim", move |txn| claim::claim(txn, &request)).await
+        self.writer()
+            .call_with("claim", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
+                claim::claim(txn, &request)
+            })
+            .await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         request.check()?;
         let request = request.clone();
-        self.writer().call_hot("settle", move |txn| settle_all(txn, &request)).await
+        self.writer()
+            .call_with("settle", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
+                settle_all(txn, &request)
+            })
+            .await
     }
 
     async fn settle_and_claim(
@@ -45,7 +54,7 @@ impl JobQueue for SqliteStorage {
         claim.check()?;
         let (settle, claim) = (settle.clone(), claim.clone());
         self.writer()
-            .call_hot("settle_and_claim", move |txn| {
+            .call_with("settle_and_claim", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
                 Ok((settle_all(txn, &settle)?, claim::claim(txn, &claim)?))
             })
             .await

@@ -15,7 +15,7 @@ use rusqlite::{Row, params};
 
 use crate::codec::{at, bytes16, int, json, size, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read::state_of;
 use crate::jobs::submit;
 use crate::storage::SqliteStorage;
@@ -31,7 +31,7 @@ macro_rules! select_recurring {
     };
 }
 
-fn read(row: &Row<'_>) -> Done<RecurringRecord> {
+fn read(row: &Row<'_>) -> SqlResult<RecurringRecord> {
     let next = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?) {
         (Some(nominal), Some(due)) => Some(NextRun { nominal_at: at(nominal), due_at: at(due) }),
         _ => None,
@@ -54,13 +54,13 @@ fn read(row: &Row<'_>) -> Done<RecurringRecord> {
 }
 
 /// Which occurrences were fired.
-fn read_fired(row: &Row<'_>, column: usize) -> Done<Fired> {
+fn read_fired(row: &Row<'_>, column: usize) -> SqlResult<Fired> {
     let text = row.get::<_, Option<String>>(column)?;
     Ok(text.map(|text| json(&text)).transpose()?.unwrap_or_default())
 }
 
 /// As it is kept: nothing where nothing was fired.
-pub(crate) fn fired_text(fired: &Fired) -> Done<Option<String>> {
+pub(crate) fn fired_text(fired: &Fired) -> SqlResult<Option<String>> {
     Ok((!fired.is_empty()).then(|| serde_json::to_string(fired)).transpose()?)
 }
 
@@ -68,7 +68,7 @@ fn read_all(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-) -> Done<Vec<RecurringRecord>> {
+) -> SqlResult<Vec<RecurringRecord>> {
     read_each(db, text, params, |read| read.map(Some))
 }
 
@@ -77,9 +77,9 @@ fn read_sound(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-) -> Done<Vec<RecurringRecord>> {
+) -> SqlResult<Vec<RecurringRecord>> {
     read_each(db, text, params, |read| match read {
-        Err(fault) if fault.is_damage() => {
+        Err(fault) if fault.is_corrupt_row() => {
             tracing::warn!(error = %fault, "a schedule cannot be read and is passed over");
             Ok(None)
         }
@@ -91,8 +91,8 @@ fn read_each(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-    take: impl Fn(Done<RecurringRecord>) -> Done<Option<RecurringRecord>>,
-) -> Done<Vec<RecurringRecord>> {
+    take: impl Fn(SqlResult<RecurringRecord>) -> SqlResult<Option<RecurringRecord>>,
+) -> SqlResult<Vec<RecurringRecord>> {
     let mut statement = db.prepare(text)?;
     let mut rows = statement.query(params)?;
     let mut records = Vec::new();
@@ -102,7 +102,7 @@ fn read_each(
     Ok(records)
 }
 
-pub(crate) fn load(db: &Db<'_>, id: &str) -> Done<Option<RecurringRecord>> {
+pub(crate) fn load(db: &Db<'_>, id: &str) -> SqlResult<Option<RecurringRecord>> {
     let text = select_recurring!("WHERE id = ?1 AND spec IS NOT NULL");
     Ok(read_all(db, text, [id])?.pop())
 }
@@ -116,7 +116,7 @@ fn fires_at(record: &RecurringRecord, now: Timestamp) -> Option<Timestamp> {
     }
 }
 
-fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
+fn due(db: &Db<'_>, max: usize, now: Timestamp) -> SqlResult<DueRecurring> {
     // Those that are due, and those whose pause may say when they will be.
     let mut waiting = read_sound(
         db,
@@ -156,7 +156,7 @@ fn due(db: &Db<'_>, max: usize, now: Timestamp) -> Done<DueRecurring> {
     Ok(DueRecurring { due, next_due_at, now })
 }
 
-pub(crate) fn runs(db: &Db<'_>, id: &str, limit: usize) -> Done<Vec<RecurringRun>> {
+pub(crate) fn runs(db: &Db<'_>, id: &str, limit: usize) -> SqlResult<Vec<RecurringRun>> {
     db.all(
         "SELECT body FROM jk_recurring_run WHERE recurring = ?1 ORDER BY n DESC LIMIT ?2",
         params![id, size(limit)],
@@ -172,13 +172,13 @@ fn single(nominal_at: Timestamp, at: Timestamp, outcome: RunOutcome) -> Recurrin
 }
 
 /// A number that no save or pause had before.
-fn new_etag(txn: &Txn<'_, '_>) -> Done<u64> {
+fn new_etag(txn: &Txn<'_, '_>) -> SqlResult<u64> {
     let etag = txn.meta("etag")? + 1;
     txn.set_meta("etag", etag)?;
     Ok(etag)
 }
 
-fn save_one(txn: &mut Txn<'_, '_>, save: &SaveRecurring, now: Timestamp) -> Done<SaveOutcome> {
+fn save_one(txn: &mut Txn<'_, '_>, save: &SaveRecurring, now: Timestamp) -> SqlResult<SaveOutcome> {
     if let Err(error) = save.spec.check() {
         return Ok(SaveOutcome::Refused(error.into()));
     }
@@ -230,7 +230,7 @@ fn save_one(txn: &mut Txn<'_, '_>, save: &SaveRecurring, now: Timestamp) -> Done
 }
 
 /// Sets the next occurrence alone.
-fn set_next(txn: &mut Txn<'_, '_>, id: &str, next: Option<NextRun>) -> Done {
+fn set_next(txn: &mut Txn<'_, '_>, id: &str, next: Option<NextRun>) -> SqlResult {
     txn.db.run(
         "UPDATE jk_recurring SET next_nominal = ?2, next_due = ?3 WHERE id = ?1",
         params![
@@ -245,10 +245,10 @@ fn set_next(txn: &mut Txn<'_, '_>, id: &str, next: Option<NextRun>) -> Done {
     Ok(())
 }
 
-fn remove(txn: &Txn<'_, '_>, id: &str, now: Timestamp) -> Done<bool> {
+fn remove(txn: &Txn<'_, '_>, id: &str, now: Timestamp) -> SqlResult<bool> {
     // One that cannot be read can be removed all the same.
     let record = match load(txn.db, id) {
-        Err(fault) if !fault.is_damage() => return Err(fault),
+        Err(fault) if !fault.is_corrupt_row() => return Err(fault),
         read => read.ok().flatten(),
     };
     let dropped = record.map(|record| record.dropped(&RunOutcome::Replaced, now));
@@ -267,7 +267,7 @@ fn remove(txn: &Txn<'_, '_>, id: &str, now: Timestamp) -> Done<bool> {
 }
 
 /// Records what was due and will not be fired.
-fn record_dropped(txn: &Txn<'_, '_>, id: &str, dropped: &[RecurringRun]) -> Done {
+fn record_dropped(txn: &Txn<'_, '_>, id: &str, dropped: &[RecurringRun]) -> SqlResult {
     for range in dropped {
         record_run(txn, id, range)?;
     }
@@ -280,7 +280,7 @@ fn record_dropped(txn: &Txn<'_, '_>, id: &str, dropped: &[RecurringRun]) -> Done
     Ok(())
 }
 
-fn pause(txn: &mut Txn<'_, '_>, id: &str, change: &PauseChange, now: Timestamp) -> Done<bool> {
+fn pause(txn: &mut Txn<'_, '_>, id: &str, change: &PauseChange, now: Timestamp) -> SqlResult<bool> {
     let Some(record) = load(txn.db, id)? else { return Ok(false) };
     match change {
         PauseChange::Pause(pause) => {
@@ -306,7 +306,7 @@ fn pause(txn: &mut Txn<'_, '_>, id: &str, change: &PauseChange, now: Timestamp) 
 
 /// Fires one of several: a row that cannot be read fails none of the others. Such an occurrence is
 /// recorded as refused, so that its schedule goes on.
-fn fire_apart(txn: &mut Txn<'_, '_>, fire: &Fire, now: Timestamp) -> Done<FireOutcome> {
+fn fire_apart(txn: &mut Txn<'_, '_>, fire: &Fire, now: Timestamp) -> SqlResult<FireOutcome> {
     if let Some(job) = &fire.job {
         // Names are kept beyond a rollback of this part, so they are given before it.
         txn.db.intern(&job.job.queue)?;
@@ -320,7 +320,7 @@ fn fire_apart(txn: &mut Txn<'_, '_>, fire: &Fire, now: Timestamp) -> Done<FireOu
                 txn.release()?;
                 return Ok(outcome);
             }
-            Err(fault) if !fault.is_of_one_item() => return Err(fault),
+            Err(fault) if !fault.concerns_one_item() => return Err(fault),
             Err(fault) => fault,
         };
         txn.rollback_to(savepoint)?;
@@ -338,7 +338,7 @@ fn fire_one(
     fire: &Fire,
     unfit: Option<&str>,
     now: Timestamp,
-) -> Done<FireOutcome> {
+) -> SqlResult<FireOutcome> {
     let id = fire.id.as_str();
     let Some(mut record) = load(txn.db, id)? else { return Ok(FireOutcome::Stale) };
     if !fire.fits(&record, now) {
@@ -385,7 +385,7 @@ fn fire_job(
     fire: &FireJob,
     last_job: Option<JobId>,
     now: Timestamp,
-) -> Done<(FireOutcome, RunOutcome)> {
+) -> SqlResult<(FireOutcome, RunOutcome)> {
     if fire.overlap == Overlap::Skip
         && let Some(job) = last_job
         && state_of(txn.db, job)?.is_some_and(|state| !state.is_finished())
@@ -407,7 +407,7 @@ fn trigger(
     id: &str,
     job: &NewRecord,
     now: Timestamp,
-) -> Done<TriggerOutcome> {
+) -> SqlResult<TriggerOutcome> {
     if load(txn.db, id)?.is_none() {
         return Ok(TriggerOutcome::NotFound);
     }
@@ -423,7 +423,7 @@ fn trigger(
     }
 }
 
-fn record_run(txn: &Txn<'_, '_>, id: &str, run: &RecurringRun) -> Done {
+fn record_run(txn: &Txn<'_, '_>, id: &str, run: &RecurringRun) -> SqlResult {
     let last = txn
         .db
         .one("SELECT max(n) FROM jk_recurring_run WHERE recurring = ?1", [id], |row| {
@@ -550,7 +550,7 @@ impl RecurringStore for SqliteStorage {
 }
 
 /// How many schedules are not paused.
-pub(crate) fn running(db: &Db<'_>, now: Timestamp) -> Done<u32> {
+pub(crate) fn running(db: &Db<'_>, now: Timestamp) -> SqlResult<u32> {
     let pauses = db.all("SELECT pause FROM jk_recurring WHERE spec IS NOT NULL", [], |row| {
         row.get::<_, Option<String>>(0)
     })?;

@@ -5,7 +5,7 @@ use jobkit_core::{Error, ErrorKind};
 
 use crate::codec::small;
 use crate::connection::{Db, with_prefix};
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The schema that this release writes.
 pub(crate) const VERSION: u32 = 6;
@@ -53,7 +53,7 @@ fn mark(version: u32, oldest_writer: u32) -> String {
 }
 
 /// The schema's version, zero without one, and the oldest writer it admits.
-fn version(db: &Db<'_>) -> Done<(u32, u32)> {
+fn version(db: &Db<'_>) -> SqlResult<(u32, u32)> {
     let there: Option<i64> = db
         .conn
         .query_row(
@@ -66,7 +66,7 @@ fn version(db: &Db<'_>) -> Done<(u32, u32)> {
         return Ok((0, 0));
     }
     // Not kept as statements: the table may just have appeared.
-    let read = |key: &str| -> Done<u32> {
+    let read = |key: &str| -> SqlResult<u32> {
         let mut statement = db.conn.prepare(&db.sql("SELECT value FROM jk_meta WHERE key = ?1"))?;
         let mut rows = statement.query([key])?;
         Ok(match rows.next()? {
@@ -78,7 +78,7 @@ fn version(db: &Db<'_>) -> Done<(u32, u32)> {
 }
 
 /// Whether this release may use what is there.
-pub(crate) fn check(db: &Db<'_>) -> Done<u32> {
+pub(crate) fn check(db: &Db<'_>) -> SqlResult<u32> {
     let (version, oldest_writer) = version(db)?;
     if oldest_writer > VERSION {
         return Err(refusal(version, oldest_writer).into());
@@ -99,7 +99,7 @@ fn refusal(version: u32, oldest_writer: u32) -> Error {
 
 /// The same for a namespace that was open: a newer release may have migrated it meanwhile. In the
 /// transaction that is to write, so that none can come between.
-pub(crate) fn check_again(db: &Db<'_>) -> Done {
+pub(crate) fn check_again(db: &Db<'_>) -> SqlResult {
     let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let oldest_writer =
         db.one("SELECT value FROM jk_meta WHERE key = 'oldest_writer'", [], read)?.map_or(0, small);
@@ -112,7 +112,7 @@ pub(crate) fn check_again(db: &Db<'_>) -> Done {
 
 /// Brings the schema up to date. To be called in a transaction that holds the write lock, so that of
 /// two at once the second finds it done.
-pub(crate) fn migrate(db: &Db<'_>) -> Done<Migrated> {
+pub(crate) fn migrate(db: &Db<'_>) -> SqlResult<Migrated> {
     let from = check(db)?;
     if from < VERSION {
         for migration in MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {

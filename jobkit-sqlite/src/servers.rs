@@ -11,7 +11,7 @@ use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use rusqlite::{Params, Row, params};
 
 use crate::codec::{STARTED, at, json, small};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::limits::admission;
 use crate::operations::pauses::pauses;
 use crate::queue::lease;
@@ -33,7 +33,7 @@ fn status_row(row: &Row<'_>) -> rusqlite::Result<StatusRow> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
 }
 
-fn read_status((info, heartbeat, busy, order): StatusRow) -> Done<ServerStatus> {
+fn read_status((info, heartbeat, busy, order): StatusRow) -> SqlResult<ServerStatus> {
     Ok(ServerStatus {
         info: json(&info)?,
         heartbeat_at: at(heartbeat),
@@ -193,7 +193,7 @@ impl ServerRegistry for SqliteStorage {
 }
 
 /// Notes the queues and kinds of a server.
-fn serve_lanes(txn: &Txn<'_, '_>, server: &ServerInfo) -> Done {
+fn serve_lanes(txn: &Txn<'_, '_>, server: &ServerInfo) -> SqlResult {
     let queues = server.queues.iter().map(|queue| (0, queue));
     for (of_kind, name) in queues.chain(server.kinds.iter().map(|kind| (1, kind))) {
         txn.db.run(
@@ -205,7 +205,7 @@ fn serve_lanes(txn: &Txn<'_, '_>, server: &ServerInfo) -> Done {
 }
 
 /// Forgets what servers serve: of those whose incarnations are selected.
-fn forget_lanes(txn: &Txn<'_, '_>, servers: &'static str, params: impl Params) -> Done {
+fn forget_lanes(txn: &Txn<'_, '_>, servers: &'static str, params: impl Params) -> SqlResult {
     for server in txn.db.all(servers, params, |row| row.get::<_, i64>(0))? {
         txn.db.run("DELETE FROM jk_serves WHERE server = ?1", [server])?;
     }

@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{oneshot, watch};
 
 use crate::connection::Db;
-use crate::error::{Done, Fault, is_busy, sqlite};
+use crate::error::{Fault, SqlResult, is_busy, sqlite};
 use crate::file::{DatabaseFile, Seen, log_bytes, place_of};
 use crate::options::{SqliteDurability, SqliteOptions};
 use crate::schema;
@@ -83,19 +83,19 @@ pub(crate) struct Inner {
     pub(crate) file: Arc<DatabaseFile>,
     capabilities: Capabilities,
     /// `None` only while it is dropped.
-    ways: Option<Ways>,
+    channels: Option<Channels>,
     /// The writer's, then the readers'.
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Ways {
+struct Channels {
     writer: Writer,
     reads: Sender<Read>,
 }
 
 impl Inner {
     pub(crate) fn writer(&self) -> &Writer {
-        &self.ways.as_ref().expect("taken only by drop").writer
+        &self.channels.as_ref().expect("taken only by drop").writer
     }
 }
 
@@ -108,7 +108,7 @@ impl Drop for Inner {
                 let _ = thread.join();
             }
         };
-        let Some(Ways { writer, reads }) = self.ways.take() else { return };
+        let Some(Channels { writer, reads }) = self.channels.take() else { return };
         // The readers first: the log is removed by the connection that is the last one, and of two that
         // close at the same time each takes the other for one that stays.
         drop(reads);
@@ -221,8 +221,10 @@ impl SqliteStorage {
         capabilities.transactions = Support::Yes;
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
-        let ways = Some(Ways { writer: Writer::new(requests), reads });
-        Ok(Self { inner: Arc::new(Inner { options, shared, file, capabilities, ways, threads }) })
+        let channels = Some(Channels { writer: Writer::new(requests), reads });
+        Ok(Self {
+            inner: Arc::new(Inner { options, shared, file, capabilities, channels, threads }),
+        })
     }
 
     pub(crate) fn writer(&self) -> &Writer {
@@ -233,7 +235,7 @@ impl SqliteStorage {
     pub(crate) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
+        F: FnOnce(&Db<'_>) -> SqlResult<T> + Send + 'static,
     {
         let file = Arc::clone(&self.inner.file);
         self.read_what_is_open(operation, move |db| {
@@ -247,7 +249,7 @@ impl SqliteStorage {
     async fn read_what_is_open<T, F>(&self, operation: &'static str, read: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
+        F: FnOnce(&Db<'_>) -> SqlResult<T> + Send + 'static,
     {
         let (to, answer) = oneshot::channel();
         let run: Read = Box::new(move |db| {
@@ -256,8 +258,8 @@ impl SqliteStorage {
             let _ = to.send(answer);
         });
         let closed = || Error::closed("the storage").during(operation);
-        let ways = self.inner.ways.as_ref().ok_or_else(closed)?;
-        ways.reads.send(run).map_err(|_| closed())?;
+        let channels = self.inner.channels.as_ref().ok_or_else(closed)?;
+        channels.reads.send(run).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?.map_err(|error| error.during(operation))
     }
 }
@@ -268,7 +270,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     })
 }
 
-fn in_snapshot<T>(db: &Db<'_>, read: impl FnOnce(&Db<'_>) -> Done<T>) -> Done<T> {
+fn in_snapshot<T>(db: &Db<'_>, read: impl FnOnce(&Db<'_>) -> SqlResult<T>) -> SqlResult<T> {
     db.run("BEGIN", [])?;
     let answer = read(db);
     // Nothing was written: it does not matter how it ends, as long as it ends. A reader that stays
@@ -299,7 +301,7 @@ fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>
 }
 
 /// Repeats what another process stands in the way of.
-fn patiently<T>(
+fn retry_while_busy<T>(
     timeout: Duration,
     mut run: impl FnMut() -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
@@ -341,9 +343,9 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
         ));
     }
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
-    keep_plans(&conn)?;
+    stabilize_plans(&conn)?;
     if !options.migrate {
-        look_first(&conn, options, prefix)?;
+        check_before_writing(&conn, options, prefix)?;
     }
     // A file that may not be written is opened for reading, without a word; the lock below refuses it.
     conn.busy_timeout(Duration::ZERO).map_err(sqlite)?;
@@ -351,7 +353,7 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
         SqliteDurability::Normal => "NORMAL",
         SqliteDurability::Full => "FULL",
     };
-    patiently(options.busy_timeout, || {
+    retry_while_busy(options.busy_timeout, || {
         conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         conn.execute_batch(&format!(
             "PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF; \
@@ -363,7 +365,7 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
     .map_err(sqlite)?;
     {
         let db = Db::new(&conn, Arc::clone(prefix));
-        patiently(options.busy_timeout, || db.conn.execute_batch("BEGIN IMMEDIATE"))
+        retry_while_busy(options.busy_timeout, || db.conn.execute_batch("BEGIN IMMEDIATE"))
             .map_err(sqlite)?;
         let ready = if options.migrate {
             schema::migrate(&db).map(|_| ())
@@ -384,18 +386,22 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
 
 /// Otherwise SQLite prepares a statement anew whenever a value that it compares with a column changes.
 /// What our statements use does not depend on values: partial indexes are named by literals.
-fn keep_plans(conn: &Connection) -> Result<()> {
+fn stabilize_plans(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ()).map_err(sqlite)
 }
 
 /// Refuses what does not fit before anything is set: a file that is not ours stays as it is to the byte,
 /// and the journal mode is part of the file.
-fn look_first(conn: &Connection, options: &SqliteOptions, prefix: &Arc<str>) -> Result<()> {
+fn check_before_writing(
+    conn: &Connection,
+    options: &SqliteOptions,
+    prefix: &Arc<str>,
+) -> Result<()> {
     // Nor is a log copied back that another program left. An empty one is removed as always.
     let keep_log = log_bytes(&place_of(&options.path)) > 0;
     keep_log_on_close(conn, keep_log)?;
     let db = Db::new(conn, Arc::clone(prefix));
-    let fits = patiently(options.busy_timeout, || match check_schema(&db, options) {
+    let fits = retry_while_busy(options.busy_timeout, || match check_schema(&db, options) {
         Err(Fault::Sql(error)) => Err(error),
         other => Ok(other),
     });
@@ -408,7 +414,7 @@ fn keep_log_on_close(conn: &Connection, keep: bool) -> Result<()> {
     set.map(|_| ()).map_err(sqlite)
 }
 
-fn check_schema(db: &Db<'_>, options: &SqliteOptions) -> Done {
+fn check_schema(db: &Db<'_>, options: &SqliteOptions) -> SqlResult {
     let version = schema::check(db)?;
     if version >= schema::VERSION {
         return Ok(());
@@ -430,7 +436,7 @@ fn open_to_read(options: &SqliteOptions) -> Result<Connection> {
     // Not read-only: a reader takes part in the recovery of the log.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
-    keep_plans(&conn)?;
+    stabilize_plans(&conn)?;
     conn.busy_timeout(options.busy_timeout).map_err(sqlite)?;
     conn.execute_batch(
         "PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
@@ -541,9 +547,9 @@ impl Inner {
     /// Begins to watch for other processes.
     pub(crate) fn watch(&self) {
         if self.shared.sleepers.load(Ordering::SeqCst) > 0
-            && let Some(ways) = &self.ways
+            && let Some(channels) = &self.channels
         {
-            ways.writer.watch();
+            channels.writer.watch();
         }
     }
 }

@@ -5,14 +5,14 @@ use jobkit_core::{BatchId, Timestamp, bounds};
 
 use crate::batches::{steps, touched};
 use crate::codec::{at, bytes16, int, uint};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::finish::{decide_children, finish_step};
 use crate::limits::admission;
 use crate::txn::Txn;
 use crate::txn::marks::{Budget, Mark, STEP};
 
 /// One bounded step through marks, limits with room, and batches that were never started.
-pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> Done<Step> {
+pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Step> {
     let now = txn.now(request.now);
     let mut budget = Budget(request.max.clamp(1, STEP));
     let mut done = 0;
@@ -88,7 +88,7 @@ pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> Done<Step> {
 }
 
 /// Discards batches that were not started in time.
-fn discard_batches(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> Done<usize> {
+fn discard_batches(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> SqlResult<usize> {
     let stale = txn.db.all(
         "SELECT id FROM jk_batch INDEXED BY jk_batch_filling \
          WHERE started_at IS NULL AND with_parent = 0 AND attached_at <= ?1 ORDER BY attached_at, id LIMIT 10",

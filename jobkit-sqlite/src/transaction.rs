@@ -8,7 +8,7 @@ use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
 use crate::connection::Db;
-use crate::error::{Done, sqlite};
+use crate::error::{SqlResult, sqlite};
 use crate::jobs::submit::{self, prepared::PreparedSubmission};
 use crate::queue::settle::settle_all;
 use crate::storage::SqliteStorage;
@@ -134,7 +134,7 @@ impl SqliteScope<'_> {
     }
 
     /// Runs `work` as a part of the transaction that is undone alone when it fails.
-    fn write<T>(&self, work: impl FnOnce(&mut Txn<'_, '_>) -> Done<T>) -> Result<T> {
+    fn write<T>(&self, work: impl FnOnce(&mut Txn<'_, '_>) -> SqlResult<T>) -> Result<T> {
         if self.connection.is_autocommit() {
             let text = "the transaction has ended: SQLite rolled it back, or it was committed";
             return Err(Error::new(ErrorKind::Conflict, text));

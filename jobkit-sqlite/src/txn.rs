@@ -20,7 +20,7 @@ use self::counters::{Counters, Tail};
 use self::marks::Verdict;
 use crate::codec::{int, uint};
 use crate::connection::Db;
-use crate::error::{Done, sqlite};
+use crate::error::{SqlResult, sqlite};
 
 /// What is pushed to listeners after the commit.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +117,7 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// The next sequence. None is given twice, also when the last jobs were purged.
-    pub(crate) fn next_seq(&mut self) -> Done<i64> {
+    pub(crate) fn next_seq(&mut self) -> SqlResult<i64> {
         let next = match (self.next_seq, self.carried.last_seq) {
             (Some(next), _) => next,
             (None, Some(last)) => {
@@ -136,7 +136,7 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// The highest sequence that any job has, or had before it was purged.
-    pub(crate) fn last_seq(&self) -> Done<i64> {
+    pub(crate) fn last_seq(&self) -> SqlResult<i64> {
         let last = self.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
         let floor =
             self.db.one("SELECT value FROM jk_meta WHERE key = 'floor'", [], |row| row.get(0))?;
@@ -144,19 +144,19 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// The names of a lane.
-    pub(crate) fn lane(&self, queue: i64, kind: i64) -> Done<(Name, Name)> {
+    pub(crate) fn lane(&self, queue: i64, kind: i64) -> SqlResult<(Name, Name)> {
         Ok((self.db.name(queue)?, self.db.name(kind)?))
     }
 
     /// Reads a number of `jk_meta`.
-    pub(crate) fn meta(&self, key: &str) -> Done<u64> {
+    pub(crate) fn meta(&self, key: &str) -> SqlResult<u64> {
         let value =
             self.db.one("SELECT value FROM jk_meta WHERE key = ?1", [key], |row| row.get(0))?;
         Ok(uint(value.unwrap_or(0)))
     }
 
     /// Sets a number of `jk_meta`.
-    pub(crate) fn set_meta(&self, key: &str, value: u64) -> Done {
+    pub(crate) fn set_meta(&self, key: &str, value: u64) -> SqlResult {
         self.db.run(
             "INSERT INTO jk_meta (key, value) VALUES (?1, ?2) \
              ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -166,7 +166,7 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// Begins a part that may be undone alone.
-    pub(crate) fn savepoint(&mut self) -> Done<Savepoint> {
+    pub(crate) fn savepoint(&mut self) -> SqlResult<Savepoint> {
         self.db.run("SAVEPOINT part", [])?;
         Ok(Savepoint {
             counters: self.counters.clone(),
@@ -177,7 +177,7 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// Undoes what was done since the savepoint.
-    pub(crate) fn rollback_to(&mut self, savepoint: Savepoint) -> Done {
+    pub(crate) fn rollback_to(&mut self, savepoint: Savepoint) -> SqlResult {
         self.db.run("ROLLBACK TO part", [])?;
         self.counters = savepoint.counters;
         self.work = savepoint.work;
@@ -190,13 +190,13 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// Keeps what was done since the savepoint.
-    pub(crate) fn release(&mut self) -> Done {
+    pub(crate) fn release(&mut self) -> SqlResult {
         self.db.run("RELEASE part", [])?;
         Ok(())
     }
 
     /// Writes what a commit of the writer would add, where the application commits.
-    pub(crate) fn finish_nested(&mut self) -> Done {
+    pub(crate) fn finish_nested(&mut self) -> SqlResult {
         self.counters.write(self.db, None)?;
         self.signal()
     }
@@ -234,7 +234,7 @@ impl<'d, 'c> Txn<'d, 'c> {
     }
 
     /// Signals other processes, which read it when they see that something was written.
-    fn signal(&self) -> Done {
+    fn signal(&self) -> SqlResult {
         if self.work || !self.pushes.is_empty() {
             self.db.run(
                 "UPDATE jk_delta SET work = work + ?1, others = others + ?2 WHERE id = 0",

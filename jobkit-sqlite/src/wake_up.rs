@@ -32,9 +32,9 @@ pub(crate) fn subscribe(storage: &SqliteStorage, filter: &WakeUpFilter) -> Box<d
 }
 
 /// While it lives, the writer watches for other processes.
-struct Asleep(Arc<AtomicUsize>);
+struct SleepGuard(Arc<AtomicUsize>);
 
-impl Drop for Asleep {
+impl Drop for SleepGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -51,7 +51,7 @@ async fn changed(from: &mut Option<watch::Receiver<()>>) -> bool {
 impl WakeUps for Listener {
     async fn next(&mut self) -> Option<WakeUp> {
         let first = self.sleepers.fetch_add(1, Ordering::SeqCst) == 0;
-        let _asleep = Asleep(Arc::clone(&self.sleepers));
+        let _guard = SleepGuard(Arc::clone(&self.sleepers));
         if first && let Some(storage) = self.storage.upgrade() {
             storage.watch();
         }

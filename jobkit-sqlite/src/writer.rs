@@ -3,6 +3,7 @@
 //! SQLite has one writer at a time, so there is one here: what waits when it becomes free shares a
 //! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
 //! sleeps it looks whether another process has written.
+
 mod call;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,27 +18,27 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::call::Call;
-pub(crate) use self::call::{Request, Writer};
+pub(crate) use self::call::{CallOptions, Message, Writer};
 use crate::connection::Db;
-use crate::error::{Done, is_busy, sqlite};
+use crate::error::{SqlResult, is_busy, sqlite};
 use crate::file::DatabaseFile;
 use crate::txn::counters::Tail;
 use crate::txn::{Carried, Committed, Push, Txn};
 
 /// So often it is looked, before something is written, whether the file is where it was. After each commit
 /// it is looked in any case: that costs a microsecond or two, and is what an answer rests on.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The most calls that share a transaction.
-const GROUP: usize = 256;
+const CALLS: usize = 256;
 /// How often it is looked whether another process has written, while somebody sleeps.
-const WATCH_INTERVAL: Duration = Duration::from_millis(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(15);
 /// Deltas are folded at most so often.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
 /// A transaction takes no further call once it has taken so long, so that nobody waits for a crowd.
-const LONG: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(20);
 /// So long the thread looks for the next request before it sleeps: whoever enqueues one job after the
 /// other gets 14,000 a second so, and 9,500 when the thread has to be woken for each.
-const LINGER: Duration = Duration::from_micros(40);
+const SPIN: Duration = Duration::from_micros(40);
 /// The first wait for another process that writes, and the longest. SQLite's own busy handler waits
 /// up to 100 ms at once, which made the 99th percentile 54 ms where this makes it 3.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
@@ -61,7 +62,7 @@ pub(crate) struct WriterThread<'c> {
     busy_timeout: Duration,
     file: Arc<DatabaseFile>,
     /// When it was last seen that the file is where it was; `None` if it is not.
-    found: Option<Instant>,
+    file_seen_at: Option<Instant>,
     folded: Option<Instant>,
     tail: Option<Tail>,
     carried: Carried,
@@ -85,7 +86,7 @@ impl<'c> WriterThread<'c> {
             shared,
             busy_timeout,
             file,
-            found: None,
+            file_seen_at: None,
             folded: None,
             tail: None,
             carried: Carried::default(),
@@ -96,47 +97,47 @@ impl<'c> WriterThread<'c> {
     }
 
     /// Serves until the last sender is gone.
-    pub(crate) fn serve(mut self, requests: &Receiver<Request>) {
-        self.look_for_others();
+    pub(crate) fn serve(mut self, messages: &Receiver<Message>) {
+        self.check_other_processes();
         loop {
-            let first = if let Some(request) = soon(requests) {
-                request
+            let first = if let Some(message) = spin(messages) {
+                message
             } else if self.shared.sleepers.load(Ordering::SeqCst) > 0 {
-                match requests.recv_timeout(WATCH_INTERVAL) {
+                match messages.recv_timeout(POLL_INTERVAL) {
                     Err(RecvTimeoutError::Timeout) => {
-                        self.look_for_others();
+                        self.check_other_processes();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
-                    Ok(request) => request,
+                    Ok(message) => message,
                 }
             } else {
-                match requests.recv() {
-                    Ok(request) => request,
+                match messages.recv() {
+                    Ok(message) => message,
                     Err(_) => break,
                 }
             };
             let mut group = Vec::new();
             let mut next = Some(first);
-            while let Some(request) = next {
-                match request {
-                    Request::Call(call) => group.push(call),
-                    Request::Watch => {}
+            while let Some(message) = next {
+                match message {
+                    Message::Call(call) => group.push(call),
+                    Message::Watch => {}
                 }
-                next = match requests.try_recv() {
-                    Ok(request) if group.len() < GROUP => Some(request),
-                    Ok(Request::Call(call)) => {
+                next = match messages.try_recv() {
+                    Ok(message) if group.len() < CALLS => Some(message),
+                    Ok(Message::Call(call)) => {
                         group.push(call);
                         None
                     }
-                    Ok(Request::Watch) | Err(_) => None,
+                    Ok(Message::Watch) | Err(_) => None,
                 };
             }
             if !group.is_empty() {
                 self.commit_group(group);
             }
-            if self.watched.elapsed() >= WATCH_INTERVAL {
-                self.look_for_others();
+            if self.watched.elapsed() >= POLL_INTERVAL {
+                self.check_other_processes();
             }
         }
     }
@@ -156,7 +157,7 @@ impl<'c> WriterThread<'c> {
         let mut ran = 0;
         for call in &mut group {
             ran += 1;
-            if !call.keeps_claimed() {
+            if !call.options().keeps_claimed_rows {
                 txn.carried.claimed.clear();
             }
             // A panic is a bug, and must not take the storage with it.
@@ -165,7 +166,7 @@ impl<'c> WriterThread<'c> {
                 failed = Some(fault);
                 break;
             }
-            if started.elapsed() > LONG {
+            if started.elapsed() > LONGEST {
                 break;
             }
         }
@@ -179,7 +180,7 @@ impl<'c> WriterThread<'c> {
                         // It was committed to what is open, and answers hold for what the path names.
                         let lost = self.file.check().err().map(Error::maybe_applied);
                         if lost.is_some() {
-                            self.found = None;
+                            self.file_seen_at = None;
                         }
                         for call in group {
                             call.answer(lost.as_ref().map(Error::duplicate));
@@ -232,10 +233,10 @@ impl<'c> WriterThread<'c> {
 
     /// Begins a transaction, if this release may still write, and the file is where it was.
     fn begin(&mut self) -> Result<()> {
-        if self.found.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
-            self.found = None;
+        if self.file_seen_at.is_none_or(|at| at.elapsed() >= FILE_CHECK_INTERVAL) {
+            self.file_seen_at = None;
             self.file.check_all()?;
-            self.found = Some(Instant::now());
+            self.file_seen_at = Some(Instant::now());
         }
         self.begin_any()?;
         let checked = self.check_schema().map_err(Error::from);
@@ -244,7 +245,7 @@ impl<'c> WriterThread<'c> {
 
     /// Refuses what another process has migrated to a schema that this release must not write. One
     /// number is compared for each transaction, and no table read while nobody else writes.
-    fn check_schema(&mut self) -> Done {
+    fn check_schema(&mut self) -> SqlResult {
         let version = self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
         if version != self.checked {
             self.carried = Carried::default();
@@ -280,7 +281,7 @@ impl<'c> WriterThread<'c> {
     }
 
     /// Whether another process has written, and what of it is pushed.
-    fn look_for_others(&mut self) {
+    fn check_other_processes(&mut self) {
         self.watched = Instant::now();
         let version =
             self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).ok().flatten();
@@ -306,11 +307,11 @@ impl<'c> WriterThread<'c> {
 }
 
 /// A request that comes within a moment.
-fn soon(requests: &Receiver<Request>) -> Option<Request> {
+fn spin(messages: &Receiver<Message>) -> Option<Message> {
     let since = Instant::now();
-    while since.elapsed() < LINGER {
-        if let Ok(request) = requests.try_recv() {
-            return Some(request);
+    while since.elapsed() < SPIN {
+        if let Ok(message) = messages.try_recv() {
+            return Some(message);
         }
         std::hint::spin_loop();
     }

@@ -8,7 +8,7 @@ use rusqlite::{Row, params};
 
 use crate::codec::{at, bytes16, int, size, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::TouchedBatch;
 
 /// The columns that [`read`] reads.
@@ -70,7 +70,11 @@ pub(crate) const fn finish_number(finish: Finish) -> i64 {
 }
 
 /// Batches by id, after one, with what their records do not show.
-pub(crate) fn wholes(db: &Db<'_>, after: Option<BatchId>, limit: usize) -> Done<Vec<WholeBatch>> {
+pub(crate) fn wholes(
+    db: &Db<'_>,
+    after: Option<BatchId>,
+    limit: usize,
+) -> SqlResult<Vec<WholeBatch>> {
     let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
     let text = select_batch!("WHERE id > ?1 ORDER BY id LIMIT ?2");
     let found = db.all(text, params![after, size(limit)], read_touched)?;
@@ -83,7 +87,7 @@ pub(crate) fn wholes(db: &Db<'_>, after: Option<BatchId>, limit: usize) -> Done<
 }
 
 /// Stores a batch as another storage had it, with those members that are batches; `false` if it is there.
-pub(crate) fn import(db: &Db<'_>, whole: &WholeBatch) -> Done<bool> {
+pub(crate) fn import(db: &Db<'_>, whole: &WholeBatch) -> SqlResult<bool> {
     let WholeBatch { record, counted, starts_with_parent } = whole;
     let instant = |at: Option<Timestamp>| at.map(Timestamp::as_micros);
     let stored = db.run(
@@ -120,6 +124,6 @@ pub(crate) fn import(db: &Db<'_>, whole: &WholeBatch) -> Done<bool> {
     Ok(stored)
 }
 
-pub(crate) fn load(db: &Db<'_>, id: BatchId) -> Done<Option<BatchRecord>> {
+pub(crate) fn load(db: &Db<'_>, id: BatchId) -> SqlResult<Option<BatchRecord>> {
     Ok(db.one(select_batch!("WHERE id = ?1"), [&id.as_bytes()[..]], read)?)
 }

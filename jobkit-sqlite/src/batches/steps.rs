@@ -8,9 +8,9 @@ use rusqlite::params;
 
 use super::touched;
 use crate::codec::{bytes16, select_job, size};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read::read_jobs;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::txn::Txn;
 use crate::txn::marks::{self, Budget, Mark};
 
@@ -23,7 +23,7 @@ pub(crate) fn members_step(
     until: i64,
     room: &mut Budget,
     now: Timestamp,
-) -> Done<Option<i64>> {
+) -> SqlResult<Option<i64>> {
     let (batch, event) = match mark {
         Mark::Start { batch } => {
             (batch, Event::Decided { met: true, otherwise: Reason::Unmeetable })
@@ -56,7 +56,7 @@ pub(crate) fn members_step(
         };
         if meant {
             // A refusal means that it is being cancelled already.
-            let _ = transition(txn, &mut job, &event, &Why::at(now))?;
+            let _ = transition(txn, &mut job, &event, &TransitionContext::at(now))?;
         }
     }
     Ok(last)
@@ -68,7 +68,7 @@ pub(crate) fn begin_batch(
     id: BatchId,
     now: Timestamp,
     room: &mut Budget,
-) -> Done {
+) -> SqlResult {
     if let Some(batch) = touched::batch(txn, id)? {
         batch.record.started_at = Some(now);
         batch.with_parent = false;
@@ -83,7 +83,7 @@ pub(crate) fn end_batch(
     mark: Mark,
     now: Timestamp,
     room: &mut Budget,
-) -> Done {
+) -> SqlResult {
     if let Some(id) = mark.batch()
         && let Some(batch) = touched::batch(txn, id)?
     {
@@ -104,7 +104,7 @@ fn begin_mark(
     members: bool,
     now: Timestamp,
     room: &mut Budget,
-) -> Done {
+) -> SqlResult {
     if members {
         let until = txn.last_seq()?;
         if let Some(done) = members_step(txn, &mark, 0, until, room, now)? {
@@ -126,7 +126,7 @@ pub(crate) fn nested_step(
     until: i64,
     room: &mut Budget,
     now: Timestamp,
-) -> Done<Option<i64>> {
+) -> SqlResult<Option<i64>> {
     let Some(around) = mark.batch() else { return Ok(None) };
     let nested = txn.db.all(
         "SELECT num, id FROM jk_batch INDEXED BY jk_batch_nested \

@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use super::batch_row::{finish_number, read_touched, select_batch};
 use crate::codec::int;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::marks::Verdict;
 use crate::txn::{TouchedBatch, Txn};
 
@@ -17,7 +17,7 @@ use crate::txn::{TouchedBatch, Txn};
 pub(crate) fn batch<'t>(
     txn: &'t mut Txn<'_, '_>,
     id: BatchId,
-) -> Done<Option<&'t mut TouchedBatch>> {
+) -> SqlResult<Option<&'t mut TouchedBatch>> {
     if !txn.batches.contains_key(&id) {
         let found =
             txn.db.one(select_batch!("WHERE id = ?1"), [&id.as_bytes()[..]], read_touched)?;
@@ -28,7 +28,7 @@ pub(crate) fn batch<'t>(
 }
 
 /// A batch and those around it, from the inside.
-pub(crate) fn with_enclosing(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<Vec<BatchRecord>> {
+pub(crate) fn with_enclosing(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<Vec<BatchRecord>> {
     let mut around: Vec<BatchRecord> = Vec::with_capacity(1);
     let mut next = Some(id);
     while let Some(id) = next
@@ -41,7 +41,7 @@ pub(crate) fn with_enclosing(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<Vec<Bat
 }
 
 /// Whether a batch, or one around it, was cancelled.
-pub(crate) fn is_cancelled(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<bool> {
+pub(crate) fn is_cancelled(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<bool> {
     let mut next = Some(id);
     while let Some(id) = next
         && let Some(batch) = batch(txn, id)?
@@ -54,12 +54,12 @@ pub(crate) fn is_cancelled(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<bool> {
     Ok(false)
 }
 
-pub(crate) fn is_filling(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<bool> {
+pub(crate) fn is_filling(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<bool> {
     Ok(batch(txn, id)?.is_some_and(|batch| batch.record.started_at.is_none()))
 }
 
 /// Opens a batch; one with a parent was checked to have room for it.
-pub(crate) fn open(txn: &mut Txn<'_, '_>, new: &NewBatch, now: Timestamp) -> Done {
+pub(crate) fn open(txn: &mut Txn<'_, '_>, new: &NewBatch, now: Timestamp) -> SqlResult {
     let at_once = new.starts == Starts::AtOnce;
     let waits = match new.parent {
         Some(parent) => is_filling(txn, parent)?,
@@ -94,7 +94,7 @@ pub(crate) fn attach(
     id: BatchId,
     finish: Option<Finish>,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     if let Some(batch) = batch(txn, id)? {
         batch.changed = true;
         batch.record.counts.total = batch.record.counts.total.saturating_add(1);
@@ -116,7 +116,7 @@ pub(crate) fn attach(
 }
 
 /// A member was removed: batches without any go too, and those around them.
-pub(crate) fn remove_member(txn: &mut Txn<'_, '_>, id: BatchId) -> Done {
+pub(crate) fn remove_member(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult {
     let mut next = Some(id);
     while let Some(id) = next {
         let parent = batch(txn, id)?.and_then(|batch| batch.record.parent);
@@ -141,7 +141,7 @@ pub(crate) fn recount(
     id: BatchId,
     reopened: Option<Finish>,
     finished: Option<Finish>,
-) -> Done {
+) -> SqlResult {
     if let Some(batch) = batch(txn, id)? {
         batch.changed = true;
         let counts = &mut batch.record.counts;
@@ -157,7 +157,7 @@ pub(crate) fn recount(
 
 /// Writes the batches that changed, and completes those whose members have all finished; what waits
 /// for them is decided after what waits for those that ended before.
-pub(crate) fn write_changed(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done {
+pub(crate) fn write_changed(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     // In an order that does not depend on a hash.
     let changed = txn.batches.iter().filter(|(_, batch)| batch.changed);
     let mut changed: BTreeSet<BatchId> = changed.map(|(id, _)| *id).collect();
@@ -168,14 +168,14 @@ pub(crate) fn write_changed(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done {
         let record = batch.record.clone();
         let as_member = record.as_member();
         // How the batch around it counts it, if there is one.
-        let told = record.parent.map(|_| std::mem::replace(&mut batch.counted, as_member));
+        let counted = record.parent.map(|_| std::mem::replace(&mut batch.counted, as_member));
         write(txn, &record)?;
         if record.completed_at.is_some() {
             // Also without a change: a Failed member that is deleted makes success unmeetable.
             let verdict = Verdict::of(|on| on.decide_batch(true, &record.counts));
             txn.ended.push_back((Parent::Batch(id), verdict));
         }
-        if let (Some(parent), Some(before)) = (record.parent, told)
+        if let (Some(parent), Some(before)) = (record.parent, counted)
             && before != as_member
         {
             recount(txn, parent, before, as_member)?;
@@ -185,7 +185,7 @@ pub(crate) fn write_changed(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done {
     Ok(())
 }
 
-fn write(txn: &Txn<'_, '_>, batch: &BatchRecord) -> Done {
+fn write(txn: &Txn<'_, '_>, batch: &BatchRecord) -> SqlResult {
     let instant = |at: Option<Timestamp>| at.map(Timestamp::as_micros);
     let Some(touched) = txn.batches.get(&batch.id) else { return Ok(()) };
     txn.db.run(
@@ -211,7 +211,7 @@ fn write(txn: &Txn<'_, '_>, batch: &BatchRecord) -> Done {
     Ok(())
 }
 
-pub(crate) fn last_number(txn: &Txn<'_, '_>) -> Done<i64> {
+pub(crate) fn last_number(txn: &Txn<'_, '_>) -> SqlResult<i64> {
     let last = txn.db.one("SELECT max(num) FROM jk_batch", [], |row| row.get(0))?;
     Ok(last.flatten().unwrap_or(0))
 }

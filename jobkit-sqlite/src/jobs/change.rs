@@ -10,10 +10,10 @@ use rusqlite::params;
 
 use super::finish::finish_step;
 use super::read;
-use super::transition::{Why, apply, evaluate};
+use super::transition::{TransitionContext, apply, evaluate};
 use super::unique_keys;
-use crate::codec::{Job, RESULT_ASIDE};
-use crate::error::Done;
+use crate::codec::{Job, RESULT_OVERFLOWS};
+use crate::error::SqlResult;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
@@ -22,7 +22,7 @@ pub(crate) fn change(
     change: &Change,
     actor: Option<&str>,
     now: Timestamp,
-) -> Done<ChangeOutcome> {
+) -> SqlResult<ChangeOutcome> {
     let Some(mut job) = read::find(txn.db, change.job)? else {
         return Ok(ChangeOutcome::Refused(Refusal::JobGone { job: change.job }));
     };
@@ -55,7 +55,7 @@ pub(crate) fn change(
         Action::RunNow => Event::RunNow,
         Action::Move { .. } | Action::Retag { .. } => Event::Move,
     };
-    let why = Why { actor, retention, ..Why::at(now) };
+    let context = TransitionContext { actor, retention, ..TransitionContext::at(now) };
     let key = match (&event, job.unique()?) {
         (Event::Requeue { .. }, Some(unique)) if state.is_finished() => {
             match unique_keys::holder(txn, &unique.hash().0, now)? {
@@ -69,7 +69,7 @@ pub(crate) fn change(
         }
         _ => None,
     };
-    let step = match evaluate(txn, &job, &event, &why)? {
+    let step = match evaluate(txn, &job, &event, &context)? {
         Ok(step) => step,
         Err(forbidden) => return Ok(ChangeOutcome::Refused(refusal(forbidden, &job))),
     };
@@ -84,7 +84,7 @@ pub(crate) fn change(
             "UPDATE jk_job SET result = NULL WHERE seq = ?1 AND result IS NOT NULL",
             [job.seq],
         )?;
-        job.set(RESULT_ASIDE, false);
+        job.set(RESULT_OVERFLOWS, false);
     }
     if let Action::Move { queue, priority } = &change.action {
         if let Some(queue) = queue {
@@ -99,7 +99,7 @@ pub(crate) fn change(
         txn.db.run("UPDATE jk_job SET tags = ?2 WHERE seq = ?1", params![job.seq, tags])?;
     }
     job.last_op = Some(change.operation);
-    apply(txn, &mut job, &step, &why)?;
+    apply(txn, &mut job, &step, &context)?;
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
     Ok(match (&change.action, job.state()) {
         (Action::Delete { .. }, StateName::Processing) => ChangeOutcome::Cancelling,

@@ -12,9 +12,9 @@ use super::finish::finish_step;
 use super::read;
 use super::submit::prepared::PreparedSubmission;
 use super::submit::{submit, submit_nested};
-use super::transition::{Why, transition};
+use super::transition::{TransitionContext, transition};
 use crate::codec::{CHILDREN, Job};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
@@ -26,7 +26,7 @@ pub(crate) fn edit(
     copy: &NewRecord,
     actor: Option<&str>,
     now: Timestamp,
-) -> Done<Submitted> {
+) -> SqlResult<Submitted> {
     let submission = PreparedSubmission::new(&Submission::one(copy.clone()));
     if read::find(txn.db, copy.id)?.is_some() {
         // Repeated: what was done with the original was done then.
@@ -48,9 +48,9 @@ pub(crate) fn edit(
     txn.db.intern(&copy.queue)?;
     txn.db.intern(&copy.kind)?;
     let savepoint = txn.savepoint()?;
-    let why = Why { actor, ..Why::at(now) };
+    let context = TransitionContext { actor, ..TransitionContext::at(now) };
     // A waiting job can be deleted.
-    let _ = transition(txn, &mut job, &Event::Delete(Reason::Replaced), &why)?;
+    let _ = transition(txn, &mut job, &Event::Delete(Reason::Replaced), &context)?;
     if let Some(unique) = job.unique()? {
         // Also one that is held for a period goes over to the copy.
         txn.db.run(
@@ -72,8 +72,8 @@ pub(crate) fn edit(
     })
 }
 
-/// Why a waiting job may not give way to a copy, if it may not.
-fn refuse_replacement(txn: &Txn<'_, '_>, job: &Job) -> Done<Option<Refusal>> {
+/// Why a waiting job may not be replaced by a copy, if it may not.
+fn refuse_replacement(txn: &Txn<'_, '_>, job: &Job) -> SqlResult<Option<Refusal>> {
     let refused = |reason: &str| Refusal::Invalid { field: "job", reason: reason.to_owned() };
     if job.state() == StateName::Processing {
         return Ok(Some(Refusal::State { state: StateName::Processing }));

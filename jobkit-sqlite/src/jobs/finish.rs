@@ -7,18 +7,18 @@ use jobkit_core::state_machine::Event;
 use rusqlite::params;
 
 use super::read;
-use super::transition::{Why, transition};
+use super::transition::{TransitionContext, transition};
 use super::unreadable::give_up_unreadable;
 use crate::batches::touched;
 use crate::codec::{on_number, size};
-use crate::error::{Done, tell_of_damage};
+use crate::error::{SqlResult, warn_corrupt_row};
 use crate::limits::admission;
 use crate::txn::Txn;
 use crate::txn::marks::{self, Budget, Mark, Verdict};
 
-/// Ends a step: decides what waits for the jobs and batches that finished, and lets go who waits
-/// at limits that have room.
-pub(crate) fn finish_step(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> Done {
+/// Finishes a step: decides what waits for the jobs and batches that ended, and admits waiters at limits
+/// that have room.
+pub(crate) fn finish_step(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> SqlResult {
     decide_finished(txn, now, budget)?;
     admission::admit_waiters(txn, now)
 }
@@ -26,7 +26,11 @@ pub(crate) fn finish_step(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Bu
 /// Decides what waits for the jobs and batches that finished, as far as the budget goes; the rest
 /// is marked for sweeps. Parents decide in the order in which they end (BAT-9): a batch ends with
 /// its last member, before anything that this member decides.
-pub(crate) fn decide_finished(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -> Done {
+pub(crate) fn decide_finished(
+    txn: &mut Txn<'_, '_>,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> SqlResult {
     loop {
         touched::write_changed(txn, now)?;
         let Some((parent, verdict)) = txn.ended.pop_front() else { return Ok(()) };
@@ -41,7 +45,7 @@ fn decide_or_mark(
     verdict: Verdict,
     now: Timestamp,
     budget: &mut Budget,
-) -> Done {
+) -> SqlResult {
     let until = txn.last_seq()?;
     // An earlier end of the same parent decides first.
     if marks::is_marked(txn.db, parent)?
@@ -60,7 +64,7 @@ pub(crate) fn decide_children(
     until: i64,
     now: Timestamp,
     budget: &mut Budget,
-) -> Done<bool> {
+) -> SqlResult<bool> {
     let (id, is_batch) = match &parent {
         Parent::Job(id) => (id.as_bytes(), 0),
         Parent::Batch(id) => (id.as_bytes(), 1),
@@ -107,10 +111,10 @@ fn decided(
     met: bool,
     otherwise: Reason,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     let loaded = match read::load(txn.db, child) {
-        Err(fault) if fault.is_damage() => {
-            tell_of_damage(child, &fault);
+        Err(fault) if fault.is_corrupt_row() => {
+            warn_corrupt_row(child, &fault);
             let waits = "SELECT EXISTS (SELECT 1 FROM jk_job WHERE seq = ?1 AND state = 0)";
             // One that went on before, as by a run-now, may run.
             if txn.db.one(waits, [child], |row| row.get(0))? == Some(true) {
@@ -124,7 +128,12 @@ fn decided(
         && child.state() == StateName::Awaiting
     {
         // A refusal means that it no longer waits.
-        let _ = transition(txn, &mut child, &Event::Decided { met, otherwise }, &Why::at(now))?;
+        let _ = transition(
+            txn,
+            &mut child,
+            &Event::Decided { met, otherwise },
+            &TransitionContext::at(now),
+        )?;
     }
     Ok(())
 }

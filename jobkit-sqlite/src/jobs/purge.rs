@@ -13,8 +13,8 @@ use rusqlite::params;
 use super::finish::{decide_children, finish_step};
 use super::read::read_jobs;
 use crate::batches::touched;
-use crate::codec::{ASIDE, CHILDREN, Job, at, bytes16, int, select_job, size, uint};
-use crate::error::Done;
+use crate::codec::{CHILDREN, HAS_SIDE_ROWS, Job, at, bytes16, int, select_job, size, uint};
+use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::monitoring::statistics;
 use crate::operations::operator_state::forget_old;
@@ -35,7 +35,7 @@ struct Verdicts {
     but_for_success: HashMap<BatchId, bool>,
 }
 
-pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> Done<Step> {
+pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Step> {
     let now = txn.now(request.now);
     let max = request.max.clamp(1, STEP);
     let mut budget = Budget(STEP);
@@ -149,7 +149,7 @@ fn may_lose_members(
     now: Timestamp,
     budget: &mut Budget,
     verdicts: &mut Verdicts,
-) -> Done<bool> {
+) -> SqlResult<bool> {
     let failed = member.state() == StateName::Failed;
     if let Some(may_go) = verdicts.may_go.get(&id).filter(|_| !failed) {
         return Ok(*may_go);
@@ -189,7 +189,7 @@ fn may_lose_members(
 }
 
 /// Whether nothing unfinished waits for any of these batches; or nothing but for their success.
-fn are_over(txn: &Txn<'_, '_>, batches: &[BatchRecord], but_for_success: bool) -> Done<bool> {
+fn are_over(txn: &Txn<'_, '_>, batches: &[BatchRecord], but_for_success: bool) -> SqlResult<bool> {
     for batch in batches {
         if marks::is_marked(txn.db, Parent::Batch(batch.id))? {
             return Ok(false);
@@ -214,7 +214,7 @@ fn release_children(
     job: &Job,
     now: Timestamp,
     budget: &mut Budget,
-) -> Done<bool> {
+) -> SqlResult<bool> {
     // Its own end decides first.
     if marks::is_marked(txn.db, Parent::Job(job.id))? {
         return Ok(false);
@@ -224,12 +224,12 @@ fn release_children(
     Ok(!decide_children(txn, Parent::Job(job.id), verdict, until, now, budget)?)
 }
 
-fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> Done {
+fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> SqlResult {
     let seq = job.seq;
     txn.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
     // A finished job has none, unless its row was damaged.
     slots::unadmit(txn, seq)?;
-    if job.has(ASIDE) {
+    if job.has(HAS_SIDE_ROWS) {
         txn.db.run("DELETE FROM jk_payload WHERE id IN (?1 * 2, ?1 * 2 + 1)", [seq])?;
         txn.db.run("DELETE FROM jk_error WHERE seq = ?1", [seq])?;
         txn.db.run("DELETE FROM jk_log WHERE seq = ?1", [seq])?;
@@ -252,7 +252,7 @@ fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> Done {
 
 /// Looks at the next empty batches. Those that must stay never stand in the way of what has expired
 /// after them: each step goes on where the one before stopped, and in the end begins anew.
-fn remove_empty_batches(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done<usize> {
+fn remove_empty_batches(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult<usize> {
     let until = now.minus(DAY).as_micros();
     let from = (int(txn.meta("empty_at")?), int(txn.meta("empty_num")?));
     let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(i64, i64, BatchId)> {

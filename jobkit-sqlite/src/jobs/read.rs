@@ -7,42 +7,45 @@ use jobkit_core::{BatchId, Error, JobId, OperationId};
 use rusqlite::params;
 
 use crate::codec::{
-    Job, MORE, RESULT_ASIDE, args_aside, at, bytes16, json, on_at, payload, result_aside,
-    select_job, small, state_at, uint,
+    Job, MORE, RESULT_OVERFLOWS, args_overflow_id, at, bytes16, json, on_at, payload,
+    result_overflow_id, select_job, small, state_at, uint,
 };
 use crate::connection::Db;
-use crate::error::{Done, tell_of_damage};
+use crate::error::{SqlResult, warn_corrupt_row};
 
 /// A job by its id.
-pub(crate) fn find(db: &Db<'_>, id: JobId) -> Done<Option<Job>> {
+pub(crate) fn find(db: &Db<'_>, id: JobId) -> SqlResult<Option<Job>> {
     let mut statement = db.prepare(select_job!("WHERE id = ?1"))?;
     let mut rows = statement.query([&id.as_bytes()[..]])?;
     rows.next()?.map(|row| Job::read(db, row)).transpose()
 }
 
 /// A job by its sequence.
-pub(crate) fn load(db: &Db<'_>, seq: i64) -> Done<Option<Job>> {
+pub(crate) fn load(db: &Db<'_>, seq: i64) -> SqlResult<Option<Job>> {
     let mut statement = db.prepare(select_job!("WHERE seq = ?1"))?;
     let mut rows = statement.query([seq])?;
     rows.next()?.map(|row| Job::read(db, row)).transpose()
 }
 
-pub(crate) fn record(db: &Db<'_>, id: JobId) -> Done<Option<JobRecord>> {
+pub(crate) fn record(db: &Db<'_>, id: JobId) -> SqlResult<Option<JobRecord>> {
     find(db, id)?.map(|job| job.record(db)).transpose()
 }
 
 /// What `jk_payload` holds.
-pub(crate) fn aside(db: &Db<'_>, id: i64) -> Done<Option<Payload>> {
+pub(crate) fn overflow(db: &Db<'_>, id: i64) -> SqlResult<Option<Payload>> {
     Ok(db.one("SELECT body FROM jk_payload WHERE id = ?1", [id], |row| payload(row, 0))?.flatten())
 }
 
-pub(crate) fn details(db: &Db<'_>, id: JobId) -> Done<Option<JobDetails>> {
+pub(crate) fn details(db: &Db<'_>, id: JobId) -> SqlResult<Option<JobDetails>> {
     let text = select_job!(", args, result", "WHERE id = ?1");
     Ok(read_details(db, text, [&id.as_bytes()[..]])?.map(|(details, _)| details))
 }
 
 /// A job at its place, and the last change that was applied to it.
-pub(crate) fn details_at(db: &Db<'_>, seq: i64) -> Done<Option<(JobDetails, Option<OperationId>)>> {
+pub(crate) fn details_at(
+    db: &Db<'_>,
+    seq: i64,
+) -> SqlResult<Option<(JobDetails, Option<OperationId>)>> {
     read_details(db, select_job!(", args, result", "WHERE seq = ?1"), [seq])
 }
 
@@ -50,7 +53,7 @@ fn read_details(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-) -> Done<Option<(JobDetails, Option<OperationId>)>> {
+) -> SqlResult<Option<(JobDetails, Option<OperationId>)>> {
     let (job, args, result) = {
         let mut statement = db.prepare(text)?;
         let mut rows = statement.query(params)?;
@@ -61,11 +64,11 @@ fn read_details(
     let seq = job.seq;
     let args = match args {
         Some(args) => args,
-        None => aside(db, args_aside(seq))?
+        None => overflow(db, args_overflow_id(seq))?
             .ok_or_else(|| Error::corrupt("the arguments of a job are missing"))?,
     };
-    let result = match job.has(RESULT_ASIDE) {
-        true => aside(db, result_aside(seq))?,
+    let result = match job.has(RESULT_OVERFLOWS) {
+        true => overflow(db, result_overflow_id(seq))?,
         false => result,
     };
     let history = job.history(db)?;
@@ -84,7 +87,7 @@ fn read_details(
                 detail: json(&detail)?,
             })
         })
-        .collect::<Done<Vec<_>>>()?;
+        .collect::<SqlResult<Vec<_>>>()?;
     let progress = db.all(
         "SELECT name, done, total, message FROM jk_progress WHERE seq = ?1 ORDER BY n",
         [seq],
@@ -103,7 +106,7 @@ fn read_details(
     Ok(Some((details, operation)))
 }
 
-pub(crate) fn parents(db: &Db<'_>, child: i64) -> Done<Vec<EdgeStatus>> {
+pub(crate) fn parents(db: &Db<'_>, child: i64) -> SqlResult<Vec<EdgeStatus>> {
     Ok(db.all(
         "SELECT parent, batch, cond, decided FROM jk_edge WHERE child = ?1 ORDER BY n",
         [child],
@@ -126,15 +129,15 @@ pub(crate) fn read_jobs(
     db: &Db<'_>,
     text: &'static str,
     params: impl rusqlite::Params,
-) -> Done<Vec<std::result::Result<Job, i64>>> {
+) -> SqlResult<Vec<std::result::Result<Job, i64>>> {
     let mut statement = db.prepare(text)?;
     let mut rows = statement.query(params)?;
     let mut jobs = Vec::new();
     while let Some(row) = rows.next()? {
         jobs.push(match Job::read(db, row) {
-            Err(fault) if fault.is_damage() => {
+            Err(fault) if fault.is_corrupt_row() => {
                 let seq = row.get(0)?;
-                tell_of_damage(seq, &fault);
+                warn_corrupt_row(seq, &fault);
                 Err(seq)
             }
             read => Ok(read?),
@@ -144,7 +147,7 @@ pub(crate) fn read_jobs(
 }
 
 /// The state of a job, if it is stored.
-pub(crate) fn state_of(db: &Db<'_>, id: JobId) -> Done<Option<StateName>> {
+pub(crate) fn state_of(db: &Db<'_>, id: JobId) -> SqlResult<Option<StateName>> {
     db.one("SELECT state FROM jk_job WHERE id = ?1", params![&id.as_bytes()[..]], |row| {
         row.get::<_, i64>(0)
     })?

@@ -21,17 +21,17 @@ use rusqlite::params;
 use self::prepared::{PreparedJob, PreparedSubmission, id_bytes};
 use super::finish::finish_step;
 use super::read::{self, state_of};
-use super::transition::{Why, transition};
+use super::transition::{TransitionContext, transition};
 use super::unique_keys;
 use crate::batches::touched;
 use crate::codec::{CHILDREN, bytes16, on_number, size, state_at};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::marks::Budget;
 use crate::txn::{Push, Txn};
 
 /// What was decided about a new job before it is stored.
-struct Plan {
+struct Evaluated {
     head: JobHead,
     /// Whether each edge is decided, in order, with the parent that it has in the end.
     edges: Vec<(Edge, bool)>,
@@ -39,7 +39,7 @@ struct Plan {
 
 /// What the jobs of a submission mean for each other.
 #[derive(Debug, Default)]
-struct Part {
+struct Shared {
     /// Jobs that are not stored, since another one holds their key.
     stand_ins: HashMap<JobId, JobId>,
     /// Holders of keys that give way.
@@ -50,12 +50,12 @@ pub(crate) fn submit(
     txn: &mut Txn<'_, '_>,
     submission: &PreparedSubmission,
     now: Timestamp,
-) -> Done<Submitted> {
+) -> SqlResult<Submitted> {
     if let Some(refusal) = &submission.refused {
         return Ok(Submitted::Refused(refusal.clone()));
     }
-    let stored = if submission.plain {
-        submit_plain(txn, &submission.jobs, Reason::Submitted, now)?
+    let stored = if submission.simple {
+        submit_simple(txn, &submission.jobs, Reason::Submitted, now)?
     } else {
         // Names are kept beyond a rollback of this part, so they are given before it.
         for job in &submission.jobs {
@@ -82,18 +82,18 @@ pub(crate) fn submit_each(
     txn: &mut Txn<'_, '_>,
     submissions: &[PreparedSubmission],
     now: Timestamp,
-) -> Done<Vec<Submitted>> {
+) -> SqlResult<Vec<Submitted>> {
     let mut answers = Vec::with_capacity(submissions.len());
     let mut left = submissions;
     while let Some(first) = left.first() {
-        let lone = left.iter().map_while(PreparedSubmission::lone).collect::<Vec<_>>();
-        if lone.len() < 2 {
+        let singles = left.iter().map_while(PreparedSubmission::single).collect::<Vec<_>>();
+        if singles.len() < 2 {
             answers.push(submit(txn, first, now)?);
             left = &left[1..];
             continue;
         }
-        left = &left[lone.len()..];
-        submit_singles(txn, &lone, now, &mut answers)?;
+        left = &left[singles.len()..];
+        submit_singles(txn, &singles, now, &mut answers)?;
     }
     Ok(answers)
 }
@@ -104,7 +104,7 @@ fn submit_singles(
     jobs: &[&PreparedJob],
     now: Timestamp,
     answers: &mut Vec<Submitted>,
-) -> Done {
+) -> SqlResult {
     let mut fresh = Vec::with_capacity(jobs.len());
     let mut refusals = Vec::with_capacity(jobs.len());
     for job in jobs {
@@ -114,7 +114,7 @@ fn submit_singles(
         }
         refusals.push(refusal);
     }
-    let mut rows = rows::insert_plain(txn, &fresh, Reason::Submitted, now)?.into_iter();
+    let mut rows = rows::insert_simple(txn, &fresh, Reason::Submitted, now)?.into_iter();
     for (job, refusal) in jobs.iter().zip(refusals) {
         if let Some(refusal) = refusal {
             answers.push(Submitted::Refused(refusal));
@@ -140,7 +140,7 @@ pub(crate) fn submit_nested(
     txn: &mut Txn<'_, '_>,
     submission: &PreparedSubmission,
     now: Timestamp,
-) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
+) -> SqlResult<Result<Vec<JobSubmitted>, Refusal>> {
     if let Some(refusal) = &submission.refused {
         return Ok(Err(refusal.clone()));
     }
@@ -152,7 +152,7 @@ pub(crate) fn submit_one(
     txn: &mut Txn<'_, '_>,
     job: &NewRecord,
     now: Timestamp,
-) -> Done<Result<JobSubmitted, Refusal>> {
+) -> SqlResult<Result<JobSubmitted, Refusal>> {
     if let Err(error) = Submission::one(job.clone()).check() {
         return Ok(Err(error.into()));
     }
@@ -173,18 +173,18 @@ pub(crate) fn submit_one(
 }
 
 /// Jobs that need nothing but a row each: no savepoint, no look before the insert.
-fn submit_plain(
+fn submit_simple(
     txn: &mut Txn<'_, '_>,
     jobs: &[PreparedJob],
     submitted: Reason,
     now: Timestamp,
-) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
+) -> SqlResult<Result<Vec<JobSubmitted>, Refusal>> {
     for job in jobs {
         if let Some(refusal) = refuse_age(txn, &job.record, now)? {
             return Ok(Err(refusal));
         }
     }
-    let inserted = rows::insert_plain(txn, &jobs.iter().collect::<Vec<_>>(), submitted, now)?;
+    let inserted = rows::insert_simple(txn, &jobs.iter().collect::<Vec<_>>(), submitted, now)?;
     let mut answers = Vec::with_capacity(jobs.len());
     for (job, new) in jobs.iter().zip(&inserted) {
         if new.is_stored {
@@ -233,7 +233,7 @@ fn count_new(
 }
 
 /// A new id must be of this hour; a stored one may be older.
-fn refuse_age(txn: &Txn<'_, '_>, job: &NewRecord, now: Timestamp) -> Done<Option<Refusal>> {
+fn refuse_age(txn: &Txn<'_, '_>, job: &NewRecord, now: Timestamp) -> SqlResult<Option<Refusal>> {
     let created_at = job.id.created_at();
     let age = id_age(created_at, now);
     let (Some(created_at), false) = (created_at, age == IdAge::Fine) else { return Ok(None) };
@@ -249,7 +249,10 @@ fn refuse_age(txn: &Txn<'_, '_>, job: &NewRecord, now: Timestamp) -> Done<Option
 }
 
 /// What is stored under the id of a new job.
-fn already(txn: &Txn<'_, '_>, job: &PreparedJob) -> Done<Option<Result<JobSubmitted, Refusal>>> {
+fn already(
+    txn: &Txn<'_, '_>,
+    job: &PreparedJob,
+) -> SqlResult<Option<Result<JobSubmitted, Refusal>>> {
     let stored = txn.db.one(
         "SELECT state, digest FROM jk_job WHERE id = ?1",
         [id_bytes(&job.record.id)],
@@ -264,11 +267,11 @@ fn already(txn: &Txn<'_, '_>, job: &PreparedJob) -> Done<Option<Result<JobSubmit
 
 /// Whether what is stored under an id means the same, though it is written in another way. What cannot
 /// be read does not.
-fn is_same_content(txn: &Txn<'_, '_>, new: &NewRecord) -> Done<bool> {
+fn is_same_content(txn: &Txn<'_, '_>, new: &NewRecord) -> SqlResult<bool> {
     match read::details(txn.db, new.id) {
         Ok(Some(stored)) => Ok(new.is_content_of(&stored.record.kind, &stored.args)),
         Ok(None) => Ok(false),
-        Err(fault) if fault.is_damage() => Ok(false),
+        Err(fault) if fault.is_corrupt_row() => Ok(false),
         Err(fault) => Err(fault),
     }
 }
@@ -280,7 +283,7 @@ fn submit_all(
     jobs: &[PreparedJob],
     submitted: Reason,
     now: Timestamp,
-) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
+) -> SqlResult<Result<Vec<JobSubmitted>, Refusal>> {
     if let Some(new) = batch {
         // One that exists was opened by the same submission, whose answer was lost.
         if touched::batch(txn, new.id)?.is_none() {
@@ -293,27 +296,32 @@ fn submit_all(
         }
     }
     let mut answers = vec![None; jobs.len()];
-    let mut part = Part::default();
+    let mut shared = Shared::default();
     // Places in line follow the order given, whatever the order in which parents demand it.
-    let seqs = jobs.iter().map(|_| txn.next_seq()).collect::<Done<Vec<i64>>>()?;
+    let seqs = jobs.iter().map(|_| txn.next_seq()).collect::<SqlResult<Vec<i64>>>()?;
     for place in parents_first(jobs) {
         let job = &jobs[place];
-        let answer = match submit_job(txn, seqs[place], job, &mut part, submitted, now)? {
+        let answer = match submit_job(txn, seqs[place], job, &mut shared, submitted, now)? {
             Ok(answer) => answer,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let JobSubmitted::Existing(holder) = answer {
-            part.stand_ins.insert(job.record.id, holder);
+            shared.stand_ins.insert(job.record.id, holder);
         }
         answers[place] = Some(answer);
     }
     // Only now, so that no edge from one of them is missed.
-    for holder in part.replaced {
+    for holder in shared.replaced {
         if let Some(mut holder) = read::load(txn.db, holder)?
             && !holder.state().is_finished()
         {
             // The state machine allows it for every waiting job.
-            let _ = transition(txn, &mut holder, &Event::Delete(Reason::Replaced), &Why::at(now))?;
+            let _ = transition(
+                txn,
+                &mut holder,
+                &Event::Delete(Reason::Replaced),
+                &TransitionContext::at(now),
+            )?;
         }
     }
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
@@ -331,10 +339,10 @@ fn submit_job(
     txn: &mut Txn<'_, '_>,
     seq: i64,
     job: &PreparedJob,
-    part: &mut Part,
+    shared: &mut Shared,
     submitted: Reason,
     now: Timestamp,
-) -> Done<Result<JobSubmitted, Refusal>> {
+) -> SqlResult<Result<JobSubmitted, Refusal>> {
     let record = &job.record;
     if let Some(already) = already(txn, job)? {
         return Ok(already);
@@ -347,11 +355,11 @@ fn submit_job(
     {
         return Ok(Err(refusal));
     }
-    let plan = match evaluate_new(txn, record, &part.stand_ins, submitted, now)? {
-        Ok(plan) => plan,
+    let evaluated = match evaluate_new(txn, record, &shared.stand_ins, submitted, now)? {
+        Ok(evaluated) => evaluated,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let unmeetable = plan.head.state == State::Deleted;
+    let unmeetable = evaluated.head.state == State::Deleted;
     if let (Some(unique), false) = (&record.unique, unmeetable)
         && let Some((holder_seq, holder)) = unique_keys::holder(txn, &unique.hash().0, now)?
     {
@@ -363,17 +371,17 @@ fn submit_job(
                 });
             }
             OnConflict::Replace if state_of(txn.db, holder)? != Some(StateName::Processing) => {
-                part.replaced.push(holder_seq);
+                shared.replaced.push(holder_seq);
             }
             _ => return Ok(Err(Refusal::UniqueConflict { holder })),
         }
     }
 
-    let (state, reason) = (plan.head.state.name(), plan.head.reason);
-    if !rows::insert(txn, seq, job, &plan.head, now)? {
+    let (state, reason) = (evaluated.head.state.name(), evaluated.head.reason);
+    if !rows::insert(txn, seq, job, &evaluated.head, now)? {
         return Ok(Err(Refusal::IdConflict { job: record.id }));
     }
-    for (n, (edge, decided)) in plan.edges.iter().enumerate() {
+    for (n, (edge, decided)) in evaluated.edges.iter().enumerate() {
         let (parent, batch) = match &edge.parent {
             Parent::Job(id) => (id.as_bytes(), 0),
             Parent::Batch(id) => (id.as_bytes(), 1),
@@ -425,7 +433,7 @@ fn evaluate_new(
     stand_ins: &HashMap<JobId, JobId>,
     submitted: Reason,
     now: Timestamp,
-) -> Done<Result<Plan, Refusal>> {
+) -> SqlResult<Result<Evaluated, Refusal>> {
     let mut edges = Vec::with_capacity(record.edges.len());
     let (mut open, mut unmeetable) = (0_u32, false);
     for edge in &record.edges {
@@ -476,7 +484,7 @@ fn evaluate_new(
     {
         return Ok(Err(refusal));
     }
-    Ok(Ok(Plan { head, edges }))
+    Ok(Ok(Evaluated { head, edges }))
 }
 
 /// Places of jobs such that parents come before their children, and otherwise in the order given.

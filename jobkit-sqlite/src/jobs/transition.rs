@@ -11,7 +11,7 @@ use jobkit_core::state_machine::{self, Event, Forbidden, Situation, Transition};
 use super::unique_keys;
 use crate::batches::touched;
 use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::batch_update::Before;
 use crate::txn::marks::Verdict;
@@ -19,7 +19,7 @@ use crate::txn::{Push, Txn};
 
 /// What a transition needs to know beside head and event.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Why<'a> {
+pub(crate) struct TransitionContext<'a> {
     pub(crate) now: Timestamp,
     /// The person whose doing it is.
     pub(crate) actor: Option<&'a str>,
@@ -29,7 +29,7 @@ pub(crate) struct Why<'a> {
     pub(crate) retention: Option<Retention>,
 }
 
-impl Why<'_> {
+impl TransitionContext<'_> {
     pub(crate) fn at(now: Timestamp) -> Self {
         Self { now, actor: None, duration: None, retention: None }
     }
@@ -40,13 +40,13 @@ pub(crate) fn evaluate(
     txn: &mut Txn<'_, '_>,
     job: &Job,
     event: &Event,
-    why: &Why<'_>,
-) -> Done<Result<Transition, Forbidden>> {
+    context: &TransitionContext<'_>,
+) -> SqlResult<Result<Transition, Forbidden>> {
     let batch_cancelled = match job.batch {
         Some(batch) => touched::is_cancelled(txn, batch)?,
         None => false,
     };
-    let retention = match why.retention {
+    let retention = match context.retention {
         Some(retention) => retention,
         // Extras that cannot be read must not keep the job from ending.
         None => retention_of(job.extras().ok().flatten().as_deref()),
@@ -54,21 +54,21 @@ pub(crate) fn evaluate(
     Ok(state_machine::apply(
         &job.head,
         event,
-        &Situation { now: why.now, retention, batch_cancelled },
+        &Situation { now: context.now, retention, batch_cancelled },
     ))
 }
 
 /// Applies `event` to a job, with all effects but the decisions about children and batches, which
-/// wait for [`cascade`](Self::cascade).
+/// wait for `finish_step`.
 pub(crate) fn transition(
     txn: &mut Txn<'_, '_>,
     job: &mut Job,
     event: &Event,
-    why: &Why<'_>,
-) -> Done<Result<Transition, Forbidden>> {
-    let planned = evaluate(txn, job, event, why)?;
+    context: &TransitionContext<'_>,
+) -> SqlResult<Result<Transition, Forbidden>> {
+    let planned = evaluate(txn, job, event, context)?;
     if let Ok(transition) = &planned {
-        apply(txn, job, transition, why)?;
+        apply(txn, job, transition, context)?;
     }
     Ok(planned)
 }
@@ -78,13 +78,13 @@ pub(crate) fn apply(
     txn: &mut Txn<'_, '_>,
     job: &mut Job,
     step: &Transition,
-    why: &Why<'_>,
-) -> Done {
+    context: &TransitionContext<'_>,
+) -> SqlResult {
     let before = Before::of(job);
     txn.carried.claimed.forget(job.seq);
     let (from, to) = (step.from, step.head.state.name());
     let effects = step.effects;
-    let now = why.now;
+    let now = context.now;
     let is_claim = from == StateName::Enqueued && to == StateName::Processing;
     let ends_claim = from == StateName::Processing && to != StateName::Processing;
     let waited = match (ends_claim, job.claimed_at, job.enqueued_at) {
@@ -104,12 +104,12 @@ pub(crate) fn apply(
             job.keep_tail(txn.db)?;
         }
         job.set(ENDED, ends_claim);
-        job.set(TIMED, ends_claim && why.duration.is_some());
-        job.actor = why.actor.map(str::to_owned);
+        job.set(TIMED, ends_claim && context.duration.is_some());
+        job.actor = context.actor.map(str::to_owned);
     }
     job.head = step.head.clone();
     if ends_claim {
-        job.duration = why.duration.or(job.duration);
+        job.duration = context.duration.or(job.duration);
     }
     if let State::Processing(hold) = &job.head.state {
         let (claimed_at, started) = (hold.claimed_at, hold.started);
@@ -130,7 +130,7 @@ pub(crate) fn apply(
     }
     match (&job.head.state, in_columns) {
         (State::Processing(hold), true) => txn.pending.buffer_claim(txn.db, job, hold, before)?,
-        (state, true) if state.is_finished() => txn.pending.buffer_end(txn.db, job, before)?,
+        (state, true) if state.is_finished() => txn.pending.buffer_finish(txn.db, job, before)?,
         _ => job.write(txn.db)?,
     }
 
@@ -139,7 +139,7 @@ pub(crate) fn apply(
         let reason = job.head.reason;
         let delta = txn.counters.delta(now);
         if ends_claim {
-            delta.count_end_of_claim(&queue, &kind, to, reason, waited, why.duration);
+            delta.count_end_of_claim(&queue, &kind, to, reason, waited, context.duration);
         } else {
             delta.count(&queue, &kind, Some(from), to, reason);
         }

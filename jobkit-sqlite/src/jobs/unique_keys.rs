@@ -6,11 +6,11 @@ use rusqlite::params;
 
 use super::read;
 use crate::codec::{Job, at, bytes16};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::Txn;
 
 /// Frees the unique key of a job, if it holds it and not for a period: in any case, or at its start.
-pub(crate) fn free(txn: &mut Txn<'_, '_>, job: &Job, in_any_case: bool) -> Done {
+pub(crate) fn free(txn: &mut Txn<'_, '_>, job: &Job, in_any_case: bool) -> SqlResult {
     match job.unique() {
         Ok(Some(unique)) if in_any_case || unique.until == Until::Started => {
             txn.db.run(
@@ -34,7 +34,7 @@ pub(crate) fn holder(
     txn: &Txn<'_, '_>,
     hash: &[u8; 16],
     now: Timestamp,
-) -> Done<Option<(i64, JobId)>> {
+) -> SqlResult<Option<(i64, JobId)>> {
     let held = txn.db.one(
         "SELECT job, holder, until, taken_at FROM jk_ukey WHERE hash = ?1",
         params![&hash[..]],
@@ -60,7 +60,7 @@ pub(crate) fn take(
     seq: i64,
     id: JobId,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     let until = unique.held_until(now).map(Timestamp::as_micros);
     txn.db.run(
         "INSERT OR REPLACE INTO jk_ukey (hash, job, until, holder, taken_at) \

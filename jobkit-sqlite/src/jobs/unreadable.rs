@@ -5,14 +5,14 @@ use jobkit_core::state_machine::Event;
 use rusqlite::params;
 
 use super::read;
-use super::transition::{Why, transition};
+use super::transition::{TransitionContext, transition};
 use crate::codec::size;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::Txn;
 
 /// Makes a job Failed whose record cannot be read, with whatever of it can.
-pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp) -> Done {
+pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp) -> SqlResult {
     txn.carried.claimed.forget(seq);
     // Also when the limits that it names cannot be read: others may use the room it was given.
     slots::unadmit(txn, seq)?;
@@ -29,7 +29,7 @@ pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp
         if job.limits().is_err() {
             job.limits = None;
         }
-        let _ = transition(txn, &mut job, &Event::Unreadable, &Why::at(now))?;
+        let _ = transition(txn, &mut job, &Event::Unreadable, &TransitionContext::at(now))?;
         return Ok(());
     }
     // Not even its columns: what can be done without them.

@@ -10,7 +10,7 @@ use super::limit_row::{LimitRow, select_limit};
 use super::slots;
 use super::windows::{self, SKEW};
 use crate::codec::{at, size};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::operations::pauses::Paused;
 use crate::txn::Txn;
 
@@ -52,7 +52,7 @@ struct LaneScan {
 }
 
 /// Lets go who waits at the limits where this step made room.
-pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done {
+pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     while let Some(limit) = txn.dirty_limits.pop_first() {
         let (_, more) = admit_at(txn, limit, now, ADMITTED_AT_ONCE, &mut { LANES_AT_ONCE })?;
         // Whoever hears of work sweeps soon.
@@ -63,7 +63,7 @@ pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done {
 
 /// Looks at the limits that have waiters, since other lanes are live now; what is beyond a bound
 /// is left to the next sweep.
-pub(crate) fn admit_everywhere(txn: &mut Txn<'_, '_>, now: Timestamp) -> Done {
+pub(crate) fn admit_everywhere(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     txn.db.run("UPDATE jk_limit INDEXED BY jk_limit_asleep SET asleep = 0 WHERE asleep > 0", [])?;
     let (_, left) = admit_at_open_limits(txn, 0, ADMITTED_AT_ONCE, now)?;
     // Whoever hears of work sweeps soon.
@@ -78,7 +78,7 @@ pub(crate) fn admit_at_open_limits(
     mut from: i64,
     max: usize,
     now: Timestamp,
-) -> Done<(usize, Option<i64>)> {
+) -> SqlResult<(usize, Option<i64>)> {
     let limits = txn.db.all(
         "SELECT id FROM jk_limit INDEXED BY jk_limit_room \
          WHERE waiting > 0 AND asleep <> 1 AND ((win = 0 AND used < max) OR (win > 0 AND started < max)) \
@@ -109,7 +109,7 @@ pub(crate) fn admit_at_due_limits(
     txn: &mut Txn<'_, '_>,
     max: usize,
     now: Timestamp,
-) -> Done<usize> {
+) -> SqlResult<usize> {
     let ahead = txn.db.all(
         "SELECT id FROM jk_limit INDEXED BY jk_limit_first \
          WHERE waiting > 0 AND room_at IS NOT NULL AND room_at - len > ?1 LIMIT ?2",
@@ -141,7 +141,7 @@ pub(crate) fn admit_at_due_limits(
 }
 
 /// When the first rate limit at which jobs are parked has room again.
-pub(crate) fn next_room_at(txn: &Txn<'_, '_>) -> Done<Option<i64>> {
+pub(crate) fn next_room_at(txn: &Txn<'_, '_>) -> SqlResult<Option<i64>> {
     let next = txn.db.one(
         "SELECT min(room_at) FROM jk_limit INDEXED BY jk_limit_room_at \
          WHERE waiting > 0 AND room_at IS NOT NULL",
@@ -165,7 +165,7 @@ fn admit_at(
     now: Timestamp,
     max: usize,
     lanes: &mut usize,
-) -> Done<(usize, bool)> {
+) -> SqlResult<(usize, bool)> {
     let row = txn.db.one(select_limit!("WHERE id = ?1"), [limit], LimitRow::read)?;
     let Some(mut row) = row.filter(|row| row.waiting > 0) else { return Ok((0, false)) };
     let room = windows::room(txn, &mut row, now)?;
@@ -260,7 +260,7 @@ fn admit_at(
     Ok((let_go.len(), more))
 }
 
-fn scan_lane(txn: &Txn<'_, '_>, scan: &mut LaneScan, lane: (i64, i64)) -> Done {
+fn scan_lane(txn: &Txn<'_, '_>, scan: &mut LaneScan, lane: (i64, i64)) -> SqlResult {
     if !scan.seen.insert(lane) {
         return Ok(());
     }
@@ -289,7 +289,7 @@ fn scan_lane(txn: &Txn<'_, '_>, scan: &mut LaneScan, lane: (i64, i64)) -> Done {
 }
 
 /// Looks at lanes of the queues that some server serves, as far as a step goes.
-fn scan_served(txn: &Txn<'_, '_>, scan: &mut LaneScan) -> Done {
+fn scan_served(txn: &Txn<'_, '_>, scan: &mut LaneScan) -> SqlResult {
     let mut lanes = LANES_AT_ONCE;
     let mut queue = i64::MIN;
     for _ in 0..LANES_AT_ONCE {
@@ -319,7 +319,7 @@ fn admitted_in(
     limit: i64,
     (queue, kind): (i64, i64),
     most: usize,
-) -> Done<usize> {
+) -> SqlResult<usize> {
     let admitted = txn.db.all(
         "SELECT 1 FROM jk_admitted INDEXED BY jk_admitted_lane \
          WHERE lim = ?1 AND queue = ?2 AND kind = ?3 LIMIT ?4",
@@ -335,7 +335,7 @@ fn is_unclaimed(
     limit: i64,
     (queue, kind): (i64, i64),
     since: i64,
-) -> Done<bool> {
+) -> SqlResult<bool> {
     let unclaimed = txn.db.one(
         "SELECT 1 FROM jk_admitted INDEXED BY jk_admitted_lane \
          WHERE lim = ?1 AND queue = ?2 AND kind = ?3 AND at <= ?4 LIMIT 1",
@@ -350,7 +350,7 @@ fn next_parked_lane(
     txn: &Txn<'_, '_>,
     limit: i64,
     (queue, kind): (i64, i64),
-) -> Done<Option<(i64, i64)>> {
+) -> SqlResult<Option<(i64, i64)>> {
     if let Some(kind) = next_parked_kind(txn, limit, (queue, kind))? {
         return Ok(Some((queue, kind)));
     }
@@ -364,7 +364,11 @@ fn next_parked_lane(
 }
 
 /// The next kind of such a lane in the same queue.
-fn next_parked_kind(txn: &Txn<'_, '_>, limit: i64, (queue, kind): (i64, i64)) -> Done<Option<i64>> {
+fn next_parked_kind(
+    txn: &Txn<'_, '_>,
+    limit: i64,
+    (queue, kind): (i64, i64),
+) -> SqlResult<Option<i64>> {
     Ok(txn.db.one(
         "SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
          WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind > ?3 \
@@ -375,7 +379,7 @@ fn next_parked_kind(txn: &Txn<'_, '_>, limit: i64, (queue, kind): (i64, i64)) ->
 }
 
 /// Whether an announced server would claim what stands in a lane.
-fn is_live(txn: &Txn<'_, '_>, queue: i64, kind: i64, paused: &Paused) -> Done<bool> {
+fn is_live(txn: &Txn<'_, '_>, queue: i64, kind: i64, paused: &Paused) -> SqlResult<bool> {
     if paused.queues.contains(&queue) || paused.kinds.contains(&kind) {
         return Ok(false);
     }

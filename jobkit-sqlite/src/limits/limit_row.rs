@@ -4,7 +4,7 @@ use jobkit_core::limit::Window;
 
 use crate::codec::{length, micros};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// A limit, as deciding about its room needs it.
 pub(crate) struct LimitRow {
@@ -50,7 +50,7 @@ impl LimitRow {
     }
 }
 
-pub(crate) fn load(db: &Db<'_>, name: &str) -> Done<Option<LimitRow>> {
+pub(crate) fn load(db: &Db<'_>, name: &str) -> SqlResult<Option<LimitRow>> {
     Ok(db.one(select_limit!("WHERE name = ?1"), [name], LimitRow::read)?)
 }
 

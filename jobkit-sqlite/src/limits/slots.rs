@@ -8,11 +8,11 @@ use rusqlite::params;
 use super::limit_row::{self, window_numbers};
 use super::windows;
 use crate::codec::{Job, at};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::{Push, Txn};
 
 /// The first submit that names a limit defines it.
-pub(crate) fn define_default(txn: &Txn<'_, '_>, limit: &Limit) -> Done {
+pub(crate) fn define_default(txn: &Txn<'_, '_>, limit: &Limit) -> SqlResult {
     let (win, len) = window_numbers(limit.window);
     txn.db.run(
         "INSERT INTO jk_limit (name, max, win, len) VALUES (?1, ?2, ?3, ?4) \
@@ -23,7 +23,11 @@ pub(crate) fn define_default(txn: &Txn<'_, '_>, limit: &Limit) -> Done {
 }
 
 /// Takes a slot or start of every limit, or of none: then the number of the first that is full.
-pub(crate) fn take(txn: &mut Txn<'_, '_>, limits: &[Limit], now: Timestamp) -> Done<Option<i64>> {
+pub(crate) fn take(
+    txn: &mut Txn<'_, '_>,
+    limits: &[Limit],
+    now: Timestamp,
+) -> SqlResult<Option<i64>> {
     let mut taken = Vec::with_capacity(limits.len());
     for limit in limits {
         let mut row = match limit_row::load(txn.db, &limit.name)? {
@@ -58,7 +62,7 @@ pub(crate) fn take(txn: &mut Txn<'_, '_>, limits: &[Limit], now: Timestamp) -> D
 }
 
 /// Frees a slot; who waits for it is let go when the step ends. Nothing but time gives back a start.
-pub(crate) fn free(txn: &mut Txn<'_, '_>, name: &str) -> Done {
+pub(crate) fn free(txn: &mut Txn<'_, '_>, name: &str) -> SqlResult {
     let waited_for = txn.db.one(
         "UPDATE jk_limit SET used = max(used - 1, 0) WHERE name = ?1 \
          RETURNING id, waiting > 0 AND win = 0 AND asleep <> 1",
@@ -69,12 +73,12 @@ pub(crate) fn free(txn: &mut Txn<'_, '_>, name: &str) -> Done {
     Ok(())
 }
 
-pub(crate) fn count_waiting(txn: &Txn<'_, '_>, limit: i64, by: i64) -> Done {
+pub(crate) fn count_waiting(txn: &Txn<'_, '_>, limit: i64, by: i64) -> SqlResult {
     txn.db.run("UPDATE jk_limit SET waiting = max(waiting + ?2, 0) WHERE id = ?1", [limit, by])?;
     Ok(())
 }
 
-pub(crate) fn park(txn: &mut Txn<'_, '_>, job: &Job, limit: i64) -> Done {
+pub(crate) fn park(txn: &mut Txn<'_, '_>, job: &Job, limit: i64) -> SqlResult {
     txn.db.run("UPDATE jk_job SET parked = ?2 WHERE seq = ?1", [job.seq, limit])?;
     let first = txn.db.one(
         "UPDATE jk_limit SET waiting = waiting + 1, asleep = 0 WHERE id = ?1 \
@@ -89,7 +93,7 @@ pub(crate) fn park(txn: &mut Txn<'_, '_>, job: &Job, limit: i64) -> Done {
 }
 
 /// A job does not use the room that a limit let it go for: another one may.
-pub(crate) fn unadmit(txn: &mut Txn<'_, '_>, seq: i64) -> Done {
+pub(crate) fn unadmit(txn: &mut Txn<'_, '_>, seq: i64) -> SqlResult {
     let admitted =
         txn.db.one("DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim", [seq], |row| {
             row.get::<_, i64>(0)
@@ -101,14 +105,14 @@ pub(crate) fn unadmit(txn: &mut Txn<'_, '_>, seq: i64) -> Done {
 }
 
 /// Who stands at a limit has changed: it is looked at when the step ends.
-fn mark_dirty(txn: &mut Txn<'_, '_>, limit: i64) -> Done {
+fn mark_dirty(txn: &mut Txn<'_, '_>, limit: i64) -> SqlResult {
     clear_idle(txn, limit)?;
     txn.dirty_limits.insert(limit);
     Ok(())
 }
 
 /// The same, when somebody looks at it next.
-fn clear_idle(txn: &Txn<'_, '_>, limit: i64) -> Done {
+fn clear_idle(txn: &Txn<'_, '_>, limit: i64) -> SqlResult {
     txn.db.run("UPDATE jk_limit SET asleep = 0 WHERE id = ?1 AND asleep > 0", [limit])?;
     Ok(())
 }
@@ -119,7 +123,7 @@ pub(crate) fn on_state_change(
     job: &mut Job,
     to: StateName,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     match (to, job.parked) {
         // It was moved: there may be room for it where it came, or for others where it went.
         (StateName::Enqueued, Some(limit)) => mark_dirty(txn, limit)?,

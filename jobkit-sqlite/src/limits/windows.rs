@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use super::limit_row::LimitRow;
 use crate::codec::{at, index, size};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::{Push, Txn};
 
 /// The most starts that one look forgets, by the instants at which they were.
@@ -22,7 +22,7 @@ pub(crate) fn count_start(
     row: &LimitRow,
     window: Window,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     let from = window.counts_from(now);
     let end = from.plus(window.length());
     add_starts(txn, row.id, from, 1)?;
@@ -38,7 +38,7 @@ pub(crate) fn count_start(
 }
 
 /// How many more may take it now. Starts that do not count any more are forgotten on the way.
-pub(crate) fn room(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> Done<usize> {
+pub(crate) fn room(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> SqlResult<usize> {
     let Some(window) = row.window else {
         return Ok(index(row.max.saturating_sub(row.used).max(0)));
     };
@@ -60,7 +60,7 @@ pub(crate) fn room(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> Don
 
 /// Notes how many starts count, and when the first of them ends: at once, if more are to be
 /// forgotten than one look does.
-fn note_starts(txn: &Txn<'_, '_>, row: &mut LimitRow, window: Window) -> Done {
+fn note_starts(txn: &Txn<'_, '_>, row: &mut LimitRow, window: Window) -> SqlResult {
     let first =
         txn.db.one("SELECT min(at) FROM jk_limit_start WHERE lim = ?1", [row.id], |row| {
             row.get::<_, Option<i64>>(0)
@@ -75,7 +75,7 @@ fn note_starts(txn: &Txn<'_, '_>, row: &mut LimitRow, window: Window) -> Done {
 
 /// Starts that are yet to come, since the clock went back, count from now on: so none counts longer
 /// than one length.
-pub(crate) fn pull_back(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> Done {
+pub(crate) fn pull_back(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> SqlResult {
     let Some(window) = row.window else { return Ok(()) };
     let soon = now.plus(SKEW).as_micros();
     let last =
@@ -95,7 +95,7 @@ pub(crate) fn pull_back(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -
     note_starts(txn, row, window)
 }
 
-fn add_starts(txn: &Txn<'_, '_>, limit: i64, from: Timestamp, count: i64) -> Done {
+fn add_starts(txn: &Txn<'_, '_>, limit: i64, from: Timestamp, count: i64) -> SqlResult {
     txn.db.run(
         "INSERT INTO jk_limit_start (lim, at, n) VALUES (?1, ?2, ?3) \
          ON CONFLICT (lim, at) DO UPDATE SET n = n + excluded.n",
@@ -105,7 +105,7 @@ fn add_starts(txn: &Txn<'_, '_>, limit: i64, from: Timestamp, count: i64) -> Don
 }
 
 /// Notes what the starts that are kept amount to.
-pub(crate) fn recount_starts(txn: &Txn<'_, '_>, row: &mut LimitRow) -> Done {
+pub(crate) fn recount_starts(txn: &Txn<'_, '_>, row: &mut LimitRow) -> SqlResult {
     let kept = txn.db.one(
         "SELECT sum(n), min(at) FROM jk_limit_start WHERE lim = ?1",
         [row.id],
@@ -132,7 +132,7 @@ pub(crate) fn change_window(
     from: Window,
     to: Window,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     txn.db.run(
         "DELETE FROM jk_limit_start WHERE lim = ?1 AND at <= ?2",
         [limit, now.minus(from.length()).as_micros()],

@@ -7,7 +7,7 @@ use rusqlite::params;
 
 use crate::codec::{at, int, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::Txn;
 
 fn level_number(level: LogLevel) -> i64 {
@@ -31,7 +31,7 @@ pub(crate) fn level_at(number: i64) -> LogLevel {
 }
 
 /// All lines of an attempt.
-pub(crate) fn lines_of(db: &Db<'_>, seq: i64, fence: i64) -> Done<Vec<LogLine>> {
+pub(crate) fn lines_of(db: &Db<'_>, seq: i64, fence: i64) -> SqlResult<Vec<LogLine>> {
     Ok(db.all(
         "SELECT at, level, text FROM jk_log WHERE seq = ?1 AND fence = ?2 ORDER BY n",
         [seq, fence],
@@ -45,7 +45,7 @@ pub(crate) fn append(
     fence: u64,
     lines: &[LogLine],
     dropped: u64,
-) -> Done {
+) -> SqlResult {
     if lines.is_empty() && dropped == 0 {
         return Ok(());
     }
@@ -81,7 +81,7 @@ pub(crate) fn append(
     Ok(())
 }
 
-pub(crate) fn set_progress(txn: &Txn<'_, '_>, seq: i64, progress: &[Progress]) -> Done {
+pub(crate) fn set_progress(txn: &Txn<'_, '_>, seq: i64, progress: &[Progress]) -> SqlResult {
     for bar in progress {
         txn.db.run(
             "INSERT INTO jk_progress (seq, name, done, total, message) \

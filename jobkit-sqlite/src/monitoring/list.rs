@@ -17,11 +17,11 @@ pub(super) use self::rows::{bad_cursor, numbers};
 use super::statistics::count;
 use crate::codec::{select_job, size, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read::find;
 use crate::queue::claim_order::lanes_of;
 
-pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> Done<JobPage> {
+pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> SqlResult<JobPage> {
     let mut page = JobPage { count: exact_count(db, query)?, ..JobPage::default() };
     let Some(filter) = Filter::new(db, query)? else { return Ok(page) };
     if query.state == StateName::Enqueued {
@@ -66,7 +66,7 @@ pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> Done<JobPage> {
 }
 
 /// How many jobs a list would page from its place on, up to `most`.
-pub(super) fn count_matching(db: &Db<'_>, query: &JobQuery, most: u64) -> Done<Count> {
+pub(super) fn count_matching(db: &Db<'_>, query: &JobQuery, most: u64) -> SqlResult<Count> {
     if query.after.is_none()
         && let exact @ Count::Exact(_) = exact_count(db, query)?
     {
@@ -91,7 +91,7 @@ pub(super) fn count_matching(db: &Db<'_>, query: &JobQuery, most: u64) -> Done<C
 
 /// How many claimable jobs of its queue go before an Enqueued one, up to `most`: in each lane those of a
 /// better rank, and those of the same that came earlier. Index entries alone are read.
-pub(super) fn jobs_before(db: &Db<'_>, id: JobId, most: u64) -> Done<Option<Count>> {
+pub(super) fn jobs_before(db: &Db<'_>, id: JobId, most: u64) -> SqlResult<Option<Count>> {
     let Some(job) = find(db, id)?.filter(|job| job.state() == StateName::Enqueued) else {
         return Ok(None);
     };
@@ -122,7 +122,7 @@ fn cursor((key, seq): ListKey) -> Cursor {
 }
 
 /// What is known without counting.
-fn exact_count(db: &Db<'_>, query: &JobQuery) -> Done<Count> {
+fn exact_count(db: &Db<'_>, query: &JobQuery) -> SqlResult<Count> {
     let plain =
         JobQuery { after: query.after.clone(), limit: query.limit, ..JobQuery::new(query.state) };
     if plain != *query {
@@ -137,7 +137,7 @@ fn chunk(
     filter: &Filter<'_>,
     after: Option<ListKey>,
     most: usize,
-) -> Done<Vec<ListRow>> {
+) -> SqlResult<Vec<ListRow>> {
     let state = filter.query.state;
     let chunk = size(most);
     match state {

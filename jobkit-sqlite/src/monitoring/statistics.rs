@@ -10,7 +10,7 @@ use rusqlite::params;
 
 use crate::codec::{at, json, size, uint};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::txn::counters::{cells, scope_text, scopes, step_number};
 
 /// How long histograms are kept.
@@ -19,7 +19,7 @@ const HISTOGRAMS_KEPT: Duration = Duration::from_secs(72 * 3600);
 const BUCKETS: usize = 1_000;
 
 /// Every scope that is stored, by a seek for each: the table is ordered by scope.
-fn all_scopes(db: &Db<'_>) -> Done<Vec<String>> {
+fn all_scopes(db: &Db<'_>) -> SqlResult<Vec<String>> {
     let mut all = vec![String::new()];
     all.extend(scopes(db, "k:")?);
     all.extend(scopes(db, "q:")?);
@@ -28,7 +28,7 @@ fn all_scopes(db: &Db<'_>) -> Done<Vec<String>> {
 
 /// Removes buckets that are kept no longer, and histograms of hours that came of age since
 /// `stripped`; how far they are stripped now.
-pub(crate) fn prune(db: &Db<'_>, stripped: Timestamp, now: Timestamp) -> Done<Timestamp> {
+pub(crate) fn prune(db: &Db<'_>, stripped: Timestamp, now: Timestamp) -> SqlResult<Timestamp> {
     let mut left = BUCKETS;
     let strip_until = Step::Hour.bucket(now.minus(HISTOGRAMS_KEPT)).max(stripped);
     for scope in all_scopes(db)? {
@@ -55,7 +55,7 @@ pub(crate) fn prune(db: &Db<'_>, stripped: Timestamp, now: Timestamp) -> Done<Ti
 }
 
 /// Takes the histograms out of the hours from `from` to `until`.
-fn strip(db: &Db<'_>, scope: &str, from: Timestamp, until: Timestamp) -> Done {
+fn strip(db: &Db<'_>, scope: &str, from: Timestamp, until: Timestamp) -> SqlResult {
     let hour = step_number(Step::Hour);
     let hours = db.all(
         "SELECT bucket, body FROM jk_stat \
@@ -76,17 +76,17 @@ fn strip(db: &Db<'_>, scope: &str, from: Timestamp, until: Timestamp) -> Done {
 }
 
 /// What is not folded yet.
-pub(crate) fn tail(db: &Db<'_>) -> Done<BTreeMap<Cell, Tally>> {
+pub(crate) fn tail(db: &Db<'_>) -> SqlResult<BTreeMap<Cell, Tally>> {
     let deltas = db
         .all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| row.get::<_, String>(0))?
         .iter()
         .map(|body| json::<Delta>(body))
-        .collect::<Done<Vec<_>>>()?;
+        .collect::<SqlResult<Vec<_>>>()?;
     Ok(cells(deltas.into_iter()))
 }
 
 /// All transitions of a scope.
-pub(crate) fn total(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>, scope: &Scope) -> Done<Tally> {
+pub(crate) fn total(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>, scope: &Scope) -> SqlResult<Tally> {
     let stored = db.one(
         "SELECT body FROM jk_stat WHERE scope = ?1 AND step = 0 AND bucket = 0",
         [scope_text(scope)],
@@ -107,7 +107,7 @@ pub(crate) fn range(
     step: Step,
     from: Timestamp,
     to: Timestamp,
-) -> Done<BTreeMap<Timestamp, Tally>> {
+) -> SqlResult<BTreeMap<Timestamp, Tally>> {
     let mut cells: BTreeMap<Timestamp, Tally> = db
         .all(
             "SELECT bucket, body FROM jk_stat \
@@ -117,7 +117,7 @@ pub(crate) fn range(
         )?
         .into_iter()
         .map(|(bucket, body)| Ok((at(bucket), json::<Tally>(&body)?)))
-        .collect::<Done<_>>()?;
+        .collect::<SqlResult<_>>()?;
     for (cell, tally) in tail(db)? {
         if cell.scope == *scope && cell.step == step && (from..to).contains(&cell.bucket) {
             cells.entry(cell.bucket).or_default().add(&tally);
@@ -127,7 +127,7 @@ pub(crate) fn range(
 }
 
 /// The queues that have statistics of their own.
-pub(crate) fn queues(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>) -> Done<BTreeSet<Name>> {
+pub(crate) fn queues(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>) -> SqlResult<BTreeSet<Name>> {
     let mut queues: BTreeSet<Name> = scopes(db, "q:")?
         .iter()
         .filter_map(|scope| scope.strip_prefix("q:"))
@@ -141,7 +141,7 @@ pub(crate) fn queues(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>) -> Done<BTreeSet
 }
 
 /// Held leases by queue; what the statistics count as Enqueued until their claim ends.
-pub(super) fn held(db: &Db<'_>) -> Done<BTreeMap<i64, i64>> {
+pub(super) fn held(db: &Db<'_>) -> SqlResult<BTreeMap<i64, i64>> {
     Ok(db
         .all(
             "SELECT queue, count(*) FROM jk_job INDEXED BY jk_held WHERE state = 3 GROUP BY queue",
@@ -162,7 +162,7 @@ pub(super) fn by_state(total: &Tally, held: i64) -> [u64; 7] {
 }
 
 /// Exactly how many jobs are in a state.
-pub(super) fn count(db: &Db<'_>, state: StateName) -> Done<u64> {
+pub(super) fn count(db: &Db<'_>, state: StateName) -> SqlResult<u64> {
     let total = total(db, &tail(db)?, &Scope::Total)?;
     Ok(by_state(&total, held(db)?.values().sum())[state.index()])
 }

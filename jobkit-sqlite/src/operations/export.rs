@@ -11,7 +11,7 @@ use super::pauses::pauses;
 use crate::batches::batch_row;
 use crate::codec::{at, bytes16, json, size, uint};
 use crate::connection::Db;
-use crate::error::{Done, tell_of_damage};
+use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::read::details_at;
 use crate::limits::limit_row::window_at;
 use crate::log::lines::lines_of;
@@ -28,7 +28,7 @@ fn bad_place() -> Error {
 }
 
 /// A page of everything that is not running.
-pub(super) fn export(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<ExportPage> {
+pub(super) fn export(db: &Db<'_>, after: Option<&str>, limit: usize) -> SqlResult<ExportPage> {
     let (mut part, mut seen) = match after {
         None => (0, None),
         Some(after) => {
@@ -83,7 +83,7 @@ fn found(rows: Vec<(String, Whole)>, limit: usize) -> Found {
     Found { items: rows.into_iter().map(|(_, item)| item).collect(), last, more }
 }
 
-fn limits(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
+fn limits(db: &Db<'_>, after: Option<&str>, limit: usize) -> SqlResult<Found> {
     let rows = db.all(
         "SELECT name, max, win, len, by_operator FROM jk_limit WHERE name > ?1 ORDER BY name LIMIT ?2",
         params![after.unwrap_or_default(), size(limit)],
@@ -99,7 +99,7 @@ fn limits(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
     Ok(found(rows, limit))
 }
 
-fn paused(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
+fn paused(db: &Db<'_>, after: Option<&str>, limit: usize) -> SqlResult<Found> {
     let mut rows = Vec::new();
     for record in pauses(db)? {
         let key = match &record.target {
@@ -115,7 +115,7 @@ fn paused(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
     Ok(found(rows, limit))
 }
 
-fn schedules(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
+fn schedules(db: &Db<'_>, after: Option<&str>, limit: usize) -> SqlResult<Found> {
     let rows = db.all(
         "SELECT id, last_nominal, fired FROM jk_recurring WHERE id > ?1 ORDER BY id LIMIT ?2",
         params![after.unwrap_or_default(), size(limit)],
@@ -138,14 +138,14 @@ fn schedules(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
     Ok(found(wholes, limit))
 }
 
-fn whole_batches(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
+fn whole_batches(db: &Db<'_>, after: Option<&str>, limit: usize) -> SqlResult<Found> {
     let after: Option<BatchId> = after.map(str::parse).transpose()?;
     let rows = batch_row::wholes(db, after, limit)?.into_iter();
     let rows = rows.map(|whole| (whole.record.id.to_string(), Whole::Batch(whole))).collect();
     Ok(found(rows, limit))
 }
 
-fn periods(db: &Db<'_>, after: Option<&str>, limit: usize) -> Done<Found> {
+fn periods(db: &Db<'_>, after: Option<&str>, limit: usize) -> SqlResult<Found> {
     let after = after.map(unhex).transpose()?;
     let rows = db.all(
         "SELECT hash, holder, until FROM jk_ukey WHERE hash > ?1 AND until IS NOT NULL \
@@ -166,7 +166,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Done<Vec<u8>> {
+fn unhex(text: &str) -> SqlResult<Vec<u8>> {
     let byte = |at: usize| text.get(at..at + 2).and_then(|it| u8::from_str_radix(it, 16).ok());
     let bytes = (0..text.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>();
     Ok(bytes.ok_or_else(bad_place)?)
@@ -178,7 +178,7 @@ fn jobs(
     limit: usize,
     bytes: &mut usize,
     running: &mut u64,
-) -> Done<Found> {
+) -> SqlResult<Found> {
     let after: i64 = after.map(str::parse).transpose().map_err(|_| bad_place())?.unwrap_or(0);
     let seqs = db.all(
         "SELECT seq, state FROM jk_job WHERE seq > ?1 ORDER BY seq LIMIT ?2",
@@ -203,14 +203,14 @@ fn jobs(
                 found.items.push(Whole::Job(Box::new(whole)));
             }
             Ok(None) => {}
-            Err(fault) if fault.is_damage() => tell_of_damage(seq, &fault),
+            Err(fault) if fault.is_corrupt_row() => warn_corrupt_row(seq, &fault),
             Err(fault) => return Err(fault),
         }
     }
     Ok(found)
 }
 
-fn whole(db: &Db<'_>, seq: i64) -> Done<Option<WholeJob>> {
+fn whole(db: &Db<'_>, seq: i64) -> SqlResult<Option<WholeJob>> {
     let Some((details, operation)) = details_at(db, seq)? else { return Ok(None) };
     let record = &details.record;
     let key = record.unique.as_ref().filter(|unique| !matches!(unique.until, Until::Period(_)));

@@ -8,10 +8,10 @@ use rusqlite::params;
 
 use crate::codec::json;
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// Groups, the one seen last first. At most a thousand are kept, so all are read.
-pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {
+pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> SqlResult<Vec<ErrorGroup>> {
     let mut groups = Vec::new();
     for (body, mute) in db.all(
         "SELECT body, mute FROM jk_failure INDEXED BY jk_failure_seen WHERE last_seen >= ?1 \
@@ -31,7 +31,7 @@ pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {
 }
 
 /// Mutes a group; `false` if there is none.
-pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> Done<bool> {
+pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> SqlResult<bool> {
     let body = mute.map(serde_json::to_string).transpose()?;
     let known = db.run(
         "UPDATE jk_failure SET mute = ?2 WHERE fingerprint = ?1",
@@ -41,7 +41,7 @@ pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> Don
 }
 
 /// Forgets groups not seen since an instant, at most so many.
-pub(super) fn forget_old(db: &Db<'_>, before: [i64; 2]) -> Done {
+pub(super) fn forget_old(db: &Db<'_>, before: [i64; 2]) -> SqlResult {
     db.run(
         "DELETE FROM jk_failure WHERE fingerprint IN (SELECT fingerprint \
          FROM jk_failure INDEXED BY jk_failure_seen WHERE last_seen < ?1 \

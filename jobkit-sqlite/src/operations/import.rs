@@ -12,10 +12,10 @@ use rusqlite::params;
 use super::pauses::target_key;
 use crate::batches::{batch_row, touched};
 use crate::codec::{
-    ASIDE, CHILDREN, ENDED, INLINE_BYTES, RESULT_ASIDE, TIMED, int, micros, on_number, size,
-    start_number, to_json,
+    CHILDREN, ENDED, HAS_SIDE_ROWS, INLINE_BYTES, RESULT_OVERFLOWS, TIMED, int, micros, on_number,
+    size, start_number, to_json,
 };
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::unique_keys;
 use crate::limits::limit_row::window_numbers;
 use crate::limits::slots;
@@ -27,7 +27,7 @@ pub(crate) fn import(
     txn: &mut Txn<'_, '_>,
     items: &[Whole],
     now: Timestamp,
-) -> Done<Vec<Imported>> {
+) -> SqlResult<Vec<Imported>> {
     // Looked at first, so that nothing of a call is stored that holds something wrong.
     let mut coming: HashSet<BatchId> = HashSet::new();
     for item in items {
@@ -53,7 +53,7 @@ pub(crate) fn import(
 }
 
 /// Whether it was not there already.
-fn import_one(txn: &mut Txn<'_, '_>, item: &Whole, now: Timestamp) -> Done<bool> {
+fn import_one(txn: &mut Txn<'_, '_>, item: &Whole, now: Timestamp) -> SqlResult<bool> {
     Ok(match item {
         Whole::Limit { limit, by_operator } => {
             let (win, len) = window_numbers(limit.window);
@@ -87,7 +87,7 @@ fn import_one(txn: &mut Txn<'_, '_>, item: &Whole, now: Timestamp) -> Done<bool>
     })
 }
 
-fn import_recurring(txn: &mut Txn<'_, '_>, whole: &WholeRecurring) -> Done<bool> {
+fn import_recurring(txn: &mut Txn<'_, '_>, whole: &WholeRecurring) -> SqlResult<bool> {
     let record = whole.record.as_ref();
     let next = record.and_then(|record| record.next);
     let spec = record.map(|record| serde_json::to_string(&record.spec)).transpose()?;
@@ -128,7 +128,7 @@ fn import_recurring(txn: &mut Txn<'_, '_>, whole: &WholeRecurring) -> Done<bool>
     Ok(true)
 }
 
-fn import_job(txn: &mut Txn<'_, '_>, whole: &WholeJob, now: Timestamp) -> Done<bool> {
+fn import_job(txn: &mut Txn<'_, '_>, whole: &WholeJob, now: Timestamp) -> SqlResult<bool> {
     let details = &whole.details;
     let record = &details.record;
     let id = &record.id.as_bytes()[..];
@@ -138,7 +138,7 @@ fn import_job(txn: &mut Txn<'_, '_>, whole: &WholeJob, now: Timestamp) -> Done<b
     let seq = txn.next_seq()?;
     insert_whole(txn, seq, whole)?;
     import_edges(txn, seq, record.state(), &details.parents)?;
-    import_aside(txn, seq, whole)?;
+    import_side_rows(txn, seq, whole)?;
     if let Some(unique) = record.unique.as_ref().filter(|_| whole.holds_key) {
         txn.db.run(
             "INSERT OR IGNORE INTO jk_ukey (hash, job) VALUES (?1, ?2)",
@@ -170,7 +170,7 @@ fn import_job(txn: &mut Txn<'_, '_>, whole: &WholeJob, now: Timestamp) -> Done<b
     Ok(true)
 }
 
-fn insert_whole(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> Done {
+fn insert_whole(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> SqlResult {
     let JobDetails { record, args, result, history, .. } = &whole.details;
     let head = &record.head;
     let (mut run_at, mut open) = (None, None);
@@ -185,8 +185,8 @@ fn insert_whole(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> Done {
         entries: history.entries[..history.entries.len().saturating_sub(1)].to_vec(),
         dropped: history.dropped,
     };
-    let result_aside = result.as_ref().is_some_and(|result| result.len() > INLINE_BYTES);
-    let flags = flags_of(txn, whole, last, result_aside)?;
+    let result_overflows = result.as_ref().is_some_and(|result| result.len() > INLINE_BYTES);
+    let flags = flags_of(txn, whole, last, result_overflows)?;
     let server = last.and_then(|last| last.server.as_ref());
     let server = server.map(|server| txn.db.intern(server)).transpose()?;
     let duration = last.and_then(|last| last.duration).or(record.duration);
@@ -234,13 +234,13 @@ fn insert_whole(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> Done {
             (!record.limits.is_empty()).then(|| to_json(&record.limits)).flatten(),
             record.extras.as_ref().and_then(to_json),
             (args.len() <= INLINE_BYTES).then(|| args.as_bytes()),
-            result.as_ref().filter(|_| !result_aside).map(|result| result.as_bytes()),
+            result.as_ref().filter(|_| !result_overflows).map(|result| result.as_bytes()),
             (!older.entries.is_empty()).then(|| to_json(&older)).flatten(),
         ],
     )?;
     let payloads = [
         (seq * 2, (args.len() > INLINE_BYTES).then_some(args)),
-        (seq * 2 + 1, result.as_ref().filter(|_| result_aside)),
+        (seq * 2 + 1, result.as_ref().filter(|_| result_overflows)),
     ];
     for (id, body) in payloads {
         if let Some(body) = body {
@@ -257,10 +257,10 @@ fn flags_of(
     txn: &Txn<'_, '_>,
     whole: &WholeJob,
     last: Option<&HistoryEntry>,
-    result_aside: bool,
-) -> Done<i64> {
+    result_overflows: bool,
+) -> SqlResult<i64> {
     let details = &whole.details;
-    let aside = result_aside
+    let has_side_rows = result_overflows
         || details.args.len() > INLINE_BYTES
         || !details.errors.is_empty()
         || !details.progress.is_empty()
@@ -273,8 +273,8 @@ fn flags_of(
         |_| Ok(()),
     )?;
     let flags = [
-        (ASIDE, aside),
-        (RESULT_ASIDE, result_aside),
+        (HAS_SIDE_ROWS, has_side_rows),
+        (RESULT_OVERFLOWS, result_overflows),
         (CHILDREN, has_children.is_some()),
         (ENDED, last.is_some_and(|last| last.fence.is_some())),
         (TIMED, last.is_some_and(|last| last.duration.is_some())),
@@ -282,7 +282,7 @@ fn flags_of(
     Ok(flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).sum())
 }
 
-fn import_edges(txn: &Txn<'_, '_>, seq: i64, state: StateName, edges: &[EdgeStatus]) -> Done {
+fn import_edges(txn: &Txn<'_, '_>, seq: i64, state: StateName, edges: &[EdgeStatus]) -> SqlResult {
     for (n, EdgeStatus { edge: Edge { parent, on }, decided }) in edges.iter().enumerate() {
         let (id, batch) = match parent {
             Parent::Job(id) => (id.as_bytes(), 0),
@@ -310,7 +310,7 @@ fn import_edges(txn: &Txn<'_, '_>, seq: i64, state: StateName, edges: &[EdgeStat
 }
 
 /// What stands in other tables.
-fn import_aside(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> Done {
+fn import_side_rows(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> SqlResult {
     let details = &whole.details;
     for error in &details.errors {
         txn.db.run(

@@ -8,7 +8,7 @@ use jobkit_core::{Name, Timestamp};
 
 use crate::codec::json;
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// Numbers of the queues and kinds that are paused now.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Paused {
 }
 
 impl Paused {
-    pub(crate) fn read(db: &Db<'_>, now: Timestamp) -> Done<Self> {
+    pub(crate) fn read(db: &Db<'_>, now: Timestamp) -> SqlResult<Self> {
         let mut paused = Self::default();
         for record in pauses(db)? {
             if !record.pause.holds(now) {
@@ -38,7 +38,7 @@ impl Paused {
 }
 
 /// All pauses, also those that have ended by themselves.
-pub(crate) fn pauses(db: &Db<'_>) -> Done<Vec<PauseRecord>> {
+pub(crate) fn pauses(db: &Db<'_>) -> SqlResult<Vec<PauseRecord>> {
     db.all("SELECT of_kind, name, body FROM jk_pause", [], |row| {
         Ok((row.get::<_, bool>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
     })?

@@ -9,16 +9,16 @@ use jobkit_core::storage::{ClaimRequest, Claimed, ClaimedJob};
 use jobkit_core::{Error, ErrorKind, Name, Timestamp, bounds};
 
 use super::claim_order::{Lanes, lanes_of};
-use crate::codec::{Job, MORE, args_aside, int, payload, select_job, uint};
-use crate::error::{Done, tell_of_damage};
+use crate::codec::{Job, MORE, args_overflow_id, int, payload, select_job, uint};
+use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::finish::finish_step;
-use crate::jobs::read::aside;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::read::overflow;
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::jobs::unreadable::give_up_unreadable;
 use crate::limits::slots;
 use crate::operations::pauses::Paused;
 use crate::txn::Txn;
-use crate::txn::batch_update::stands_alone;
+use crate::txn::batch_update::is_self_contained;
 use crate::txn::marks::Budget;
 
 /// A claim in progress.
@@ -28,7 +28,7 @@ struct Claim<'r> {
     paused: Paused,
     jobs: Vec<ClaimedJob>,
     /// How many more candidates may turn out not to be claimable.
-    asides: usize,
+    skips_left: usize,
 }
 
 /// Whether a kind is served.
@@ -40,7 +40,7 @@ fn wanted_kinds(kinds: &[Name]) -> impl Fn(&Name) -> bool + '_ {
     }
 }
 
-pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> Done<Claimed> {
+pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Claimed> {
     let now = txn.now(request.now);
     let incarnation = request.incarnation;
     let last_claim = txn.db.one(
@@ -66,10 +66,10 @@ pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> Done<Claim
         paused: Paused::read(txn.db, now)?,
         jobs: Vec::new(),
         // Jobs that are not taken after all: bounded, so that a claim ends.
-        asides: request.max.saturating_mul(4).saturating_add(100),
+        skips_left: request.max.saturating_mul(4).saturating_add(100),
     };
     for quota in &request.queues {
-        if claim.jobs.len() >= request.max || claim.asides == 0 {
+        if claim.jobs.len() >= request.max || claim.skips_left == 0 {
             break;
         }
         claim_from(txn, &mut claim, &quota.queue, quota.max)?;
@@ -78,14 +78,19 @@ pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> Done<Claim
         "UPDATE jk_server SET last_claim = ?2 WHERE incarnation = ?1",
         [incarnation.as_i64(), int(request.sequence)],
     )?;
-    let (jobs, more) = (claim.jobs, claim.asides == 0);
+    let (jobs, more) = (claim.jobs, claim.skips_left == 0);
     // Jobs that had to be started earlier were deleted on the way.
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
     Ok(Claimed { jobs, hint: None, more })
 }
 
 /// Takes jobs of one queue, by priority and sequence.
-fn claim_from(txn: &mut Txn<'_, '_>, claim: &mut Claim<'_>, queue: &Name, quota: usize) -> Done {
+fn claim_from(
+    txn: &mut Txn<'_, '_>,
+    claim: &mut Claim<'_>,
+    queue: &Name,
+    quota: usize,
+) -> SqlResult {
     let Some(queue_id) = txn.db.name_id(queue)? else { return Ok(()) };
     if claim.paused.queues.contains(&queue_id) {
         return Ok(());
@@ -101,12 +106,12 @@ fn claim_from(txn: &mut Txn<'_, '_>, claim: &mut Claim<'_>, queue: &Name, quota:
     let room = quota.min(claim.request.max - claim.jobs.len());
     let mut taken = 0;
     let mut lanes = Lanes::new(queue_id, &kinds, room);
-    while taken < room && claim.asides > 0 {
+    while taken < room && claim.skips_left > 0 {
         let Some(candidate) = lanes.next(txn.db)? else { break };
         if claim_one(txn, claim, candidate.seq, candidate.job)? {
             taken += 1;
         } else {
-            claim.asides -= 1;
+            claim.skips_left -= 1;
         }
     }
     txn.pending.flush(txn.db)
@@ -117,13 +122,13 @@ fn claim_one(
     txn: &mut Txn<'_, '_>,
     claim: &mut Claim<'_>,
     seq: i64,
-    read: Done<(Job, Option<Payload>)>,
-) -> Done<bool> {
+    read: SqlResult<(Job, Option<Payload>)>,
+) -> SqlResult<bool> {
     let now = claim.now;
     let readable = read.and_then(|(job, args)| {
         let args = match args {
             Some(args) => args,
-            None => aside(txn.db, args_aside(job.seq))?
+            None => overflow(txn.db, args_overflow_id(job.seq))?
                 .ok_or_else(|| Error::corrupt("the arguments are missing"))?,
         };
         let (limits, extras) = (job.limits()?, job.extras()?);
@@ -132,7 +137,7 @@ fn claim_one(
     });
     let (mut job, args, limits, extras) = match readable {
         Ok(readable) => readable,
-        Err(fault) if fault.is_damage() => {
+        Err(fault) if fault.is_corrupt_row() => {
             tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and becomes Failed");
             give_up_unreadable(txn, seq, now)?;
             return Ok(false);
@@ -141,7 +146,7 @@ fn claim_one(
     };
     txn.pending.begin(txn.db, &job)?;
     if job.head.must_start_by(job.start_by).is_some_and(|start_by| start_by <= now) {
-        let _ = transition(txn, &mut job, &Event::StartExpired, &Why::at(now))?;
+        let _ = transition(txn, &mut job, &Event::StartExpired, &TransitionContext::at(now))?;
         return Ok(false);
     }
     if !limits.is_empty()
@@ -161,8 +166,8 @@ fn claim_one(
         cancel: None,
     };
     // Enqueued jobs can always be claimed.
-    let _ = transition(txn, &mut job, &Event::Claim(hold), &Why::at(now))?;
-    if job.history.is_none() && stands_alone(&job) {
+    let _ = transition(txn, &mut job, &Event::Claim(hold), &TransitionContext::at(now))?;
+    if job.history.is_none() && is_self_contained(&job) {
         txn.carried.claimed.remember(&job);
     }
     claim.jobs.push(claimed(txn, job, args, extras)?);
@@ -174,7 +179,7 @@ fn claimed(
     job: Job,
     args: Payload,
     extras: Option<Box<jobkit_core::record::Extras>>,
-) -> Done<ClaimedJob> {
+) -> SqlResult<ClaimedJob> {
     let State::Processing(hold) = &job.head.state else {
         return Err(Error::new(ErrorKind::Internal, "a claimed job is not held").into());
     };
@@ -202,7 +207,7 @@ fn claimed(
 }
 
 /// What of an earlier claim is still held.
-fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> Done<Vec<ClaimedJob>> {
+fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Vec<ClaimedJob>> {
     let mut found = Vec::new();
     {
         let mut statement = txn.db.prepare(select_job!(
@@ -214,7 +219,7 @@ fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> Done<Vec<Cla
             let read = Job::read(txn.db, row);
             match read.and_then(|job| Ok((job.extras()?, job, payload(row, MORE)?))) {
                 // Nobody runs it: its lease expires.
-                Err(fault) if fault.is_damage() => tell_of_damage(row.get(0)?, &fault),
+                Err(fault) if fault.is_corrupt_row() => warn_corrupt_row(row.get(0)?, &fault),
                 read => found.push(read?),
             }
         }
@@ -230,7 +235,8 @@ fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> Done<Vec<Cla
         .map(|(.., job, args, extras)| {
             let args = match args {
                 Some(args) => args,
-                None => aside(txn.db, args_aside(job.seq))?.unwrap_or_else(Payload::empty_object),
+                None => overflow(txn.db, args_overflow_id(job.seq))?
+                    .unwrap_or_else(Payload::empty_object),
             };
             claimed(txn, job, args, extras)
         })

@@ -9,10 +9,10 @@ use rusqlite::types::Value;
 
 use crate::codec::{Job, MORE, payload, select_job, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The kinds of which something is claimable in a queue. One seek for each.
-pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> Done<Vec<i64>> {
+pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> SqlResult<Vec<i64>> {
     let mut statement = db.prepare(
         "SELECT kind FROM jk_job INDEXED BY jk_ready \
          WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind > ?2 ORDER BY kind LIMIT 1",
@@ -33,7 +33,7 @@ pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> Done<Vec<i64>> {
 pub(crate) struct Candidate {
     pub(crate) rank: i64,
     pub(crate) seq: i64,
-    pub(crate) job: Done<(Job, Option<Payload>)>,
+    pub(crate) job: SqlResult<(Job, Option<Payload>)>,
 }
 
 /// Several lines, merged by priority and sequence. Each is read in pages, so what is claimed or
@@ -65,7 +65,7 @@ impl Lanes {
     }
 
     /// The next job in the order of claims.
-    pub(crate) fn next(&mut self, db: &Db<'_>) -> Done<Option<Candidate>> {
+    pub(crate) fn next(&mut self, db: &Db<'_>) -> SqlResult<Option<Candidate>> {
         let mut best: Option<(i64, i64, usize)> = None;
         for index in 0..self.lanes.len() {
             self.fill(index, db)?;
@@ -78,7 +78,7 @@ impl Lanes {
         Ok(best.and_then(|(_, _, index)| self.lanes[index].read.pop()))
     }
 
-    fn fill(&mut self, index: usize, db: &Db<'_>) -> Done {
+    fn fill(&mut self, index: usize, db: &Db<'_>) -> SqlResult {
         let (queue, page) = (self.queue, self.page);
         let lane = &mut self.lanes[index];
         let kind = lane.kind;
@@ -123,7 +123,7 @@ impl Lane {
         db: &Db<'_>,
         text: &'static str,
         params: impl rusqlite::Params,
-    ) -> Done {
+    ) -> SqlResult {
         let mut statement = db.prepare(text)?;
         let mut rows = statement.query(params)?;
         while let Some(row) = rows.next()? {

@@ -3,12 +3,12 @@
 use jobkit_core::record::Lease;
 
 use crate::codec::{Job, int};
-use crate::error::{Done, tell_of_damage};
+use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::read;
 use crate::txn::Txn;
 
 /// The job a lease names, where its locator says, or else wherever it is.
-pub(crate) fn leased(txn: &Txn<'_, '_>, lease: &Lease) -> Done<Option<Job>> {
+pub(crate) fn leased(txn: &Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     match read::load(txn.db, int(lease.locator.0))? {
         Some(job) if job.id == lease.job => Ok(Some(job)),
         _ => read::find(txn.db, lease.job),
@@ -16,10 +16,10 @@ pub(crate) fn leased(txn: &Txn<'_, '_>, lease: &Lease) -> Done<Option<Job>> {
 }
 
 /// The same; a row that cannot be read is held by nobody, until a rescue gives it up.
-pub(crate) fn leased_if_readable(txn: &Txn<'_, '_>, lease: &Lease) -> Done<Option<Job>> {
+pub(crate) fn leased_if_readable(txn: &Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     match leased(txn, lease) {
-        Err(fault) if fault.is_damage() => {
-            tell_of_damage(int(lease.locator.0), &fault);
+        Err(fault) if fault.is_corrupt_row() => {
+            warn_corrupt_row(int(lease.locator.0), &fault);
             Ok(None)
         }
         other => other,

@@ -5,15 +5,15 @@ use jobkit_core::state_machine::{Event, SCHEDULED_AHEAD};
 use jobkit_core::storage::{Promoted, StepRequest};
 
 use crate::codec::{at, select_job, size};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read::read_jobs;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::jobs::unreadable::give_up_unreadable;
 use crate::limits::admission;
 use crate::txn::Txn;
 use crate::txn::marks::STEP;
 
-pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> Done<Promoted> {
+pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Promoted> {
     let now = txn.now(request.now);
     let due = read_jobs(
         txn.db,
@@ -27,7 +27,7 @@ pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> Done<Promo
     for job in due {
         match job {
             Ok(mut job) => {
-                let _ = transition(txn, &mut job, &Event::Due, &Why::at(now))?;
+                let _ = transition(txn, &mut job, &Event::Due, &TransitionContext::at(now))?;
             }
             Err(seq) => give_up_unreadable(txn, seq, now)?,
         }
@@ -50,7 +50,7 @@ pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> Done<Promo
 
 /// Lets the delays of jobs that were scheduled while the clock was ahead count from now on; whether there
 /// may be more of them.
-fn set_delays_right(txn: &mut Txn<'_, '_>, max: usize, now: Timestamp) -> Done<bool> {
+fn set_delays_right(txn: &mut Txn<'_, '_>, max: usize, now: Timestamp) -> SqlResult<bool> {
     let ahead = read_jobs(
         txn.db,
         select_job!(
@@ -64,7 +64,7 @@ fn set_delays_right(txn: &mut Txn<'_, '_>, max: usize, now: Timestamp) -> Done<b
         match job {
             Ok(mut job) => {
                 if let Some(event) = job.head.set_right(now) {
-                    let _ = transition(txn, &mut job, &event, &Why::at(now))?;
+                    let _ = transition(txn, &mut job, &event, &TransitionContext::at(now))?;
                 }
             }
             Err(seq) => give_up_unreadable(txn, seq, now)?,

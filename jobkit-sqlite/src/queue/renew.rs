@@ -9,14 +9,14 @@ use jobkit_core::{Timestamp, bounds};
 
 use super::lease;
 use crate::codec::{STARTED, int};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::finish::finish_step;
 use crate::jobs::read;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
-pub(crate) fn renew(txn: &mut Txn<'_, '_>, request: &RenewRequest) -> Done<Renewed> {
+pub(crate) fn renew(txn: &mut Txn<'_, '_>, request: &RenewRequest) -> SqlResult<Renewed> {
     let now = txn.now(request.now);
     let expires_at = now.plus(request.lease);
     let mut answers = Vec::with_capacity(request.held.len());
@@ -39,7 +39,7 @@ pub(crate) fn renew(txn: &mut Txn<'_, '_>, request: &RenewRequest) -> Done<Renew
     for seq in unlisted {
         let Some(mut job) = read::load(txn.db, seq)? else { continue };
         if !listed.contains(&job.id) {
-            let _ = transition(txn, &mut job, &Event::GiveBack, &Why::at(now))?;
+            let _ = transition(txn, &mut job, &Event::GiveBack, &TransitionContext::at(now))?;
             given_back.push(job.id);
         }
     }
@@ -47,7 +47,11 @@ pub(crate) fn renew(txn: &mut Txn<'_, '_>, request: &RenewRequest) -> Done<Renew
     Ok(Renewed { answers, given_back })
 }
 
-fn renew_one(txn: &Txn<'_, '_>, renewal: &Renewal, expires_at: Timestamp) -> Done<RenewAnswer> {
+fn renew_one(
+    txn: &Txn<'_, '_>,
+    renewal: &Renewal,
+    expires_at: Timestamp,
+) -> SqlResult<RenewAnswer> {
     let Some(job) = lease::leased_if_readable(txn, &renewal.lease)? else {
         return Ok(RenewAnswer::Lost);
     };

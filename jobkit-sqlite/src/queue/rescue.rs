@@ -9,15 +9,15 @@ use rusqlite::params;
 
 use super::lease;
 use crate::codec::{at, int, job_id, size, uint};
-use crate::error::{Done, Fault, tell_of_damage};
+use crate::error::{Fault, SqlResult, warn_corrupt_row};
 use crate::jobs::finish::finish_step;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::jobs::unreadable::give_up_unreadable;
 use crate::limits::admission;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
-pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> Done<Rescue> {
+pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> SqlResult<Rescue> {
     let now = txn.now(request.now);
     let mut rescue = Rescue::default();
     for seen in request.seen.iter().take(request.max) {
@@ -30,7 +30,7 @@ pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> Done<Res
         let mut job = match lease::leased(txn, &lease) {
             Ok(Some(job)) => job,
             Ok(None) => continue,
-            Err(fault) if fault.is_damage() => {
+            Err(fault) if fault.is_corrupt_row() => {
                 give_up_expired(txn, seen, &fault, now)?;
                 continue;
             }
@@ -44,7 +44,7 @@ pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> Done<Res
             continue;
         }
         let event = Event::Rescue { crash_limit: request.crash_limit };
-        let _ = transition(txn, &mut job, &event, &Why::at(now))?;
+        let _ = transition(txn, &mut job, &event, &TransitionContext::at(now))?;
         finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
         rescue.rescued.push((job.id, job.state()));
     }
@@ -72,7 +72,7 @@ fn give_up_expired(
     seen: &ExpiredLease,
     fault: &Fault,
     now: Timestamp,
-) -> Done {
+) -> SqlResult {
     let seq = txn.db.one(
         "SELECT seq FROM jk_job WHERE id = ?1 AND state = 3 AND fence = ?2 \
          AND (lease_until <= ?3 OR lease_until > ?4)",
@@ -85,7 +85,7 @@ fn give_up_expired(
         |row| row.get::<_, i64>(0),
     )?;
     if let Some(seq) = seq {
-        tell_of_damage(seq, fault);
+        warn_corrupt_row(seq, fault);
         give_up_unreadable(txn, seq, now)?;
         admission::admit_waiters(txn, now)?;
     }

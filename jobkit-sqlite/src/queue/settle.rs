@@ -9,11 +9,11 @@ use jobkit_core::{Timestamp, bounds};
 use rusqlite::params;
 
 use super::lease::leased_if_readable;
-use crate::codec::{ASIDE, INLINE_BYTES, Job, RESULT_ASIDE, int, result_aside};
-use crate::error::Done;
+use crate::codec::{HAS_SIDE_ROWS, INLINE_BYTES, Job, RESULT_OVERFLOWS, int, result_overflow_id};
+use crate::error::SqlResult;
 use crate::jobs::finish::decide_finished;
 use crate::jobs::read;
-use crate::jobs::transition::{Why, transition};
+use crate::jobs::transition::{TransitionContext, transition};
 use crate::limits::admission;
 use crate::log::lines;
 use crate::txn::Txn;
@@ -25,7 +25,7 @@ const RESULT_BYTES: usize = bounds::RESULT_BYTES;
 pub(crate) fn settle_all(
     txn: &mut Txn<'_, '_>,
     request: &SettleRequest,
-) -> Done<Vec<SettleAnswer>> {
+) -> SqlResult<Vec<SettleAnswer>> {
     let now = txn.now(request.now);
     let answers = request.settles.iter().map(|settle| settle_one(txn, settle, now)).collect();
     txn.pending.flush(txn.db)?;
@@ -34,7 +34,7 @@ pub(crate) fn settle_all(
     answers
 }
 
-fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> Done<SettleAnswer> {
+fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResult<SettleAnswer> {
     let lease = &settle.lease;
     let Some(mut job) = leased_to_settle(txn, lease)? else {
         return Ok(SettleAnswer::LeaseLost);
@@ -58,27 +58,31 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> Done<Se
         }));
     }
 
-    let aside = result.is_some_and(|result| result.len() > INLINE_BYTES);
-    if aside
+    let overflows = result.is_some_and(|result| result.len() > INLINE_BYTES);
+    if overflows
         || settle.error.is_some()
         || !settle.log.is_empty()
         || settle.log_dropped > 0
         || !settle.progress.is_empty()
     {
-        job.set(ASIDE, true);
+        job.set(HAS_SIDE_ROWS, true);
     }
-    if aside {
-        job.set(RESULT_ASIDE, true);
+    if overflows {
+        job.set(RESULT_OVERFLOWS, true);
     }
-    let why = Why { duration: settle.duration, retention: Some(settle.retention), ..Why::at(now) };
+    let context = TransitionContext {
+        duration: settle.duration,
+        retention: Some(settle.retention),
+        ..TransitionContext::at(now)
+    };
     // A held job takes every ending.
-    let _ = transition(txn, &mut job, &Event::Settle(settle.ending), &why)?;
+    let _ = transition(txn, &mut job, &Event::Settle(settle.ending), &context)?;
     match result {
-        Some(result) if aside => {
+        Some(result) if overflows => {
             txn.db.run(
                 "INSERT INTO jk_payload (id, body) VALUES (?1, ?2) \
                  ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                params![result_aside(job.seq), result.as_bytes()],
+                params![result_overflow_id(job.seq), result.as_bytes()],
             )?;
         }
         Some(result) => {
@@ -119,7 +123,7 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> Done<Se
 }
 
 /// The same, from memory if it was claimed a moment ago.
-fn leased_to_settle(txn: &mut Txn<'_, '_>, lease: &Lease) -> Done<Option<Job>> {
+fn leased_to_settle(txn: &mut Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     let seq = int(lease.locator.0);
     if txn.pending.contains(seq) {
         txn.pending.flush(txn.db)?;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::connection::PREPARED;
-use crate::txn::batch_update::{CLAIM_RUN, END_RUN};
+use crate::txn::batch_update::{CLAIM_RUN, FINISH_RUN};
 
 struct Sqlite;
 
@@ -64,7 +64,7 @@ fn no_statement_scans_what_grows() {
     schema::migrate(&db).map_err(Error::from).expect("migrates");
     let texts = PREPARED.lock().expect("no test panics with it").clone();
     assert!(texts.len() > 100, "only {} statements", texts.len());
-    for run in [CLAIM_RUN, END_RUN] {
+    for run in [CLAIM_RUN, FINISH_RUN] {
         assert!(texts.contains(run), "neighbours are not written together");
     }
     let mut slow = Vec::new();

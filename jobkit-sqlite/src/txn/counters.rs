@@ -11,7 +11,7 @@ use rusqlite::params;
 
 use crate::codec::{json, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// A row of deltas with more lanes than this is left as it is.
 const TAIL_LANES: usize = 16;
@@ -60,7 +60,7 @@ impl Counters {
     }
 
     /// Writes what was counted; the tail as it is then.
-    pub(super) fn write(&mut self, db: &Db<'_>, tail: Option<&Tail>) -> Done<Option<Tail>> {
+    pub(super) fn write(&mut self, db: &Db<'_>, tail: Option<&Tail>) -> SqlResult<Option<Tail>> {
         let tail = self.write_deltas(db, tail)?;
         for (_, group) in std::mem::take(&mut self.failures) {
             add_failures(db, group)?;
@@ -70,7 +70,7 @@ impl Counters {
 
     /// Writes what was counted, together with what this process has counted since the last fold: one
     /// row is written again and again, so that there are few to read. Returns the row as it is then.
-    fn write_deltas(&mut self, db: &Db<'_>, tail: Option<&Tail>) -> Done<Option<Tail>> {
+    fn write_deltas(&mut self, db: &Db<'_>, tail: Option<&Tail>) -> SqlResult<Option<Tail>> {
         let mut tail = tail.cloned();
         for delta in self.deltas.drain(..).filter(|delta| !delta.is_empty()) {
             if let Some(tail) = tail.as_mut().filter(|tail| tail.takes(&delta)) {
@@ -99,7 +99,7 @@ impl Counters {
 
 /// Adds what a transaction counted to its row. A row that cannot be read begins anew: it must keep no job
 /// from being settled.
-fn add_failures(db: &Db<'_>, counted: ErrorGroup) -> Done {
+fn add_failures(db: &Db<'_>, counted: ErrorGroup) -> SqlResult {
     let fingerprint = counted.fingerprint.0.cast_signed();
     let stored =
         db.one("SELECT body FROM jk_failure WHERE fingerprint = ?1", [fingerprint], |row| {
@@ -133,7 +133,7 @@ fn add_failures(db: &Db<'_>, counted: ErrorGroup) -> Done {
 
 /// Folds as a part of its own: statistics that cannot be read must stop nobody's jobs. What was counted
 /// waits until they can.
-pub(super) fn fold_apart(db: &Db<'_>) -> Done<bool> {
+pub(super) fn fold_apart(db: &Db<'_>) -> SqlResult<bool> {
     db.run("SAVEPOINT fold", [])?;
     match fold_deltas(db) {
         Ok(folded) => {
@@ -151,7 +151,7 @@ pub(super) fn fold_apart(db: &Db<'_>) -> Done<bool> {
 }
 
 /// Adds up what was counted; whether there was anything.
-fn fold_deltas(db: &Db<'_>) -> Done<bool> {
+fn fold_deltas(db: &Db<'_>) -> SqlResult<bool> {
     let deltas = db.all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| {
         row.get::<_, String>(0)
     })?;
@@ -164,8 +164,8 @@ fn fold_deltas(db: &Db<'_>) -> Done<bool> {
 }
 
 /// Adds deltas to the stored cells.
-fn fold<'a>(db: &Db<'_>, deltas: impl Iterator<Item = &'a str>) -> Done {
-    let deltas = deltas.map(json::<Delta>).collect::<Done<Vec<_>>>()?;
+fn fold<'a>(db: &Db<'_>, deltas: impl Iterator<Item = &'a str>) -> SqlResult {
+    let deltas = deltas.map(json::<Delta>).collect::<SqlResult<Vec<_>>>()?;
     let mut known = HashMap::new();
     for (cell, tally) in cells(deltas.into_iter()) {
         let scope = admitted(db, &scope_text(&cell.scope), &mut known)?;
@@ -192,7 +192,7 @@ fn fold<'a>(db: &Db<'_>, deltas: impl Iterator<Item = &'a str>) -> Done {
 }
 
 /// The scope itself, or that of the rest when there are too many.
-fn admitted(db: &Db<'_>, scope: &str, known: &mut HashMap<String, String>) -> Done<String> {
+fn admitted(db: &Db<'_>, scope: &str, known: &mut HashMap<String, String>) -> SqlResult<String> {
     if scope.is_empty() {
         return Ok(String::new());
     }
@@ -253,7 +253,7 @@ pub(crate) fn cells(deltas: impl Iterator<Item = Delta>) -> BTreeMap<Cell, Tally
 }
 
 /// The scopes of queues (`q:`) or kinds (`k:`) that are stored, by a seek for each.
-pub(crate) fn scopes(db: &Db<'_>, family: &str) -> Done<Vec<String>> {
+pub(crate) fn scopes(db: &Db<'_>, family: &str) -> SqlResult<Vec<String>> {
     let mut scopes = Vec::new();
     let mut last = family.to_owned();
     while let Some(next) = db.one(

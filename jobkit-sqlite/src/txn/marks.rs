@@ -5,7 +5,7 @@ use jobkit_core::{BatchId, JobId};
 use rusqlite::params;
 
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The most members or children that one step handles.
 pub(crate) const STEP: usize = 500;
@@ -129,7 +129,7 @@ impl Mark {
     }
 }
 
-pub(crate) fn insert(db: &Db<'_>, mark: &Mark, done: i64, until: i64) -> Done {
+pub(crate) fn insert(db: &Db<'_>, mark: &Mark, done: i64, until: i64) -> SqlResult {
     let (what, subject, arg) = mark.row();
     db.run(
         "INSERT INTO jk_mark (what, subject, arg, done, until) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -139,7 +139,7 @@ pub(crate) fn insert(db: &Db<'_>, mark: &Mark, done: i64, until: i64) -> Done {
 }
 
 /// Whether edges from a parent are left to sweeps.
-pub(crate) fn is_marked(db: &Db<'_>, parent: Parent) -> Done<bool> {
+pub(crate) fn is_marked(db: &Db<'_>, parent: Parent) -> SqlResult<bool> {
     let (what, subject) = match &parent {
         Parent::Job(job) => (0, job.as_bytes()),
         Parent::Batch(batch) => (1, batch.as_bytes()),

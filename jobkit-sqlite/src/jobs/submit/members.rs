@@ -7,12 +7,12 @@ use jobkit_core::state::StateName;
 use jobkit_core::{BatchId, JobId, bounds};
 
 use crate::batches::touched;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::jobs::read;
 use crate::txn::Txn;
 
 /// Why a batch is not opened inside this one.
-pub(crate) fn refuse_nested(txn: &mut Txn<'_, '_>, parent: BatchId) -> Done<Option<Refusal>> {
+pub(crate) fn refuse_nested(txn: &mut Txn<'_, '_>, parent: BatchId) -> SqlResult<Option<Refusal>> {
     if let Some(refusal) = refuse_batch(txn, parent)? {
         return Ok(Some(refusal));
     }
@@ -21,7 +21,7 @@ pub(crate) fn refuse_nested(txn: &mut Txn<'_, '_>, parent: BatchId) -> Done<Opti
 }
 
 /// Why nothing is attached to a batch.
-pub(crate) fn refuse_batch(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<Option<Refusal>> {
+pub(crate) fn refuse_batch(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<Option<Refusal>> {
     if touched::is_cancelled(txn, id)? {
         return Ok(Some(Refusal::BatchCancelled { batch: id }));
     }
@@ -32,13 +32,13 @@ pub(crate) fn refuse_batch(txn: &mut Txn<'_, '_>, id: BatchId) -> Done<Option<Re
     })
 }
 
-/// Why the holder of a new member's key does not stand in its place: the batch would not wait for it
+/// Why the holder of a new member's key does not stand in for it: the batch would not wait for the holder
 /// (SUB-17).
 pub(crate) fn refuse_stand_in(
     txn: &mut Txn<'_, '_>,
     job: &NewRecord,
     holder: JobId,
-) -> Done<Option<Refusal>> {
+) -> SqlResult<Option<Refusal>> {
     let Some(batch) = job.batch else { return Ok(None) };
     // One that is gone held the key for a period: nothing is left to wait for.
     let Some(stored) = read::find(txn.db, holder)? else { return Ok(None) };

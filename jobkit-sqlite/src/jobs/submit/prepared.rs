@@ -15,7 +15,7 @@ pub(crate) struct PreparedSubmission {
     pub(super) batch: Option<NewBatch>,
     pub(super) jobs: Vec<PreparedJob>,
     /// Nothing in it can be refused half-way but an id.
-    pub(super) plain: bool,
+    pub(super) simple: bool,
     pub(super) refused: Option<Refusal>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct PreparedJob {
 
 impl PreparedSubmission {
     pub(crate) fn new(submission: &Submission) -> Self {
-        let plain = submission.batch.is_none()
+        let simple = submission.batch.is_none()
             && submission.jobs.iter().all(|job| {
                 job.edges.is_empty()
                     // What has to start in time may be refused, as long as it is not stored.
@@ -44,18 +44,18 @@ impl PreparedSubmission {
             refused: submission.check().err().map(Refusal::from),
             batch: submission.batch.clone(),
             jobs: submission.jobs.iter().map(PreparedJob::new).collect(),
-            plain,
+            simple,
         }
     }
 
     /// Whether it changes no job that exists.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.plain
+    pub(crate) fn is_simple(&self) -> bool {
+        self.simple
     }
 
     /// Its only job, if that needs nothing but a row.
-    pub(super) fn lone(&self) -> Option<&PreparedJob> {
-        match (self.plain && self.refused.is_none(), self.jobs.as_slice()) {
+    pub(super) fn single(&self) -> Option<&PreparedJob> {
+        match (self.simple && self.refused.is_none(), self.jobs.as_slice()) {
             (true, [job]) => Some(job),
             _ => None,
         }
@@ -75,7 +75,7 @@ impl PreparedJob {
     }
 
     /// Whether both need nothing but a row, and the rows differ in place, id and arguments alone.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    pub(super) fn same_columns(&self, other: &Self) -> bool {
         let (mine, theirs) = (&self.record, &other.record);
         mine.kind == theirs.kind
             && mine.queue == theirs.queue

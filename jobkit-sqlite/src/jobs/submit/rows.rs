@@ -8,8 +8,8 @@ use jobkit_core::state_machine::{JobHead, new_head};
 use rusqlite::params;
 
 use super::prepared::{PreparedJob, id_bytes};
-use crate::codec::{ASIDE, INLINE_BYTES, args_aside, size, start_number};
-use crate::error::Done;
+use crate::codec::{HAS_SIDE_ROWS, INLINE_BYTES, args_overflow_id, size, start_number};
+use crate::error::SqlResult;
 use crate::txn::Txn;
 
 /// Rows that one statement inserts.
@@ -45,18 +45,18 @@ pub(super) struct NewRow {
 }
 
 /// Inserts jobs that need nothing but a row, those that are alike by one statement.
-pub(crate) fn insert_plain(
+pub(crate) fn insert_simple(
     txn: &mut Txn<'_, '_>,
     jobs: &[&PreparedJob],
     submitted: Reason,
     now: Timestamp,
-) -> Done<Vec<NewRow>> {
+) -> SqlResult<Vec<NewRow>> {
     let mut rows = Vec::with_capacity(jobs.len());
     let mut left = jobs;
     while let Some(first) = left.first() {
         let head = new_head(first.record.start, 0, false, submitted, now);
-        let alike = left.iter().take(ROWS[1]).take_while(|job| job.is_like(first)).count();
-        let count = ROWS.into_iter().rev().find(|rows| *rows <= alike).unwrap_or(1);
+        let count = left.iter().take(ROWS[1]).take_while(|job| job.same_columns(first)).count();
+        let count = ROWS.into_iter().rev().find(|rows| *rows <= count).unwrap_or(1);
         let (group, later) = left.split_at(count);
         left = later;
         let from = rows.len();
@@ -92,7 +92,7 @@ fn insert_similar(
     jobs: &[&PreparedJob],
     head: &JobHead,
     now: Timestamp,
-) -> Done<usize> {
+) -> SqlResult<usize> {
     let record = &jobs[0].record;
     let (mut run_at, mut enqueued_at) = (None, None);
     match &head.state {
@@ -138,7 +138,7 @@ pub(crate) fn insert(
     job: &PreparedJob,
     head: &JobHead,
     now: Timestamp,
-) -> Done<bool> {
+) -> SqlResult<bool> {
     let record = &job.record;
     let (mut run_at, mut open, mut enqueued_at) = (None, None, None);
     match &head.state {
@@ -151,9 +151,9 @@ pub(crate) fn insert(
         State::Deleted => record.retention().deleted.expires_at(now),
         _ => None,
     };
-    let aside = record.args.len() > INLINE_BYTES;
-    let flags = if aside { ASIDE } else { 0 };
-    let args = (!aside).then(|| record.args.as_bytes());
+    let overflows = record.args.len() > INLINE_BYTES;
+    let flags = if overflows { HAS_SIDE_ROWS } else { 0 };
+    let args = (!overflows).then(|| record.args.as_bytes());
     let inserted = txn.db.run(
         "INSERT INTO jk_job (seq, id, state, reason, queue, kind, rank, flags, entered_at, created_at, \
          enqueued_at, run_at, expires_at, start, start_by, open, batch, digest, parents, tags, uniq, \
@@ -189,17 +189,17 @@ pub(crate) fn insert(
     if inserted == 0 {
         return Ok(false);
     }
-    if aside {
+    if overflows {
         txn.db.run(
             "INSERT INTO jk_payload (id, body) VALUES (?1, ?2)",
-            params![args_aside(seq), record.args.as_bytes()],
+            params![args_overflow_id(seq), record.args.as_bytes()],
         )?;
     }
     Ok(true)
 }
 
-pub(crate) fn remove(txn: &Txn<'_, '_>, seq: i64) -> Done {
+pub(crate) fn remove(txn: &Txn<'_, '_>, seq: i64) -> SqlResult {
     txn.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
-    txn.db.run("DELETE FROM jk_payload WHERE id = ?1", [args_aside(seq)])?;
+    txn.db.run("DELETE FROM jk_payload WHERE id = ?1", [args_overflow_id(seq)])?;
     Ok(())
 }

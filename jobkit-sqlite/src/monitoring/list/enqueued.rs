@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::rows::{ListKey, ListRow, SEARCH_WINDOW, START, bad_cursor, numbers, rows, wanted};
 use crate::codec::{select_job, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::queue::claim_order::lanes_of;
 
 /// A part of a queue's line that one index holds in order: a kind that can be claimed, or one that
@@ -27,7 +27,7 @@ struct Line {
 }
 
 /// Enqueued jobs by queue, priority and sequence.
-pub(crate) fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> Done<JobPage> {
+pub(crate) fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> SqlResult<JobPage> {
     let query = filter.query;
     let (from_queue, mut after) = match &query.after {
         Some(cursor) => {
@@ -86,7 +86,7 @@ fn queue_of(cursor: &str) -> (Name, &str) {
 }
 
 /// Since when the first job of a queue's line has been claimable.
-pub(crate) fn first_in_line(db: &Db<'_>, queue: i64) -> Done<Option<Timestamp>> {
+pub(crate) fn first_in_line(db: &Db<'_>, queue: i64) -> SqlResult<Option<Timestamp>> {
     let mut first: Option<ListRow> = None;
     for part in parts(db, queue, None)? {
         if let Some(head) = part_rows(db, queue, part, START, 1)?.pop()
@@ -99,7 +99,7 @@ pub(crate) fn first_in_line(db: &Db<'_>, queue: i64) -> Done<Option<Timestamp>> 
 }
 
 /// The queues that hold Enqueued jobs, by name.
-pub(crate) fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
+pub(crate) fn queues_in_use(db: &Db<'_>) -> SqlResult<Vec<(Name, i64)>> {
     let mut ids = std::collections::BTreeSet::new();
     let mut last = i64::MIN;
     while let Some(queue) = db.one(
@@ -128,13 +128,14 @@ pub(crate) fn queues_in_use(db: &Db<'_>) -> Done<Vec<(Name, i64)>> {
             last = queue;
         }
     }
-    let mut queues = ids.into_iter().map(|id| Ok((db.name(id)?, id))).collect::<Done<Vec<_>>>()?;
+    let mut queues =
+        ids.into_iter().map(|id| Ok((db.name(id)?, id))).collect::<SqlResult<Vec<_>>>()?;
     queues.sort();
     Ok(queues)
 }
 
 /// The next of several lines, merged.
-fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> Done<Option<ListRow>> {
+fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> SqlResult<Option<ListRow>> {
     const READ: usize = 100;
     let mut best: Option<(ListKey, usize)> = None;
     for (index, line) in lines.iter_mut().enumerate() {
@@ -156,7 +157,7 @@ fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> Done<Option<ListRow>>
 }
 
 /// The parts of a queue's line.
-fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> Done<Vec<Part>> {
+fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
     let mut parts: Vec<Part> = match kind {
         Some(kind) => vec![Part::Ready(kind)],
         None => lanes_of(db, queue)?.into_iter().map(Part::Ready).collect(),
@@ -194,7 +195,7 @@ fn part_rows(
     part: Part,
     (rank, seq): ListKey,
     chunk: usize,
-) -> Done<Vec<ListRow>> {
+) -> SqlResult<Vec<ListRow>> {
     let key = |row: &rusqlite::Row<'_>| row.get(6);
     let chunk = size(chunk);
     // In two statements, as lanes are read.

@@ -3,10 +3,10 @@
 use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::JobQuery;
 
-use crate::codec::{Job, args_aside};
+use crate::codec::{Job, args_overflow_id};
 use crate::connection::Db;
-use crate::error::Done;
-use crate::jobs::read::aside;
+use crate::error::SqlResult;
+use crate::jobs::read::overflow;
 
 /// The numbers that a query's names have; `None` if one was never used, so that nothing matches.
 pub(crate) struct Filter<'q> {
@@ -16,7 +16,7 @@ pub(crate) struct Filter<'q> {
 }
 
 impl<'q> Filter<'q> {
-    pub(crate) fn new(db: &Db<'_>, query: &'q JobQuery) -> Done<Option<Self>> {
+    pub(crate) fn new(db: &Db<'_>, query: &'q JobQuery) -> SqlResult<Option<Self>> {
         let mut filter = Self { query, queue: None, kind: None };
         if let Some(queue) = &query.queue {
             let Some(id) = db.name_id(queue)? else { return Ok(None) };
@@ -50,7 +50,7 @@ impl<'q> Filter<'q> {
         *query == by_index
     }
 
-    pub(crate) fn matches(&self, db: &Db<'_>, job: &Job, args: Option<&[u8]>) -> Done<bool> {
+    pub(crate) fn matches(&self, db: &Db<'_>, job: &Job, args: Option<&[u8]>) -> SqlResult<bool> {
         let query = self.query;
         let at = match job.state() {
             StateName::Scheduled => match job.head.state {
@@ -91,7 +91,7 @@ impl<'q> Filter<'q> {
             if !named {
                 let large = match args {
                     Some(_) => None,
-                    None => aside(db, args_aside(job.seq))?,
+                    None => overflow(db, args_overflow_id(job.seq))?,
                 };
                 let args = args.or(large.as_deref()).unwrap_or_default();
                 return Ok(String::from_utf8_lossy(args).contains(text.as_str()));

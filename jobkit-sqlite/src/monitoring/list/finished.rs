@@ -10,7 +10,7 @@ use super::filter::Filter;
 use super::rows::{CHUNK, ListKey, ListRow, rows};
 use crate::codec::{select_job, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The next finished jobs, newest first.
 pub(super) fn chunk(
@@ -18,7 +18,7 @@ pub(super) fn chunk(
     filter: &Filter<'_>,
     after: Option<ListKey>,
     most: usize,
-) -> Done<Vec<ListRow>> {
+) -> SqlResult<Vec<ListRow>> {
     let state = size(filter.query.state.index());
     let after = after.unwrap_or((i64::MAX, i64::MAX));
     // Nothing newer than what is asked for need be walked.
@@ -53,7 +53,11 @@ pub(super) fn chunk(
 }
 
 /// The lanes in which anything has finished, of a queue and a kind if they are given. A seek for each.
-fn lanes_of_finished(db: &Db<'_>, queue: Option<i64>, kind: Option<i64>) -> Done<Vec<(i64, i64)>> {
+fn lanes_of_finished(
+    db: &Db<'_>,
+    queue: Option<i64>,
+    kind: Option<i64>,
+) -> SqlResult<Vec<(i64, i64)>> {
     if let (Some(queue), Some(kind)) = (queue, kind) {
         return Ok(vec![(queue, kind)]);
     }
@@ -89,7 +93,7 @@ struct FinishedLane {
 
 impl FinishedLane {
     /// The next place; index entries alone are read, and one whose instant is damaged is passed over.
-    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> Done<Option<ListKey>> {
+    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> SqlResult<Option<ListKey>> {
         if self.places.is_empty()
             && let Some((entered_at, seq)) = self.after.take()
         {

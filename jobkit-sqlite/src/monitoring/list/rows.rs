@@ -7,7 +7,7 @@ use jobkit_core::storage::Cursor;
 use super::filter::Filter;
 use crate::codec::{Job, MORE};
 use crate::connection::Db;
-use crate::error::{Done, tell_of_damage};
+use crate::error::{SqlResult, warn_corrupt_row};
 
 /// Rows that one page looks at for what no index tells, such as tags: so many are read in less than
 /// 100 ms on a busy machine.
@@ -32,7 +32,7 @@ pub(crate) fn bad_cursor() -> Error {
 }
 
 /// The numbers of a cursor.
-pub(crate) fn numbers(cursor: &Cursor) -> Done<Vec<i64>> {
+pub(crate) fn numbers(cursor: &Cursor) -> SqlResult<Vec<i64>> {
     let numbers = cursor.0.split(':').map(str::parse).collect::<Result<Vec<i64>, _>>();
     Ok(numbers.map_err(|_| bad_cursor())?)
 }
@@ -42,7 +42,7 @@ pub(crate) fn rows(
     text: &'static str,
     params: impl rusqlite::Params,
     key: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<i64>,
-) -> Done<Vec<ListRow>> {
+) -> SqlResult<Vec<ListRow>> {
     let mut statement = db.prepare(text)?;
     let mut rows = statement.query(params)?;
     let mut all: Vec<ListRow> = Vec::new();
@@ -56,8 +56,8 @@ pub(crate) fn rows(
         });
         let (job, args) = match read {
             Ok((job, args)) => (Some(job), args),
-            Err(fault) if fault.is_damage() => {
-                tell_of_damage(seq, &fault);
+            Err(fault) if fault.is_corrupt_row() => {
+                warn_corrupt_row(seq, &fault);
                 (None, None)
             }
             Err(fault) => return Err(fault),
@@ -68,7 +68,11 @@ pub(crate) fn rows(
 }
 
 /// The record of a row, if it is asked for and can be read.
-pub(crate) fn wanted(db: &Db<'_>, filter: &Filter<'_>, row: ListRow) -> Done<Option<JobRecord>> {
+pub(crate) fn wanted(
+    db: &Db<'_>,
+    filter: &Filter<'_>,
+    row: ListRow,
+) -> SqlResult<Option<JobRecord>> {
     let Some(job) = row.job else { return Ok(None) };
     let seq = job.seq;
     let record = match filter.matches(db, &job, row.args.as_deref()) {
@@ -77,8 +81,8 @@ pub(crate) fn wanted(db: &Db<'_>, filter: &Filter<'_>, row: ListRow) -> Done<Opt
         Err(fault) => Err(fault),
     };
     match record {
-        Err(fault) if fault.is_damage() => {
-            tell_of_damage(seq, &fault);
+        Err(fault) if fault.is_corrupt_row() => {
+            warn_corrupt_row(seq, &fault);
             Ok(None)
         }
         record => record,
