@@ -14,7 +14,8 @@ use jobkit_core::{JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
 use self::limit_row::{window_at, window_numbers};
-use crate::codec::{Job, at, select_job, size, small, uint};
+use crate::codec::job_row::{Job, column, select_job};
+use crate::codec::{at, size, small, uint};
 use crate::connection::Db;
 use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::finish::finish_step;
@@ -139,7 +140,7 @@ fn holders(db: &Db<'_>, name: &str, limit: usize) -> SqlResult<Vec<LimitHolder>>
         return Ok(Vec::new());
     }
     let mut statement = db.prepare(select_job!(
-        "INDEXED BY jk_held WHERE state = 3 AND limits IS NOT NULL ORDER BY claimed_at, seq"
+        "INDEXED BY jk_held WHERE state = {processing} AND limits IS NOT NULL ORDER BY claimed_at, seq"
     ))?;
     let mut rows = statement.query([])?;
     let mut holders = Vec::new();
@@ -150,7 +151,7 @@ fn holders(db: &Db<'_>, name: &str, limit: usize) -> SqlResult<Vec<LimitHolder>>
         let read = Job::read(db, row).and_then(|job| Ok((job.limits()?, job)));
         let (limits, job) = match read {
             Err(fault) if fault.is_corrupt_row() => {
-                warn_corrupt_row(row.get(0)?, &fault);
+                warn_corrupt_row(row.get(column::SEQ)?, &fault);
                 continue;
             }
             read => read?,
@@ -160,7 +161,7 @@ fn holders(db: &Db<'_>, name: &str, limit: usize) -> SqlResult<Vec<LimitHolder>>
                 job: job.id,
                 fence: job.head.fence,
                 claimed_at: job.claimed_at.unwrap_or(job.head.entered_at),
-                expires_at: at(row.get(28)?),
+                expires_at: at(row.get(column::LEASE_UNTIL)?),
             });
         }
     }

@@ -10,7 +10,8 @@ use jobkit_core::{Error, JobId, Result, bounds};
 use rusqlite::params;
 
 use self::lines::level_at;
-use crate::codec::{HAS_SIDE_ROWS, Job, at, int, payload, size, uint};
+use crate::codec::job_row::{HAS_SIDE_ROWS, Job};
+use crate::codec::{at, int, payload, size, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::jobs::read::find;

@@ -19,6 +19,7 @@ use jobkit_core::{Error, JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
 use self::statistics::{by_state, held, range, tail, total};
+use crate::codec::sql_text::sql;
 use crate::codec::{index, job_id, json, on_at, size, state_at, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
@@ -103,9 +104,11 @@ fn lanes(db: &Db<'_>, limit: usize) -> SqlResult<Vec<Lane>> {
     for (queue, id) in list::queues_in_use(db)? {
         for kind in lanes_of(db, id)? {
             let first_at = db.one(
-                "SELECT enqueued_at FROM jk_job INDEXED BY jk_ready \
-                 WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 \
-                 ORDER BY rank, seq LIMIT 1",
+                sql!(
+                    "SELECT enqueued_at FROM jk_job INDEXED BY jk_ready \
+                 WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 AND kind = ?2 \
+                 ORDER BY rank, seq LIMIT 1"
+                ),
                 [id, kind],
                 |row| row.get::<_, Option<i64>>(0),
             )?;

@@ -13,6 +13,7 @@ use jobkit_core::storage::{
 use jobkit_core::{JobId, Result, Timestamp, bounds};
 use rusqlite::{Row, params};
 
+use crate::codec::sql_text::columns;
 use crate::codec::{at, bytes16, int, json, size, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
@@ -21,35 +22,51 @@ use crate::jobs::submit;
 use crate::storage::SqliteStorage;
 use crate::txn::{Push, Txn};
 
+columns! {
+    /// The columns of a schedule.
+    column, recurring_columns,
+    SPEC = "spec",
+    ETAG = "etag",
+    NEXT_NOMINAL = "next_nominal",
+    NEXT_DUE = "next_due",
+    LAST_NOMINAL = "last_nominal",
+    LAST_JOB = "last_job",
+    PAUSE = "pause",
+    CREATED_AT = "created_at",
+    FIRED = "fired",
+}
+
+/// Selects the columns of a schedule.
 macro_rules! select_recurring {
     ($rest:literal) => {
-        concat!(
-            "SELECT spec, etag, next_nominal, next_due, last_nominal, last_job, pause, created_at, fired ",
-            "FROM jk_recurring ",
-            $rest
-        )
+        concat!("SELECT ", recurring_columns!(), " FROM jk_recurring ", $rest)
     };
 }
 
 fn read(row: &Row<'_>) -> SqlResult<RecurringRecord> {
-    let next = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?) {
+    let next = match (
+        row.get::<_, Option<i64>>(column::NEXT_NOMINAL)?,
+        row.get::<_, Option<i64>>(column::NEXT_DUE)?,
+    ) {
         (Some(nominal), Some(due)) => Some(NextRun { nominal_at: at(nominal), due_at: at(due) }),
         _ => None,
     };
     let last_job = row
-        .get_ref(5)?
+        .get_ref(column::LAST_JOB)?
         .as_blob_or_null()
         .map_err(rusqlite::Error::from)?
         .map(|bytes| JobId::from_bytes(bytes16(bytes)));
     Ok(RecurringRecord {
-        spec: json(&row.get::<_, String>(0)?)?,
-        etag: uint(row.get(1)?),
+        spec: json(&row.get::<_, String>(column::SPEC)?)?,
+        etag: uint(row.get(column::ETAG)?),
         next,
-        last_nominal_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_micros),
-        fired: read_fired(row, 8)?,
+        last_nominal_at: row
+            .get::<_, Option<i64>>(column::LAST_NOMINAL)?
+            .map(Timestamp::from_micros),
+        fired: read_fired(row, column::FIRED)?,
         last_job,
-        pause: row.get::<_, Option<String>>(6)?.map(|text| json(&text)).transpose()?,
-        created_at: at(row.get(7)?),
+        pause: row.get::<_, Option<String>>(column::PAUSE)?.map(|text| json(&text)).transpose()?,
+        created_at: at(row.get(column::CREATED_AT)?),
     })
 }
 

@@ -10,7 +10,9 @@ use jobkit_core::storage::{
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use rusqlite::{Params, Row, params};
 
-use crate::codec::{STARTED, at, json, small};
+use crate::codec::job_row::STARTED;
+use crate::codec::sql_text::sql;
+use crate::codec::{at, json, small};
 use crate::error::SqlResult;
 use crate::limits::admission;
 use crate::operations::pauses::pauses;
@@ -72,11 +74,11 @@ impl ServerRegistry for SqliteStorage {
                 )?;
                 // A life that was forgotten and comes back must not repeat its last claim.
                 txn.db.run(
-                    "INSERT INTO jk_server (incarnation, name, info, heartbeat_at, last_claim) \
+                    sql!("INSERT INTO jk_server (incarnation, name, info, heartbeat_at, last_claim) \
                      VALUES (?1, ?2, ?3, ?4, COALESCE((SELECT max(claim_seq) \
-                     FROM jk_job INDEXED BY jk_held WHERE state = 3 AND incarnation = ?1), 0)) \
+                     FROM jk_job INDEXED BY jk_held WHERE state = {processing} AND incarnation = ?1), 0)) \
                      ON CONFLICT (incarnation) DO UPDATE SET \
-                     name = excluded.name, info = excluded.info, heartbeat_at = excluded.heartbeat_at",
+                     name = excluded.name, info = excluded.info, heartbeat_at = excluded.heartbeat_at"),
                     params![
                         incarnation,
                         server.name.as_str(),

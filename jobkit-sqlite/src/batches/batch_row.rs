@@ -6,51 +6,76 @@ use jobkit_core::storage::WholeBatch;
 use jobkit_core::{BatchId, Timestamp};
 use rusqlite::{Row, params};
 
+use crate::codec::sql_text::columns;
 use crate::codec::{at, bytes16, int, size, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::txn::TouchedBatch;
 
-/// The columns that [`read`] reads.
+columns! {
+    /// The columns of a batch.
+    column, batch_columns,
+    ID = "id",
+    NAME = "name",
+    TOTAL = "total",
+    SUCCEEDED = "succeeded",
+    FAILED = "failed",
+    DELETED = "deleted",
+    CREATED_AT = "created_at",
+    ATTACHED_AT = "attached_at",
+    STARTED_AT = "started_at",
+    COMPLETED_AT = "completed_at",
+    SUCCEEDED_AT = "succeeded_at",
+    CANCELLED_AT = "cancelled_at",
+    PARENT = "parent",
+    LOST = "lost",
+    COUNTED = "counted",
+    WITH_PARENT = "with_parent",
+}
+
+/// Selects the columns of a batch.
 macro_rules! select_batch {
     ($rest:literal) => {
-        concat!(
-            "SELECT id, name, total, succeeded, failed, deleted, created_at, attached_at, started_at, ",
-            "completed_at, succeeded_at, cancelled_at, parent, lost, counted, with_parent ",
-            "FROM jk_batch ",
-            $rest
-        )
+        concat!("SELECT ", $crate::batches::batch_row::batch_columns!(), " FROM jk_batch ", $rest)
     };
 }
 pub(crate) use select_batch;
 
 pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<BatchRecord> {
-    let instant = |column| -> rusqlite::Result<_> {
-        Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_micros))
+    let instant = |index| -> rusqlite::Result<_> {
+        Ok(row.get::<_, Option<i64>>(index)?.map(Timestamp::from_micros))
     };
     Ok(BatchRecord {
-        id: BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?)),
-        name: row.get(1)?,
-        parent: row.get_ref(12)?.as_blob_or_null()?.map(|it| BatchId::from_bytes(bytes16(it))),
+        id: BatchId::from_bytes(bytes16(row.get_ref(column::ID)?.as_blob()?)),
+        name: row.get(column::NAME)?,
+        parent: row
+            .get_ref(column::PARENT)?
+            .as_blob_or_null()?
+            .map(|it| BatchId::from_bytes(bytes16(it))),
         counts: BatchCounts {
-            total: uint(row.get(2)?),
-            succeeded: uint(row.get(3)?),
-            failed: uint(row.get(4)?),
-            deleted: uint(row.get(5)?),
-            lost: row.get(13)?,
+            total: uint(row.get(column::TOTAL)?),
+            succeeded: uint(row.get(column::SUCCEEDED)?),
+            failed: uint(row.get(column::FAILED)?),
+            deleted: uint(row.get(column::DELETED)?),
+            lost: row.get(column::LOST)?,
         },
-        created_at: at(row.get(6)?),
-        attached_at: at(row.get(7)?),
-        started_at: instant(8)?,
-        completed_at: instant(9)?,
-        succeeded_at: instant(10)?,
-        cancelled_at: instant(11)?,
+        created_at: at(row.get(column::CREATED_AT)?),
+        attached_at: at(row.get(column::ATTACHED_AT)?),
+        started_at: instant(column::STARTED_AT)?,
+        completed_at: instant(column::COMPLETED_AT)?,
+        succeeded_at: instant(column::SUCCEEDED_AT)?,
+        cancelled_at: instant(column::CANCELLED_AT)?,
     })
 }
 
 pub(crate) fn read_touched(row: &Row<'_>) -> rusqlite::Result<TouchedBatch> {
-    let counted = row.get::<_, Option<i64>>(14)?.map(finish_at);
-    Ok(TouchedBatch { record: read(row)?, counted, with_parent: row.get(15)?, changed: false })
+    let counted = row.get::<_, Option<i64>>(column::COUNTED)?.map(finish_at);
+    Ok(TouchedBatch {
+        record: read(row)?,
+        counted,
+        with_parent: row.get(column::WITH_PARENT)?,
+        changed: false,
+    })
 }
 
 const fn finish_at(number: i64) -> Finish {

@@ -7,7 +7,8 @@ use jobkit_core::{BatchId, Timestamp};
 use rusqlite::params;
 
 use super::touched;
-use crate::codec::{bytes16, select_job, size};
+use crate::codec::job_row::select_job;
+use crate::codec::{bytes16, size};
 use crate::error::SqlResult;
 use crate::jobs::read::read_jobs;
 use crate::jobs::transition::{TransitionContext, transition};

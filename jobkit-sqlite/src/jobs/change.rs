@@ -12,7 +12,7 @@ use super::finish::finish_step;
 use super::read;
 use super::transition::{TransitionContext, apply, evaluate};
 use super::unique_keys;
-use crate::codec::{Job, RESULT_OVERFLOWS};
+use crate::codec::job_row::{Job, RESULT_OVERFLOWS, result_overflow_id};
 use crate::error::SqlResult;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
@@ -79,7 +79,7 @@ pub(crate) fn change(
     if matches!(change.action, Action::Requeue { .. }) {
         txn.db.run("DELETE FROM jk_checkpoint WHERE seq = ?1", [job.seq])?;
         txn.db.run("DELETE FROM jk_memo WHERE seq = ?1", [job.seq])?;
-        txn.db.run("DELETE FROM jk_payload WHERE id = ?1 * 2 + 1", [job.seq])?;
+        txn.db.run("DELETE FROM jk_payload WHERE id = ?1", [result_overflow_id(job.seq)])?;
         txn.db.run(
             "UPDATE jk_job SET result = NULL WHERE seq = ?1 AND result IS NOT NULL",
             [job.seq],

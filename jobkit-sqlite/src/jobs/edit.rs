@@ -13,7 +13,7 @@ use super::read;
 use super::submit::prepared::PreparedSubmission;
 use super::submit::{submit, submit_nested};
 use super::transition::{TransitionContext, transition};
-use crate::codec::{CHILDREN, Job};
+use crate::codec::job_row::{CHILDREN, Job};
 use crate::error::SqlResult;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;

@@ -10,7 +10,8 @@ use super::read;
 use super::transition::{TransitionContext, transition};
 use super::unreadable::give_up_unreadable;
 use crate::batches::touched;
-use crate::codec::{on_number, size};
+use crate::codec::sql_text::sql;
+use crate::codec::{on_number, parent_columns, size};
 use crate::error::{SqlResult, warn_corrupt_row};
 use crate::limits::admission;
 use crate::txn::Txn;
@@ -65,10 +66,7 @@ pub(crate) fn decide_children(
     now: Timestamp,
     budget: &mut Budget,
 ) -> SqlResult<bool> {
-    let (id, is_batch) = match &parent {
-        Parent::Job(id) => (id.as_bytes(), 0),
-        Parent::Batch(id) => (id.as_bytes(), 1),
-    };
+    let (id, is_batch) = parent_columns(&parent);
     // In the order of BAT-9.
     for on in [On::Any, On::Success, On::Failed] {
         let met = match verdict.decide(on) {
@@ -115,7 +113,8 @@ fn decided(
     let loaded = match read::load(txn.db, child) {
         Err(fault) if fault.is_corrupt_row() => {
             warn_corrupt_row(child, &fault);
-            let waits = "SELECT EXISTS (SELECT 1 FROM jk_job WHERE seq = ?1 AND state = 0)";
+            let waits =
+                sql!("SELECT EXISTS (SELECT 1 FROM jk_job WHERE seq = ?1 AND state = {awaiting})");
             // One that went on before, as by a run-now, may run.
             if txn.db.one(waits, [child], |row| row.get(0))? == Some(true) {
                 give_up_unreadable(txn, child, now)?;

@@ -13,7 +13,11 @@ use rusqlite::params;
 use super::finish::{decide_children, finish_step};
 use super::read::read_jobs;
 use crate::batches::touched;
-use crate::codec::{CHILDREN, HAS_SIDE_ROWS, Job, at, bytes16, int, select_job, size, uint};
+use crate::codec::job_row::{
+    CHILDREN, HAS_SIDE_ROWS, Job, args_overflow_id, result_overflow_id, select_job,
+};
+use crate::codec::sql_text::sql;
+use crate::codec::{at, bytes16, int, size, uint};
 use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::monitoring::statistics;
@@ -195,9 +199,9 @@ fn are_over(txn: &Txn<'_, '_>, batches: &[BatchRecord], but_for_success: bool) -
             return Ok(false);
         }
         let unfinished = txn.db.one(
-            "SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
+            sql!("SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
              WHERE e.parent = ?1 AND e.batch = 1 \
-             AND CASE WHEN e.decided <> 0 THEN j.state < 4 ELSE NOT (?2 AND e.cond = 0) END LIMIT 1",
+             AND CASE WHEN e.decided <> 0 THEN j.state < {finished} ELSE NOT (?2 AND e.cond = {on_success}) END LIMIT 1"),
             params![&batch.id.as_bytes()[..], but_for_success],
             |_| Ok(()),
         )?;
@@ -230,7 +234,10 @@ fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> SqlResult {
     // A finished job has none, unless its row was damaged.
     slots::unadmit(txn, seq)?;
     if job.has(HAS_SIDE_ROWS) {
-        txn.db.run("DELETE FROM jk_payload WHERE id IN (?1 * 2, ?1 * 2 + 1)", [seq])?;
+        txn.db.run(
+            "DELETE FROM jk_payload WHERE id IN (?1, ?2)",
+            [args_overflow_id(seq), result_overflow_id(seq)],
+        )?;
         txn.db.run("DELETE FROM jk_error WHERE seq = ?1", [seq])?;
         txn.db.run("DELETE FROM jk_log WHERE seq = ?1", [seq])?;
         txn.db.run("DELETE FROM jk_log_tail WHERE seq = ?1", [seq])?;

@@ -6,10 +6,10 @@ use jobkit_core::state::StateName;
 use jobkit_core::{BatchId, Error, JobId, OperationId};
 use rusqlite::params;
 
-use crate::codec::{
-    Job, MORE, RESULT_OVERFLOWS, args_overflow_id, at, bytes16, json, on_at, payload,
-    result_overflow_id, select_job, small, state_at, uint,
+use crate::codec::job_row::{
+    Job, RESULT_OVERFLOWS, args_overflow_id, column, result_overflow_id, select_job,
 };
+use crate::codec::{at, bytes16, json, on_at, payload, small, state_at, uint};
 use crate::connection::Db;
 use crate::error::{SqlResult, warn_corrupt_row};
 
@@ -58,7 +58,7 @@ fn read_details(
         let mut statement = db.prepare(text)?;
         let mut rows = statement.query(params)?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        (Job::read(db, row)?, payload(row, MORE)?, payload(row, MORE + 1)?)
+        (Job::read(db, row)?, payload(row, column::COUNT)?, payload(row, column::COUNT + 1)?)
     };
     let operation = job.last_op;
     let seq = job.seq;
@@ -136,7 +136,7 @@ pub(crate) fn read_jobs(
     while let Some(row) = rows.next()? {
         jobs.push(match Job::read(db, row) {
             Err(fault) if fault.is_corrupt_row() => {
-                let seq = row.get(0)?;
+                let seq = row.get(column::SEQ)?;
                 warn_corrupt_row(seq, &fault);
                 Err(seq)
             }

@@ -24,7 +24,8 @@ use super::read::{self, state_of};
 use super::transition::{TransitionContext, transition};
 use super::unique_keys;
 use crate::batches::touched;
-use crate::codec::{CHILDREN, bytes16, on_number, size, state_at};
+use crate::codec::job_row::CHILDREN;
+use crate::codec::{bytes16, decided_number, on_number, parent_columns, size, state_at};
 use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::marks::Budget;
@@ -382,10 +383,7 @@ fn submit_job(
         return Ok(Err(Refusal::IdConflict { job: record.id }));
     }
     for (n, (edge, decided)) in evaluated.edges.iter().enumerate() {
-        let (parent, batch) = match &edge.parent {
-            Parent::Job(id) => (id.as_bytes(), 0),
-            Parent::Batch(id) => (id.as_bytes(), 1),
-        };
+        let (parent, batch) = parent_columns(&edge.parent);
         txn.db.run(
             "INSERT INTO jk_edge (child, n, parent, batch, cond, decided) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -395,12 +393,7 @@ fn submit_job(
                 &parent[..],
                 batch,
                 on_number(edge.on),
-                match (decided, unmeetable) {
-                    (true, _) => 1,
-                    (false, false) => 0,
-                    // The job is given up, whatever becomes of this parent.
-                    (false, true) => 2,
-                }
+                decided_number(*decided, unmeetable)
             ],
         )?;
         if let Parent::Job(parent) = edge.parent {

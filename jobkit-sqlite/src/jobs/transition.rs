@@ -10,7 +10,7 @@ use jobkit_core::state_machine::{self, Event, Forbidden, Situation, Transition};
 
 use super::unique_keys;
 use crate::batches::touched;
-use crate::codec::{CHILDREN, ENDED, Job, STARTED, TIMED};
+use crate::codec::job_row::{CHILDREN, ENDED, Job, STARTED, TIMED};
 use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::batch_update::Before;

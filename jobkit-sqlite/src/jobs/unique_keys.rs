@@ -5,7 +5,8 @@ use jobkit_core::{JobId, Timestamp};
 use rusqlite::params;
 
 use super::read;
-use crate::codec::{Job, at, bytes16};
+use crate::codec::job_row::Job;
+use crate::codec::{at, bytes16};
 use crate::error::SqlResult;
 use crate::txn::Txn;
 

@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::read;
 use super::transition::{TransitionContext, transition};
 use crate::codec::size;
+use crate::codec::sql_text::sql;
 use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::Txn;
@@ -34,10 +35,11 @@ pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp
     }
     // Not even its columns: what can be done without them.
     // One that is parked is nobody's to give up; one that runs holds slots.
-    let limits =
-        txn.db.one("SELECT limits FROM jk_job WHERE seq = ?1 AND state = 3", [seq], |row| {
-            row.get::<_, Option<String>>(0)
-        });
+    let limits = txn.db.one(
+        sql!("SELECT limits FROM jk_job WHERE seq = ?1 AND state = {processing}"),
+        [seq],
+        |row| row.get::<_, Option<String>>(0),
+    );
     if let Ok(Some(Some(limits))) = limits {
         let limits: Vec<jobkit_core::limit::Limit> =
             serde_json::from_str(&limits).unwrap_or_default();
@@ -46,9 +48,9 @@ pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp
         }
     }
     txn.db.run(
-        "UPDATE jk_job SET state = 5, reason = ?2, version = version + 1, entered_at = ?3, \
+        sql!("UPDATE jk_job SET state = {failed}, reason = ?2, version = version + 1, entered_at = ?3, \
          was = NULL, parked = NULL, server = NULL, batch = NULL, last_op = NULL, actor = NULL, open = NULL, \
-         expires_at = NULL WHERE seq = ?1",
+         expires_at = NULL WHERE seq = ?1"),
         params![seq, size(jobkit_core::state::Reason::Unreadable.index()), now.as_micros()],
     )?;
     Ok(())

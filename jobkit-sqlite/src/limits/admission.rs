@@ -9,6 +9,7 @@ use rusqlite::params;
 use super::limit_row::{LimitRow, select_limit};
 use super::slots;
 use super::windows::{self, SKEW};
+use crate::codec::sql_text::sql;
 use crate::codec::{at, size};
 use crate::error::SqlResult;
 use crate::operations::pauses::Paused;
@@ -277,9 +278,9 @@ fn scan_lane(txn: &Txn<'_, '_>, scan: &mut LaneScan, lane: (i64, i64)) -> SqlRes
     let waiters = match most.min(scan.max) {
         0 => return Ok(()),
         most => txn.db.all(
-            "SELECT rank, seq FROM jk_job INDEXED BY jk_parked_lane \
-             WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind = ?3 \
-             ORDER BY rank, seq LIMIT ?4",
+            sql!("SELECT rank, seq FROM jk_job INDEXED BY jk_parked_lane \
+             WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind = ?3 \
+             ORDER BY rank, seq LIMIT ?4"),
             params![scan.limit, queue, kind, size(most)],
             |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, queue, kind)),
         )?,
@@ -355,9 +356,11 @@ fn next_parked_lane(
         return Ok(Some((queue, kind)));
     }
     Ok(txn.db.one(
-        "SELECT queue, kind FROM jk_job INDEXED BY jk_parked_lane \
-         WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
-         ORDER BY queue, kind LIMIT 1",
+        sql!(
+            "SELECT queue, kind FROM jk_job INDEXED BY jk_parked_lane \
+         WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
+         ORDER BY queue, kind LIMIT 1"
+        ),
         [limit, queue],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?)
@@ -370,9 +373,9 @@ fn next_parked_kind(
     (queue, kind): (i64, i64),
 ) -> SqlResult<Option<i64>> {
     Ok(txn.db.one(
-        "SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
-         WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind > ?3 \
-         ORDER BY kind LIMIT 1",
+        sql!("SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
+         WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 AND kind > ?3 \
+         ORDER BY kind LIMIT 1"),
         [limit, queue, kind],
         |row| row.get(0),
     )?)

@@ -2,6 +2,7 @@
 
 use jobkit_core::limit::Window;
 
+use crate::codec::sql_text::columns;
 use crate::codec::{length, micros};
 use crate::connection::Db;
 use crate::error::SqlResult;
@@ -22,14 +23,26 @@ pub(crate) struct LimitRow {
     pub(crate) idle: i64,
 }
 
-/// The columns of a [`LimitRow`].
+columns! {
+    /// The columns of a [`LimitRow`].
+    column, limit_columns,
+    ID = "id",
+    MAX = "max",
+    USED = "used",
+    WAITING = "waiting",
+    WIN = "win",
+    LEN = "len",
+    STARTED = "started",
+    ROOM_AT = "room_at",
+    LANE_QUEUE = "lane_queue",
+    LANE_KIND = "lane_kind",
+    ASLEEP = "asleep",
+}
+
+/// Selects the columns of a [`LimitRow`].
 macro_rules! select_limit {
     ($rest:literal) => {
-        concat!(
-            "SELECT id, max, used, waiting, win, len, started, room_at, lane_queue, lane_kind, asleep ",
-            "FROM jk_limit ",
-            $rest
-        )
+        concat!("SELECT ", $crate::limits::limit_row::limit_columns!(), " FROM jk_limit ", $rest)
     };
 }
 pub(crate) use select_limit;
@@ -37,15 +50,15 @@ pub(crate) use select_limit;
 impl LimitRow {
     pub(crate) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            id: row.get(0)?,
-            max: row.get(1)?,
-            used: row.get(2)?,
-            waiting: row.get(3)?,
-            window: window_at(row.get(4)?, row.get(5)?),
-            started: row.get(6)?,
-            room_at: row.get(7)?,
-            lane: row.get::<_, Option<i64>>(8)?.zip(row.get(9)?),
-            idle: row.get(10)?,
+            id: row.get(column::ID)?,
+            max: row.get(column::MAX)?,
+            used: row.get(column::USED)?,
+            waiting: row.get(column::WAITING)?,
+            window: window_at(row.get(column::WIN)?, row.get(column::LEN)?),
+            started: row.get(column::STARTED)?,
+            room_at: row.get(column::ROOM_AT)?,
+            lane: row.get::<_, Option<i64>>(column::LANE_QUEUE)?.zip(row.get(column::LANE_KIND)?),
+            idle: row.get(column::ASLEEP)?,
         })
     }
 }

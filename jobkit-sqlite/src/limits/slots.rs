@@ -7,7 +7,8 @@ use rusqlite::params;
 
 use super::limit_row::{self, window_numbers};
 use super::windows;
-use crate::codec::{Job, at};
+use crate::codec::at;
+use crate::codec::job_row::Job;
 use crate::error::SqlResult;
 use crate::txn::{Push, Txn};
 

@@ -5,9 +5,9 @@ mod filter;
 mod finished;
 mod rows;
 
+use jobkit_core::JobId;
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{Count, Cursor, JobPage, JobQuery};
-use jobkit_core::{JobId, bounds};
 
 use self::enqueued::enqueued;
 pub(super) use self::enqueued::{first_in_line, queues_in_use};
@@ -15,7 +15,9 @@ use self::filter::Filter;
 use self::rows::{CHUNK, ListKey, ListRow, SEARCH_WINDOW, START, rows, wanted};
 pub(super) use self::rows::{bad_cursor, numbers};
 use super::statistics::count;
-use crate::codec::{select_job, size, uint};
+use crate::codec::job_row::{column, select_job};
+use crate::codec::sql_text::sql;
+use crate::codec::{rank_of, size, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::jobs::read::find;
@@ -95,16 +97,20 @@ pub(super) fn jobs_before(db: &Db<'_>, id: JobId, most: u64) -> SqlResult<Option
     let Some(job) = find(db, id)?.filter(|job| job.state() == StateName::Enqueued) else {
         return Ok(None);
     };
-    let rank = i64::from(bounds::MAX_PRIORITY - job.priority);
+    let rank = rank_of(job.priority);
     let mut left = size(usize::try_from(most).unwrap_or(usize::MAX)).saturating_add(1);
     for kind in lanes_of(db, job.queue)? {
         for text in [
-            "SELECT count(*) FROM (SELECT 1 FROM jk_job INDEXED BY jk_ready \
-             WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 AND rank < ?3 \
-             AND ?4 = ?4 LIMIT ?5)",
-            "SELECT count(*) FROM (SELECT 1 FROM jk_job INDEXED BY jk_ready \
-             WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 AND rank = ?3 \
-             AND seq < ?4 LIMIT ?5)",
+            sql!(
+                "SELECT count(*) FROM (SELECT 1 FROM jk_job INDEXED BY jk_ready \
+             WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 AND kind = ?2 AND rank < ?3 \
+             AND ?4 = ?4 LIMIT ?5)"
+            ),
+            sql!(
+                "SELECT count(*) FROM (SELECT 1 FROM jk_job INDEXED BY jk_ready \
+             WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 AND kind = ?2 AND rank = ?3 \
+             AND seq < ?4 LIMIT ?5)"
+            ),
         ] {
             let before =
                 db.one(text, [job.queue, kind, rank, job.seq, left], |row| row.get::<_, i64>(0))?;
@@ -145,20 +151,20 @@ fn chunk(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_awaiting WHERE state = 0 AND seq > ?1 ORDER BY seq LIMIT ?2"
+                "INDEXED BY jk_awaiting WHERE state = {awaiting} AND seq > ?1 ORDER BY seq LIMIT ?2"
             ),
             [after.map_or(0, |(_, seq)| seq), chunk],
             |_| Ok(0),
         ),
         StateName::Scheduled => {
             let (key, seq) = after.unwrap_or(START);
-            let run_at = |row: &rusqlite::Row<'_>| row.get(17);
+            let run_at = |row: &rusqlite::Row<'_>| row.get(column::RUN_AT);
             // In two statements, as lanes are read.
             let mut all = rows(
                 db,
                 select_job!(
                     ", args",
-                    "INDEXED BY jk_due WHERE state = 1 AND run_at = ?1 AND seq > ?2 \
+                    "INDEXED BY jk_due WHERE state = {scheduled} AND run_at = ?1 AND seq > ?2 \
                      ORDER BY seq LIMIT ?3"
                 ),
                 [key, seq, chunk],
@@ -168,7 +174,7 @@ fn chunk(
                 db,
                 select_job!(
                     ", args",
-                    "INDEXED BY jk_due WHERE state = 1 AND run_at > ?1 ORDER BY run_at, seq LIMIT ?2"
+                    "INDEXED BY jk_due WHERE state = {scheduled} AND run_at > ?1 ORDER BY run_at, seq LIMIT ?2"
                 ),
                 [key, chunk - size(all.len())],
                 run_at,
@@ -181,11 +187,11 @@ fn chunk(
                 db,
                 select_job!(
                     ", args",
-                    "INDEXED BY jk_held WHERE state = 3 AND (claimed_at, seq) > (?1, ?2) \
+                    "INDEXED BY jk_held WHERE state = {processing} AND (claimed_at, seq) > (?1, ?2) \
                      ORDER BY claimed_at, seq LIMIT ?3"
                 ),
                 [key, seq, chunk],
-                |row| row.get(16),
+                |row| row.get(column::CLAIMED_AT),
             )
         }
         _ => finished::chunk(db, filter, after, most),

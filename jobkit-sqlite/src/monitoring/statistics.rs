@@ -8,6 +8,7 @@ use jobkit_core::stats::{Cell, Delta, Histogram, Scope, Step, Tally};
 use jobkit_core::{Name, Timestamp};
 use rusqlite::params;
 
+use crate::codec::sql_text::sql;
 use crate::codec::{at, json, size, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
@@ -144,7 +145,7 @@ pub(crate) fn queues(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>) -> SqlResult<BTr
 pub(super) fn held(db: &Db<'_>) -> SqlResult<BTreeMap<i64, i64>> {
     Ok(db
         .all(
-            "SELECT queue, count(*) FROM jk_job INDEXED BY jk_held WHERE state = 3 GROUP BY queue",
+            sql!("SELECT queue, count(*) FROM jk_job INDEXED BY jk_held WHERE state = {processing} GROUP BY queue"),
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use jobkit_core::edge::{Edge, Parent};
+use jobkit_core::edge::Edge;
 use jobkit_core::record::{EdgeStatus, History, HistoryEntry, JobDetails};
 use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::{Imported, Whole, WholeJob, WholeRecurring};
@@ -11,9 +11,12 @@ use rusqlite::params;
 
 use super::pauses::target_key;
 use crate::batches::{batch_row, touched};
+use crate::codec::job_row::{
+    CHILDREN, ENDED, HAS_SIDE_ROWS, INLINE_BYTES, RESULT_OVERFLOWS, TIMED, args_overflow_id,
+    result_overflow_id,
+};
 use crate::codec::{
-    CHILDREN, ENDED, HAS_SIDE_ROWS, INLINE_BYTES, RESULT_OVERFLOWS, TIMED, int, micros, on_number,
-    size, start_number, to_json,
+    decided_number, int, micros, on_number, parent_columns, rank_of, size, start_number, to_json,
 };
 use crate::error::SqlResult;
 use crate::jobs::unique_keys;
@@ -204,7 +207,7 @@ fn insert_whole(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> SqlResult {
             size(head.reason.index()),
             txn.db.intern(&record.queue)?,
             txn.db.intern(&record.kind)?,
-            9 - i64::from(record.priority),
+            rank_of(record.priority),
             flags,
             int(head.fence),
             head.failures,
@@ -239,8 +242,8 @@ fn insert_whole(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> SqlResult {
         ],
     )?;
     let payloads = [
-        (seq * 2, (args.len() > INLINE_BYTES).then_some(args)),
-        (seq * 2 + 1, result.as_ref().filter(|_| result_overflows)),
+        (args_overflow_id(seq), (args.len() > INLINE_BYTES).then_some(args)),
+        (result_overflow_id(seq), result.as_ref().filter(|_| result_overflows)),
     ];
     for (id, body) in payloads {
         if let Some(body) = body {
@@ -284,16 +287,8 @@ fn flags_of(
 
 fn import_edges(txn: &Txn<'_, '_>, seq: i64, state: StateName, edges: &[EdgeStatus]) -> SqlResult {
     for (n, EdgeStatus { edge: Edge { parent, on }, decided }) in edges.iter().enumerate() {
-        let (id, batch) = match parent {
-            Parent::Job(id) => (id.as_bytes(), 0),
-            Parent::Batch(id) => (id.as_bytes(), 1),
-        };
-        let decided = match (decided, state.is_finished()) {
-            (true, _) => 1,
-            (false, false) => 0,
-            // The job is given up, whatever becomes of this parent.
-            (false, true) => 2,
-        };
+        let (id, batch) = parent_columns(parent);
+        let decided = decided_number(*decided, state.is_finished());
         txn.db.run(
             "INSERT INTO jk_edge (child, n, parent, batch, cond, decided) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

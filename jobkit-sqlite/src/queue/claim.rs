@@ -9,7 +9,8 @@ use jobkit_core::storage::{ClaimRequest, Claimed, ClaimedJob};
 use jobkit_core::{Error, ErrorKind, Name, Timestamp, bounds};
 
 use super::claim_order::{Lanes, lanes_of};
-use crate::codec::{Job, MORE, args_overflow_id, int, payload, select_job, uint};
+use crate::codec::job_row::{Job, args_overflow_id, column, select_job};
+use crate::codec::{int, payload, rank_of, uint};
 use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::finish::finish_step;
 use crate::jobs::read::overflow;
@@ -212,14 +213,16 @@ fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Ve
     {
         let mut statement = txn.db.prepare(select_job!(
             ", args",
-            "INDEXED BY jk_held WHERE state = 3 AND incarnation = ?1 AND claim_seq = ?2"
+            "INDEXED BY jk_held WHERE state = {processing} AND incarnation = ?1 AND claim_seq = ?2"
         ))?;
         let mut rows = statement.query([request.incarnation.as_i64(), int(request.sequence)])?;
         while let Some(row) = rows.next()? {
             let read = Job::read(txn.db, row);
-            match read.and_then(|job| Ok((job.extras()?, job, payload(row, MORE)?))) {
+            match read.and_then(|job| Ok((job.extras()?, job, payload(row, column::COUNT)?))) {
                 // Nobody runs it: its lease expires.
-                Err(fault) if fault.is_corrupt_row() => warn_corrupt_row(row.get(0)?, &fault),
+                Err(fault) if fault.is_corrupt_row() => {
+                    warn_corrupt_row(row.get(column::SEQ)?, &fault)
+                }
                 read => found.push(read?),
             }
         }
@@ -228,7 +231,7 @@ fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Ve
     for (extras, job, args) in found {
         let queue = txn.db.name(job.queue)?;
         let place = request.queues.iter().position(|quota| quota.queue == queue);
-        jobs.push((place, 9 - job.priority, job.seq, job, args, extras));
+        jobs.push((place, rank_of(job.priority), job.seq, job, args, extras));
     }
     jobs.sort_by_key(|(place, rank, seq, ..)| (*place, *rank, *seq));
     jobs.into_iter()

@@ -7,15 +7,17 @@ use jobkit_core::record::Payload;
 use rusqlite::params;
 use rusqlite::types::Value;
 
-use crate::codec::{Job, MORE, payload, select_job, size};
+use crate::codec::job_row::{Job, column, select_job};
+use crate::codec::sql_text::sql;
+use crate::codec::{payload, size};
 use crate::connection::Db;
 use crate::error::SqlResult;
 
 /// The kinds of which something is claimable in a queue. One seek for each.
 pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> SqlResult<Vec<i64>> {
     let mut statement = db.prepare(
-        "SELECT kind FROM jk_job INDEXED BY jk_ready \
-         WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind > ?2 ORDER BY kind LIMIT 1",
+        sql!("SELECT kind FROM jk_job INDEXED BY jk_ready \
+         WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 AND kind > ?2 ORDER BY kind LIMIT 1"),
     )?;
     let (mut kinds, mut last) = (Vec::new(), Value::Integer(i64::MIN));
     loop {
@@ -90,7 +92,7 @@ impl Lanes {
                 db,
                 select_job!(
                     ", args",
-                    "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                    "INDEXED BY jk_ready WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 \
                      AND kind = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
                 ),
                 params![queue, kind, rank, seq, size(page)],
@@ -102,7 +104,7 @@ impl Lanes {
                 db,
                 select_job!(
                     ", args",
-                    "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                    "INDEXED BY jk_ready WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 \
                      AND kind = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
                 ),
                 params![queue, kind, rank, size(left)],
@@ -127,8 +129,8 @@ impl Lane {
         let mut statement = db.prepare(text)?;
         let mut rows = statement.query(params)?;
         while let Some(row) = rows.next()? {
-            let (rank, seq) = (row.get(6)?, row.get(0)?);
-            let job = Job::read(db, row).and_then(|job| Ok((job, payload(row, MORE)?)));
+            let (rank, seq) = (row.get(column::RANK)?, row.get(column::SEQ)?);
+            let job = Job::read(db, row).and_then(|job| Ok((job, payload(row, column::COUNT)?)));
             self.read.push(Candidate { rank, seq, job });
         }
         Ok(())

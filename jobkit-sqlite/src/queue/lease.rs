@@ -2,7 +2,8 @@
 
 use jobkit_core::record::Lease;
 
-use crate::codec::{Job, int};
+use crate::codec::int;
+use crate::codec::job_row::Job;
 use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::read;
 use crate::txn::Txn;

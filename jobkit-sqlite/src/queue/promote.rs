@@ -4,7 +4,9 @@ use jobkit_core::Timestamp;
 use jobkit_core::state_machine::{Event, SCHEDULED_AHEAD};
 use jobkit_core::storage::{Promoted, StepRequest};
 
-use crate::codec::{at, select_job, size};
+use crate::codec::job_row::select_job;
+use crate::codec::sql_text::sql;
+use crate::codec::{at, size};
 use crate::error::SqlResult;
 use crate::jobs::read::read_jobs;
 use crate::jobs::transition::{TransitionContext, transition};
@@ -18,7 +20,7 @@ pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<
     let due = read_jobs(
         txn.db,
         select_job!(
-            "INDEXED BY jk_due WHERE state = 1 AND run_at <= ?1 ORDER BY run_at, seq LIMIT ?2"
+            "INDEXED BY jk_due WHERE state = {scheduled} AND run_at <= ?1 ORDER BY run_at, seq LIMIT ?2"
         ),
         [now.as_micros(), size(request.max.clamp(1, STEP))],
     )?;
@@ -39,9 +41,11 @@ pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<
     let more = set_delays_right(txn, max, now)?;
     let next = txn
         .db
-        .one("SELECT min(run_at) FROM jk_job INDEXED BY jk_due WHERE state = 1", [], |row| {
-            row.get::<_, Option<i64>>(0)
-        })?
+        .one(
+            sql!("SELECT min(run_at) FROM jk_job INDEXED BY jk_due WHERE state = {scheduled}"),
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )?
         .flatten();
     let next = next.into_iter().chain(admission::next_room_at(txn)?).min().map(at);
     let next_due_at = next.into_iter().chain(more.then_some(now)).min();
@@ -54,7 +58,7 @@ fn set_delays_right(txn: &mut Txn<'_, '_>, max: usize, now: Timestamp) -> SqlRes
     let ahead = read_jobs(
         txn.db,
         select_job!(
-            "INDEXED BY jk_scheduled WHERE state = 1 AND entered_at > ?1 \
+            "INDEXED BY jk_scheduled WHERE state = {scheduled} AND entered_at > ?1 \
              ORDER BY entered_at, seq LIMIT ?2"
         ),
         [now.plus(SCHEDULED_AHEAD).as_micros(), size(max)],

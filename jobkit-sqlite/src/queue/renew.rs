@@ -8,7 +8,9 @@ use jobkit_core::storage::{RenewAnswer, RenewRequest, Renewal, Renewed};
 use jobkit_core::{Timestamp, bounds};
 
 use super::lease;
-use crate::codec::{STARTED, int};
+use crate::codec::int;
+use crate::codec::job_row::STARTED;
+use crate::codec::sql_text::sql;
 use crate::error::SqlResult;
 use crate::jobs::finish::finish_step;
 use crate::jobs::read;
@@ -30,8 +32,10 @@ pub(crate) fn renew(txn: &mut Txn<'_, '_>, request: &RenewRequest) -> SqlResult<
     }
     let (from, to) = (int(*request.sequences.start()), int(*request.sequences.end()));
     let unlisted = txn.db.all(
-        "SELECT seq FROM jk_job INDEXED BY jk_held \
-         WHERE state = 3 AND incarnation = ?1 AND claim_seq BETWEEN ?2 AND ?3",
+        sql!(
+            "SELECT seq FROM jk_job INDEXED BY jk_held \
+         WHERE state = {processing} AND incarnation = ?1 AND claim_seq BETWEEN ?2 AND ?3"
+        ),
         [request.incarnation.as_i64(), from, to],
         |row| row.get::<_, i64>(0),
     )?;

@@ -8,6 +8,7 @@ use jobkit_core::{Timestamp, bounds};
 use rusqlite::params;
 
 use super::lease;
+use crate::codec::sql_text::sql;
 use crate::codec::{at, int, job_id, size, uint};
 use crate::error::{Fault, SqlResult, warn_corrupt_row};
 use crate::jobs::finish::finish_step;
@@ -49,9 +50,11 @@ pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> SqlResul
         rescue.rescued.push((job.id, job.state()));
     }
     rescue.expired = txn.db.all(
-        "SELECT id, seq, fence, lease_until FROM jk_job INDEXED BY jk_held \
-         WHERE state = 3 AND (lease_until <= ?1 OR lease_until > ?3) \
-         ORDER BY claimed_at, seq LIMIT ?2",
+        sql!(
+            "SELECT id, seq, fence, lease_until FROM jk_job INDEXED BY jk_held \
+         WHERE state = {processing} AND (lease_until <= ?1 OR lease_until > ?3) \
+         ORDER BY claimed_at, seq LIMIT ?2"
+        ),
         // Beyond the longest lease: of a time when the clock was ahead.
         [now.as_micros(), size(request.max), now.plus(*bounds::LEASE.end()).as_micros()],
         |row| {
@@ -74,8 +77,10 @@ fn give_up_expired(
     now: Timestamp,
 ) -> SqlResult {
     let seq = txn.db.one(
-        "SELECT seq FROM jk_job WHERE id = ?1 AND state = 3 AND fence = ?2 \
-         AND (lease_until <= ?3 OR lease_until > ?4)",
+        sql!(
+            "SELECT seq FROM jk_job WHERE id = ?1 AND state = {processing} AND fence = ?2 \
+         AND (lease_until <= ?3 OR lease_until > ?4)"
+        ),
         params![
             &seen.job.as_bytes()[..],
             int(seen.fence),

@@ -9,7 +9,10 @@ use jobkit_core::{Timestamp, bounds};
 use rusqlite::params;
 
 use super::lease::leased_if_readable;
-use crate::codec::{HAS_SIDE_ROWS, INLINE_BYTES, Job, RESULT_OVERFLOWS, int, result_overflow_id};
+use crate::codec::job_row::{
+    HAS_SIDE_ROWS, INLINE_BYTES, Job, RESULT_OVERFLOWS, result_overflow_id,
+};
+use crate::codec::{int, size};
 use crate::error::SqlResult;
 use crate::jobs::finish::decide_finished;
 use crate::jobs::read;
@@ -112,8 +115,8 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResu
         )?;
         txn.db.run(
             "DELETE FROM jk_error WHERE seq = ?1 AND fence <= \
-             (SELECT fence FROM jk_error WHERE seq = ?1 ORDER BY fence DESC LIMIT 1 OFFSET 32)",
-            [job.seq],
+             (SELECT fence FROM jk_error WHERE seq = ?1 ORDER BY fence DESC LIMIT 1 OFFSET ?2)",
+            [job.seq, size(bounds::ATTEMPT_ERRORS)],
         )?;
     }
     lines::append(txn, job.seq, lease.fence, &settle.log, settle.log_dropped)?;

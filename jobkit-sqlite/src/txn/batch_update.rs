@@ -11,7 +11,9 @@ use std::sync::LazyLock;
 use jobkit_core::state::Hold;
 use rusqlite::params;
 
-use crate::codec::{ENDED, Job, STARTED, TIMED, int, micros, size};
+use crate::codec::job_row::{CHILDREN, ENDED, Job, STARTED, TIMED};
+use crate::codec::sql_text::sql;
+use crate::codec::{int, micros, size};
 use crate::connection::Db;
 use crate::error::SqlResult;
 
@@ -28,13 +30,13 @@ const TEN_DIGITS: std::ops::Range<i64> = 0..10_000_000_000;
 // statement alone. A number below zero is corrupt, and counts as zero here as where it is read.
 macro_rules! claim {
     ($rows:literal) => {
-        concat!(
-            "UPDATE OR FAIL jk_job SET state = 3, was = reason, reason = ?1, \
+        sql!(concat!(
+            "UPDATE OR FAIL jk_job SET state = {processing}, was = reason, reason = ?1, \
              fence = fence * (fence > 0) + 1, version = version * (version > 0) + 1, \
              entered_at = ?2, claimed_at = ?2, server = ?3, incarnation = ?4, claim_seq = ?5, \
              lease_until = ?6, cancel = NULL, flags = flags & ?7 | ?8 WHERE ",
             $rows
-        )
+        ))
     };
 }
 
@@ -53,7 +55,7 @@ macro_rules! finish {
 static CLAIM: LazyLock<[String; 3]> = LazyLock::new(|| {
     ROWS.map(|rows| {
         let rows: Vec<_> = (9..9 + rows).map(|n| format!("?{n}")).collect();
-        format!(claim!("seq IN ({})"), rows.join(", "))
+        format!("{}seq IN ({})", claim!(""), rows.join(", "))
     })
 });
 
@@ -118,10 +120,7 @@ impl Before {
 /// Whether a claim or the finish of the job changes only its own row, its errors and log lines, and the
 /// statistics.
 pub(crate) fn is_self_contained(job: &Job) -> bool {
-    job.limits.is_none()
-        && job.unique.is_none()
-        && job.batch.is_none()
-        && !job.has(crate::codec::CHILDREN)
+    job.limits.is_none() && job.unique.is_none() && job.batch.is_none() && !job.has(CHILDREN)
 }
 
 impl PendingRows {

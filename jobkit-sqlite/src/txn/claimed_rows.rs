@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::codec::Job;
+use crate::codec::job_row::Job;
 
 /// The most rows that are kept.
 const ROWS: usize = 2_000;

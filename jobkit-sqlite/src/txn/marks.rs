@@ -4,6 +4,7 @@ use jobkit_core::edge::{Decision, On, Parent};
 use jobkit_core::{BatchId, JobId};
 use rusqlite::params;
 
+use crate::codec::parent_columns;
 use crate::connection::Db;
 use crate::error::SqlResult;
 
@@ -75,11 +76,10 @@ pub(crate) enum Mark {
 impl Mark {
     fn row(&self) -> (i64, [u8; 16], i64) {
         match self {
-            Self::Decide { parent: Parent::Job(job), verdict } => {
-                (0, *job.as_bytes(), verdict.number())
-            }
-            Self::Decide { parent: Parent::Batch(batch), verdict } => {
-                (1, *batch.as_bytes(), verdict.number())
+            // 0 or 1.
+            Self::Decide { parent, verdict } => {
+                let (subject, what) = parent_columns(parent);
+                (what, *subject, verdict.number())
             }
             Self::Start { batch } => (2, *batch.as_bytes(), 0),
             Self::Cancel { batch } => (3, *batch.as_bytes(), 0),
@@ -140,10 +140,7 @@ pub(crate) fn insert(db: &Db<'_>, mark: &Mark, done: i64, until: i64) -> SqlResu
 
 /// Whether edges from a parent are left to sweeps.
 pub(crate) fn is_marked(db: &Db<'_>, parent: Parent) -> SqlResult<bool> {
-    let (what, subject) = match &parent {
-        Parent::Job(job) => (0, job.as_bytes()),
-        Parent::Batch(batch) => (1, batch.as_bytes()),
-    };
+    let (subject, what) = parent_columns(&parent);
     let marked = db.one(
         "SELECT 1 FROM jk_mark WHERE subject = ?1 AND what = ?2 LIMIT 1",
         params![&subject[..], what],

@@ -7,7 +7,8 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::Start;
 use jobkit_core::storage::Submission;
 
-use crate::codec::{INLINE_BYTES, to_json};
+use crate::codec::job_row::INLINE_BYTES;
+use crate::codec::to_json;
 
 /// A submission with everything that can be computed before the writer has to wait for it.
 #[derive(Debug)]

@@ -8,7 +8,8 @@ use jobkit_core::state_machine::{JobHead, new_head};
 use rusqlite::params;
 
 use super::prepared::{PreparedJob, id_bytes};
-use crate::codec::{HAS_SIDE_ROWS, INLINE_BYTES, args_overflow_id, size, start_number};
+use crate::codec::job_row::{HAS_SIDE_ROWS, INLINE_BYTES, args_overflow_id};
+use crate::codec::{rank_of, size, start_number};
 use crate::error::SqlResult;
 use crate::txn::Txn;
 
@@ -107,7 +108,7 @@ fn insert_similar(
         size(head.reason.index()),
         txn.db.intern(&record.queue)?,
         txn.db.intern(&record.kind)?,
-        9 - i64::from(record.priority),
+        rank_of(record.priority),
         now.as_micros(),
         enqueued_at,
         run_at,
@@ -167,7 +168,7 @@ pub(crate) fn insert(
             size(head.reason.index()),
             txn.db.intern(&record.queue)?,
             txn.db.intern(&record.kind)?,
-            9 - i64::from(record.priority),
+            rank_of(record.priority),
             flags,
             now.as_micros(),
             enqueued_at,

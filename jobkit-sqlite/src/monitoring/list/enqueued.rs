@@ -6,7 +6,9 @@ use rusqlite::params;
 
 use super::filter::Filter;
 use super::rows::{ListKey, ListRow, SEARCH_WINDOW, START, bad_cursor, numbers, rows, wanted};
-use crate::codec::{select_job, size};
+use crate::codec::job_row::{column, select_job};
+use crate::codec::size;
+use crate::codec::sql_text::sql;
 use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::queue::claim_order::lanes_of;
@@ -103,8 +105,10 @@ pub(crate) fn queues_in_use(db: &Db<'_>) -> SqlResult<Vec<(Name, i64)>> {
     let mut ids = std::collections::BTreeSet::new();
     let mut last = i64::MIN;
     while let Some(queue) = db.one(
-        "SELECT queue FROM jk_job INDEXED BY jk_ready \
-         WHERE state = 2 AND parked IS NULL AND queue > ?1 ORDER BY queue LIMIT 1",
+        sql!(
+            "SELECT queue FROM jk_job INDEXED BY jk_ready \
+         WHERE state = {enqueued} AND parked IS NULL AND queue > ?1 ORDER BY queue LIMIT 1"
+        ),
         [last],
         |row| row.get::<_, i64>(0),
     )? {
@@ -118,9 +122,11 @@ pub(crate) fn queues_in_use(db: &Db<'_>) -> SqlResult<Vec<(Name, i64)>> {
     )? {
         let mut last = i64::MIN;
         while let Some(queue) = db.one(
-            "SELECT queue FROM jk_job INDEXED BY jk_parked_lane \
-             WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
-             ORDER BY queue LIMIT 1",
+            sql!(
+                "SELECT queue FROM jk_job INDEXED BY jk_parked_lane \
+             WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 AND queue > ?2 \
+             ORDER BY queue LIMIT 1"
+            ),
             [limit, last],
             |row| row.get::<_, i64>(0),
         )? {
@@ -173,9 +179,9 @@ fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
             None => {
                 let mut last = i64::MIN;
                 while let Some(kind) = db.one(
-                    "SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
-                     WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 \
-                     AND kind > ?3 ORDER BY kind LIMIT 1",
+                    sql!("SELECT kind FROM jk_job INDEXED BY jk_parked_lane \
+                     WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 AND queue = ?2 \
+                     AND kind > ?3 ORDER BY kind LIMIT 1"),
                     [limit, queue, last],
                     |row| row.get::<_, i64>(0),
                 )? {
@@ -196,7 +202,7 @@ fn part_rows(
     (rank, seq): ListKey,
     chunk: usize,
 ) -> SqlResult<Vec<ListRow>> {
-    let key = |row: &rusqlite::Row<'_>| row.get(6);
+    let key = |row: &rusqlite::Row<'_>| row.get(column::RANK);
     let chunk = size(chunk);
     // In two statements, as lanes are read.
     let mut all = match part {
@@ -204,7 +210,7 @@ fn part_rows(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                "INDEXED BY jk_ready WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 \
                  AND kind = ?2 AND rank = ?3 AND seq > ?4 ORDER BY seq LIMIT ?5"
             ),
             params![queue, kind, rank, seq, chunk],
@@ -214,7 +220,7 @@ fn part_rows(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_parked_lane WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                "INDEXED BY jk_parked_lane WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 \
                  AND queue = ?2 AND kind = ?3 AND rank = ?4 AND seq > ?5 ORDER BY seq LIMIT ?6"
             ),
             params![limit, queue, kind, rank, seq, chunk],
@@ -227,7 +233,7 @@ fn part_rows(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_ready WHERE state = 2 AND parked IS NULL AND queue = ?1 \
+                "INDEXED BY jk_ready WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 \
                  AND kind = ?2 AND rank > ?3 ORDER BY rank, seq LIMIT ?4"
             ),
             params![queue, kind, rank, left],
@@ -237,7 +243,7 @@ fn part_rows(
             db,
             select_job!(
                 ", args",
-                "INDEXED BY jk_parked_lane WHERE state = 2 AND parked IS NOT NULL AND parked = ?1 \
+                "INDEXED BY jk_parked_lane WHERE state = {enqueued} AND parked IS NOT NULL AND parked = ?1 \
                  AND queue = ?2 AND kind = ?3 AND rank > ?4 ORDER BY rank, seq LIMIT ?5"
             ),
             params![limit, queue, kind, rank, left],

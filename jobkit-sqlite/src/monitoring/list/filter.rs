@@ -3,7 +3,7 @@
 use jobkit_core::state::{State, StateName};
 use jobkit_core::storage::JobQuery;
 
-use crate::codec::{Job, args_overflow_id};
+use crate::codec::job_row::{Job, args_overflow_id};
 use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::jobs::read::overflow;

@@ -8,7 +8,9 @@ use rusqlite::types::Value;
 
 use super::filter::Filter;
 use super::rows::{CHUNK, ListKey, ListRow, rows};
-use crate::codec::{select_job, size};
+use crate::codec::job_row::select_job;
+use crate::codec::size;
+use crate::codec::sql_text::sql;
 use crate::connection::Db;
 use crate::error::SqlResult;
 
@@ -64,8 +66,8 @@ fn lanes_of_finished(
     let mut lanes = Vec::new();
     let mut last = (Value::Integer(queue.unwrap_or(i64::MIN)), Value::Integer(i64::MIN));
     while let Some(there) = db.one(
-        "SELECT queue, kind FROM jk_job INDEXED BY jk_done_lane \
-         WHERE state >= 4 AND (queue, kind) > (?1, ?2) AND queue <= ?3 ORDER BY queue, kind LIMIT 1",
+        sql!("SELECT queue, kind FROM jk_job INDEXED BY jk_done_lane \
+         WHERE state >= {finished} AND (queue, kind) > (?1, ?2) AND queue <= ?3 ORDER BY queue, kind LIMIT 1"),
         params![last.0, last.1, queue.unwrap_or(i64::MAX)],
         |row| Ok((row.get::<_, Value>(0)?, row.get::<_, Value>(1)?)),
     )? {
@@ -98,11 +100,13 @@ impl FinishedLane {
             && let Some((entered_at, seq)) = self.after.take()
         {
             self.places = db.all(
-                "SELECT entered_at, seq FROM jk_job INDEXED BY jk_done_lane \
-                 WHERE state >= 4 AND queue = ?1 AND kind = ?2 AND state = ?3 \
+                sql!(
+                    "SELECT entered_at, seq FROM jk_job INDEXED BY jk_done_lane \
+                 WHERE state >= {finished} AND queue = ?1 AND kind = ?2 AND state = ?3 \
                  AND (entered_at, seq) < (?4, ?5) AND entered_at >= ?6 \
                  AND typeof(entered_at) = 'integer' \
-                 ORDER BY entered_at DESC, seq DESC LIMIT ?7",
+                 ORDER BY entered_at DESC, seq DESC LIMIT ?7"
+                ),
                 [self.queue, self.kind, state, entered_at, seq, from, size(self.at_once)],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )?;

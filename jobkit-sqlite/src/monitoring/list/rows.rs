@@ -5,7 +5,7 @@ use jobkit_core::record::JobRecord;
 use jobkit_core::storage::Cursor;
 
 use super::filter::Filter;
-use crate::codec::{Job, MORE};
+use crate::codec::job_row::{Job, column};
 use crate::connection::Db;
 use crate::error::{SqlResult, warn_corrupt_row};
 
@@ -47,11 +47,12 @@ pub(crate) fn rows(
     let mut rows = statement.query(params)?;
     let mut all: Vec<ListRow> = Vec::new();
     while let Some(row) = rows.next()? {
-        let seq = row.get(0)?;
+        let seq = row.get(column::SEQ)?;
         let before = all.last().map_or(0, |row| row.place.0);
         let place = (key(row).unwrap_or(before), seq);
         let read = Job::read(db, row).and_then(|job| {
-            let args = row.get_ref(MORE)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+            let args =
+                row.get_ref(column::COUNT)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
             Ok((job, args.map(<[u8]>::to_vec)))
         });
         let (job, args) = match read {
