@@ -92,7 +92,7 @@ impl BatchStore for SqliteStorage {
         limit: usize,
     ) -> Result<Vec<BatchRecord>> {
         self.read("batches", move |db| {
-            // Ids begin with the time at which they were made.
+            // Ids begin with the time of their creation.
             let mut below = before.map_or([u8::MAX; 16], |before| *before.as_bytes());
             let mut batches = Vec::new();
             while batches.len() < limit {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::SqlResult;
 
-/// As SQLite keeps it; beyond `i64`, the largest.
+/// As SQLite stores it. What exceeds `i64` becomes the largest `i64`.
 pub(crate) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -134,7 +134,7 @@ pub(crate) fn json<T: DeserializeOwned>(text: &str) -> SqlResult<T> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// JSON of what is there, nothing for what is empty.
+/// JSON of a value.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Option<String> {
     serde_json::to_string(value).ok()
 }

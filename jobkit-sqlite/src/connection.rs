@@ -11,14 +11,14 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, Statement};
 
 use crate::error::{Fault, SqlResult};
 
-/// In SQL of this crate, this stands for the namespace.
+/// Stands for the namespace in the SQL of this crate.
 const PLACEHOLDER: &str = "jk_";
 
-/// A connection, as one thread uses it.
+/// A connection, used by one thread.
 ///
-/// Statements are kept by the address of their text: it costs less than hashing the text, which
-/// shows at a hundred thousand statements a second, and needs no feature of `rusqlite` that only
-/// some of the supported versions have.
+/// Prepared statements are kept by the address of their text. That costs less than to hash the text,
+/// which shows at a hundred thousand statements a second, and it needs no feature of `rusqlite` that
+/// only some of the supported versions have.
 pub(crate) struct Db<'c> {
     pub(crate) conn: &'c Connection,
     prefix: Arc<str>,
@@ -38,8 +38,8 @@ impl fmt::Debug for Db<'_> {
     }
 }
 
-/// Queues, kinds and servers that were looked up. A number never changes its meaning once it is
-/// committed.
+/// Names of queues, kinds and servers that were looked up. A number never changes its meaning once it
+/// is committed.
 #[derive(Debug, Default)]
 struct Names {
     by_text: HashMap<Name, i64>,
@@ -138,7 +138,7 @@ impl<'c> Db<'c> {
         Ok(all)
     }
 
-    /// The name with a number; a stand-in where the number is damaged.
+    /// The name with a number; a stand-in if the number is corrupt.
     pub(crate) fn name(&self, id: i64) -> SqlResult<Name> {
         if let Some(name) = self.names.borrow().by_id.get(&id) {
             return Ok(name.clone());
@@ -147,8 +147,8 @@ impl<'c> Db<'c> {
             self.one("SELECT text FROM jk_name WHERE id = ?1", [id], |row| row.get::<_, String>(0));
         let text = match read.map_err(Fault::from) {
             Ok(Some(text)) => text,
-            // What is damaged gets a name that nobody serves: an error here would be one of every
-            // claim that comes across the lane.
+            // A corrupt number gets a name that no server serves. An error here would fail every claim
+            // that meets the lane.
             Ok(None) => return Ok(unnamed(id)),
             Err(fault) if fault.is_corrupt_row() => return Ok(unnamed(id)),
             Err(fault) => return Err(fault),
@@ -182,8 +182,8 @@ impl<'c> Db<'c> {
         Ok(id)
     }
 
-    /// Whether texts are stored in UTF-8. Whoever makes the file decides it, once and for all, and that
-    /// may be an application that shares it.
+    /// Whether texts are stored in UTF-8. That is fixed when the file is created, which may be done by
+    /// an application that shares it.
     pub(crate) fn is_utf8(&self) -> SqlResult<bool> {
         if let Some(known) = self.is_utf8.get() {
             return Ok(known);
@@ -194,7 +194,7 @@ impl<'c> Db<'c> {
         Ok(is_utf8)
     }
 
-    /// After a rollback: numbers that were given in it mean nothing.
+    /// Called after a rollback: numbers that were assigned in it mean nothing.
     pub(crate) fn forget_names(&self) {
         *self.names.borrow_mut() = Names::default();
     }
@@ -202,7 +202,7 @@ impl<'c> Db<'c> {
 
 impl Names {
     fn keep(&mut self, id: i64, name: &Name) {
-        // Names of servers come and go with every restart.
+        // Each restart of a server brings a new name.
         if self.by_id.len() > 10_000 {
             *self = Self::default();
         }

@@ -45,11 +45,11 @@ impl From<Fault> for Error {
 }
 
 impl Fault {
-    /// A row cannot be read, and others can.
+    /// Whether one row cannot be read while others can.
     pub(crate) fn is_corrupt_row(&self) -> bool {
         match self {
             Self::Core(error) => error.kind() == ErrorKind::Corrupt,
-            // A column holds another type than it should.
+            // A column holds a value of the wrong type.
             Self::Sql(error) => matches!(
                 error,
                 rusqlite::Error::FromSqlConversionFailure(..)
@@ -62,13 +62,14 @@ impl Fault {
 }
 
 impl Fault {
-    /// Of several items that share a transaction, one cannot be carried out, and the others can.
+    /// Whether one of several items in a transaction cannot be carried out while the others can.
     pub(crate) fn concerns_one_item(&self) -> bool {
         if self.is_corrupt_row() {
             return true;
         }
         let Self::Sql(error) = self else { return false };
-        // What SQLite rolls back by itself, or will refuse again, concerns all of them.
+        // An error after which SQLite rolls back by itself, or which it will repeat, concerns all
+        // items.
         matches!(
             error.sqlite_error_code(),
             Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)

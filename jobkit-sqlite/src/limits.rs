@@ -25,7 +25,7 @@ use crate::storage::SqliteStorage;
 use crate::txn::marks::Budget;
 use crate::txn::{Push, Txn};
 
-/// An operator's number and window.
+/// Sets what an operator decided: maximum and window.
 fn redefine(txn: &mut Txn<'_, '_>, limit: &Limit, now: Timestamp) -> SqlResult {
     let (win, len) = window_numbers(limit.window);
     let before = limit_row::load(txn.db, &limit.name)?.and_then(|row| row.window);
@@ -109,7 +109,7 @@ fn usage(
     rows.into_iter().map(with_starts).collect()
 }
 
-/// The starts that count now, and if these are all that may, when there is room again.
+/// The starts that count now, and when there is capacity again if they use all of it.
 fn starts(
     db: &Db<'_>,
     limit: i64,

@@ -25,7 +25,7 @@ fn acquire(
     let generation = match held {
         Some((owner, generation, _)) if owner == request.owner.as_i64() => uint(generation),
         Some((_, _, until)) => {
-            // Of a time when the clock was ahead.
+            // The clock was ahead when it was acquired.
             if bounds::lease_has_expired(Timestamp::from_micros(until), now) {
                 txn.db.run(
                     "UPDATE jk_lock SET expires_at = ?2 WHERE name = ?1",
@@ -78,7 +78,7 @@ impl LockStore for SqliteStorage {
         self.writer()
             .call("renew_lock", move |txn| {
                 let expires_at = txn.now(request.now).plus(request.ttl);
-                // Also when it has expired, as long as nobody has taken it since.
+                // Even after it expired, as long as nobody has taken it since.
                 let renewed = txn.db.run(
                     "UPDATE jk_lock SET expires_at = ?4 \
                      WHERE name = ?1 AND owner = ?2 AND generation = ?3",

@@ -128,7 +128,7 @@ fn relations(
     limit: usize,
 ) -> SqlResult<RelationPage> {
     let Some(job) = find(db, id)? else { return Ok(RelationPage::default()) };
-    // How many parents were seen, then the last child with its edge.
+    // The number of parents already listed, then the last child with its edge.
     let (seen, (child, n)) = match after {
         Some(cursor) => {
             let numbers = list::numbers(cursor)?;

@@ -42,7 +42,7 @@ impl Operations for SqliteStorage {
                      ON CONFLICT (of_kind, name) DO UPDATE SET body = excluded.body",
                     params![of_kind, name.as_str(), serde_json::to_string(&pause)?],
                 )?;
-                // Others may use the room that was given to what is paused now.
+                // Others may use the capacity that was given to what is paused now.
                 admission::admit_everywhere(txn, pause.since)
             })
             .await

@@ -76,7 +76,7 @@ fn read_fired(row: &Row<'_>, column: usize) -> SqlResult<Fired> {
     Ok(text.map(|text| json(&text)).transpose()?.unwrap_or_default())
 }
 
-/// As it is kept: nothing where nothing was fired.
+/// As it is stored: NULL if nothing was fired.
 pub(crate) fn fired_text(fired: &Fired) -> SqlResult<Option<String>> {
     Ok((!fired.is_empty()).then(|| serde_json::to_string(fired)).transpose()?)
 }
@@ -89,7 +89,7 @@ fn read_all(
     read_each(db, text, params, |read| read.map(Some))
 }
 
-/// Those that can be read: one that cannot must not keep the others from being fired.
+/// Reads the schedules that can be read: one that cannot must not keep the others from being fired.
 fn read_sound(
     db: &Db<'_>,
     text: &'static str,
@@ -228,7 +228,7 @@ fn save_one(txn: &mut Txn<'_, '_>, save: &SaveRecurring, now: Timestamp) -> SqlR
             params![id, spec, int(etag), nominal, due],
         )?;
     } else {
-        // What was removed left its last instant.
+        // A removed schedule leaves its last instant.
         txn.db.run(
             "INSERT INTO jk_recurring (id, spec, etag, next_nominal, next_due, created_at) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET \
@@ -263,7 +263,7 @@ fn set_next(txn: &mut Txn<'_, '_>, id: &str, next: Option<NextRun>) -> SqlResult
 }
 
 fn remove(txn: &Txn<'_, '_>, id: &str, now: Timestamp) -> SqlResult<bool> {
-    // One that cannot be read can be removed all the same.
+    // A schedule that cannot be read can be removed all the same.
     let record = match load(txn.db, id) {
         Err(fault) if !fault.is_corrupt_row() => return Err(fault),
         read => read.ok().flatten(),
@@ -276,14 +276,14 @@ fn remove(txn: &Txn<'_, '_>, id: &str, now: Timestamp) -> SqlResult<bool> {
     )?;
     if removed > 0 {
         txn.db.run("DELETE FROM jk_recurring_run WHERE recurring = ?1", [id])?;
-        // Until it is savepoint again.
+        // Kept until it is saved again.
         record_dropped(txn, id, &dropped.unwrap_or_default())?;
         txn.db.run("DELETE FROM jk_recurring WHERE id = ?1 AND last_nominal IS NULL", [id])?;
     }
     Ok(removed > 0)
 }
 
-/// Records what was due and will not be fired.
+/// Records occurrences that were due and will not be fired.
 fn record_dropped(txn: &Txn<'_, '_>, id: &str, dropped: &[RecurringRun]) -> SqlResult {
     for range in dropped {
         record_run(txn, id, range)?;
@@ -307,7 +307,7 @@ fn pause(txn: &mut Txn<'_, '_>, id: &str, change: &PauseChange, now: Timestamp) 
                 params![id, serde_json::to_string(&pause)?, int(new_etag(txn)?)],
             )?;
         }
-        // Repeated it changes nothing: the first one set the next occurrence.
+        // A repeated call changes nothing: the first one set the next occurrence.
         PauseChange::Resume { .. } if record.pause.is_none() => {}
         PauseChange::Resume { next } => {
             record_dropped(txn, id, &record.dropped(&RunOutcome::Misfired, now))?;
@@ -321,11 +321,11 @@ fn pause(txn: &mut Txn<'_, '_>, id: &str, change: &PauseChange, now: Timestamp) 
     Ok(true)
 }
 
-/// Fires one of several: a row that cannot be read fails none of the others. Such an occurrence is
-/// recorded as refused, so that its schedule goes on.
+/// Fires one of several schedules; a row that cannot be read must not fail the others. Such an
+/// occurrence is recorded as refused, so that its schedule continues.
 fn fire_apart(txn: &mut Txn<'_, '_>, fire: &Fire, now: Timestamp) -> SqlResult<FireOutcome> {
     if let Some(job) = &fire.job {
-        // Names are kept beyond a rollback of this part, so they are given before it.
+        // Names stay known after a rollback of this part, so they are stored before it.
         txn.db.intern(&job.job.queue)?;
         txn.db.intern(&job.job.kind)?;
     }
@@ -361,7 +361,8 @@ fn fire_one(
     if !fire.fits(&record, now) {
         return Ok(FireOutcome::Stale);
     }
-    // Removed and savepoint again, or after the clock went back, it may meet what was fired before.
+    // Removed and saved again, or after the clock went back, a schedule may meet an occurrence that was
+    // fired before.
     let job = fire.job.as_ref().filter(|job| !record.has_fired(job.nominal_at, now));
     fire.move_on(&mut record, now);
     for skipped in &fire.skipped {

@@ -11,10 +11,10 @@ use crate::error::SqlResult;
 pub(crate) const VERSION: u32 = 6;
 /// The oldest release, by the schema it writes, that may write to what this release has migrated.
 ///
-/// Schema 2: an older one would complete a batch without telling the one around it. Schema 3: it would
-/// not count the starts of a rate limit, and would free keys that are held for a period.
-/// What schema 5 dropped is named by lists alone, so older ones go on working without them. What schema 6
-/// adds matters only where the clock goes back.
+/// Schema 2: an older release would complete a batch without counting it in the enclosing one. Schema
+/// 3: it would not count the starts of a rate limit, and would free keys that are held for a period.
+/// Only lists name what schema 5 dropped, so older releases keep working. What schema 6 adds matters
+/// only when the clock goes back.
 const OLDEST_WRITER: u32 = 3;
 
 const MIGRATIONS: [&str; 6] = [
@@ -65,7 +65,7 @@ fn version(db: &Db<'_>) -> SqlResult<(u32, u32)> {
     if there == Some(0) {
         return Ok((0, 0));
     }
-    // Not kept as statements: the table may just have appeared.
+    // Not kept as prepared statements: the table may just have appeared.
     let read = |key: &str| -> SqlResult<u32> {
         let mut statement = db.conn.prepare(&db.sql("SELECT value FROM jk_meta WHERE key = ?1"))?;
         let mut rows = statement.query([key])?;
@@ -97,8 +97,8 @@ fn refusal(version: u32, oldest_writer: u32) -> Error {
     )
 }
 
-/// The same for a namespace that was open: a newer release may have migrated it meanwhile. In the
-/// transaction that is to write, so that none can come between.
+/// The same check for a namespace that is open already, since a newer release may have migrated it. It
+/// runs in the transaction that will write, so that no migration can come between.
 pub(crate) fn check_again(db: &Db<'_>) -> SqlResult {
     let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let oldest_writer =
@@ -110,8 +110,8 @@ pub(crate) fn check_again(db: &Db<'_>) -> SqlResult {
     Ok(())
 }
 
-/// Brings the schema up to date. To be called in a transaction that holds the write lock, so that of
-/// two at once the second finds it done.
+/// Brings the schema up to date. Call it in a transaction that holds the write lock: of two processes
+/// at once the second then finds it done.
 pub(crate) fn migrate(db: &Db<'_>) -> SqlResult<Migrated> {
     let from = check(db)?;
     if from < VERSION {

@@ -20,7 +20,7 @@ use crate::queue::lease;
 use crate::storage::SqliteStorage;
 use crate::txn::Txn;
 
-/// One that cannot be read orders nothing: its server must not be taken for dead.
+/// An order that cannot be read is ignored: its server must not be taken for dead.
 fn read_order(text: String) -> Option<ServerOrder> {
     let read = json::<ServerOrder>(&text);
     if let Err(fault) = &read {
@@ -58,7 +58,7 @@ impl ServerRegistry for SqliteStorage {
                     params![server.name.as_str(), incarnation],
                     status_row,
                 )?;
-                // One that cannot be read holds nothing.
+                // A row that cannot be read holds no name.
                 let holder = holder.and_then(|row| read_status(row).ok());
                 if let Some(holder) = holder.filter(|holder| !holder.yields_its_name(now)) {
                     return Ok(Announced::NameTaken(Box::new(holder)));
@@ -67,12 +67,12 @@ impl ServerRegistry for SqliteStorage {
                     "SELECT incarnation FROM jk_server WHERE name = ?1 OR incarnation = ?2",
                     params![server.name.as_str(), incarnation],
                 )?;
-                // A former life under the same name; its leases stay what they are.
+                // An earlier incarnation under the same name; its leases stay as they are.
                 txn.db.run(
                     "DELETE FROM jk_server WHERE name = ?1 AND incarnation <> ?2",
                     params![server.name.as_str(), incarnation],
                 )?;
-                // A life that was forgotten and comes back must not repeat its last claim.
+                // An incarnation that was removed and comes back must not repeat its last claim.
                 txn.db.run(
                     sql!("INSERT INTO jk_server (incarnation, name, info, heartbeat_at, last_claim) \
                      VALUES (?1, ?2, ?3, ?4, COALESCE((SELECT max(claim_seq) \
@@ -138,7 +138,7 @@ impl ServerRegistry for SqliteStorage {
                     if lease.incarnation == incarnation
                         && job.head.is_held_by(lease.fence, lease.incarnation)
                     {
-                        // Its server says goodbye: that is no crash.
+                        // Its server deregisters: that is no crash.
                         txn.db.run(
                             "UPDATE jk_job SET flags = flags & ~?2 WHERE seq = ?1",
                             [job.seq, STARTED],
@@ -155,7 +155,7 @@ impl ServerRegistry for SqliteStorage {
         self.writer()
             .call("remove_dead", move |txn| {
                 let now = txn.now(now);
-                // What lies further ahead is of a time when the clock was.
+                // A heartbeat further ahead comes from a time when the clock was ahead.
                 let alive = [now.minus(silent_for).as_micros(), now.plus(silent_for).as_micros()];
                 let dead = txn.db.all(
                     "SELECT name FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2 \
@@ -194,7 +194,7 @@ impl ServerRegistry for SqliteStorage {
     }
 }
 
-/// Notes the queues and kinds of a server.
+/// Stores the queues and kinds of a server.
 fn serve_lanes(txn: &Txn<'_, '_>, server: &ServerInfo) -> SqlResult {
     let queues = server.queues.iter().map(|queue| (0, queue));
     for (of_kind, name) in queues.chain(server.kinds.iter().map(|kind| (1, kind))) {
@@ -206,7 +206,7 @@ fn serve_lanes(txn: &Txn<'_, '_>, server: &ServerInfo) -> SqlResult {
     Ok(())
 }
 
-/// Forgets what servers serve: of those whose incarnations are selected.
+/// Removes the lanes of the servers whose incarnations `servers` selects.
 fn forget_lanes(txn: &Txn<'_, '_>, servers: &'static str, params: impl Params) -> SqlResult {
     for server in txn.db.all(servers, params, |row| row.get::<_, i64>(0))? {
         txn.db.run("DELETE FROM jk_serves WHERE server = ?1", [server])?;

@@ -26,14 +26,14 @@ use crate::options::{SqliteDurability, SqliteOptions};
 use crate::schema;
 use crate::writer::{Shared, Writer, WriterThread};
 
-/// The write-ahead log is copied back when it has so many pages: 32 MiB.
+/// The write-ahead log is copied back when it has this many pages: 32 MiB.
 const CHECKPOINT_PAGES: u32 = 8_192;
-/// The log is cut to this size when it was larger.
+/// A larger log is cut to this size.
 const LOG_BYTES: u64 = 64 << 20;
-/// How often a file is opened anew that was made, or replaced, meanwhile.
+/// How often opening is repeated when the file was created or replaced meanwhile.
 const OPENINGS: usize = 5;
-/// SQLite before this release, but for two older lines that were mended too, can in rare cases damage
-/// a database that several connections write to: <https://www.sqlite.org/wal.html#walresetbug>.
+/// SQLite before this release can in rare cases damage a database that several connections write to:
+/// <https://www.sqlite.org/wal.html#walresetbug>. Two older lines have the fix, too.
 const SOUND_LIBRARY: i32 = 3_051_003;
 const SOUND_OLDER: [std::ops::Range<i32>; 2] = [3_044_006..3_045_000, 3_050_007..3_051_000];
 
@@ -84,7 +84,7 @@ pub(crate) struct Inner {
     capabilities: Capabilities,
     /// `None` only while it is dropped.
     channels: Option<Channels>,
-    /// The writer's, then the readers'.
+    /// The writer's thread, then those of the readers.
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -102,15 +102,15 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let here = std::thread::current().id();
-        // Waited for, so that whoever opens the file next finds it closed.
+        // Waits, so that the next process or storage to open the file finds it closed.
         let wait_for = |threads: &mut dyn Iterator<Item = JoinHandle<()>>| {
             for thread in threads.filter(|it| it.thread().id() != here) {
                 let _ = thread.join();
             }
         };
         let Some(Channels { writer, reads }) = self.channels.take() else { return };
-        // The readers first: the log is removed by the connection that is the last one, and of two that
-        // close at the same time each takes the other for one that stays.
+        // Readers first. The last connection to close removes the log, and of two that close at the
+        // same time each takes the other for one that stays.
         drop(reads);
         wait_for(&mut self.threads.drain(1..));
         drop(writer);
@@ -158,7 +158,7 @@ impl SqliteStorage {
     }
 
     pub(crate) async fn connect(mut options: SqliteOptions) -> Result<Self> {
-        // What is opened later, and looked at, is the same file also in another working directory.
+        // The path is absolute, so that it names the same file if the working directory changes.
         options.path = std::path::absolute(&options.path).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the working directory cannot be found")
                 .caused_by(error)
@@ -209,7 +209,7 @@ impl SqliteStorage {
             let (prefix, received) = (Arc::clone(&prefix), Arc::clone(&received));
             threads.push(spawn("reader", move || serve_reads(&conn, prefix, &received))?);
         }
-        // The readers have opened what the path named then.
+        // The readers opened what the path named at that moment.
         file.check_all().map_err(during)?;
 
         let mut capabilities = Capabilities::new(Level::Full);
@@ -273,8 +273,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 fn in_snapshot<T>(db: &Db<'_>, read: impl FnOnce(&Db<'_>) -> SqlResult<T>) -> SqlResult<T> {
     db.run("BEGIN", [])?;
     let answer = read(db);
-    // Nothing was written: it does not matter how it ends, as long as it ends. A reader that stays
-    // open keeps the log from being copied back.
+    // Nothing was written, so it does not matter how the transaction ends. But it must end: a reader
+    // that stays open keeps the log from being copied back.
     db.run("COMMIT", []).or_else(|_| db.run("ROLLBACK", []))?;
     answer
 }
@@ -287,11 +287,11 @@ fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>
             Err(_) => return,
         };
         match next {
-            // A panic is a bug, and must not take the reader with it; who asked is told.
+            // A panic is a bug, and must not stop the reader. The caller gets an error.
             Ok(read) => {
                 let ran = catch_unwind(AssertUnwindSafe(|| read(&db)));
                 if ran.is_err() && !db.conn.is_autocommit() {
-                    // Nothing was written; if not even this works, the next reads say so.
+                    // Nothing was written. If this fails, the next reads report it.
                     let _ = db.run("ROLLBACK", []);
                 }
             }
@@ -300,7 +300,7 @@ fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>
     }
 }
 
-/// Repeats what another process stands in the way of.
+/// Repeats `run` while another process blocks it.
 fn retry_while_busy<T>(
     timeout: Duration,
     mut run: impl FnMut() -> rusqlite::Result<T>,
@@ -316,7 +316,7 @@ fn retry_while_busy<T>(
     }
 }
 
-/// Opens the file, and says which one that is: the one that the path named before and after.
+/// Opens the file, and returns which one it is: the one that the path named before and after.
 fn open_to_write(
     options: &SqliteOptions,
     prefix: &Arc<str>,
@@ -324,7 +324,7 @@ fn open_to_write(
     for _ in 0..OPENINGS {
         let before = Seen::at(&options.path)?;
         let conn = connect_to_write(options, prefix)?;
-        // A file that was made just now is opened once more.
+        // A file that was created just now is opened once more.
         if Seen::at(&options.path)? == before {
             return Ok((conn, Arc::new(DatabaseFile::opened(&options.path))));
         }
@@ -335,7 +335,7 @@ fn open_to_write(
 fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.migrate);
-    // Asked before: afterwards somebody else may have made it.
+    // Checked before opening: afterwards another process may have created it.
     if !options.migrate && matches!(options.path.try_exists(), Ok(false)) {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -347,7 +347,7 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
     if !options.migrate {
         check_before_writing(&conn, options, prefix)?;
     }
-    // A file that may not be written is opened for reading, without a word; the lock below refuses it.
+    // SQLite opens a read-only file without an error; the lock below refuses it.
     conn.busy_timeout(Duration::ZERO).map_err(sqlite)?;
     let synchronous = match options.durability {
         SqliteDurability::Normal => "NORMAL",
@@ -375,7 +375,7 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
         match ready {
             Ok(()) => db.conn.execute_batch("COMMIT").map_err(sqlite)?,
             Err(fault) => {
-                // The error is what matters; the connection is closed anyway.
+                // The error matters; the connection is closed anyway.
                 let _ = db.conn.execute_batch("ROLLBACK");
                 return Err(fault.into());
             }
@@ -384,20 +384,20 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
     Ok(conn)
 }
 
-/// Otherwise SQLite prepares a statement anew whenever a value that it compares with a column changes.
-/// What our statements use does not depend on values: partial indexes are named by literals.
+/// Without this, SQLite prepares a statement again whenever a value changes that it compares with a
+/// column. No plan here depends on values: partial indexes are named by literals.
 fn stabilize_plans(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ()).map_err(sqlite)
 }
 
-/// Refuses what does not fit before anything is set: a file that is not ours stays as it is to the byte,
-/// and the journal mode is part of the file.
+/// Refuses a file that does not fit before any setting changes it. A foreign file stays the same to the
+/// byte, and the journal mode is part of the file.
 fn check_before_writing(
     conn: &Connection,
     options: &SqliteOptions,
     prefix: &Arc<str>,
 ) -> Result<()> {
-    // Nor is a log copied back that another program left. An empty one is removed as always.
+    // A log that another program left is not copied back either. An empty one is removed as always.
     let keep_log = log_bytes(&place_of(&options.path)) > 0;
     keep_log_on_close(conn, keep_log)?;
     let db = Db::new(conn, Arc::clone(prefix));
@@ -544,7 +544,7 @@ fn findings_of(durability: SqliteDurability, journal_mode: &str, log_bytes: u64)
 }
 
 impl Inner {
-    /// Begins to watch for other processes.
+    /// Begins to poll for writes of other processes.
     pub(crate) fn watch(&self) {
         if self.shared.sleepers.load(Ordering::SeqCst) > 0
             && let Some(channels) = &self.channels
@@ -553,3 +553,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

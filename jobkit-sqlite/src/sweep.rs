@@ -1,4 +1,4 @@
-//! Bounded completion of what a step could not do at once.
+//! Bounded completion of what a call has left.
 
 use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, Timestamp, bounds};
@@ -32,7 +32,7 @@ pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
         let Some((id, mark, from, until)) = mark else { break };
         let before = budget.0;
         let rest = match mark {
-            // Whoever cancelled it, or the one around it, has marked its own work behind this.
+            // Whoever cancelled it, or an enclosing batch, has marked work of its own behind this mark.
             Mark::Start { batch } | Mark::StartNested { batch }
                 if touched::is_cancelled(txn, batch)? =>
             {
@@ -96,7 +96,7 @@ fn discard_batches(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Budget) -
         |row| Ok(BatchId::from_bytes(bytes16(row.get_ref(0)?.as_blob()?))),
     )?;
     for batch in &stale {
-        // One of them may have stood inside another one, and gone with that.
+        // One of them may have been inside another one, and discarded with that.
         if !touched::is_filling(txn, *batch)? {
             continue;
         }

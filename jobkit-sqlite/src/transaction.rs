@@ -102,7 +102,7 @@ impl SqliteScope<'_> {
         settle.result = context.client().seal_output(context.id(), output).map_err(during)?;
         settle.retention = context.retention();
         settle.duration = Some(context.running_for());
-        // What the server sends with its own settle is too late then.
+        // What the server sends with its own settle comes too late.
         (settle.log, settle.log_dropped, settle.progress) = context.told_so_far();
         let request = SettleRequest {
             server: Name::from_stored("in a transaction"),
@@ -113,8 +113,8 @@ impl SqliteScope<'_> {
         match answers.into_iter().next() {
             Some(SettleAnswer::Settled(_)) => Ok(()),
             Some(SettleAnswer::Refused(refusal)) => Err(during(refusal.into())),
-            // Settled before, by an earlier transaction or by the server: these rows are not the ones
-            // that were settled.
+            // It was settled before, by an earlier transaction or by the server, so these rows are not
+            // the ones that were settled.
             _ => {
                 let text = "the attempt is settled already, or its lease is lost; roll back";
                 Err(during(Error::new(ErrorKind::Conflict, text).with("job", context.id())))

@@ -1,4 +1,4 @@
-//! Pushes: within the process at once, from other processes by a look at `data_version`.
+//! Wake-ups: at once within the process; by polling `data_version` for other processes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::storage::{Inner, SqliteStorage};
 
-/// A listener of the hub that is also told of what other processes do.
+/// A listener of the hub that also hears of other processes.
 struct Listener {
     near: Box<dyn WakeUps>,
     far_work: Option<watch::Receiver<()>>,
@@ -31,7 +31,7 @@ pub(crate) fn subscribe(storage: &SqliteStorage, filter: &WakeUpFilter) -> Box<d
     })
 }
 
-/// While it lives, the writer watches for other processes.
+/// While it exists, the writer polls for other processes.
 struct SleepGuard(Arc<AtomicUsize>);
 
 impl Drop for SleepGuard {

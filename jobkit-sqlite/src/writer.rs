@@ -1,8 +1,8 @@
 //! The one thread that writes.
 //!
-//! SQLite has one writer at a time, so there is one here: what waits when it becomes free shares a
-//! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
-//! sleeps it looks whether another process has written.
+//! SQLite has one writer at a time, so there is one thread that writes. Calls that wait share a
+//! transaction and are answered after its commit. Without calls the thread sleeps; while a listener
+//! waits it polls for writes of other processes.
 
 mod call;
 
@@ -25,19 +25,20 @@ use crate::file::DatabaseFile;
 use crate::txn::counters::Tail;
 use crate::txn::{Carried, Committed, Push, Txn};
 
-/// So often it is looked, before something is written, whether the file is where it was. After each commit
-/// it is looked in any case: that costs a microsecond or two, and is what an answer rests on.
+/// How often the thread checks before a write that the path still names the open file. After each
+/// commit it checks in any case: that costs a microsecond or two, and the answers rest on it.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The most calls that share a transaction.
 const CALLS: usize = 256;
-/// How often it is looked whether another process has written, while somebody sleeps.
+/// How often the thread polls for writes of other processes while a listener waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(15);
-/// Deltas are folded at most so often.
+/// Deltas are folded at most this often.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
-/// A transaction takes no further call once it has taken so long, so that nobody waits for a crowd.
+/// A transaction that has taken this long takes no further call, so that its callers need not wait for
+/// a crowd.
 const LONGEST: Duration = Duration::from_millis(20);
-/// So long the thread looks for the next request before it sleeps: whoever enqueues one job after the
-/// other gets 14,000 a second so, and 9,500 when the thread has to be woken for each.
+/// How long the thread spins for the next request before it sleeps. A caller that enqueues one job
+/// after the other gets 14,000 a second with it, and 9,500 when the thread has to be woken for each.
 const SPIN: Duration = Duration::from_micros(40);
 /// The first wait for another process that writes, and the longest. SQLite's own busy handler waits
 /// up to 100 ms at once, which made the 99th percentile 54 ms where this makes it 3.
@@ -46,11 +47,11 @@ const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::f
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) hub: WakeUpHub,
-    /// Listeners that wait at this moment.
+    /// How many listeners wait at this moment.
     pub(crate) sleepers: Arc<AtomicUsize>,
-    /// Told when another process made work claimable.
+    /// Signalled when another process made jobs claimable.
     pub(crate) foreign_work: watch::Sender<()>,
-    /// Told when another process did something else that is pushed.
+    /// Signalled when another process did anything else that listeners want to know.
     pub(crate) foreign_others: watch::Sender<()>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -61,14 +62,14 @@ pub(crate) struct WriterThread<'c> {
     shared: Arc<Shared>,
     busy_timeout: Duration,
     file: Arc<DatabaseFile>,
-    /// When it was last seen that the file is where it was; `None` if it is not.
+    /// When the path was last seen to name the open file; `None` if it does not.
     file_seen_at: Option<Instant>,
     folded: Option<Instant>,
     tail: Option<Tail>,
     carried: Carried,
     /// `data_version` when the schema was checked last.
     checked: Option<i64>,
-    /// `data_version` and the signal as they were seen last.
+    /// `data_version` and the signal at the last poll.
     seen: Option<(i64, (i64, i64))>,
     watched: Instant,
 }
@@ -142,7 +143,7 @@ impl<'c> WriterThread<'c> {
         }
     }
 
-    /// Runs all in one transaction; if one of them fails, each in its own.
+    /// Runs all calls in one transaction. If one fails, each runs in a transaction of its own.
     fn commit_group(&mut self, mut group: Vec<Box<dyn Call>>) {
         if let Err(error) = self.begin() {
             for call in group {
@@ -160,7 +161,7 @@ impl<'c> WriterThread<'c> {
             if !call.options().keeps_claimed_rows {
                 txn.carried.claimed.clear();
             }
-            // A panic is a bug, and must not take the storage with it.
+            // A panic is a bug, and must not stop the storage.
             let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut txn)));
             if let Err(fault) = run.unwrap_or_else(|_| Err(bug().into())) {
                 failed = Some(fault);
@@ -177,7 +178,8 @@ impl<'c> WriterThread<'c> {
                     Ok(committed) => {
                         let later = group.split_off(ran);
                         self.committed(committed);
-                        // It was committed to what is open, and answers hold for what the path names.
+                        // The commit went to the open file, and an answer promises that the path names
+                        // it.
                         let lost = self.file.check().err().map(Error::maybe_applied);
                         if lost.is_some() {
                             self.file_seen_at = None;
@@ -197,12 +199,12 @@ impl<'c> WriterThread<'c> {
         };
         let failed = self.roll_back(failed);
         if group.len() == 1 || failed.applied() == jobkit_core::Applied::Unknown {
-            // Those that did not run are told the same, and repeat it.
+            // Calls that did not run get the same error, and their callers repeat them.
             for call in group {
                 call.answer(Some(failed.duplicate()));
             }
         } else {
-            // One of them is poisoned, and the others must not suffer.
+            // One call is poisoned, and the others must not suffer from it.
             for call in group {
                 self.commit_group(vec![call]);
             }
@@ -231,7 +233,7 @@ impl<'c> WriterThread<'c> {
         }
     }
 
-    /// Begins a transaction, if this release may still write, and the file is where it was.
+    /// Begins a transaction, if this release may still write and the path names the open file.
     fn begin(&mut self) -> Result<()> {
         if self.file_seen_at.is_none_or(|at| at.elapsed() >= FILE_CHECK_INTERVAL) {
             self.file_seen_at = None;
@@ -243,8 +245,8 @@ impl<'c> WriterThread<'c> {
         checked.map_err(|error| self.roll_back(error))
     }
 
-    /// Refuses what another process has migrated to a schema that this release must not write. One
-    /// number is compared for each transaction, and no table read while nobody else writes.
+    /// Refuses a file that another process has migrated to a schema that this release must not write.
+    /// While nobody else writes, this compares one number for each transaction and reads no table.
     fn check_schema(&mut self) -> SqlResult {
         let version = self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
         if version != self.checked {
@@ -272,7 +274,7 @@ impl<'c> WriterThread<'c> {
 
     fn roll_back(&self, mut failed: Error) -> Error {
         self.db.forget_names();
-        // SQLite rolls back by itself after some errors; then this fails, and nothing is open.
+        // After some errors SQLite has rolled back by itself. Then this fails, and nothing is open.
         let rolled_back = self.db.conn.is_autocommit() || self.db.run("ROLLBACK", []).is_ok();
         if !rolled_back {
             failed = failed.maybe_applied();
@@ -280,7 +282,7 @@ impl<'c> WriterThread<'c> {
         failed
     }
 
-    /// Whether another process has written, and what of it is pushed.
+    /// Polls whether another process has written, and signals what listeners want to know.
     fn check_other_processes(&mut self) {
         self.watched = Instant::now();
         let version =
@@ -292,7 +294,7 @@ impl<'c> WriterThread<'c> {
         let signal = self.db.one("SELECT work, others FROM jk_delta WHERE id = 0", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         });
-        // Without tables there is nothing to be told yet.
+        // Without tables there is nothing to signal yet.
         let Ok(Some(signal)) = signal else { return };
         if let Some((_, seen)) = self.seen {
             if seen.0 != signal.0 {

@@ -111,7 +111,8 @@ pub(crate) fn wholes(
     Ok(found.into_iter().map(whole).collect())
 }
 
-/// Stores a batch as another storage had it, with those members that are batches; `false` if it is there.
+/// Stores a batch as another storage had it, counting the batches inside it as members; `false` if it
+/// exists.
 pub(crate) fn import(db: &Db<'_>, whole: &WholeBatch) -> SqlResult<bool> {
     let WholeBatch { record, counted, starts_with_parent } = whole;
     let instant = |at: Option<Timestamp>| at.map(Timestamp::as_micros);

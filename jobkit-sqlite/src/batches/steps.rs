@@ -1,5 +1,5 @@
-//! Starting, cancelling and discarding batches: bounded steps through what is inside, and marks for what
-//! is left.
+//! Starting, cancelling and discarding batches: bounded steps through their contents, and marks for
+//! what is left.
 
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Event;
@@ -15,8 +15,7 @@ use crate::jobs::transition::{TransitionContext, transition};
 use crate::txn::Txn;
 use crate::txn::marks::{self, Budget, Mark};
 
-/// Handles members after `done`, as many as there is room for; the last one handled if there may be
-/// more.
+/// Handles members after `done` within the budget; returns the last one handled if there may be more.
 pub(crate) fn members_step(
     txn: &mut Txn<'_, '_>,
     mark: &Mark,
@@ -50,20 +49,20 @@ pub(crate) fn members_step(
         None => done,
     });
     for mut job in members.into_iter().flatten() {
-        // A start is meant for those that await it alone; finished jobs stay as they are.
+        // A start concerns only members that await it; finished jobs stay as they are.
         let meant = match (&event, job.state()) {
             (Event::Decided { .. }, state) => state == StateName::Awaiting,
             (_, state) => !state.is_finished(),
         };
         if meant {
-            // A refusal means that it is being cancelled already.
+            // A refusal means that the job is being cancelled already.
             let _ = transition(txn, &mut job, &event, &TransitionContext::at(now))?;
         }
     }
     Ok(last)
 }
 
-/// Starts a batch and what is inside, as far as there is room in the step.
+/// Starts a batch and its contents, as far as the budget allows.
 pub(crate) fn begin_batch(
     txn: &mut Txn<'_, '_>,
     id: BatchId,
@@ -78,7 +77,7 @@ pub(crate) fn begin_batch(
     begin_mark(txn, Mark::Start { batch: id }, true, now, room)
 }
 
-/// Cancels or discards a batch and what is inside, as far as there is room in the step.
+/// Cancels or discards a batch and its contents, as far as the budget allows.
 pub(crate) fn end_batch(
     txn: &mut Txn<'_, '_>,
     mark: Mark,
@@ -97,8 +96,8 @@ pub(crate) fn end_batch(
     begin_mark(txn, mark, true, now, room)
 }
 
-/// Does the first bounded step of a mark, for members if any of them are meant and then for batches
-/// inside, and marks what is left.
+/// Takes the first bounded step of a mark, for members if it concerns any and then for batches inside,
+/// and marks what is left.
 fn begin_mark(
     txn: &mut Txn<'_, '_>,
     mark: Mark,
@@ -119,7 +118,8 @@ fn begin_mark(
     Ok(())
 }
 
-/// Handles batches inside one after number `done`; the last one handled if there may be more.
+/// Handles the batches inside one after number `done`; returns the last one handled if there may be
+/// more.
 pub(crate) fn nested_step(
     txn: &mut Txn<'_, '_>,
     mark: &Mark,
@@ -155,7 +155,7 @@ pub(crate) fn nested_step(
             _ => continue,
         };
         if completed {
-            // It stays completed; but members of it, or of what is inside, may have come back.
+            // It stays completed; but members of it, or of its contents, may have been requeued.
             begin_mark(txn, end, open > 0, now, room)?;
         } else {
             end_batch(txn, end, now, room)?;

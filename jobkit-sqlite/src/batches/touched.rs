@@ -13,7 +13,7 @@ use crate::error::SqlResult;
 use crate::txn::marks::Verdict;
 use crate::txn::{TouchedBatch, Txn};
 
-/// The batch as this transaction has left it.
+/// A batch as this transaction has left it.
 pub(crate) fn batch<'t>(
     txn: &'t mut Txn<'_, '_>,
     id: BatchId,
@@ -27,7 +27,7 @@ pub(crate) fn batch<'t>(
     Ok(txn.batches.get_mut(&id))
 }
 
-/// A batch and those around it, from the inside.
+/// A batch and the enclosing ones, innermost first.
 pub(crate) fn with_enclosing(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<Vec<BatchRecord>> {
     let mut around: Vec<BatchRecord> = Vec::with_capacity(1);
     let mut next = Some(id);
@@ -40,7 +40,7 @@ pub(crate) fn with_enclosing(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<Ve
     Ok(around)
 }
 
-/// Whether a batch, or one around it, was cancelled.
+/// Whether a batch or an enclosing one was cancelled.
 pub(crate) fn is_cancelled(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<bool> {
     let mut next = Some(id);
     while let Some(id) = next
@@ -58,7 +58,7 @@ pub(crate) fn is_filling(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<bool> 
     Ok(batch(txn, id)?.is_some_and(|batch| batch.record.started_at.is_none()))
 }
 
-/// Opens a batch; one with a parent was checked to have room for it.
+/// Opens a batch. The caller has checked that its parent takes it.
 pub(crate) fn open(txn: &mut Txn<'_, '_>, new: &NewBatch, now: Timestamp) -> SqlResult {
     let at_once = new.starts == Starts::AtOnce;
     let waits = match new.parent {
@@ -102,7 +102,8 @@ pub(crate) fn attach(
             batch.record.counts.count(finish, 1);
         }
     }
-    // Batches that are being filled are discarded so long after the last attach to them, or inside.
+    // A batch that is being filled is discarded some time after the last attach to it or to its
+    // contents.
     let mut next = Some(id);
     while let Some(id) = next
         && let Some(batch) = batch(txn, id)?
@@ -115,7 +116,7 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// A member was removed: batches without any go too, and those around them.
+/// Removes a member, and the batches that have none left, from the inside out.
 pub(crate) fn remove_member(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult {
     let mut next = Some(id);
     while let Some(id) = next {
@@ -135,7 +136,7 @@ pub(crate) fn remove_member(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult {
     Ok(())
 }
 
-/// Counts a member that came back, finished, or both.
+/// Counts a member that was requeued, finished, or both.
 pub(crate) fn recount(
     txn: &mut Txn<'_, '_>,
     id: BatchId,
@@ -155,10 +156,10 @@ pub(crate) fn recount(
     Ok(())
 }
 
-/// Writes the batches that changed, and completes those whose members have all finished; what waits
-/// for them is decided after what waits for those that ended before.
+/// Writes the batches that changed, and completes those whose members have all finished. What waits for
+/// them is decided after what waits for those that ended before.
 pub(crate) fn write_changed(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
-    // In an order that does not depend on a hash.
+    // In a deterministic order.
     let changed = txn.batches.iter().filter(|(_, batch)| batch.changed);
     let mut changed: BTreeSet<BatchId> = changed.map(|(id, _)| *id).collect();
     while let Some(id) = changed.pop_first() {
@@ -167,11 +168,11 @@ pub(crate) fn write_changed(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult 
         batch.record.advance(now);
         let record = batch.record.clone();
         let as_member = record.as_member();
-        // How the batch around it counts it, if there is one.
+        // How the enclosing batch counts it, if there is one.
         let counted = record.parent.map(|_| std::mem::replace(&mut batch.counted, as_member));
         write(txn, &record)?;
         if record.completed_at.is_some() {
-            // Also without a change: a Failed member that is deleted makes success unmeetable.
+            // Even without a change: deleting a Failed member makes success unmeetable.
             let verdict = Verdict::of(|on| on.decide_batch(true, &record.counts));
             txn.ended.push_back((Parent::Batch(id), verdict));
         }

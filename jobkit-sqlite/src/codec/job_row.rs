@@ -23,25 +23,25 @@ use crate::error::SqlResult;
 pub(crate) const STARTED: i64 = 1;
 /// There are edges to children.
 pub(crate) const CHILDREN: i64 = 2;
-/// There are rows in other tables that go with the job.
+/// Other tables have rows of the job: overflow, errors, log lines, progress, memos, a checkpoint.
 pub(crate) const HAS_SIDE_ROWS: i64 = 4;
-/// The result is in `jk_payload`.
+/// The result is in `jk_payload`, since it is too large for the row.
 pub(crate) const RESULT_OVERFLOWS: i64 = 8;
 /// The present state was entered by the end of an attempt.
 pub(crate) const ENDED: i64 = 16;
 /// That attempt's duration is known.
 pub(crate) const TIMED: i64 = 32;
 
-/// Arguments and results larger than this are kept out of the row, which is rewritten at every
+/// Arguments and results larger than this overflow into `jk_payload`: the row is rewritten at every
 /// transition.
 pub(crate) const INLINE_BYTES: usize = 1024;
 
-/// Where arguments are kept that are out of the row.
+/// The row of `jk_payload` for the arguments of a job.
 pub(crate) const fn args_overflow_id(seq: i64) -> i64 {
     seq.wrapping_mul(2)
 }
 
-/// Where a result is kept that is out of the row.
+/// The row of `jk_payload` for the result of a job.
 pub(crate) const fn result_overflow_id(seq: i64) -> i64 {
     args_overflow_id(seq).wrapping_add(1)
 }
@@ -73,7 +73,7 @@ pub(crate) struct Job {
     pub(crate) unique: Option<String>,
     pub(crate) limits: Option<String>,
     pub(crate) extras: Option<String>,
-    /// What must be written to the history column.
+    /// The text that must be written to the history column.
     pub(crate) history: Option<History>,
 }
 
@@ -198,7 +198,7 @@ impl Job {
         Ok(job)
     }
 
-    /// What every job has; all that an enqueued one has which is like most.
+    /// The columns that every job has. A simple enqueued job has no others.
     fn read_common(row: &Row<'_>, state: State) -> SqlResult<Self> {
         Ok(Self {
             seq: row.get(column::SEQ)?,
@@ -309,8 +309,8 @@ impl Job {
         })
     }
 
-    /// Whether the present state is Enqueued, entered in a way that columns can tell once the job is
-    /// claimed.
+    /// Whether the present state is Enqueued, and entered in a way that the columns can still express
+    /// once the job is claimed.
     pub(crate) fn is_plainly_enqueued(&self) -> bool {
         self.head.state == State::Enqueued
             && !self.has(ENDED)
@@ -318,8 +318,8 @@ impl Job {
             && self.enqueued_at == Some(self.head.entered_at)
     }
 
-    /// The transitions that the columns hold, oldest first: the present one, and with `was` those of
-    /// the claim and of the entry into the queue before it.
+    /// The transitions that the columns hold, oldest first: the present one, and if `was` is set, the
+    /// claim and the entry into the queue before it.
     pub(crate) fn tail(&self, db: &Db<'_>) -> SqlResult<Vec<HistoryEntry>> {
         let server = self.server.map(|server| db.name(server)).transpose()?;
         let entry = |state, reason, at| HistoryEntry {
@@ -379,11 +379,12 @@ impl Job {
         let text: Option<String> = db
             .one("SELECT history FROM jk_job WHERE seq = ?1", [self.seq], |row| row.get(0))?
             .flatten();
-        // A history that cannot be read is no reason to hold the job up.
+        // A history that cannot be read must not hold the job up.
         Ok(text.as_deref().and_then(|text| json(text).ok()).unwrap_or_default())
     }
 
-    /// Moves what the columns hold into the history, since they are about to be overwritten.
+    /// Moves the transitions that the columns hold into the history, before the columns are
+    /// overwritten.
     pub(crate) fn keep_tail(&mut self, db: &Db<'_>) -> SqlResult {
         self.history = Some(self.history(db)?);
         self.was = None;
@@ -467,7 +468,7 @@ impl Job {
         Ok(())
     }
 
-    /// Writes what the end of such a claim changes, when the job is finished then.
+    /// Writes what the end of such a claim changes when the job is finished by it.
     pub(crate) fn write_finish(&self, db: &Db<'_>) -> SqlResult {
         let head = &self.head;
         db.run(

@@ -1,19 +1,18 @@
 //! Texts of SQL: the numbers of states by their names, and lists of columns with their indices.
 //!
-//! A partial index is used only where its condition is written literally, so these numbers cannot be
-//! parameters. They are written as `{enqueued}`, and the compiler puts in what core says.
+//! SQLite uses a partial index only where its condition is written literally, so these numbers cannot
+//! be parameters. A text says `{enqueued}`, and the compiler puts in the number from core.
 
 use jobkit_core::edge::On;
 use jobkit_core::state::StateName;
 
 use super::on_number;
 
-/// A text of SQL in which the name of a state in braces stands for its number: `{awaiting}` and so on.
-/// `{finished}` is the first of the states in which a job is finished; all behind it are, too.
-/// `{on_success}` is the number of that condition of an edge.
+/// A text of SQL in which the name of a state in braces stands for its number, such as `{awaiting}`.
+/// `{finished}` is the first finished state: all later ones are finished, too. `{on_success}` is the
+/// number of that condition of an edge.
 ///
-/// The text is `'static`, and one place in the code always gives the same address: prepared statements
-/// are kept by it.
+/// The text is `'static`, and each use has one address: prepared statements are kept by it.
 macro_rules! sql {
     ($text:expr) => {{
         const TEXT: &str = $text;

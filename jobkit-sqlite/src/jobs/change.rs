@@ -62,7 +62,7 @@ pub(crate) fn change(
                 Some((_, holder)) if holder != job.id => {
                     return Ok(ChangeOutcome::Refused(Refusal::UniqueConflict { holder }));
                 }
-                // It holds it for a period: as long as before.
+                // The job holds the key for a period, and keeps it until that ends.
                 Some(_) => None,
                 None => Some(unique),
             }

@@ -1,4 +1,4 @@
-//! An edited copy in the place of a waiting job.
+//! Replacing a waiting job by an edited copy.
 
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
@@ -18,7 +18,7 @@ use crate::error::SqlResult;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
-/// Stores `copy`, and deletes a waiting original; both or neither.
+/// Stores `copy` and deletes a waiting original: both or neither.
 pub(crate) fn edit(
     txn: &mut Txn<'_, '_>,
     original: JobId,
@@ -29,7 +29,7 @@ pub(crate) fn edit(
 ) -> SqlResult<Submitted> {
     let submission = PreparedSubmission::new(&Submission::one(copy.clone()));
     if read::find(txn.db, copy.id)?.is_some() {
-        // Repeated: what was done with the original was done then.
+        // A repeated call: the first one handled the original.
         return submit(txn, &submission, now);
     }
     let Some(mut job) = read::find(txn.db, original)? else {
@@ -44,7 +44,7 @@ pub(crate) fn edit(
     if let Some(refusal) = refuse_replacement(txn, &job)? {
         return Ok(Submitted::Refused(refusal));
     }
-    // Names are kept beyond a rollback of this part, so they are given before it.
+    // Names stay known after a rollback of this part, so they are stored before it.
     txn.db.intern(&copy.queue)?;
     txn.db.intern(&copy.kind)?;
     let savepoint = txn.savepoint()?;
@@ -52,7 +52,7 @@ pub(crate) fn edit(
     // A waiting job can be deleted.
     let _ = transition(txn, &mut job, &Event::Delete(Reason::Replaced), &context)?;
     if let Some(unique) = job.unique()? {
-        // Also one that is held for a period goes over to the copy.
+        // A key that is held for a period passes to the copy, too.
         txn.db.run(
             "DELETE FROM jk_ukey WHERE hash = ?1 AND job = ?2",
             params![&unique.hash().0[..], job.seq],

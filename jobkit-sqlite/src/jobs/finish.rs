@@ -24,9 +24,9 @@ pub(crate) fn finish_step(txn: &mut Txn<'_, '_>, now: Timestamp, budget: &mut Bu
     admission::admit_waiters(txn, now)
 }
 
-/// Decides what waits for the jobs and batches that finished, as far as the budget goes; the rest
-/// is marked for sweeps. Parents decide in the order in which they end (BAT-9): a batch ends with
-/// its last member, before anything that this member decides.
+/// Decides what waits for the jobs and batches that ended, as far as the budget allows, and marks the
+/// rest for sweeps. Parents decide in the order in which they end (BAT-9): a batch ends with its last
+/// member, before anything that this member decides.
 pub(crate) fn decide_finished(
     txn: &mut Txn<'_, '_>,
     now: Timestamp,
@@ -39,7 +39,7 @@ pub(crate) fn decide_finished(
     }
 }
 
-/// Decides what waits for a parent that ended, and marks what the budget does not suffice for.
+/// Decides what waits for a parent that ended, and leaves a mark for what exceeds the budget.
 fn decide_or_mark(
     txn: &mut Txn<'_, '_>,
     parent: Parent,
@@ -57,7 +57,7 @@ fn decide_or_mark(
     Ok(())
 }
 
-/// Decides undecided edges from a parent; whether some are left since the budget is used up.
+/// Decides open edges from a parent; returns whether some are left because the budget is used up.
 pub(crate) fn decide_children(
     txn: &mut Txn<'_, '_>,
     parent: Parent,
@@ -102,7 +102,7 @@ pub(crate) fn decide_children(
     Ok(false)
 }
 
-/// Tells a child that one of the things it waits for was decided.
+/// Records for a child that one of its parents was decided.
 fn decided(
     txn: &mut Txn<'_, '_>,
     child: i64,
@@ -115,7 +115,7 @@ fn decided(
             warn_corrupt_row(child, &fault);
             let waits =
                 sql!("SELECT EXISTS (SELECT 1 FROM jk_job WHERE seq = ?1 AND state = {awaiting})");
-            // One that went on before, as by a run-now, may run.
+            // A child that no longer waits, for example after a run-now, may run.
             if txn.db.one(waits, [child], |row| row.get(0))? == Some(true) {
                 give_up_unreadable(txn, child, now)?;
             }

@@ -25,17 +25,17 @@ use crate::operations::operator_state::forget_old;
 use crate::txn::Txn;
 use crate::txn::marks::{self, Budget, STEP, Verdict};
 
-/// How long an empty batch is kept after it has completed, and a lock that nobody renewed.
+/// How long an empty batch is kept after it completed, and a lock that its owner does not renew.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Empty batches that one step looks at.
 const EMPTY_AT_ONCE: usize = 100;
 
-/// What was found about batches whose members expired. It holds until something is decided.
+/// What is known about batches whose members expired. It holds until something is decided.
 #[derive(Debug, Default)]
 struct Verdicts {
-    /// Whether the members may go.
+    /// Whether the members may be removed.
     may_go: HashMap<BatchId, bool>,
-    /// Whether nothing but success is waited for, of this batch and those around.
+    /// Whether jobs wait only for the success of this batch and the enclosing ones.
     but_for_success: HashMap<BatchId, bool>,
 }
 
@@ -43,9 +43,9 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
     let now = txn.now(request.now);
     let max = request.max.clamp(1, STEP);
     let mut budget = Budget(STEP);
-    // Members of a batch whose continuations have not finished stay. So that they never stand in
-    // the way of what expires with or after them, a step that met any is followed by one that goes
-    // on where it stopped.
+    // Members of a batch stay while its continuations have not finished. They must not block what
+    // expires with them or later: a step that met any is followed by one that continues where it
+    // stopped.
     let from = (int(txn.meta("purge_from")?), int(txn.meta("purge_seq")?));
     let mut expired = read_jobs(
         txn.db,
@@ -75,13 +75,13 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
         let job = match job {
             Ok(job) => job,
             Err(seq) => {
-                // What belongs to it cannot be told: it stays, for somebody to look at.
+                // What belongs to it is unknown, so it stays for an operator to look at.
                 txn.db.run("UPDATE jk_job SET expires_at = NULL WHERE seq = ?1", [seq])?;
                 continue;
             }
         };
         reached = (job.expires_at.map_or(from.0, Timestamp::as_micros), job.seq);
-        // Only a damaged row says when it expires and has not finished.
+        // Only a corrupt row expires before it has finished.
         if !job.state().is_finished() {
             kept = true;
             continue;
@@ -93,7 +93,7 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
             continue;
         }
         if job.has(CHILDREN) {
-            // Those that are given up may be what a batch waits for, or its continuations.
+            // Children that are given up may be what a batch waits for, or its continuations.
             verdicts = Verdicts::default();
             if !release_children(txn, &job, now, &mut budget)? {
                 kept = true;
@@ -104,7 +104,7 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
         highest = highest.max(job.seq);
         removed += 1;
     }
-    // To the end, so that what is kept is looked at once for all that goes.
+    // Continue to the end, so that each job that is kept is looked at once per round.
     let passed = kept || from != (0, 0);
     let resume = if full && passed { reached } else { (0, 0) };
     if resume != from {
@@ -114,7 +114,7 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
     if removed > 0 {
         let left = txn.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
         if left.is_none_or(|left: i64| left < highest) {
-            // Its place must not be given again.
+            // Its sequence must not be given again.
             txn.set_meta("floor", txn.meta("floor")?.max(uint(highest)))?;
         }
     }
@@ -144,8 +144,8 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
     })
 }
 
-/// Whether the members of a batch may go: it and all around it have completed, and what waits for
-/// them has finished (G9).
+/// Whether the members of a batch may be removed: it and every enclosing batch have completed, and what
+/// waits for them has finished (G9).
 fn may_lose_members(
     txn: &mut Txn<'_, '_>,
     id: BatchId,
@@ -173,7 +173,7 @@ fn may_lose_members(
         };
         verdicts.but_for_success.insert(id, but_for_success);
         if but_for_success {
-            // Once it is gone none of them can succeed, and nothing may wait for that for ever.
+            // Without it none of these batches can succeed, and nothing may wait for that forever.
             for id in losing {
                 if let Some(batch) = touched::batch(txn, id)? {
                     batch.record.counts.lost = true;
@@ -192,7 +192,7 @@ fn may_lose_members(
     Ok(may_go)
 }
 
-/// Whether nothing unfinished waits for any of these batches; or nothing but for their success.
+/// Whether nothing unfinished waits for any of these batches, or only for their success.
 fn are_over(txn: &Txn<'_, '_>, batches: &[BatchRecord], but_for_success: bool) -> SqlResult<bool> {
     for batch in batches {
         if marks::is_marked(txn.db, Parent::Batch(batch.id))? {
@@ -212,7 +212,7 @@ fn are_over(txn: &Txn<'_, '_>, batches: &[BatchRecord], but_for_success: bool) -
     Ok(true)
 }
 
-/// Decides what still waits for a job that goes; whether nothing is left.
+/// Decides what still waits for a job that is removed; returns whether nothing is left.
 fn release_children(
     txn: &mut Txn<'_, '_>,
     job: &Job,
@@ -231,7 +231,7 @@ fn release_children(
 fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> SqlResult {
     let seq = job.seq;
     txn.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
-    // A finished job has none, unless its row was damaged.
+    // A finished job has none, unless its row was corrupt.
     slots::unadmit(txn, seq)?;
     if job.has(HAS_SIDE_ROWS) {
         txn.db.run(
@@ -257,8 +257,8 @@ fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> SqlResult {
     Ok(())
 }
 
-/// Looks at the next empty batches. Those that must stay never stand in the way of what has expired
-/// after them: each step goes on where the one before stopped, and in the end begins anew.
+/// Looks at the next empty batches. Those that must stay never block what expired after them: each step
+/// continues where the last one stopped, and starts again at the end.
 fn remove_empty_batches(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult<usize> {
     let until = now.minus(DAY).as_micros();
     let from = (int(txn.meta("empty_at")?), int(txn.meta("empty_num")?));

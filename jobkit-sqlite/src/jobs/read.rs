@@ -31,7 +31,7 @@ pub(crate) fn record(db: &Db<'_>, id: JobId) -> SqlResult<Option<JobRecord>> {
     find(db, id)?.map(|job| job.record(db)).transpose()
 }
 
-/// What `jk_payload` holds.
+/// What `jk_payload` holds under an id.
 pub(crate) fn overflow(db: &Db<'_>, id: i64) -> SqlResult<Option<Payload>> {
     Ok(db.one("SELECT body FROM jk_payload WHERE id = ?1", [id], |row| payload(row, 0))?.flatten())
 }
@@ -41,7 +41,7 @@ pub(crate) fn details(db: &Db<'_>, id: JobId) -> SqlResult<Option<JobDetails>> {
     Ok(read_details(db, text, [&id.as_bytes()[..]])?.map(|(details, _)| details))
 }
 
-/// A job at its place, and the last change that was applied to it.
+/// A job by its sequence, and the last change that was applied to it.
 pub(crate) fn details_at(
     db: &Db<'_>,
     seq: i64,
@@ -123,8 +123,8 @@ pub(crate) fn parents(db: &Db<'_>, child: i64) -> SqlResult<Vec<EdgeStatus>> {
     )?)
 }
 
-/// Reads the rows of a `select_job!` statement: of one that cannot be read, its sequence. It must not
-/// keep others from what they wait for.
+/// Reads the rows of a `select_job!` statement. For a row that cannot be read it returns the sequence,
+/// so that the row does not hold up others.
 pub(crate) fn read_jobs(
     db: &Db<'_>,
     text: &'static str,

@@ -34,16 +34,16 @@ use crate::txn::{Push, Txn};
 /// What was decided about a new job before it is stored.
 struct Evaluated {
     head: JobHead,
-    /// Whether each edge is decided, in order, with the parent that it has in the end.
+    /// Each edge in order, with its final parent and whether it is decided.
     edges: Vec<(Edge, bool)>,
 }
 
-/// What the jobs of a submission mean for each other.
+/// What the jobs of a submission share.
 #[derive(Debug, Default)]
 struct Shared {
-    /// Jobs that are not stored, since another one holds their key.
+    /// Jobs that are not stored because another job holds their key, with that job.
     stand_ins: HashMap<JobId, JobId>,
-    /// Holders of keys that give way.
+    /// Holders of keys that are replaced.
     replaced: Vec<i64>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn submit(
     let stored = if submission.simple {
         submit_simple(txn, &submission.jobs, Reason::Submitted, now)?
     } else {
-        // Names are kept beyond a rollback of this part, so they are given before it.
+        // Names stay known after a rollback of this part, so they are stored before it.
         for job in &submission.jobs {
             txn.db.intern(&job.record.queue)?;
             txn.db.intern(&job.record.kind)?;
@@ -78,7 +78,7 @@ pub(crate) fn submit(
     })
 }
 
-/// Submissions, each on its own. Neighbours of one plain job each are inserted together.
+/// Stores submissions, each on its own. Neighbours of one simple job each are inserted together.
 pub(crate) fn submit_each(
     txn: &mut Txn<'_, '_>,
     submissions: &[PreparedSubmission],
@@ -99,7 +99,7 @@ pub(crate) fn submit_each(
     Ok(answers)
 }
 
-/// Plain jobs that know nothing of each other.
+/// Stores simple jobs that are independent of each other.
 fn submit_singles(
     txn: &mut Txn<'_, '_>,
     jobs: &[&PreparedJob],
@@ -136,7 +136,7 @@ fn submit_singles(
     Ok(())
 }
 
-/// A submission in a part that the caller may undo.
+/// Stores a submission in a part that the caller may undo.
 pub(crate) fn submit_nested(
     txn: &mut Txn<'_, '_>,
     submission: &PreparedSubmission,
@@ -148,7 +148,7 @@ pub(crate) fn submit_nested(
     submit_all(txn, submission.batch.as_ref(), &submission.jobs, Reason::Submitted, now)
 }
 
-/// One job of a schedule.
+/// Stores one job of a schedule.
 pub(crate) fn submit_one(
     txn: &mut Txn<'_, '_>,
     job: &NewRecord,
@@ -173,7 +173,7 @@ pub(crate) fn submit_one(
     })
 }
 
-/// Jobs that need nothing but a row each: no savepoint, no look before the insert.
+/// Stores jobs that need only a row each: no savepoint, and no query before the insert.
 fn submit_simple(
     txn: &mut Txn<'_, '_>,
     jobs: &[PreparedJob],
@@ -195,7 +195,7 @@ fn submit_simple(
         match already(txn, job)? {
             Some(Ok(already)) => answers.push(already),
             other => {
-                // The id has other content: take back what was stored of this submission.
+                // The id has other content: remove what was stored of this submission.
                 for new in inserted.iter().filter(|new| new.is_stored) {
                     rows::remove(txn, new.seq)?;
                 }
@@ -210,7 +210,7 @@ fn submit_simple(
     Ok(Ok(answers))
 }
 
-/// Statistics and pushes of a job that was stored.
+/// Counts a job that was stored, and notes its push.
 fn count_new(
     txn: &mut Txn<'_, '_>,
     job: &NewRecord,
@@ -223,7 +223,7 @@ fn count_new(
         StateName::Enqueued => txn.work = true,
         StateName::Scheduled => {
             let at = job.start.run_at(now).unwrap_or(now);
-            // Many of one call are told of by their earliest.
+            // Jobs of one call share a push for the earliest.
             match txn.pushes.last_mut() {
                 Some(Push::Due(earlier)) => *earlier = at.min(*earlier),
                 _ => txn.pushes.push(Push::Due(at)),
@@ -266,8 +266,8 @@ fn already(
     Ok(Some(Err(Refusal::IdConflict { job: job.record.id })))
 }
 
-/// Whether what is stored under an id means the same, though it is written in another way. What cannot
-/// be read does not.
+/// Whether the stored job has the same content, written in another way. A job that cannot be read has
+/// not.
 fn is_same_content(txn: &Txn<'_, '_>, new: &NewRecord) -> SqlResult<bool> {
     match read::details(txn.db, new.id) {
         Ok(Some(stored)) => Ok(new.is_content_of(&stored.record.kind, &stored.args)),
@@ -277,7 +277,7 @@ fn is_same_content(txn: &Txn<'_, '_>, new: &NewRecord) -> SqlResult<bool> {
     }
 }
 
-/// Any submission. What it has done when it is refused must be undone by the caller.
+/// Stores any submission. The caller must undo what it has done when it is refused.
 fn submit_all(
     txn: &mut Txn<'_, '_>,
     batch: Option<&NewBatch>,
@@ -286,7 +286,7 @@ fn submit_all(
     now: Timestamp,
 ) -> SqlResult<Result<Vec<JobSubmitted>, Refusal>> {
     if let Some(new) = batch {
-        // One that exists was opened by the same submission, whose answer was lost.
+        // A batch that exists was opened by the same submission, whose answer was lost.
         if touched::batch(txn, new.id)?.is_none() {
             if let Some(parent) = new.parent
                 && let Some(refusal) = members::refuse_nested(txn, parent)?
@@ -298,7 +298,7 @@ fn submit_all(
     }
     let mut answers = vec![None; jobs.len()];
     let mut shared = Shared::default();
-    // Places in line follow the order given, whatever the order in which parents demand it.
+    // Sequences follow the given order, whatever order the parents demand.
     let seqs = jobs.iter().map(|_| txn.next_seq()).collect::<SqlResult<Vec<i64>>>()?;
     for place in parents_first(jobs) {
         let job = &jobs[place];
@@ -311,7 +311,7 @@ fn submit_all(
         }
         answers[place] = Some(answer);
     }
-    // Only now, so that no edge from one of them is missed.
+    // Only now, so that no edge from a replaced job is missed.
     for holder in shared.replaced {
         if let Some(mut holder) = read::load(txn.db, holder)?
             && !holder.state().is_finished()
@@ -327,7 +327,7 @@ fn submit_all(
     }
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
     let mut answers: Vec<JobSubmitted> = answers.into_iter().flatten().collect();
-    // The end of the batch, or a key that was taken over, may have moved them on.
+    // The end of the batch, or a key that was taken over, may have changed their states.
     for (job, answer) in jobs.iter().zip(&mut answers) {
         if let JobSubmitted::Created(state) | JobSubmitted::Already(state) = answer {
             *state = state_of(txn.db, job.record.id)?.unwrap_or(*state);
@@ -480,7 +480,7 @@ fn evaluate_new(
     Ok(Ok(Evaluated { head, edges }))
 }
 
-/// Places of jobs such that parents come before their children, and otherwise in the order given.
+/// The indices of jobs such that parents come before their children, and otherwise in the given order.
 fn parents_first(jobs: &[PreparedJob]) -> Vec<usize> {
     if jobs.iter().all(|job| job.record.edges.is_empty()) {
         return (0..jobs.len()).collect();

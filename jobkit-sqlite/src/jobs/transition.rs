@@ -1,4 +1,4 @@
-//! Applying what the state machine computes, with everything that goes with it.
+//! Applying what the state machine computes, with all its effects.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use crate::txn::batch_update::Before;
 use crate::txn::marks::Verdict;
 use crate::txn::{Push, Txn};
 
-/// What a transition needs to know beside head and event.
+/// What a transition needs to know besides head and event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TransitionContext<'a> {
     pub(crate) now: Timestamp,
-    /// The person whose doing it is.
+    /// The operator who causes it.
     pub(crate) actor: Option<&'a str>,
     /// How long the handler ran.
     pub(crate) duration: Option<Duration>,
-    /// Instead of what the job carries itself.
+    /// Instead of the retention that the job carries.
     pub(crate) retention: Option<Retention>,
 }
 
@@ -58,8 +58,8 @@ pub(crate) fn evaluate(
     ))
 }
 
-/// Applies `event` to a job, with all effects but the decisions about children and batches, which
-/// wait for `finish_step`.
+/// Applies `event` to a job, with all effects but the decisions about children and batches, which are
+/// left to `finish_step`.
 pub(crate) fn transition(
     txn: &mut Txn<'_, '_>,
     job: &mut Job,
@@ -73,7 +73,7 @@ pub(crate) fn transition(
     Ok(planned)
 }
 
-/// Writes a planned transition.
+/// Writes a transition that was evaluated.
 pub(crate) fn apply(
     txn: &mut Txn<'_, '_>,
     job: &mut Job,
@@ -92,7 +92,7 @@ pub(crate) fn apply(
         _ => None,
     };
 
-    // The columns hold a whole cycle, queue to end, if it is a plain one.
+    // The columns hold a whole cycle from queue to end, if it is a simple one.
     let mut in_columns = false;
     if effects.history {
         if is_claim && job.is_plainly_enqueued() {

@@ -10,7 +10,8 @@ use crate::codec::{at, bytes16};
 use crate::error::SqlResult;
 use crate::txn::Txn;
 
-/// Frees the unique key of a job, if it holds it and not for a period: in any case, or at its start.
+/// Frees the unique key of a job, unless it is held for a period or by another job: always, or only if
+/// it ends with the start.
 pub(crate) fn free(txn: &mut Txn<'_, '_>, job: &Job, in_any_case: bool) -> SqlResult {
     match job.unique() {
         Ok(Some(unique)) if in_any_case || unique.until == Until::Started => {
@@ -29,8 +30,8 @@ pub(crate) fn free(txn: &mut Txn<'_, '_>, job: &Job, in_any_case: bool) -> SqlRe
     Ok(())
 }
 
-/// The job that holds a key: its place, and its id, since one that holds it for a period may be
-/// gone.
+/// The job that holds a key: its sequence and its id, since a job that holds it for a period may have
+/// been removed.
 pub(crate) fn holder(
     txn: &Txn<'_, '_>,
     hash: &[u8; 16],
@@ -54,7 +55,7 @@ pub(crate) fn holder(
     })
 }
 
-/// Gives a key to a job, whoever held it.
+/// Gives a key to a job, whoever holds it.
 pub(crate) fn take(
     txn: &Txn<'_, '_>,
     unique: &Unique,

@@ -1,4 +1,4 @@
-//! Giving up what cannot be read.
+//! Giving up jobs that cannot be read.
 
 use jobkit_core::Timestamp;
 use jobkit_core::state_machine::Event;
@@ -12,10 +12,10 @@ use crate::error::SqlResult;
 use crate::limits::slots;
 use crate::txn::Txn;
 
-/// Makes a job Failed whose record cannot be read, with whatever of it can.
+/// Fails a job whose record cannot be read, using what can be read of it.
 pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp) -> SqlResult {
     txn.carried.claimed.forget(seq);
-    // Also when the limits that it names cannot be read: others may use the room it was given.
+    // Even if its limits cannot be read: others may use the capacity it was admitted to.
     slots::unadmit(txn, seq)?;
     let plain = read::load(txn.db, seq);
     if let Ok(Some(mut job)) = plain {
@@ -33,8 +33,8 @@ pub(crate) fn give_up_unreadable(txn: &mut Txn<'_, '_>, seq: i64, now: Timestamp
         let _ = transition(txn, &mut job, &Event::Unreadable, &TransitionContext::at(now))?;
         return Ok(());
     }
-    // Not even its columns: what can be done without them.
-    // One that is parked is nobody's to give up; one that runs holds slots.
+    // Not even its columns can be read: do what is possible without them. No limit is freed for a
+    // parked job, since it holds none; a running one holds slots.
     let limits = txn.db.one(
         sql!("SELECT limits FROM jk_job WHERE seq = ?1 AND state = {processing}"),
         [seq],

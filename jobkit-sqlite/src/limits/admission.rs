@@ -1,4 +1,5 @@
-//! Who is let go when a limit has room: waiters by lane, those that somebody serves first.
+//! Admission: which waiters become claimable when a limit has capacity. Waiters of lanes that a live
+//! server serves come first.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,44 +16,44 @@ use crate::error::SqlResult;
 use crate::operations::pauses::Paused;
 use crate::txn::Txn;
 
-/// The most waiters of a limit that one step makes claimable; the rest is left to sweeps.
+/// The most waiters of a limit that one step admits; sweeps admit the rest.
 const ADMITTED_AT_ONCE: usize = 500;
 /// The most limits that one step of a sweep looks at.
 const LIMITS_SWEPT: usize = 100;
-/// The most lanes of a limit that a step looks at which makes room; the rest is left to sweeps.
+/// The most lanes of a limit that a step scans when it frees capacity; sweeps scan the rest.
 const LANES_AT_ONCE: usize = 64;
-/// The most lanes that one step of a sweep looks at.
+/// The most lanes that one step of a sweep scans.
 const LANES_SWEPT: usize = 500;
-/// What is let go of a lane that nobody serves: enough to be found by a server that comes.
+/// Admitted of a lane that no server serves: enough for a new server to find it.
 const UNSERVED: usize = 1;
-/// Two polls: a server that has not claimed by then what was let go for it has no room itself, and
-/// the room is for others, too.
+/// Two polls. A server that has not claimed what was admitted for it by then has no free worker, and
+/// the capacity is offered to others.
 const UNCLAIMED: Duration = Duration::from_secs(10);
-/// No lane is live: the limit is not looked at until something changes.
+/// No lane is live: the limit is idle until something changes.
 const IDLE: i64 = 1;
-/// No lane that this round of looks has reached is live.
+/// No lane that this round of scans has reached is live.
 const IDLE_SO_FAR: i64 = 2;
 
-/// A look at the lanes of a limit.
+/// A scan of the lanes of a limit.
 struct LaneScan {
     limit: i64,
-    /// The most that are let go.
+    /// The most that are admitted.
     max: usize,
-    /// What has room, and what of it nobody was given a moment before.
+    /// The free capacity, and what of it was not given to anybody a moment before.
     room: usize,
     live_room: usize,
-    /// What was let go by then and is not claimed yet is not waited for.
+    /// Jobs that were admitted before this and are not claimed yet do not reserve capacity.
     since: i64,
     paused: Paused,
-    /// No lane that was looked at is served.
+    /// No scanned lane is served.
     none_live: bool,
     seen: HashSet<(i64, i64)>,
-    /// Who may be let go: rank, place, queue and kind.
+    /// Candidates: rank, sequence, queue and kind.
     live: Vec<(i64, i64, i64, i64)>,
     others: Vec<(i64, i64, i64, i64)>,
 }
 
-/// Lets go who waits at the limits where this step made room.
+/// Admits waiters at the limits to which this step gave capacity.
 pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     while let Some(limit) = txn.dirty_limits.pop_first() {
         let (_, more) = admit_at(txn, limit, now, ADMITTED_AT_ONCE, &mut { LANES_AT_ONCE })?;
@@ -62,8 +63,8 @@ pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult 
     Ok(())
 }
 
-/// Looks at the limits that have waiters, since other lanes are live now; what is beyond a bound
-/// is left to the next sweep.
+/// Looks at all limits with waiters, since other lanes are live now. What exceeds a bound is left to
+/// the next sweep.
 pub(crate) fn admit_everywhere(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     txn.db.run("UPDATE jk_limit INDEXED BY jk_limit_asleep SET asleep = 0 WHERE asleep > 0", [])?;
     let (_, left) = admit_at_open_limits(txn, 0, ADMITTED_AT_ONCE, now)?;
@@ -72,8 +73,8 @@ pub(crate) fn admit_everywhere(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResu
     Ok(())
 }
 
-/// Looks at limits that have waiters and may have room, by number after `from`: how many waiters
-/// were let go, and where to go on if some limits are left.
+/// Looks at limits with waiters and possible capacity, by number after `from`. Returns how many waiters
+/// were admitted, and where to continue if some limits are left.
 pub(crate) fn admit_at_open_limits(
     txn: &mut Txn<'_, '_>,
     mut from: i64,
@@ -88,7 +89,7 @@ pub(crate) fn admit_at_open_limits(
         |row| row.get::<_, i64>(0),
     )?;
     let full = limits.len() == LIMITS_SWEPT;
-    // What time has brought is no room yet by what is noted.
+    // Capacity that time has brought is not noted in the row yet.
     let mut done = admit_at_due_limits(txn, max, now)?;
     let mut lanes = LANES_SWEPT;
     for limit in limits {
@@ -105,7 +106,7 @@ pub(crate) fn admit_at_open_limits(
     Ok((done, full.then_some(from)))
 }
 
-/// Lets go who waits at rate limits to which time has brought room; how many.
+/// Admits waiters at rate limits to which time has brought capacity; returns how many.
 pub(crate) fn admit_at_due_limits(
     txn: &mut Txn<'_, '_>,
     max: usize,
@@ -141,7 +142,7 @@ pub(crate) fn admit_at_due_limits(
     Ok(done)
 }
 
-/// When the first rate limit at which jobs are parked has room again.
+/// When the first rate limit with parked jobs has capacity again.
 pub(crate) fn next_room_at(txn: &Txn<'_, '_>) -> SqlResult<Option<i64>> {
     let next = txn.db.one(
         "SELECT min(room_at) FROM jk_limit INDEXED BY jk_limit_room_at \
@@ -152,14 +153,14 @@ pub(crate) fn next_room_at(txn: &Txn<'_, '_>) -> SqlResult<Option<i64>> {
     Ok(next.flatten())
 }
 
-/// Makes the next waiters of a limit claimable, as many as have room: how many, and whether more
-/// lanes are to be looked at.
+/// Admits the next waiters of a limit, as many as it has capacity for. Returns how many, and whether
+/// more lanes are to be scanned.
 ///
-/// Those that a live server would take, in the order of claims, less those that were let go a moment
-/// before and are not claimed yet. What no live server takes, since nobody serves it or it is paused,
-/// holds no slot while it stands in line: it takes nothing of that room, and of each such lane one
-/// is let go, so that a server that comes finds it. A lane whose servers leave unclaimed what was let
-/// go for them does not keep that room from others either.
+/// Waiters that a live server would take are admitted in the order of claims, less those that were
+/// admitted a moment before and are not claimed yet. What no live server takes, because no server
+/// serves it or it is paused, uses no capacity while it waits; one job of each such lane is admitted,
+/// so that a new server finds it. A lane whose servers leave admitted jobs unclaimed does not keep that
+/// capacity from others either.
 fn admit_at(
     txn: &mut Txn<'_, '_>,
     limit: i64,
@@ -200,7 +201,7 @@ fn admit_at(
         live_room,
         since,
         paused,
-        // A pause that ends by itself wakes nobody.
+        // A pause that ends by itself triggers nothing.
         none_live: row.lane.is_none() || row.idle == IDLE_SO_FAR,
         seen: HashSet::new(),
         live: Vec::new(),
@@ -216,7 +217,7 @@ fn admit_at(
         lane = next_parked_lane(txn, limit, reached)?;
     }
     if lane.is_some() || row.lane.is_some() {
-        // There are many: those of queues that are served come first, wherever they stand.
+        // There are many lanes: those of served queues come first, wherever they are.
         scan_served(txn, &mut scan)?;
     }
 
@@ -228,7 +229,7 @@ fn admit_at(
     let mut more = lane.is_some() || let_go.len() > max;
     none_live &= let_go.len() <= max;
     let_go.truncate(max);
-    // A look that began behind other lanes may have brought some of these into line.
+    // A scan that began behind other lanes may have admitted some of these.
     more |= row.lane.is_some() && !none_live && !let_go.is_empty();
     let (next, idle) = match (lane, none_live) {
         (Some(_), true) => (Some(reached), IDLE_SO_FAR),
@@ -255,7 +256,7 @@ fn admit_at(
         txn.work = true;
     }
     if !none_live && row.waiting > size(let_go.len()) {
-        // Others may have what is not claimed by then.
+        // Capacity that is not claimed by then is offered to others.
         txn.recheck_limits_at = txn.recheck_limits_at.into_iter().chain(oldest).min();
     }
     Ok((let_go.len(), more))
@@ -289,7 +290,7 @@ fn scan_lane(txn: &Txn<'_, '_>, scan: &mut LaneScan, lane: (i64, i64)) -> SqlRes
     Ok(())
 }
 
-/// Looks at lanes of the queues that some server serves, as far as a step goes.
+/// Scans lanes of the queues that some server serves, as far as a step goes.
 fn scan_served(txn: &Txn<'_, '_>, scan: &mut LaneScan) -> SqlResult {
     let mut lanes = LANES_AT_ONCE;
     let mut queue = i64::MIN;
@@ -314,7 +315,7 @@ fn scan_served(txn: &Txn<'_, '_>, scan: &mut LaneScan) -> SqlResult {
     Ok(())
 }
 
-/// How many of a lane were let go and are not claimed yet, as far as it matters.
+/// How many jobs of a lane are admitted and not claimed yet, as far as it matters.
 fn admitted_in(
     txn: &Txn<'_, '_>,
     limit: i64,
@@ -330,7 +331,7 @@ fn admitted_in(
     Ok(admitted.len())
 }
 
-/// Whether what was let go of a lane by an instant has not been claimed yet.
+/// Whether jobs of a lane that were admitted before an instant are still unclaimed.
 fn is_unclaimed(
     txn: &Txn<'_, '_>,
     limit: i64,
@@ -346,7 +347,7 @@ fn is_unclaimed(
     Ok(unclaimed.is_some())
 }
 
-/// The next lane of which jobs are parked at a limit.
+/// The next lane with jobs parked at a limit.
 fn next_parked_lane(
     txn: &Txn<'_, '_>,
     limit: i64,
@@ -381,7 +382,7 @@ fn next_parked_kind(
     )?)
 }
 
-/// Whether an announced server would claim what stands in a lane.
+/// Whether a live server would claim the jobs of a lane.
 fn is_live(txn: &Txn<'_, '_>, queue: i64, kind: i64, paused: &Paused) -> SqlResult<bool> {
     if paused.queues.contains(&queue) || paused.kinds.contains(&kind) {
         return Ok(false);

@@ -7,18 +7,18 @@ use crate::codec::{length, micros};
 use crate::connection::Db;
 use crate::error::SqlResult;
 
-/// A limit, as deciding about its room needs it.
+/// A limit, as far as its capacity depends on it.
 pub(crate) struct LimitRow {
     pub(crate) id: i64,
     pub(crate) max: i64,
     pub(crate) used: i64,
     pub(crate) waiting: i64,
     pub(crate) window: Option<Window>,
-    /// Starts that counted when the limit was looked at last.
+    /// Starts that counted when the limit was last looked at.
     pub(crate) started: i64,
-    /// When the first of these starts does not count any more.
+    /// When the first of these starts ceases to count.
     pub(crate) room_at: Option<i64>,
-    /// The lane behind which the next look goes on.
+    /// The lane behind which the next scan continues.
     pub(crate) lane: Option<(i64, i64)>,
     pub(crate) idle: i64,
 }
@@ -72,7 +72,7 @@ pub(crate) fn window_numbers(window: Option<Window>) -> (i64, i64) {
     let kind = match window {
         None => 0,
         Some(Window::Fixed(_)) => 1,
-        // As strict as the strictest: a kind that this release does not know.
+        // An unknown kind is treated as the strictest known one.
         Some(_) => 2,
     };
     (kind, window.map_or(0, |window| micros(window.length())))

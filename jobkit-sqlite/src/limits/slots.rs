@@ -1,4 +1,4 @@
-//! How slots and starts are taken and freed, and who waits for them.
+//! How slots and starts are taken and freed, and which jobs wait for them.
 
 use jobkit_core::limit::Limit;
 use jobkit_core::state::StateName;
@@ -23,7 +23,7 @@ pub(crate) fn define_default(txn: &Txn<'_, '_>, limit: &Limit) -> SqlResult {
     Ok(())
 }
 
-/// Takes a slot or start of every limit, or of none: then the number of the first that is full.
+/// Takes a slot or start of every limit, or of none; then returns the number of the first full one.
 pub(crate) fn take(
     txn: &mut Txn<'_, '_>,
     limits: &[Limit],
@@ -43,7 +43,7 @@ pub(crate) fn take(
         windows::pull_back(txn, &mut row, now)?;
         let room = windows::room(txn, &mut row, now)?;
         if row.room_at != before && row.waiting > 0 {
-            // Time has brought room for those who wait, too.
+            // Time has brought capacity for the waiters, too.
             txn.dirty_limits.insert(row.id);
         }
         if room == 0 {
@@ -62,7 +62,7 @@ pub(crate) fn take(
     Ok(None)
 }
 
-/// Frees a slot; who waits for it is let go when the step ends. Nothing but time gives back a start.
+/// Frees a slot. Waiters for it are admitted when the step finishes. Only time gives back a start.
 pub(crate) fn free(txn: &mut Txn<'_, '_>, name: &str) -> SqlResult {
     let waited_for = txn.db.one(
         "UPDATE jk_limit SET used = max(used - 1, 0) WHERE name = ?1 \
@@ -93,7 +93,7 @@ pub(crate) fn park(txn: &mut Txn<'_, '_>, job: &Job, limit: i64) -> SqlResult {
     unadmit(txn, job.seq)
 }
 
-/// A job does not use the room that a limit let it go for: another one may.
+/// Takes back the admission of a job that does not use it: another job may.
 pub(crate) fn unadmit(txn: &mut Txn<'_, '_>, seq: i64) -> SqlResult {
     let admitted =
         txn.db.one("DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim", [seq], |row| {
@@ -105,20 +105,20 @@ pub(crate) fn unadmit(txn: &mut Txn<'_, '_>, seq: i64) -> SqlResult {
     Ok(())
 }
 
-/// Who stands at a limit has changed: it is looked at when the step ends.
+/// The waiters of a limit have changed: it is looked at when the step finishes.
 fn mark_dirty(txn: &mut Txn<'_, '_>, limit: i64) -> SqlResult {
     clear_idle(txn, limit)?;
     txn.dirty_limits.insert(limit);
     Ok(())
 }
 
-/// The same, when somebody looks at it next.
+/// The same, but it is looked at when something else causes that.
 fn clear_idle(txn: &Txn<'_, '_>, limit: i64) -> SqlResult {
     txn.db.run("UPDATE jk_limit SET asleep = 0 WHERE id = ?1 AND asleep > 0", [limit])?;
     Ok(())
 }
 
-/// What an Enqueued job under limits leaves behind when its state or queue changes.
+/// Updates the limits of an Enqueued job when its state or queue changes.
 pub(crate) fn on_state_change(
     txn: &mut Txn<'_, '_>,
     job: &mut Job,
@@ -126,7 +126,8 @@ pub(crate) fn on_state_change(
     now: Timestamp,
 ) -> SqlResult {
     match (to, job.parked) {
-        // It was moved: there may be room for it where it came, or for others where it went.
+        // The job was moved: its new lane may have capacity, or its old one may leave capacity to
+        // others.
         (StateName::Enqueued, Some(limit)) => mark_dirty(txn, limit)?,
         (StateName::Enqueued, None) => {
             let admitted = txn.db.one(
@@ -142,7 +143,7 @@ pub(crate) fn on_state_change(
             job.parked = None;
             count_waiting(txn, limit, -1)?;
         }
-        // The claim has taken the room.
+        // The claim has used the admission.
         (StateName::Processing, None) => {
             let of_unserved = txn.db.one(
                 "DELETE FROM jk_admitted WHERE seq = ?1 RETURNING lim, live = 0",
@@ -150,7 +151,7 @@ pub(crate) fn on_state_change(
                 |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)),
             )?;
             if let Some((limit, true)) = of_unserved {
-                // Another one of its lane may be let go in its place.
+                // Another job of its lane may be admitted in its place.
                 clear_idle(txn, limit)?;
             }
         }

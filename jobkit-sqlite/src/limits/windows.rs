@@ -12,9 +12,9 @@ use crate::codec::{at, index, size};
 use crate::error::SqlResult;
 use crate::txn::{Push, Txn};
 
-/// The most starts that one look forgets, by the instants at which they were.
+/// The most starts that one look forgets, counted by their instants.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
-/// By so much may the clocks of processes differ.
+/// How much the clocks of processes may differ.
 pub(super) const SKEW: Duration = Duration::from_secs(1);
 
 pub(crate) fn count_start(
@@ -37,7 +37,7 @@ pub(crate) fn count_start(
     Ok(())
 }
 
-/// How many more may take it now. Starts that do not count any more are forgotten on the way.
+/// How many more may start now. Starts that do not count any more are forgotten on the way.
 pub(crate) fn room(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> SqlResult<usize> {
     let Some(window) = row.window else {
         return Ok(index(row.max.saturating_sub(row.used).max(0)));
@@ -58,7 +58,7 @@ pub(crate) fn room(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> Sql
     Ok(index(row.max.saturating_sub(row.started).max(0)))
 }
 
-/// Notes how many starts count, and when the first of them ends: at once, if more are to be
+/// Stores how many starts count, and when the first of them ceases to: at once, if more are to be
 /// forgotten than one look does.
 fn note_starts(txn: &Txn<'_, '_>, row: &mut LimitRow, window: Window) -> SqlResult {
     let first =
@@ -73,8 +73,8 @@ fn note_starts(txn: &Txn<'_, '_>, row: &mut LimitRow, window: Window) -> SqlResu
     Ok(())
 }
 
-/// Starts that are yet to come, since the clock went back, count from now on: so none counts longer
-/// than one length.
+/// Starts in the future, because the clock went back, count from now on, so that none counts longer
+/// than one window.
 pub(crate) fn pull_back(txn: &Txn<'_, '_>, row: &mut LimitRow, now: Timestamp) -> SqlResult {
     let Some(window) = row.window else { return Ok(()) };
     let soon = now.plus(SKEW).as_micros();
@@ -104,7 +104,7 @@ fn add_starts(txn: &Txn<'_, '_>, limit: i64, from: Timestamp, count: i64) -> Sql
     Ok(())
 }
 
-/// Notes what the starts that are kept amount to.
+/// Stores the sum of the starts that are kept.
 pub(crate) fn recount_starts(txn: &Txn<'_, '_>, row: &mut LimitRow) -> SqlResult {
     let kept = txn.db.one(
         "SELECT sum(n), min(at) FROM jk_limit_start WHERE lim = ?1",
@@ -124,8 +124,8 @@ pub(crate) fn recount_starts(txn: &Txn<'_, '_>, row: &mut LimitRow) -> SqlResult
     Ok(())
 }
 
-/// Notes the starts that count for another window. Of those in a fixed one nobody knows the instant:
-/// they count as if they were now, so that none is lost.
+/// Converts the starts for another window. The instants of starts in a fixed window are unknown: they
+/// count as if they were now, so that none is lost.
 pub(crate) fn change_window(
     txn: &Txn<'_, '_>,
     limit: i64,

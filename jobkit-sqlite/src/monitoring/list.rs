@@ -37,7 +37,7 @@ pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> SqlResult<JobPage> {
         None => None,
     };
     let mut looked = 0;
-    // One more than the page holds tells whether it is the last.
+    // One row more than the page holds shows whether it is the last page.
     let most = if filter.is_indexed() { CHUNK.min(query.limit + 1) } else { CHUNK };
     loop {
         let chunk = chunk(db, &filter, after, most)?;
@@ -67,7 +67,7 @@ pub(super) fn list(db: &Db<'_>, query: &JobQuery) -> SqlResult<JobPage> {
     }
 }
 
-/// How many jobs a list would page from its place on, up to `most`.
+/// How many jobs a list would return from its place on, up to `most`.
 pub(super) fn count_matching(db: &Db<'_>, query: &JobQuery, most: u64) -> SqlResult<Count> {
     if query.after.is_none()
         && let exact @ Count::Exact(_) = exact_count(db, query)?
@@ -84,15 +84,15 @@ pub(super) fn count_matching(db: &Db<'_>, query: &JobQuery, most: u64) -> SqlRes
         }
         match page.next {
             None => return Ok(Count::Exact(found)),
-            // The window was walked, and more may come.
+            // The search window is used up, and more may match.
             Some(_) if page.jobs.len() < CHUNK => return Ok(Count::AtLeast(found)),
             next => query.after = next,
         }
     }
 }
 
-/// How many claimable jobs of its queue go before an Enqueued one, up to `most`: in each lane those of a
-/// better rank, and those of the same that came earlier. Index entries alone are read.
+/// How many claimable jobs of its queue precede an Enqueued one, up to `most`: in each lane those of a
+/// better rank, and those of the same rank that came earlier. Only index entries are read.
 pub(super) fn jobs_before(db: &Db<'_>, id: JobId, most: u64) -> SqlResult<Option<Count>> {
     let Some(job) = find(db, id)?.filter(|job| job.state() == StateName::Enqueued) else {
         return Ok(None);
@@ -159,7 +159,7 @@ fn chunk(
         StateName::Scheduled => {
             let (key, seq) = after.unwrap_or(START);
             let run_at = |row: &rusqlite::Row<'_>| row.get(column::RUN_AT);
-            // In two statements, as lanes are read.
+            // In two statements, as in `claim_order`.
             let mut all = rows(
                 db,
                 select_job!(

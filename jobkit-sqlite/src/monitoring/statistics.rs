@@ -27,8 +27,8 @@ fn all_scopes(db: &Db<'_>) -> SqlResult<Vec<String>> {
     Ok(all)
 }
 
-/// Removes buckets that are kept no longer, and histograms of hours that came of age since
-/// `stripped`; how far they are stripped now.
+/// Removes buckets past their retention, and the histograms of hours that have reached their age since
+/// `stripped`; returns how far they are stripped now.
 pub(crate) fn prune(db: &Db<'_>, stripped: Timestamp, now: Timestamp) -> SqlResult<Timestamp> {
     let mut left = BUCKETS;
     let strip_until = Step::Hour.bucket(now.minus(HISTOGRAMS_KEPT)).max(stripped);
@@ -76,7 +76,7 @@ fn strip(db: &Db<'_>, scope: &str, from: Timestamp, until: Timestamp) -> SqlResu
     Ok(())
 }
 
-/// What is not folded yet.
+/// The cells of what is not folded yet.
 pub(crate) fn tail(db: &Db<'_>) -> SqlResult<BTreeMap<Cell, Tally>> {
     let deltas = db
         .all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| row.get::<_, String>(0))?
@@ -141,7 +141,7 @@ pub(crate) fn queues(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>) -> SqlResult<BTr
     Ok(queues)
 }
 
-/// Held leases by queue; what the statistics count as Enqueued until their claim ends.
+/// Held leases by queue. The statistics count these jobs as Enqueued until their claim ends.
 pub(super) fn held(db: &Db<'_>) -> SqlResult<BTreeMap<i64, i64>> {
     Ok(db
         .all(
@@ -153,7 +153,7 @@ pub(super) fn held(db: &Db<'_>) -> SqlResult<BTreeMap<i64, i64>> {
         .collect())
 }
 
-/// Jobs in each state, from what transitions counted.
+/// Jobs in each state, from the counted transitions.
 pub(super) fn by_state(total: &Tally, held: i64) -> [u64; 7] {
     let mut by_state = total.gauge.map(uint);
     let enqueued = StateName::Enqueued.index();

@@ -17,7 +17,7 @@ use crate::limits::limit_row::window_at;
 use crate::log::lines::lines_of;
 use crate::recurring;
 
-/// About so many bytes of arguments, results and logs are in one page.
+/// A page holds about this many bytes of arguments, results and logs.
 const PAGE_BYTES: usize = 8 << 20;
 
 /// The parts of an export, in its order.

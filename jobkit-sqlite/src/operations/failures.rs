@@ -10,7 +10,7 @@ use crate::codec::json;
 use crate::connection::Db;
 use crate::error::SqlResult;
 
-/// Groups, the one seen last first. At most a thousand are kept, so all are read.
+/// Groups, the one seen last first. At most a thousand are stored, so all are read.
 pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> SqlResult<Vec<ErrorGroup>> {
     let mut groups = Vec::new();
     for (body, mute) in db.all(
@@ -19,7 +19,7 @@ pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> SqlResult<Vec<ErrorGrou
         [query.since.map_or(i64::MIN, jobkit_core::Timestamp::as_micros)],
         |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)),
     )? {
-        // One that cannot be read is begun anew by its next failure.
+        // A group that cannot be read begins again with its next failure.
         let Ok(mut group) = json::<ErrorGroup>(&body) else { continue };
         group.mute = mute.and_then(|mute| json(&mute).ok());
         if query.matches(&group) {
@@ -40,7 +40,7 @@ pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> Sql
     Ok(known > 0)
 }
 
-/// Forgets groups not seen since an instant, at most so many.
+/// Removes groups not seen since an instant, up to a number.
 pub(super) fn forget_old(db: &Db<'_>, before: [i64; 2]) -> SqlResult {
     db.run(
         "DELETE FROM jk_failure WHERE fingerprint IN (SELECT fingerprint \

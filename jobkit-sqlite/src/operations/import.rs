@@ -31,7 +31,7 @@ pub(crate) fn import(
     items: &[Whole],
     now: Timestamp,
 ) -> SqlResult<Vec<Imported>> {
-    // Looked at first, so that nothing of a call is stored that holds something wrong.
+    // Checked first, so that nothing of a call is stored if any of it is wrong.
     let mut coming: HashSet<BatchId> = HashSet::new();
     for item in items {
         match item {
@@ -55,7 +55,7 @@ pub(crate) fn import(
     items.iter().map(import).collect()
 }
 
-/// Whether it was not there already.
+/// Returns whether it is new.
 fn import_one(txn: &mut Txn<'_, '_>, item: &Whole, now: Timestamp) -> SqlResult<bool> {
     Ok(match item {
         Whole::Limit { limit, by_operator } => {
@@ -149,7 +149,7 @@ fn import_job(txn: &mut Txn<'_, '_>, whole: &WholeJob, now: Timestamp) -> SqlRes
         )?;
     }
     if let Some(unique) = &record.unique {
-        // One that is held for a period came before its job.
+        // A key that is held for a period was imported before its job.
         txn.db.run(
             "UPDATE jk_ukey SET job = ?3 WHERE hash = ?1 AND holder = ?2 AND until IS NOT NULL",
             params![&unique.hash().0[..], id, seq],
@@ -304,7 +304,7 @@ fn import_edges(txn: &Txn<'_, '_>, seq: i64, state: StateName, edges: &[EdgeStat
     Ok(())
 }
 
-/// What stands in other tables.
+/// Stores the rows of other tables.
 fn import_side_rows(txn: &Txn<'_, '_>, seq: i64, whole: &WholeJob) -> SqlResult {
     let details = &whole.details;
     for error in &details.errors {

@@ -1,4 +1,4 @@
-//! What operators keep: bulk operations, the audit, shared secrets.
+//! The state that operators keep: bulk operations, the audit, shared secrets.
 
 use jobkit_core::ids::OperationId;
 use jobkit_core::storage::{AuditEntry, BulkRecord};
@@ -45,7 +45,7 @@ pub(super) fn bulk(db: &Db<'_>, id: OperationId) -> SqlResult<Option<BulkRecord>
     body.map(|body| json(&body)).transpose()
 }
 
-/// Those that have not ended first, oldest first; then the others, newest first.
+/// Bulk operations that have not ended first, oldest first; then the others, newest first.
 pub(super) fn bulks(db: &Db<'_>, limit: usize) -> SqlResult<Vec<BulkRecord>> {
     let mut bodies = db.all(
         "SELECT body FROM jk_bulk WHERE ended_at IS NULL ORDER BY id LIMIT ?1",
@@ -60,7 +60,7 @@ pub(super) fn bulks(db: &Db<'_>, limit: usize) -> SqlResult<Vec<BulkRecord>> {
     Ok(readable(&bodies))
 }
 
-/// Those that can be read: one that cannot must not hide the others.
+/// Reads what can be read: a row that cannot must not hide the others.
 fn readable<T: serde::de::DeserializeOwned>(bodies: &[String]) -> Vec<T> {
     let read = |body: &String| {
         let read = json(body);
@@ -94,7 +94,7 @@ pub(super) fn audit(
     limit: usize,
 ) -> SqlResult<Vec<AuditEntry>> {
     let after = match after {
-        // One that is forgotten was among the oldest: nothing comes after it.
+        // An entry that was removed was among the oldest: none comes after it.
         Some(after) => db
             .one("SELECT n FROM jk_audit WHERE operation = ?1", [key(&after)], |row| row.get(0))?
             .unwrap_or(0),
@@ -108,8 +108,8 @@ pub(super) fn audit(
     Ok(readable(&bodies))
 }
 
-/// The secret of a name, made at the first time by SQLite's own generator, which the operating system
-/// seeds.
+/// The secret of a name. The first call creates it with the generator of SQLite, which the operating
+/// system seeds.
 pub(super) fn secret(db: &Db<'_>, name: &str) -> SqlResult<[u8; 32]> {
     db.run("INSERT OR IGNORE INTO jk_secret (name, body) VALUES (?1, randomblob(32))", [name])?;
     let body = db.one("SELECT body FROM jk_secret WHERE name = ?1", [name], |row| {
@@ -119,7 +119,7 @@ pub(super) fn secret(db: &Db<'_>, name: &str) -> SqlResult<[u8; 32]> {
     Ok(body.ok_or_else(|| jobkit_core::Error::corrupt("a shared secret is not 32 bytes long"))?)
 }
 
-/// Forgets what has been kept for long enough, in a bounded step.
+/// Removes what is past its retention, in a bounded step.
 pub(crate) fn forget_old(db: &Db<'_>, now: Timestamp) -> SqlResult {
     let before = |kept| [now.minus(kept).as_micros(), FORGOTTEN];
     failures::forget_old(db, before(bounds::ERROR_GROUP_KEPT))?;

@@ -28,7 +28,7 @@ struct Claim<'r> {
     now: Timestamp,
     paused: Paused,
     jobs: Vec<ClaimedJob>,
-    /// How many more candidates may turn out not to be claimable.
+    /// How many more candidates may be skipped because they cannot be claimed.
     skips_left: usize,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<
         now,
         paused: Paused::read(txn.db, now)?,
         jobs: Vec::new(),
-        // Jobs that are not taken after all: bounded, so that a claim ends.
+        // Skipped candidates are bounded, so that a claim ends.
         skips_left: request.max.saturating_mul(4).saturating_add(100),
     };
     for quota in &request.queues {
@@ -80,7 +80,7 @@ pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<
         [incarnation.as_i64(), int(request.sequence)],
     )?;
     let (jobs, more) = (claim.jobs, claim.skips_left == 0);
-    // Jobs that had to be started earlier were deleted on the way.
+    // Jobs whose latest start has passed were deleted on the way.
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
     Ok(Claimed { jobs, hint: None, more })
 }
@@ -118,7 +118,7 @@ fn claim_from(
     txn.pending.flush(txn.db)
 }
 
-/// Takes a candidate, unless it is too late, unreadable, or its limit is full.
+/// Claims a candidate, unless it is too late, unreadable, or its limit is full.
 fn claim_one(
     txn: &mut Txn<'_, '_>,
     claim: &mut Claim<'_>,
@@ -207,7 +207,7 @@ fn claimed(
     })
 }
 
-/// What of an earlier claim is still held.
+/// The jobs of an earlier claim that are still held.
 fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Vec<ClaimedJob>> {
     let mut found = Vec::new();
     {
@@ -219,7 +219,7 @@ fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Ve
         while let Some(row) = rows.next()? {
             let read = Job::read(txn.db, row);
             match read.and_then(|job| Ok((job.extras()?, job, payload(row, column::COUNT)?))) {
-                // Nobody runs it: its lease expires.
+                // No worker runs it, so its lease expires.
                 Err(fault) if fault.is_corrupt_row() => {
                     warn_corrupt_row(row.get(column::SEQ)?, &fault)
                 }

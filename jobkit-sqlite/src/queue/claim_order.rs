@@ -1,7 +1,7 @@
-//! The lines of a queue, one for each kind, walked together in the order of claims.
+//! The order of claims: the lanes of a queue, one for each kind, are merged.
 //!
-//! The index begins with queue and kind, so a claim seeks to what it serves and walks nothing else,
-//! neither what is of other kinds nor what is parked.
+//! The index begins with queue and kind. A claim seeks to what it serves and reads nothing else,
+//! neither other kinds nor parked jobs.
 
 use jobkit_core::record::Payload;
 use rusqlite::params;
@@ -13,7 +13,7 @@ use crate::codec::{payload, size};
 use crate::connection::Db;
 use crate::error::SqlResult;
 
-/// The kinds of which something is claimable in a queue. One seek for each.
+/// The kinds with claimable jobs in a queue, by one seek each.
 pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> SqlResult<Vec<i64>> {
     let mut statement = db.prepare(
         sql!("SELECT kind FROM jk_job INDEXED BY jk_ready \
@@ -24,22 +24,22 @@ pub(crate) fn lanes_of(db: &Db<'_>, queue: i64) -> SqlResult<Vec<i64>> {
         let mut rows = statement.query(params![queue, last])?;
         let Some(row) = rows.next()? else { return Ok(kinds) };
         last = row.get(0)?;
-        // What is no number is damaged, and nobody's lane.
+        // A value that is no number is corrupt, and no lane.
         if let Value::Integer(kind) = last {
             kinds.push(kind);
         }
     }
 }
 
-/// A job in line, as far as it can be read.
+/// A claimable job, as far as it can be read.
 pub(crate) struct Candidate {
     pub(crate) rank: i64,
     pub(crate) seq: i64,
     pub(crate) job: SqlResult<(Job, Option<Payload>)>,
 }
 
-/// Several lines, merged by priority and sequence. Each is read in pages, so what is claimed or
-/// parked meanwhile does not disturb the walk.
+/// Several lanes, merged by priority and sequence. Each is read in pages, so that jobs that are claimed
+/// or parked meanwhile do not disturb the walk.
 pub(crate) struct Lanes {
     queue: i64,
     lanes: Vec<Lane>,
@@ -48,19 +48,19 @@ pub(crate) struct Lanes {
 
 struct Lane {
     kind: i64,
-    /// What was read and not given out, last first.
+    /// What was read and not returned yet, last first.
     read: Vec<Candidate>,
-    /// The place after which the next page begins; `None` when there is none.
+    /// The rank and sequence after which the next page begins; `None` when there is none.
     after: Option<(i64, i64)>,
 }
 
 impl Lanes {
-    /// The lines of these kinds, to take about `expected` jobs from them.
+    /// The lanes of these kinds, to take about `expected` jobs from them.
     pub(crate) fn new(queue: i64, kinds: &[i64], expected: usize) -> Self {
         let lane = |kind: &i64| Lane { kind: *kind, read: Vec::new(), after: Some((i64::MIN, 0)) };
         let page = match kinds.len() {
             0 | 1 => expected,
-            // More than their share, since lines are rarely alike.
+            // More than their share, since lanes rarely have the same length.
             kinds => expected * 3 / (2 * kinds) + 2,
         };
         Self { queue, lanes: kinds.iter().map(lane).collect(), page: page.clamp(1, 500) }

@@ -8,7 +8,7 @@ use crate::error::{SqlResult, warn_corrupt_row};
 use crate::jobs::read;
 use crate::txn::Txn;
 
-/// The job a lease names, where its locator says, or else wherever it is.
+/// The job that a lease names, found by its locator or else by its id.
 pub(crate) fn leased(txn: &Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     match read::load(txn.db, int(lease.locator.0))? {
         Some(job) if job.id == lease.job => Ok(Some(job)),
@@ -16,7 +16,7 @@ pub(crate) fn leased(txn: &Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>>
     }
 }
 
-/// The same; a row that cannot be read is held by nobody, until a rescue gives it up.
+/// The same. A row that cannot be read counts as held by nobody, until a rescue gives it up.
 pub(crate) fn leased_if_readable(txn: &Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     match leased(txn, lease) {
         Err(fault) if fault.is_corrupt_row() => {

@@ -52,8 +52,8 @@ pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<
     Ok(Promoted { count, next_due_at, now })
 }
 
-/// Lets the delays of jobs that were scheduled while the clock was ahead count from now on; whether there
-/// may be more of them.
+/// Restarts the delays of jobs that were scheduled while the clock was ahead; returns whether there may
+/// be more of them.
 fn set_delays_right(txn: &mut Txn<'_, '_>, max: usize, now: Timestamp) -> SqlResult<bool> {
     let ahead = read_jobs(
         txn.db,

@@ -55,7 +55,7 @@ pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> SqlResul
          WHERE state = {processing} AND (lease_until <= ?1 OR lease_until > ?3) \
          ORDER BY claimed_at, seq LIMIT ?2"
         ),
-        // Beyond the longest lease: of a time when the clock was ahead.
+        // Beyond the longest lease: the clock was ahead then.
         [now.as_micros(), size(request.max), now.plus(*bounds::LEASE.end()).as_micros()],
         |row| {
             Ok(ExpiredLease {

@@ -1,4 +1,4 @@
-//! `settle`, and the job that a lease is for.
+//! `settle`.
 
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::record::Lease;
@@ -22,7 +22,7 @@ use crate::log::lines;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
-/// The most a result may have: what is larger is settled as a failure.
+/// The largest result. A larger one is settled as a failure.
 const RESULT_BYTES: usize = bounds::RESULT_BYTES;
 
 pub(crate) fn settle_all(
@@ -32,7 +32,7 @@ pub(crate) fn settle_all(
     let now = txn.now(request.now);
     let answers = request.settles.iter().map(|settle| settle_one(txn, settle, now)).collect();
     txn.pending.flush(txn.db)?;
-    // Once for all of them: many may have freed slots of one limit.
+    // Once for all: many may have freed slots of one limit.
     admission::admit_waiters(txn, now)?;
     answers
 }
@@ -78,7 +78,7 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResu
         retention: Some(settle.retention),
         ..TransitionContext::at(now)
     };
-    // A held job takes every ending.
+    // A held job accepts every ending.
     let _ = transition(txn, &mut job, &Event::Settle(settle.ending), &context)?;
     match result {
         Some(result) if overflows => {
@@ -125,7 +125,7 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResu
     Ok(SettleAnswer::Settled(job.state()))
 }
 
-/// The same, from memory if it was claimed a moment ago.
+/// The same, from memory if the job was claimed a moment ago.
 fn leased_to_settle(txn: &mut Txn<'_, '_>, lease: &Lease) -> SqlResult<Option<Job>> {
     let seq = int(lease.locator.0);
     if txn.pending.contains(seq) {

@@ -81,10 +81,7 @@ fn no_statement_scans_what_grows() {
             // What is counted in a subquery is bounded by its LIMIT.
             // And a list of values is as long as the statement that it stands in.
             let bounded = |it: &str| {
-                SMALL.contains(&it)
-                    || it == "(subquery-1)"
-                    || it == "row"
-                    || it.ends_with("-ROW")
+                SMALL.contains(&it) || it == "(subquery-1)" || it == "row" || it.ends_with("-ROW")
             };
             let scans = words.next() == Some("SCAN")
                 && !words.next().is_some_and(bounded)

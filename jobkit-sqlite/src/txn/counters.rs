@@ -13,7 +13,7 @@ use crate::codec::{json, size};
 use crate::connection::Db;
 use crate::error::SqlResult;
 
-/// A row of deltas with more lanes than this is left as it is.
+/// A row of deltas with more lanes than this is not extended.
 const TAIL_LANES: usize = 16;
 
 /// What a transaction has counted.
@@ -68,8 +68,8 @@ impl Counters {
         Ok(tail)
     }
 
-    /// Writes what was counted, together with what this process has counted since the last fold: one
-    /// row is written again and again, so that there are few to read. Returns the row as it is then.
+    /// Writes the deltas into the row of what this process has counted since the last fold. One row is
+    /// written again and again, so that there are few to read. Returns the row as it is then.
     fn write_deltas(&mut self, db: &Db<'_>, tail: Option<&Tail>) -> SqlResult<Option<Tail>> {
         let mut tail = tail.cloned();
         for delta in self.deltas.drain(..).filter(|delta| !delta.is_empty()) {
@@ -87,7 +87,7 @@ impl Counters {
                     continue;
                 }
             }
-            // A number that no other process has: theirs must not be overwritten.
+            // An id that no other process has, so that none overwrites the row.
             let id = Incarnation::new().as_i64();
             let body = serde_json::to_string(&delta)?;
             db.run("INSERT INTO jk_delta (id, body) VALUES (?1, ?2)", params![id, body])?;
@@ -97,8 +97,8 @@ impl Counters {
     }
 }
 
-/// Adds what a transaction counted to its row. A row that cannot be read begins anew: it must keep no job
-/// from being settled.
+/// Adds what a transaction counted to the row of its group. A row that cannot be read begins again: it
+/// must keep no job from being settled.
 fn add_failures(db: &Db<'_>, counted: ErrorGroup) -> SqlResult {
     let fingerprint = counted.fingerprint.0.cast_signed();
     let stored =
@@ -131,8 +131,8 @@ fn add_failures(db: &Db<'_>, counted: ErrorGroup) -> SqlResult {
     Ok(())
 }
 
-/// Folds as a part of its own: statistics that cannot be read must stop nobody's jobs. What was counted
-/// waits until they can.
+/// Folds in a savepoint of its own: statistics that cannot be read must not stop any job. The deltas
+/// wait until they can be folded.
 pub(super) fn fold_apart(db: &Db<'_>) -> SqlResult<bool> {
     db.run("SAVEPOINT fold", [])?;
     match fold_deltas(db) {
@@ -150,7 +150,7 @@ pub(super) fn fold_apart(db: &Db<'_>) -> SqlResult<bool> {
     }
 }
 
-/// Adds up what was counted; whether there was anything.
+/// Folds the deltas; returns whether there were any.
 fn fold_deltas(db: &Db<'_>) -> SqlResult<bool> {
     let deltas = db.all("SELECT body FROM jk_delta WHERE body IS NOT NULL", [], |row| {
         row.get::<_, String>(0)
@@ -191,7 +191,7 @@ fn fold<'a>(db: &Db<'_>, deltas: impl Iterator<Item = &'a str>) -> SqlResult {
     Ok(())
 }
 
-/// The scope itself, or that of the rest when there are too many.
+/// The scope itself, or the common one for the rest when there are too many.
 fn admitted(db: &Db<'_>, scope: &str, known: &mut HashMap<String, String>) -> SqlResult<String> {
     if scope.is_empty() {
         return Ok(String::new());

@@ -54,10 +54,10 @@ impl Verdict {
     }
 }
 
-/// Durable note of work that is left.
+/// A durable note of work that is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// Edges from a parent that ended, with what its end meant when it came.
+    /// Edges from a parent that ended, with what its end meant at that time.
     Decide { parent: Parent, verdict: Verdict },
     /// Members of a batch that was started.
     Start { batch: BatchId },
@@ -65,11 +65,11 @@ pub(crate) enum Mark {
     Cancel { batch: BatchId },
     /// Members of a batch that was never started.
     Discard { batch: BatchId },
-    /// Batches inside one that was started; places are numbers of batches.
+    /// Batches inside a batch that was started; here places are numbers of batches.
     StartNested { batch: BatchId },
-    /// Batches inside one that was cancelled.
+    /// Batches inside a batch that was cancelled.
     CancelNested { batch: BatchId },
-    /// Batches inside one that was never started.
+    /// Batches inside a batch that was never started.
     DiscardNested { batch: BatchId },
 }
 
@@ -118,7 +118,7 @@ impl Mark {
         }
     }
 
-    /// The same for the batches inside.
+    /// The mark for the batches inside.
     pub(crate) const fn of_nested(self) -> Self {
         match self {
             Self::Start { batch } => Self::StartNested { batch },

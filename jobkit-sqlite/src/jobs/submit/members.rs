@@ -40,7 +40,7 @@ pub(crate) fn refuse_stand_in(
     holder: JobId,
 ) -> SqlResult<Option<Refusal>> {
     let Some(batch) = job.batch else { return Ok(None) };
-    // One that is gone held the key for a period: nothing is left to wait for.
+    // A holder that was removed held the key for a period: there is nothing to wait for.
     let Some(stored) = read::find(txn.db, holder)? else { return Ok(None) };
     if stored.state() == StateName::Succeeded {
         return Ok(None);

@@ -15,7 +15,7 @@ use crate::codec::to_json;
 pub(crate) struct PreparedSubmission {
     pub(super) batch: Option<NewBatch>,
     pub(super) jobs: Vec<PreparedJob>,
-    /// Nothing in it can be refused half-way but an id.
+    /// Only an id can be refused after part of it is stored.
     pub(super) simple: bool,
     pub(super) refused: Option<Refusal>,
 }
@@ -35,7 +35,7 @@ impl PreparedSubmission {
         let simple = submission.batch.is_none()
             && submission.jobs.iter().all(|job| {
                 job.edges.is_empty()
-                    // What has to start in time may be refused, as long as it is not stored.
+                    // A job with a latest start may be refused as long as it is not stored.
                     && (job.start_by.is_none() || job.start == Start::Now)
                     && job.unique.is_none()
                     && job.limits.is_empty()
@@ -54,7 +54,7 @@ impl PreparedSubmission {
         self.simple
     }
 
-    /// Its only job, if that needs nothing but a row.
+    /// Its only job, if that needs only a row.
     pub(super) fn single(&self) -> Option<&PreparedJob> {
         match (self.simple && self.refused.is_none(), self.jobs.as_slice()) {
             (true, [job]) => Some(job),
@@ -75,7 +75,7 @@ impl PreparedJob {
         }
     }
 
-    /// Whether both need nothing but a row, and the rows differ in place, id and arguments alone.
+    /// Whether both need only a row, and the rows differ only in sequence, id and arguments.
     pub(super) fn same_columns(&self, other: &Self) -> bool {
         let (mine, theirs) = (&self.record, &other.record);
         mine.kind == theirs.kind

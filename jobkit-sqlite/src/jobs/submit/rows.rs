@@ -16,9 +16,9 @@ use crate::txn::Txn;
 /// Rows that one statement inserts.
 const ROWS: [usize; 2] = [8, 50];
 
-/// Jobs that differ in place, id and arguments alone. One row at a time, SQLite spends a third of an
-/// insert on opening the indexes and clearing its registers. An error rolls back more than the
-/// statement anyway, so SQLite need not be able to undo it alone.
+/// Inserts jobs that differ only in sequence, id and arguments. Row by row, SQLite spends a third of an
+/// insert on opening the indexes and clearing its registers. `OR FAIL`: an error rolls back more than
+/// the statement anyway, so SQLite need not be able to undo the statement alone.
 static INSERT: LazyLock<[String; 2]> = LazyLock::new(|| {
     ROWS.map(|rows| {
         let rows: Vec<_> = (0..rows)
@@ -41,11 +41,11 @@ pub(super) struct NewRow {
     pub(super) seq: i64,
     pub(super) state: StateName,
     pub(super) reason: Reason,
-    /// `false`: there is a job with this id.
+    /// `false` if there is a job with this id.
     pub(super) is_stored: bool,
 }
 
-/// Inserts jobs that need nothing but a row, those that are alike by one statement.
+/// Inserts jobs that need only a row, those with the same columns by one statement.
 pub(crate) fn insert_simple(
     txn: &mut Txn<'_, '_>,
     jobs: &[&PreparedJob],
@@ -86,7 +86,8 @@ pub(crate) fn insert_simple(
     Ok(rows)
 }
 
-/// Stores the rows of new jobs that are alike, from `seq` on; how many of their ids were new.
+/// Stores the rows of new jobs with the same columns, from `seq` on; returns how many of their ids were
+/// new.
 fn insert_similar(
     txn: &Txn<'_, '_>,
     seq: i64,

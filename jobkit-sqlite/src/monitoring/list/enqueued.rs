@@ -1,4 +1,4 @@
-//! Lists of Enqueued jobs: the lines of a queue, by kind and by limit, are merged.
+//! Lists of Enqueued jobs: the lanes of a queue, claimable or parked at a limit, are merged.
 
 use jobkit_core::storage::{Cursor, JobPage};
 use jobkit_core::{Name, Timestamp};
@@ -13,8 +13,7 @@ use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::queue::claim_order::lanes_of;
 
-/// A part of a queue's line that one index holds in order: a kind that can be claimed, or one that
-/// is parked at a limit.
+/// A lane that one index holds in order: claimable jobs of a kind, or those parked at a limit.
 #[derive(Clone, Copy)]
 enum Part {
     Ready(i64),
@@ -81,13 +80,13 @@ pub(crate) fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> S
     Ok(page)
 }
 
-/// The name of a queue as a cursor holds it.
+/// The name of a queue in a cursor, and the rest of it.
 fn queue_of(cursor: &str) -> (Name, &str) {
     let (queue, rest) = cursor.split_once(':').unwrap_or((cursor, ""));
     (Name::from_stored(queue), rest)
 }
 
-/// Since when the first job of a queue's line has been claimable.
+/// When the first job of a queue became claimable.
 pub(crate) fn first_in_line(db: &Db<'_>, queue: i64) -> SqlResult<Option<Timestamp>> {
     let mut first: Option<ListRow> = None;
     for part in parts(db, queue, None)? {
@@ -140,7 +139,7 @@ pub(crate) fn queues_in_use(db: &Db<'_>) -> SqlResult<Vec<(Name, i64)>> {
     Ok(queues)
 }
 
-/// The next of several lines, merged.
+/// The next row of several lanes, merged.
 fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> SqlResult<Option<ListRow>> {
     const READ: usize = 100;
     let mut best: Option<(ListKey, usize)> = None;
@@ -162,7 +161,7 @@ fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> SqlResult<Option<List
     Ok(best.and_then(|(_, index)| lines[index].rows.pop()))
 }
 
-/// The parts of a queue's line.
+/// The lanes of a queue.
 fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
     let mut parts: Vec<Part> = match kind {
         Some(kind) => vec![Part::Ready(kind)],
@@ -194,7 +193,7 @@ fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
     Ok(parts)
 }
 
-/// The next rows of a part, by priority and sequence.
+/// The next rows of a lane, by priority and sequence.
 fn part_rows(
     db: &Db<'_>,
     queue: i64,
@@ -204,7 +203,7 @@ fn part_rows(
 ) -> SqlResult<Vec<ListRow>> {
     let key = |row: &rusqlite::Row<'_>| row.get(column::RANK);
     let chunk = size(chunk);
-    // In two statements, as lanes are read.
+    // In two statements, as in `claim_order`.
     let mut all = match part {
         Part::Ready(kind) => rows(
             db,

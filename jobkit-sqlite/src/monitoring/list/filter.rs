@@ -8,7 +8,7 @@ use crate::connection::Db;
 use crate::error::SqlResult;
 use crate::jobs::read::overflow;
 
-/// The numbers that a query's names have; `None` if one was never used, so that nothing matches.
+/// A query with the numbers of its names. There is none if a name was never used: then nothing matches.
 pub(crate) struct Filter<'q> {
     pub(crate) query: &'q JobQuery,
     pub(crate) queue: Option<i64>,
@@ -29,7 +29,7 @@ impl<'q> Filter<'q> {
         Ok(Some(filter))
     }
 
-    /// Whether an index holds nothing but what matches.
+    /// Whether every row of the index matches.
     pub(crate) fn is_indexed(&self) -> bool {
         let query = self.query;
         let by_index = JobQuery {

@@ -1,4 +1,4 @@
-//! Lists of finished jobs: those of each lane stand in one index in their order, and are merged.
+//! Lists of finished jobs: one index holds those of each lane in order, and the lanes are merged.
 
 use std::collections::BinaryHeap;
 
@@ -23,14 +23,14 @@ pub(super) fn chunk(
 ) -> SqlResult<Vec<ListRow>> {
     let state = size(filter.query.state.index());
     let after = after.unwrap_or((i64::MAX, i64::MAX));
-    // Nothing newer than what is asked for need be walked.
+    // Rows newer than the query asks for need not be read.
     let after = match filter.query.to {
         Some(to) if to.as_micros() < after.0 => (to.as_micros(), 0),
         _ => after,
     };
     let from = filter.query.from.map_or(i64::MIN, Timestamp::as_micros);
     let lanes = lanes_of_finished(db, filter.queue, filter.kind)?;
-    // More than their share, since lanes are rarely alike.
+    // More than their share, since lanes rarely have the same length.
     let at_first = (most * 3 / (2 * lanes.len().max(1)) + 2).min(most);
     let lane = |(queue, kind)| FinishedLane {
         queue,
@@ -71,7 +71,7 @@ fn lanes_of_finished(
         params![last.0, last.1, queue.unwrap_or(i64::MAX)],
         |row| Ok((row.get::<_, Value>(0)?, row.get::<_, Value>(1)?)),
     )? {
-        // What is no integer is damaged, and nobody's lane.
+        // A value that is no integer is corrupt, and no lane.
         if let (Value::Integer(queue), Value::Integer(kind_there)) = there
             && kind.is_none_or(|kind| kind == kind_there)
         {
@@ -85,16 +85,16 @@ fn lanes_of_finished(
 struct FinishedLane {
     queue: i64,
     kind: i64,
-    /// What was read and not given out, last first.
+    /// What was read and not returned yet, last first.
     places: Vec<ListKey>,
     /// The place after which more is to be read, if there may be any.
     after: Option<ListKey>,
-    /// So many are read next.
+    /// How many are read next.
     at_once: usize,
 }
 
 impl FinishedLane {
-    /// The next place; index entries alone are read, and one whose instant is damaged is passed over.
+    /// The next key. Only index entries are read, and one with a corrupt instant is skipped.
     fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> SqlResult<Option<ListKey>> {
         if self.places.is_empty()
             && let Some((entered_at, seq)) = self.after.take()

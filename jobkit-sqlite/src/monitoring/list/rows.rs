@@ -9,20 +9,20 @@ use crate::codec::job_row::{Job, column};
 use crate::connection::Db;
 use crate::error::{SqlResult, warn_corrupt_row};
 
-/// Rows that one page looks at for what no index tells, such as tags: so many are read in less than
-/// 100 ms on a busy machine.
+/// Rows that one page reads to filter by what has no index, such as tags: that takes less than 100 ms
+/// on a busy machine.
 pub(crate) const SEARCH_WINDOW: u64 = 5_000;
 /// Rows read at once.
 pub(crate) const CHUNK: usize = 500;
 
-/// A place in a list: what it is ordered by, and the sequence.
+/// The key of a row in a list: what it is ordered by, and the sequence.
 pub(crate) type ListKey = (i64, i64);
 pub(crate) const START: ListKey = (i64::MIN, 0);
 
 /// What is read of a row for a list.
 pub(crate) struct ListRow {
     pub(crate) place: ListKey,
-    /// `None` if it cannot be read; then it is passed over.
+    /// `None` if it cannot be read; then it is skipped.
     pub(crate) job: Option<Job>,
     pub(crate) args: Option<Vec<u8>>,
 }
