@@ -128,11 +128,11 @@ pub(crate) fn nested_step(
     room: &mut Budget,
     now: Timestamp,
 ) -> SqlResult<Option<i64>> {
-    let Some(around) = mark.batch() else { return Ok(None) };
+    let Some(enclosing) = mark.batch() else { return Ok(None) };
     let nested = txn.db.all(
         "SELECT num, id FROM jk_batch INDEXED BY jk_batch_nested \
          WHERE parent IS NOT NULL AND parent = ?1 AND num > ?2 AND num <= ?3 ORDER BY num LIMIT ?4",
-        params![&around.as_bytes()[..], done, until, size(room.0 + 1)],
+        params![&enclosing.as_bytes()[..], done, until, size(room.0 + 1)],
         |row| Ok((row.get::<_, i64>(0)?, BatchId::from_bytes(bytes16(row.get_ref(1)?.as_blob()?)))),
     )?;
     let mut last = done;

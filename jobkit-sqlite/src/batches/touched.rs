@@ -29,15 +29,15 @@ pub(crate) fn batch<'t>(
 
 /// A batch and the enclosing ones, innermost first.
 pub(crate) fn with_enclosing(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<Vec<BatchRecord>> {
-    let mut around: Vec<BatchRecord> = Vec::with_capacity(1);
+    let mut enclosing: Vec<BatchRecord> = Vec::with_capacity(1);
     let mut next = Some(id);
     while let Some(id) = next
         && let Some(batch) = batch(txn, id)?
     {
         next = batch.record.parent;
-        around.push(batch.record.clone());
+        enclosing.push(batch.record.clone());
     }
-    Ok(around)
+    Ok(enclosing)
 }
 
 /// Whether a batch or an enclosing one was cancelled.

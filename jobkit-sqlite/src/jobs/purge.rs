@@ -158,12 +158,12 @@ fn may_lose_members(
     if let Some(may_go) = verdicts.may_go.get(&id).filter(|_| !failed) {
         return Ok(*may_go);
     }
-    let around = touched::with_enclosing(txn, id)?;
-    if around.iter().any(|batch| batch.completed_at.is_none()) {
+    let enclosing = touched::with_enclosing(txn, id)?;
+    if enclosing.iter().any(|batch| batch.completed_at.is_none()) {
         verdicts.may_go.insert(id, false);
         return Ok(false);
     }
-    let (lost, others) = around.split_at(BatchRecord::lost_with_a_member(&around));
+    let (lost, others) = enclosing.split_at(BatchRecord::lost_with_a_member(&enclosing));
     let losing = lost.iter().filter(|batch| !batch.counts.lost);
     let losing: Vec<BatchId> = losing.map(|batch| batch.id).collect();
     if failed && !losing.is_empty() {
@@ -186,7 +186,7 @@ fn may_lose_members(
     }
     let may_go = match verdicts.may_go.get(&id) {
         Some(known) => *known,
-        None => are_over(txn, &around, false)?,
+        None => are_over(txn, &enclosing, false)?,
     };
     verdicts.may_go.insert(id, may_go);
     Ok(may_go)
@@ -289,10 +289,10 @@ fn remove_empty_batches(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult<usiz
     }
     let mut removed = 0;
     for (_, _, batch) in empty {
-        let around = touched::with_enclosing(txn, batch)?;
-        let parent = around.get(1).map(|parent| parent.id);
-        let over = around.iter().all(|batch| batch.completed_at.is_some());
-        if !over || !are_over(txn, &around, false)? {
+        let enclosing = touched::with_enclosing(txn, batch)?;
+        let parent = enclosing.get(1).map(|parent| parent.id);
+        let over = enclosing.iter().all(|batch| batch.completed_at.is_some());
+        if !over || !are_over(txn, &enclosing, false)? {
             continue;
         }
         txn.db.run("DELETE FROM jk_batch WHERE id = ?1", [&batch.as_bytes()[..]])?;

@@ -38,9 +38,9 @@ struct Evaluated {
     edges: Vec<(Edge, bool)>,
 }
 
-/// What the jobs of a submission share.
+/// What the unique keys of a submission mean for its jobs.
 #[derive(Debug, Default)]
-struct Shared {
+struct KeyOutcomes {
     /// Jobs that are not stored because another job holds their key, with that job.
     stand_ins: HashMap<JobId, JobId>,
     /// Holders of keys that are replaced.
@@ -297,22 +297,22 @@ fn submit_all(
         }
     }
     let mut answers = vec![None; jobs.len()];
-    let mut shared = Shared::default();
+    let mut keys = KeyOutcomes::default();
     // Sequences follow the given order, whatever order the parents demand.
     let seqs = jobs.iter().map(|_| txn.next_seq()).collect::<SqlResult<Vec<i64>>>()?;
     for place in parents_first(jobs) {
         let job = &jobs[place];
-        let answer = match submit_job(txn, seqs[place], job, &mut shared, submitted, now)? {
+        let answer = match submit_job(txn, seqs[place], job, &mut keys, submitted, now)? {
             Ok(answer) => answer,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let JobSubmitted::Existing(holder) = answer {
-            shared.stand_ins.insert(job.record.id, holder);
+            keys.stand_ins.insert(job.record.id, holder);
         }
         answers[place] = Some(answer);
     }
     // Only now, so that no edge from a replaced job is missed.
-    for holder in shared.replaced {
+    for holder in keys.replaced {
         if let Some(mut holder) = read::load(txn.db, holder)?
             && !holder.state().is_finished()
         {
@@ -340,7 +340,7 @@ fn submit_job(
     txn: &mut Txn<'_, '_>,
     seq: i64,
     job: &PreparedJob,
-    shared: &mut Shared,
+    keys: &mut KeyOutcomes,
     submitted: Reason,
     now: Timestamp,
 ) -> SqlResult<Result<JobSubmitted, Refusal>> {
@@ -356,7 +356,7 @@ fn submit_job(
     {
         return Ok(Err(refusal));
     }
-    let evaluated = match evaluate_new(txn, record, &shared.stand_ins, submitted, now)? {
+    let evaluated = match evaluate_new(txn, record, &keys.stand_ins, submitted, now)? {
         Ok(evaluated) => evaluated,
         Err(refusal) => return Ok(Err(refusal)),
     };
@@ -372,7 +372,7 @@ fn submit_job(
                 });
             }
             OnConflict::Replace if state_of(txn.db, holder)? != Some(StateName::Processing) => {
-                shared.replaced.push(holder_seq);
+                keys.replaced.push(holder_seq);
             }
             _ => return Ok(Err(Refusal::UniqueConflict { holder })),
         }

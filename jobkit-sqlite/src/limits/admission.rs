@@ -224,13 +224,13 @@ fn admit_at(
     let LaneScan { mut live, others, mut none_live, .. } = scan;
     live.sort_unstable();
     live.truncate(live_room);
-    let let_go = live.into_iter().map(|it| (it, true));
-    let mut let_go: Vec<_> = let_go.chain(others.into_iter().map(|it| (it, false))).collect();
-    let mut more = lane.is_some() || let_go.len() > max;
-    none_live &= let_go.len() <= max;
-    let_go.truncate(max);
+    let admitted = live.into_iter().map(|it| (it, true));
+    let mut admitted: Vec<_> = admitted.chain(others.into_iter().map(|it| (it, false))).collect();
+    let mut more = lane.is_some() || admitted.len() > max;
+    none_live &= admitted.len() <= max;
+    admitted.truncate(max);
     // A scan that began behind other lanes may have admitted some of these.
-    more |= row.lane.is_some() && !none_live && !let_go.is_empty();
+    more |= row.lane.is_some() && !none_live && !admitted.is_empty();
     let (next, idle) = match (lane, none_live) {
         (Some(_), true) => (Some(reached), IDLE_SO_FAR),
         (Some(_), false) => (Some(reached), 0),
@@ -243,7 +243,7 @@ fn admit_at(
             params![limit, next.map(|it| it.0), next.map(|it| it.1), idle],
         )?;
     }
-    for ((_, seq, queue, kind), takes_room) in &let_go {
+    for ((_, seq, queue, kind), takes_room) in &admitted {
         txn.db.run("UPDATE jk_job SET parked = NULL WHERE seq = ?1", [seq])?;
         txn.db.run(
             "INSERT OR REPLACE INTO jk_admitted (seq, lim, queue, kind, at, live) \
@@ -251,15 +251,15 @@ fn admit_at(
             params![*seq, limit, *queue, *kind, now.as_micros(), takes_room],
         )?;
     }
-    if !let_go.is_empty() {
-        slots::count_waiting(txn, limit, -size(let_go.len()))?;
+    if !admitted.is_empty() {
+        slots::count_waiting(txn, limit, -size(admitted.len()))?;
         txn.work = true;
     }
-    if !none_live && row.waiting > size(let_go.len()) {
+    if !none_live && row.waiting > size(admitted.len()) {
         // Capacity that is not claimed by then is offered to others.
         txn.recheck_limits_at = txn.recheck_limits_at.into_iter().chain(oldest).min();
     }
-    Ok((let_go.len(), more))
+    Ok((admitted.len(), more))
 }
 
 fn scan_lane(txn: &Txn<'_, '_>, scan: &mut LaneScan, lane: (i64, i64)) -> SqlResult {

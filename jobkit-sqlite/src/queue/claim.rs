@@ -8,7 +8,7 @@ use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{ClaimRequest, Claimed, ClaimedJob};
 use jobkit_core::{Error, ErrorKind, Name, Timestamp, bounds};
 
-use super::claim_order::{Lanes, lanes_of};
+use super::claim_order::{MergedLanes, lanes_of};
 use crate::codec::job_row::{Job, args_overflow_id, column, select_job};
 use crate::codec::{int, payload, rank_of, uint};
 use crate::error::{SqlResult, warn_corrupt_row};
@@ -106,7 +106,7 @@ fn claim_from(
     }
     let room = quota.min(claim.request.max - claim.jobs.len());
     let mut taken = 0;
-    let mut lanes = Lanes::new(queue_id, &kinds, room);
+    let mut lanes = MergedLanes::new(queue_id, &kinds, room);
     while taken < room && claim.skips_left > 0 {
         let Some(candidate) = lanes.next(txn.db)? else { break };
         if claim_one(txn, claim, candidate.seq, candidate.job)? {

@@ -40,13 +40,13 @@ pub(crate) struct Candidate {
 
 /// Several lanes, merged by priority and sequence. Each is read in pages, so that jobs that are claimed
 /// or parked meanwhile do not disturb the walk.
-pub(crate) struct Lanes {
+pub(crate) struct MergedLanes {
     queue: i64,
-    lanes: Vec<Lane>,
+    lanes: Vec<LaneCursor>,
     page: usize,
 }
 
-struct Lane {
+struct LaneCursor {
     kind: i64,
     /// What was read and not returned yet, last first.
     read: Vec<Candidate>,
@@ -54,10 +54,11 @@ struct Lane {
     after: Option<(i64, i64)>,
 }
 
-impl Lanes {
+impl MergedLanes {
     /// The lanes of these kinds, to take about `expected` jobs from them.
     pub(crate) fn new(queue: i64, kinds: &[i64], expected: usize) -> Self {
-        let lane = |kind: &i64| Lane { kind: *kind, read: Vec::new(), after: Some((i64::MIN, 0)) };
+        let lane =
+            |kind: &i64| LaneCursor { kind: *kind, read: Vec::new(), after: Some((i64::MIN, 0)) };
         let page = match kinds.len() {
             0 | 1 => expected,
             // More than their share, since lanes rarely have the same length.
@@ -119,7 +120,7 @@ impl Lanes {
     }
 }
 
-impl Lane {
+impl LaneCursor {
     fn read_page(
         &mut self,
         db: &Db<'_>,

@@ -15,13 +15,13 @@ use crate::queue::claim_order::lanes_of;
 
 /// A lane that one index holds in order: claimable jobs of a kind, or those parked at a limit.
 #[derive(Clone, Copy)]
-enum Part {
+enum Lane {
     Ready(i64),
     Parked(i64, i64),
 }
 
-struct Line {
-    part: Part,
+struct LaneCursor {
+    lane: Lane,
     /// What was read, last first.
     rows: Vec<ListRow>,
     after: Option<ListKey>,
@@ -53,11 +53,11 @@ pub(crate) fn enqueued(db: &Db<'_>, filter: &Filter<'_>, mut page: JobPage) -> S
             Some(from) if *from == name => std::mem::replace(&mut after, START),
             _ => START,
         };
-        let mut lines = Vec::new();
-        for part in parts(db, queue, filter.kind)? {
-            lines.push(Line { part, rows: Vec::new(), after: Some(start) });
+        let mut cursors = Vec::new();
+        for lane in lanes(db, queue, filter.kind)? {
+            cursors.push(LaneCursor { lane, rows: Vec::new(), after: Some(start) });
         }
-        while let Some(row) = next_of(db, queue, &mut lines)? {
+        while let Some(row) = next_row(db, queue, &mut cursors)? {
             if looked >= SEARCH_WINDOW {
                 page.searched = Some(looked);
                 page.next = last.map(to_cursor);
@@ -89,8 +89,8 @@ fn queue_of(cursor: &str) -> (Name, &str) {
 /// When the first job of a queue became claimable.
 pub(crate) fn first_in_line(db: &Db<'_>, queue: i64) -> SqlResult<Option<Timestamp>> {
     let mut first: Option<ListRow> = None;
-    for part in parts(db, queue, None)? {
-        if let Some(head) = part_rows(db, queue, part, START, 1)?.pop()
+    for lane in lanes(db, queue, None)? {
+        if let Some(head) = lane_rows(db, queue, lane, START, 1)?.pop()
             && first.as_ref().is_none_or(|first| head.place < first.place)
         {
             first = Some(head);
@@ -140,32 +140,32 @@ pub(crate) fn queues_in_use(db: &Db<'_>) -> SqlResult<Vec<(Name, i64)>> {
 }
 
 /// The next row of several lanes, merged.
-fn next_of(db: &Db<'_>, queue: i64, lines: &mut [Line]) -> SqlResult<Option<ListRow>> {
+fn next_row(db: &Db<'_>, queue: i64, cursors: &mut [LaneCursor]) -> SqlResult<Option<ListRow>> {
     const READ: usize = 100;
     let mut best: Option<(ListKey, usize)> = None;
-    for (index, line) in lines.iter_mut().enumerate() {
-        if let Some(after) = line.after.filter(|_| line.rows.is_empty()) {
-            line.rows = part_rows(db, queue, line.part, after, READ)?;
-            line.after = match line.rows.last() {
-                Some(last) if line.rows.len() == READ => Some(last.place),
+    for (index, cursor) in cursors.iter_mut().enumerate() {
+        if let Some(after) = cursor.after.filter(|_| cursor.rows.is_empty()) {
+            cursor.rows = lane_rows(db, queue, cursor.lane, after, READ)?;
+            cursor.after = match cursor.rows.last() {
+                Some(last) if cursor.rows.len() == READ => Some(last.place),
                 _ => None,
             };
-            line.rows.reverse();
+            cursor.rows.reverse();
         }
-        if let Some(head) = line.rows.last()
+        if let Some(head) = cursor.rows.last()
             && best.is_none_or(|(place, _)| head.place < place)
         {
             best = Some((head.place, index));
         }
     }
-    Ok(best.and_then(|(_, index)| lines[index].rows.pop()))
+    Ok(best.and_then(|(_, index)| cursors[index].rows.pop()))
 }
 
 /// The lanes of a queue.
-fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
-    let mut parts: Vec<Part> = match kind {
-        Some(kind) => vec![Part::Ready(kind)],
-        None => lanes_of(db, queue)?.into_iter().map(Part::Ready).collect(),
+fn lanes(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Lane>> {
+    let mut lanes: Vec<Lane> = match kind {
+        Some(kind) => vec![Lane::Ready(kind)],
+        None => lanes_of(db, queue)?.into_iter().map(Lane::Ready).collect(),
     };
     let limits = db.all(
         "SELECT id FROM jk_limit INDEXED BY jk_limit_waiting WHERE waiting > 0",
@@ -174,7 +174,7 @@ fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
     )?;
     for limit in limits {
         match kind {
-            Some(kind) => parts.push(Part::Parked(limit, kind)),
+            Some(kind) => lanes.push(Lane::Parked(limit, kind)),
             None => {
                 let mut last = i64::MIN;
                 while let Some(kind) = db.one(
@@ -184,28 +184,28 @@ fn parts(db: &Db<'_>, queue: i64, kind: Option<i64>) -> SqlResult<Vec<Part>> {
                     [limit, queue, last],
                     |row| row.get::<_, i64>(0),
                 )? {
-                    parts.push(Part::Parked(limit, kind));
+                    lanes.push(Lane::Parked(limit, kind));
                     last = kind;
                 }
             }
         }
     }
-    Ok(parts)
+    Ok(lanes)
 }
 
 /// The next rows of a lane, by priority and sequence.
-fn part_rows(
+fn lane_rows(
     db: &Db<'_>,
     queue: i64,
-    part: Part,
+    lane: Lane,
     (rank, seq): ListKey,
     chunk: usize,
 ) -> SqlResult<Vec<ListRow>> {
     let key = |row: &rusqlite::Row<'_>| row.get(column::RANK);
     let chunk = size(chunk);
     // In two statements, as in `claim_order`.
-    let mut all = match part {
-        Part::Ready(kind) => rows(
+    let mut all = match lane {
+        Lane::Ready(kind) => rows(
             db,
             select_job!(
                 ", args",
@@ -215,7 +215,7 @@ fn part_rows(
             params![queue, kind, rank, seq, chunk],
             key,
         )?,
-        Part::Parked(limit, kind) => rows(
+        Lane::Parked(limit, kind) => rows(
             db,
             select_job!(
                 ", args",
@@ -227,8 +227,8 @@ fn part_rows(
         )?,
     };
     let left = chunk - size(all.len());
-    all.extend(match part {
-        Part::Ready(kind) => rows(
+    all.extend(match lane {
+        Lane::Ready(kind) => rows(
             db,
             select_job!(
                 ", args",
@@ -238,7 +238,7 @@ fn part_rows(
             params![queue, kind, rank, left],
             key,
         )?,
-        Part::Parked(limit, kind) => rows(
+        Lane::Parked(limit, kind) => rows(
             db,
             select_job!(
                 ", args",
