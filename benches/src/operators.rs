@@ -4,12 +4,14 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use jobkit::failure::ErrorDetail;
-use jobkit::prometheus::Figures;
+use jobkit::ops::prometheus::Figures;
+use jobkit::ops::{search, why};
+use jobkit::record::ErrorDetail;
+use jobkit::server::Incarnation;
+use jobkit::state::Ending;
 use jobkit::state::Reason;
-use jobkit::state_machine::Ending;
 use jobkit::storage::{ClaimRequest, ErrorQuery, QueueQuota, ServerInfo, Settle, SettleRequest};
-use jobkit::{Client, Incarnation, JobId, Name, Timestamp, search, why};
+use jobkit::{Client, JobId, Name, Timestamp};
 
 use crate::jobs::sized;
 use crate::target::{Fresh, Target};
@@ -115,7 +117,7 @@ async fn fill(fresh: &Fresh, jobs: usize) -> Result<[JobId; 2]> {
     let action = jobkit::storage::Action::Delete { keep: None };
     let filter = "state:enqueued".parse()?;
     let begun = operator.begin_bulk(filter, action, tenth as u64, Duration::ZERO).await?;
-    jobkit::bulk::drive(&*fresh.storage, begun.id, |_| {}).await?;
+    jobkit::ops::bulk::drive(&*fresh.storage, begun.id, |_| {}).await?;
     let day = Duration::from_secs(24 * 3600);
     client.enqueue_many((0..tenth).map(|n| job(n).delay(day))).await?;
     let parent = sized().delay(day);
@@ -126,7 +128,7 @@ async fn fill(fresh: &Fresh, jobs: usize) -> Result<[JobId; 2]> {
     Ok([awaiting, failed])
 }
 
-/// Fails so many jobs of the queue `mail`.
+/// Fails this many jobs of the queue `mail`.
 pub async fn fail(fresh: &Fresh, jobs: usize) -> Result<()> {
     let client = Client::new(std::sync::Arc::clone(&fresh.storage));
     client.enqueue_many((0..jobs).map(|_| sized().queue("mail"))).await?;

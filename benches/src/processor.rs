@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use jobkit::state_machine::Ending;
+use jobkit::Name;
+use jobkit::server::Incarnation;
+use jobkit::state::Ending;
 use jobkit::storage::{ClaimRequest, QueueQuota, ServerInfo, Settle, SettleRequest, Storage};
-use jobkit::{Incarnation, Name};
 
 /// Jobs in one call, as a drain makes them.
 const AT_ONCE: usize = 300;

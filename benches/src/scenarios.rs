@@ -405,7 +405,7 @@ async fn bulk_retry(target: Target) -> Result<f64> {
         operators::fail(&fresh, failed).await?;
         fill(&fresh, jobs).await?;
         let client = Client::new(Arc::clone(&fresh.storage));
-        let filter: jobkit::search::JobFilter = "state:failed".parse()?;
+        let filter: jobkit::ops::search::JobFilter = "state:failed".parse()?;
         let action = jobkit::storage::Action::Requeue { run_at: None };
         let operator = client.operator("bench");
         let server = Server::builder(Arc::clone(&fresh.storage)).jobs(jobs::all());
@@ -415,7 +415,7 @@ async fn bulk_retry(target: Target) -> Result<f64> {
         let driven = if retried {
             let bulk = operator.begin_bulk(filter, action, failed as u64, Duration::ZERO).await?;
             let storage = Arc::clone(&fresh.storage);
-            let drive = async move { jobkit::bulk::drive(&*storage, bulk.id, |_| {}).await };
+            let drive = async move { jobkit::ops::bulk::drive(&*storage, bulk.id, |_| {}).await };
             Some(tokio::spawn(drive))
         } else {
             None

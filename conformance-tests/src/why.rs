@@ -34,7 +34,7 @@ async fn busy(env: &Env, server: &Claimer, busy: u32) {
     assert!(env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
 }
 
-/// MON-9, G21: a claimable job that a live server serves is the next, or others go before it, or all are busy.
+/// MON-9, G21: a claimable job that a live server serves is the next, or others run before it, or all are busy.
 pub async fn why_a_claimable_job_waits(env: Env) {
     let server = env.claimer("s").await;
     let first = env.add(job()).await;
@@ -44,7 +44,7 @@ pub async fn why_a_claimable_job_waits(env: Env) {
     let workers = server.info().workers;
     busy(&env, &server, workers).await;
     assert_eq!(causes(&env, first).await, [Cause::WorkersBusy { workers }]);
-    assert!(sentence(&env, second).await.contains("1 job of its queue goes before it; all"));
+    assert!(sentence(&env, second).await.contains("1 job of its queue runs before it; all"));
     let nobody = why(&*env.storage, JobId::new(), env.at()).await.expect("reads");
     assert_eq!(nobody, None);
 }
@@ -159,6 +159,31 @@ pub async fn why_an_awaiting_job_waits(env: Env) {
     let after_it = env.add(after_batch(batch, On::Success)).await;
     let open = vec![(Parent::Batch(batch), On::Success, None)];
     assert_eq!(causes(&env, after_it).await, [Cause::Parents { open, more: 0 }]);
+}
+
+/// GET-2, G8: a job that was deleted since its parents did not end as it needed; which they were, and how.
+pub async fn why_a_job_can_never_run(env: Env) {
+    let parents = env.add_many(jobs(3)).await;
+    let mut child = after(parents[0], On::Any);
+    child.edges.extend(
+        [(parents[1], On::Success), (parents[2], On::Failed)]
+            .map(|(parent, on)| jobkit_core::edge::Edge { parent: Parent::Job(parent), on }),
+    );
+    let child = env.add(child).await;
+    for parent in &parents[..2] {
+        env.change(*parent, Action::Delete { keep: None }).await;
+    }
+    let finished =
+        Cause::Finished { state: StateName::Deleted, reason: Reason::Unmeetable, at: env.now() };
+    let unmet = vec![(Parent::Job(parents[1]), On::Success, Some(StateName::Deleted))];
+    let unmet = Cause::Unmet { parents: unmet, more: 0 };
+    assert_eq!(causes(&env, child).await, [finished, unmet]);
+    let text = sentence(&env, child).await;
+    assert!(text.contains("its condition can no longer be met"), "{text}");
+    let named = format!("it waited in vain for job {} (deleted) to succeed", parents[1]);
+    assert!(text.contains(&named), "{text}");
+    let text = sentence(&env, parents[0]).await;
+    assert!(text.starts_with("it is deleted since ") && text.ends_with(": on request"), "{text}");
 }
 
 /// LIM-2, G13: which limit is full, and who holds it; or when a rate limit has room again.

@@ -1,15 +1,18 @@
 //! [`Client`]: enqueues jobs, changes them, waits for them.
 
+mod batch;
 mod changes;
 mod coalescer;
-mod ends;
 mod enqueue;
 pub(crate) mod filter;
+mod finished_jobs;
 mod lock;
+mod many;
 mod operations;
 mod recurring;
 mod submitter;
 mod transaction;
+mod wait_error;
 mod waiting;
 
 use std::any::Any;
@@ -26,12 +29,16 @@ use crate::model::error::{Error, Result};
 use crate::model::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
-pub use ends::Ends;
-pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany, HasOutput};
+pub use batch::{Batch, BatchHandle};
+pub use changes::Deleted;
+pub use enqueue::{Enqueue, HasOutput};
+pub use finished_jobs::FinishedJobs;
 pub use lock::Lock;
+pub use many::EnqueueMany;
 pub use recurring::Recurring;
 pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};
-pub use waiting::{JobHandle, WaitError};
+pub use wait_error::WaitError;
+pub use waiting::JobHandle;
 
 pub(crate) use changes::repeated;
 use submitter::Submitter;
@@ -88,8 +95,8 @@ impl ClientOptions {
     ///
     /// # Example: a tag on everything this process enqueues
     /// ```
-    /// use jobkit_core::ClientOptions;
-    /// use jobkit_core::record::NewRecord;
+    /// use jobkit::ClientOptions;
+    /// use jobkit::record::NewRecord;
     ///
     /// let options = ClientOptions::default().filter(|job: &mut NewRecord| {
     ///     job.tags.push("web".into());
@@ -122,7 +129,8 @@ impl ClientOptions {
             filter.submit(job)?;
         }
         if job.id != id {
-            let reason = "is from birth: handles and edges name it, so a filter cannot change it";
+            let reason =
+                "is from creation: handles and edges name it, so a filter cannot change it";
             return Err(Error::invalid("id", reason));
         }
         if !self.codecs.is_empty() {
@@ -142,12 +150,12 @@ impl ClientOptions {
 ///
 /// # Example: enqueue and wait
 /// ```
-/// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+/// # use jobkit::{Client, Job, MemoryStorage, NewJob};
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Add { a: u32, b: u32 }
 /// # impl Job for Add { const KIND: &'static str = "add"; type Output = u32; }
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # async fn main() -> Result<(), jobkit::Error> {
 /// let client = Client::new(MemoryStorage::new());
 /// let sum = client.enqueue(NewJob::new(Add { a: 1, b: 2 })).await?;
 /// println!("job {}", sum.id());
@@ -195,9 +203,10 @@ impl Client {
     ///
     /// # Example: its figures
     /// ```
-    /// # use jobkit_core::{Client, MemoryStorage, prometheus::Figures};
+    /// # use jobkit::{Client, MemoryStorage};
+    /// # use jobkit::ops::prometheus::Figures;
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// let client = Client::new(MemoryStorage::new());
     /// println!("{}", Figures::read(client.storage()).await?);
     /// # Ok(())

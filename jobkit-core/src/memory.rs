@@ -47,7 +47,8 @@ use state::{Tables, Work};
 /// # Example: a storage whose time stands still
 /// ```
 /// use std::sync::Arc;
-/// use jobkit_core::{MemoryStorage, TestClock};
+/// use jobkit::MemoryStorage;
+/// use jobkit::testing::TestClock;
 ///
 /// let clock = TestClock::default();
 /// let storage = MemoryStorage::with_clock(Arc::new(clock.clone()));

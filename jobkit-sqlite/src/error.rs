@@ -91,7 +91,7 @@ pub(crate) fn warn_corrupt_row(seq: i64, fault: &Fault) {
     static WARNED: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
     let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
     if warned.len() < 1_000 && warned.insert(seq) {
-        tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and is passed over");
+        tracing::warn!(sequence = seq, error = %fault, "skipped an unreadable job");
     }
 }
 

@@ -97,7 +97,7 @@ fn read_sound(
 ) -> SqlResult<Vec<RecurringRecord>> {
     read_each(db, text, params, |read| match read {
         Err(fault) if fault.is_corrupt_row() => {
-            tracing::warn!(error = %fault, "a schedule cannot be read and is passed over");
+            tracing::warn!(error = %fault, "skipped an unreadable schedule");
             Ok(None)
         }
         read => read.map(Some),

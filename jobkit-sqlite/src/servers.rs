@@ -24,7 +24,7 @@ use crate::txn::Txn;
 fn read_order(text: String) -> Option<ServerOrder> {
     let read = json::<ServerOrder>(&text);
     if let Err(fault) = &read {
-        tracing::warn!(error = %fault, "an order to a server cannot be read and is passed over");
+        tracing::warn!(error = %fault, "skipped an unreadable server command");
     }
     read.ok()
 }

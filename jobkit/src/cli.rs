@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `jobkit help` lists the commands, `jobkit help COMMAND` tells of one. What matches is said in the
-//! [filter language](crate::search).
+//! [filter language](crate::ops::search).
 //!
 //! | exit code | means |
 //! |---|---|

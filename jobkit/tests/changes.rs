@@ -8,9 +8,9 @@ use jobkit::sqlite::SqliteStorage;
 use jobkit::state::{Reason, StateName};
 use jobkit::storage::{JobQuery, Monitoring};
 use jobkit::testing::TestServer;
+use jobkit::upgrade::StoredJob;
 use jobkit::{
-    Client, Data, JobContext, JobId, Jobs, MemoryStorage, NewJob, Recurring, Server, StoredJob,
-    jobs,
+    Client, Data, JobContext, JobId, Jobs, MemoryStorage, NewJob, Recurring, Server, jobs,
 };
 use serde_json::{Value, json};
 
@@ -137,10 +137,14 @@ async fn several_versions_and_aliases_are_served() {
     for id in ids {
         assert_eq!(t.job(id).await.0.result.unwrap().as_bytes(), b"10");
     }
-    assert_eq!(new(1).keyed("k").id(), JobId::from_key("new", "k"), "whatever the version");
+    assert_eq!(
+        new(1).idempotency_key("k").id(),
+        JobId::from_key("new", "k"),
+        "whatever the version"
+    );
 }
 
-fn by_name(kind: &str, args: &Value) -> NewJob<jobkit::Untyped> {
+fn by_name(kind: &str, args: &Value) -> NewJob<jobkit::client::Untyped> {
     jobkit::job_by_name(kind, args.as_object().unwrap()).unwrap()
 }
 

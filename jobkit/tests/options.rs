@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use jobkit::retry::Retry;
 use jobkit::state::{Reason, StateName};
 use jobkit::testing::TestServer;
 use jobkit::{
-    Data, Failure, JobContext, MemoryStorage, NewJob, Recurring, Retry, RetryPolicy, Server, jobs,
+    Data, Failure, JobContext, MemoryStorage, NewJob, Recurring, RetryPolicy, Server, jobs,
     permanent, retry_after, snooze,
 };
 
@@ -59,7 +60,7 @@ async fn a_kinds_retention_and_long_names_hold() {
     let job = t.client().enqueue(named("ä".repeat(150), 1234)).await.unwrap();
     t.run_until_idle().await;
     let details = t.job(job.id()).await.0;
-    assert_eq!(details.record.expires_at, None, "kept for ever");
+    assert_eq!(details.record.expires_at, None, "kept forever");
     let extras = details.record.extras.as_deref().unwrap();
     assert_eq!(extras.display_name.as_deref(), Some("ä".repeat(100).as_str()), "200 bytes");
     let shown = details.shown_args().unwrap();
@@ -123,7 +124,7 @@ enum PayError {
     Busy,
     Closed,
     Network,
-    Said(jobkit::Stop),
+    Said(jobkit::retry::Directive),
 }
 
 impl std::fmt::Display for PayError {
@@ -202,7 +203,7 @@ async fn errors_say_what_to_do_through_every_wrapper() {
         ("expired", (StateName::Failed, 1, None)),
         ("busy", (StateName::Scheduled, 1, Some(5))),
         ("closed", (StateName::Scheduled, 0, Some(5))),
-        // What the error says itself goes before the kind's rule, which says permanent.
+        // What the error says itself takes precedence over the kind's rule, which says permanent.
         ("said", (StateName::Scheduled, 0, Some(5))),
         ("network", (StateName::Scheduled, 1, Some(0))),
     ] {
@@ -279,8 +280,8 @@ impl<const VERSION: u32> jobkit::Job for Odd<VERSION> {
     const KIND: &'static str = if VERSION == 7 { "odd@7" } else { "odd" };
     const VERSION: u32 = VERSION;
     type Output = ();
-    fn upgrades() -> jobkit::Upgrades<Self> {
-        jobkit::Upgrades::new().version(5, |(): ()| Odd::<VERSION>)
+    fn upgrades() -> jobkit::upgrade::Upgrades<Self> {
+        jobkit::upgrade::Upgrades::new().version(5, |(): ()| Odd::<VERSION>)
     }
 }
 

@@ -40,7 +40,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "verify",
         arguments: "",
-        summary: "checks format, lints and documentation, changes nothing",
+        summary: "checks format, spelling, licences, lints, features and documentation, changes nothing",
         run: verify::run,
     },
     Command {
@@ -52,7 +52,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "fix",
         arguments: "",
-        summary: "formats, and applies what clippy can mend",
+        summary: "formats, and applies what clippy can fix",
         run: fix::run,
     },
     Command {

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod flows;
+mod guide;
 mod programs;
 mod recurring;
 mod several_storages;

@@ -11,9 +11,9 @@ use crate::model::record::NewRecord;
 ///
 /// # Example: no job without a tenant
 /// ```
-/// use jobkit_core::filter::SubmitFilter;
-/// use jobkit_core::record::NewRecord;
-/// use jobkit_core::{Client, ClientOptions, Error, Result};
+/// use jobkit::filter::SubmitFilter;
+/// use jobkit::record::NewRecord;
+/// use jobkit::{Client, ClientOptions, Error, Result};
 ///
 /// struct NeedsTenant;
 ///
@@ -26,7 +26,7 @@ use crate::model::record::NewRecord;
 ///     }
 /// }
 ///
-/// # let storage = jobkit_core::MemoryStorage::new();
+/// # let storage = jobkit::MemoryStorage::new();
 /// let options = ClientOptions::default().filter(NeedsTenant);
 /// let client = Client::with_options(storage, options);
 /// # drop(client);

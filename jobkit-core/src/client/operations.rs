@@ -15,8 +15,8 @@ impl Client {
     ///
     /// # Example: no mails while the provider is down
     /// ```
-    /// # use jobkit_core::recurring::Pause;
-    /// # use jobkit_core::{Client, Error, MemoryStorage};
+    /// # use jobkit::recurring::Pause;
+    /// # use jobkit::{Client, Error, MemoryStorage};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Error> {
     /// # let client = Client::new(MemoryStorage::new());

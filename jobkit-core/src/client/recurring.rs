@@ -22,7 +22,7 @@ use crate::storage::{PauseChange, SaveOutcome, SaveRecurring, TriggerOutcome};
 ///
 /// # Example: every night in Berlin
 /// ```
-/// # use jobkit_core::{Job, NewJob, Recurring};
+/// # use jobkit::{Job, NewJob, Recurring};
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Report {}
 /// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }

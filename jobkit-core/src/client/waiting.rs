@@ -10,14 +10,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::client::{Client, WaitError};
 use crate::jobs::new_job::AsParent;
 use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::model::edge::Parent;
-use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::error::{Error, Result};
 use crate::model::ids::JobId;
-use crate::model::record::{AttemptError, JobRecord};
-use crate::model::state::{Reason, StateName};
+use crate::model::record::{JobDetails, JobRecord};
+use crate::model::state::StateName;
 use crate::storage::{JobSubmitted, OtherPushes, Storage, WakeUp, WakeUpFilter};
 
 /// A job that was enqueued, and the way to its result.
@@ -51,6 +51,9 @@ impl<T> JobHandle<T> {
 impl<T: DeserializeOwned> JobHandle<T> {
     /// Waits until the job has finished, and gives its result.
     ///
+    /// When the time is up, the job is read once more. If it has just finished, you get its result;
+    /// otherwise [`WaitError::TimedOut`] says what it is doing, or what it waits for.
+    ///
     /// # Errors
     /// [`WaitError`]: it failed, was deleted, has not finished in time, or the result does not decode.
     ///
@@ -59,7 +62,7 @@ impl<T: DeserializeOwned> JobHandle<T> {
     pub async fn wait(&self, timeout: Duration) -> Result<T, WaitError> {
         match tokio::time::timeout(timeout, self.wait_for_end()).await {
             Ok(ended) => ended,
-            Err(_) => Err(WaitError::TimedOut),
+            Err(_) => self.look_once_more().await,
         }
     }
 
@@ -70,22 +73,38 @@ impl<T: DeserializeOwned> JobHandle<T> {
             }
             let details =
                 self.client.dyn_storage().job(self.id).await.map_err(WaitError::Storage)?;
-            let Some(mut details) = details else { return Err(WaitError::Gone) };
-            return match details.record.state() {
-                StateName::Succeeded => {
-                    let result = details.result.take().unwrap_or_else(|| b"null"[..].into());
-                    let result = self.client.open_result(self.id, &result);
-                    serde_json::from_slice(&result.map_err(WaitError::Storage)?).map_err(|error| {
-                        WaitError::Storage(Error::corrupt(format!(
-                            "the result does not decode: {error}"
-                        )))
-                    })
-                }
-                StateName::Failed => Err(WaitError::Failed(details.errors.pop().map(Box::new))),
-                StateName::Deleted => Err(WaitError::Deleted(details.record.head.reason)),
+            match self.ended(details) {
                 // Requeued between the two looks.
-                _ => continue,
-            };
+                Err(WaitError::TimedOut(_)) => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn look_once_more(&self) -> Result<T, WaitError> {
+        let look = self.client.dyn_storage().job(self.id);
+        match tokio::time::timeout(LAST_LOOK, look).await {
+            Ok(Ok(details)) => self.ended(details),
+            Ok(Err(_)) | Err(_) => Err(WaitError::TimedOut(None)),
+        }
+    }
+
+    /// What the job gave; `TimedOut` while it has not finished.
+    fn ended(&self, details: Option<JobDetails>) -> Result<T, WaitError> {
+        let Some(mut details) = details else { return Err(WaitError::Gone) };
+        match details.record.state() {
+            StateName::Succeeded => {
+                let result = details.result.take().unwrap_or_else(|| b"null"[..].into());
+                let result = self.client.open_result(self.id, &result);
+                serde_json::from_slice(&result.map_err(WaitError::Storage)?).map_err(|error| {
+                    WaitError::Storage(Error::corrupt(format!(
+                        "the result does not decode: {error}"
+                    )))
+                })
+            }
+            StateName::Failed => Err(WaitError::Failed(details.errors.pop().map(Box::new))),
+            StateName::Deleted => Err(WaitError::Deleted(details.record.head.reason)),
+            _ => Err(WaitError::TimedOut(Some(Box::new(details)))),
         }
     }
 }
@@ -116,44 +135,6 @@ impl<T> AsParent for JobHandle<T> {
     }
 }
 
-/// Why waiting gave no result.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum WaitError {
-    /// It has not finished in time; it may still.
-    TimedOut,
-    /// It failed for good; the last error, where it is kept.
-    Failed(Option<Box<AttemptError>>),
-    /// It was given up.
-    Deleted(Reason),
-    /// It does not exist, or was removed after its retention.
-    Gone,
-    /// The storage could not answer.
-    Storage(Error),
-}
-
-impl fmt::Display for WaitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut => f.write_str("the job has not finished in time"),
-            Self::Failed(Some(error)) => write!(f, "the job failed: {}", error.detail.summary()),
-            Self::Failed(None) => f.write_str("the job failed"),
-            Self::Deleted(reason) => write!(f, "the job was deleted: {}", reason.as_str()),
-            Self::Gone => f.write_str("the job does not exist, or was removed"),
-            Self::Storage(error) => write!(f, "waiting for the job failed: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for WaitError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Storage(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
 /// `None` while it runs; whether the job still exists once it has finished.
 type Fate = Option<bool>;
 
@@ -162,6 +143,8 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 /// How long one call to the storage may take.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// How long the look at a job may take that was waited for in vain.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 /// After how long without a look another task looks: the runtime of the first one stands still, or the
 /// storage does not answer it.
 const STALLED: Duration = Duration::from_secs(5);
@@ -311,9 +294,9 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
             match tokio::time::timeout(CALL_LIMIT, storage.jobs(ids)).await {
                 Ok(Ok(records)) => looker.found(ids, records),
                 Ok(Err(error)) => {
-                    tracing::debug!(error = %error, "looking for finished jobs failed")
+                    tracing::debug!(error = %error, "reading finished jobs failed")
                 }
-                Err(_) => tracing::debug!("looking for finished jobs took too long"),
+                Err(_) => tracing::debug!("reading finished jobs took too long"),
             }
         }
         drop(storage);
@@ -341,17 +324,6 @@ async fn next_finished(
             Some(WakeUp::Lost) => return None,
             Some(_) => {}
             None => *pushes = None,
-        }
-    }
-}
-
-impl From<WaitError> for Error {
-    fn from(error: WaitError) -> Self {
-        match error {
-            WaitError::Storage(error) => error,
-            WaitError::TimedOut => Self::new(ErrorKind::Timeout, error.to_string()),
-            WaitError::Gone => Self::new(ErrorKind::NotFound, error.to_string()),
-            other => Self::new(ErrorKind::Conflict, other.to_string()),
         }
     }
 }

@@ -30,7 +30,7 @@ const OWN: [&str; 8] = [
 ///
 /// # Example: beside the usual output
 /// ```
-/// use jobkit_core::JobLogLayer;
+/// use jobkit::JobLogLayer;
 /// use tracing_subscriber::layer::SubscriberExt;
 ///
 /// let subscriber = tracing_subscriber::registry()

@@ -45,8 +45,8 @@ pub(crate) fn running_job() -> Option<Arc<dyn RunningJob>> {
 ///
 /// # Example: a web request's tenant reaches the handler
 /// ```
-/// use jobkit_core::{Client, Error, MemoryStorage, capture};
-/// # use jobkit_core::{Job, NewJob};
+/// use jobkit::{Client, Error, MemoryStorage, capture};
+/// # use jobkit::{Job, NewJob};
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Report {}
 /// # impl Job for Report { const KIND: &'static str = "report"; type Output = (); }
@@ -89,7 +89,7 @@ pub fn with_sync<K: Into<String>, V: Into<String>, T>(
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// use jobkit_core::capture;
+/// use jobkit::capture;
 ///
 /// let request = async {
 ///     let captured = capture::current();

@@ -22,8 +22,8 @@ use crate::model::record::Payload;
 ///
 /// # Example: small things as they are, others shorter
 /// ```
-/// use jobkit_core::codec::{Codec, Encoded, Place};
-/// use jobkit_core::Result;
+/// use jobkit::codec::{Codec, Encoded, Place};
+/// use jobkit::Result;
 /// # fn shorter(plain: &[u8]) -> Vec<u8> { plain.to_vec() }
 /// # fn as_before(short: &[u8]) -> Result<Vec<u8>> { Ok(short.to_vec()) }
 ///

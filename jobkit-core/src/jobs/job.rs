@@ -17,7 +17,7 @@ use crate::model::unique::Unique;
 ///
 /// # Example: a job by hand
 /// ```
-/// use jobkit_core::{Job, JobOptions};
+/// use jobkit::{Job, JobOptions};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]

@@ -22,13 +22,13 @@ use crate::model::retry::RetryPolicy;
 use crate::model::state::{Retention, Start};
 use crate::model::unique::{OnConflict, Unique, Until};
 
-/// A job value: it has its id from birth, and does nothing until it is enqueued.
+/// A job value: it has its id from creation, and does nothing until it is enqueued.
 ///
 /// Mistakes in options are kept and told by `enqueue`, so that options chain.
 ///
 /// # Example: options
 /// ```
-/// # use jobkit_core::{Job, NewJob};
+/// # use jobkit::{Job, NewJob};
 /// # use std::time::Duration;
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Mail { to: String }
@@ -90,7 +90,7 @@ impl<J: Job> NewJob<J> {
 }
 
 impl<J> NewJob<J> {
-    /// The id it has from birth.
+    /// The id it has from creation.
     pub fn id(&self) -> JobId {
         self.id
     }
@@ -100,7 +100,7 @@ impl<J> NewJob<J> {
     ///
     /// A new version of the kind gives the same id: what the older one stored under the key stands, and
     /// enqueueing it again is a conflict.
-    pub fn keyed(mut self, key: &str) -> Self {
+    pub fn idempotency_key(mut self, key: &str) -> Self {
         if let Ok(record) = &mut self.record {
             record.id = JobId::from_key(base_name(&record.kind), key);
             self.id = record.id;
@@ -144,7 +144,7 @@ impl<J> NewJob<J> {
 
     /// Deleted instead, if no server has started it by this instant. It must lie behind the instant at
     /// which the job may start; a requeue ends it.
-    pub fn expires_unless_started(self, by: impl Into<Timestamp>) -> Self {
+    pub fn start_by(self, by: impl Into<Timestamp>) -> Self {
         self.set(|record| record.start_by = Some(by.into()))
     }
 
@@ -204,13 +204,13 @@ impl<J> NewJob<J> {
     ///
     /// # Example: one reminder an hour
     /// ```
-    /// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+    /// # use jobkit::{Client, Job, MemoryStorage, NewJob};
     /// # use std::time::Duration;
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Remind {}
     /// # impl Job for Remind { const KIND: &'static str = "remind"; type Output = (); }
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// let remind = || NewJob::new(Remind {}).throttle("remind:42", Duration::from_secs(3600));
     /// let first = client.enqueue(remind()).await?;
@@ -232,13 +232,13 @@ impl<J> NewJob<J> {
     ///
     /// # Example: index a document once its author pauses
     /// ```
-    /// # use jobkit_core::{Client, Job, MemoryStorage, NewJob};
+    /// # use jobkit::{Client, Job, MemoryStorage, NewJob};
     /// # use std::time::Duration;
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Index { version: u32 }
     /// # impl Job for Index { const KIND: &'static str = "index"; type Output = (); }
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), jobkit_core::Error> {
+    /// # async fn main() -> Result<(), jobkit::Error> {
     /// # let client = Client::new(MemoryStorage::new());
     /// for version in 1..=3 {
     ///     let index = NewJob::new(Index { version });
@@ -272,17 +272,17 @@ impl<J> NewJob<J> {
     ///
     /// # Example: no more than a hundred a minute
     /// ```
-    /// # use jobkit_core::{Job, NewJob};
+    /// # use jobkit::{Job, NewJob};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Push { customer: u64 }
     /// # impl Job for Push { const KIND: &'static str = "push"; type Output = (); }
     /// use std::time::Duration;
-    /// use jobkit_core::limit::Window;
+    /// use jobkit::limit::Window;
     ///
     /// let minute = Window::Sliding(Duration::from_secs(60));
     /// let push = NewJob::new(Push { customer: 7 }).rate_limit("crm", 100, minute);
     /// # push.into_record()?;
-    /// # Ok::<(), jobkit_core::Error>(())
+    /// # Ok::<(), jobkit::Error>(())
     /// ```
     pub fn rate_limit(self, name: impl Into<String>, max: u32, window: Window) -> Self {
         self.set(|record| record.limits.push(Limit::rate(name, max, window)))

@@ -17,13 +17,13 @@ use crate::model::name::check_label;
 /// # Example: five at once, and no more than a hundred a minute
 /// ```
 /// use std::time::Duration;
-/// use jobkit_core::limit::{Limit, Window};
+/// use jobkit::limit::{Limit, Window};
 ///
 /// let at_once = Limit::new("smtp", 5);
 /// let a_minute = Limit::rate("smtp:minute", 100, Window::Sliding(Duration::from_secs(60)));
 /// assert_eq!(at_once.window, None);
 /// # a_minute.check()?;
-/// # Ok::<(), jobkit_core::Error>(())
+/// # Ok::<(), jobkit::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Limit {
@@ -101,7 +101,7 @@ impl Limit {
     }
 }
 
-/// Whether a limit may have so many holders.
+/// Whether a limit may have this many holders.
 pub(crate) fn check_holders(max: u32) -> Result<()> {
     if max == 0 || max > LIMIT_HOLDERS {
         return Err(Error::invalid(

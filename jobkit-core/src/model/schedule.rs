@@ -41,10 +41,10 @@ pub const MAX_UPCOMING: usize = 20;
 /// # Example: the next three nights in Berlin
 ///
 /// ```
-/// use jobkit_core::Timestamp;
-/// use jobkit_core::schedule::{Schedule, TimeZone};
+/// use jobkit::Timestamp;
+/// use jobkit::{Schedule, TimeZone};
 ///
-/// # fn main() -> jobkit_core::Result<()> {
+/// # fn main() -> jobkit::Result<()> {
 /// let nightly = Schedule::cron("0 2 * * *")?;
 /// let berlin = TimeZone::parse("Europe/Berlin")?;
 /// let new_year = Timestamp::from_micros(1_767_225_600_000_000);
@@ -128,7 +128,7 @@ impl Schedule {
     /// # Example: a mistake is named
     ///
     /// ```
-    /// use jobkit_core::schedule::Schedule;
+    /// use jobkit::Schedule;
     ///
     /// let error = Schedule::cron("0 1-100000000 * * *").map(drop);
     /// assert_eq!(
@@ -169,9 +169,9 @@ impl Schedule {
     /// # Example: weekdays at nine
     ///
     /// ```
-    /// use jobkit_core::schedule::Schedule;
+    /// use jobkit::Schedule;
     ///
-    /// # fn main() -> jobkit_core::Result<()> {
+    /// # fn main() -> jobkit::Result<()> {
     /// let weekdays = Schedule::quartz("0 0 9 ? * MON-FRI")?;
     /// assert_eq!(weekdays, Schedule::quartz("0 0 9 ? * MON-FRI")?);
     /// let error = Schedule::quartz("0 0 9 L * ?").map(drop);
@@ -197,10 +197,10 @@ impl Schedule {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use jobkit_core::Timestamp;
-    /// use jobkit_core::schedule::{Schedule, TimeZone};
+    /// use jobkit::Timestamp;
+    /// use jobkit::{Schedule, TimeZone};
     ///
-    /// # fn main() -> jobkit_core::Result<()> {
+    /// # fn main() -> jobkit::Result<()> {
     /// let often = Schedule::every(Duration::from_secs(90))?;
     /// let next = often.next_after(Timestamp::from_micros(100_000_000), TimeZone::UTC);
     /// assert_eq!(next, Some(Timestamp::from_micros(180_000_000)));

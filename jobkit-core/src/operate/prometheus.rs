@@ -20,10 +20,11 @@
 //!
 //! # Example: what a scrape answers
 //! ```
-//! use jobkit_core::{MemoryStorage, prometheus::Figures};
+//! use jobkit::MemoryStorage;
+//! use jobkit::ops::prometheus::Figures;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), jobkit_core::Error> {
+//! # async fn main() -> Result<(), jobkit::Error> {
 //! # let storage = MemoryStorage::new();
 //! let text = Figures::read(&storage).await?.to_string();
 //! assert!(text.contains("jobkit_jobs{state=\"enqueued\"} 0\n"));

@@ -26,11 +26,11 @@
 //!
 //! # Example: what failed in the last hour
 //! ```
-//! use jobkit_core::search::{self, JobFilter};
-//! use jobkit_core::{Client, MemoryStorage, Storage};
+//! use jobkit::ops::search::{self, JobFilter};
+//! use jobkit::{Client, MemoryStorage, Storage};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), jobkit_core::Error> {
+//! # async fn main() -> Result<(), jobkit::Error> {
 //! # let storage: std::sync::Arc<dyn Storage> = std::sync::Arc::new(MemoryStorage::new());
 //! let filter: JobFilter = "failed:<1h kind:send_*".parse()?;
 //! let page = search::page(&*storage, &filter, None, 50).await?;

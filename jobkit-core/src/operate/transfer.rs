@@ -6,14 +6,14 @@
 //!
 //! # Example: from memory to another memory
 //! ```
-//! use jobkit_core::name::Name;
-//! use jobkit_core::record::NewRecord;
-//! use jobkit_core::storage::{JobStore, Submission, SubmitRequest};
-//! use jobkit_core::transfer::{self, Options};
-//! use jobkit_core::{JobId, MemoryStorage};
+//! use jobkit::Name;
+//! use jobkit::record::NewRecord;
+//! use jobkit::storage::{JobStore, Submission, SubmitRequest};
+//! use jobkit::ops::transfer::{self, Options};
+//! use jobkit::{JobId, MemoryStorage};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), jobkit_core::Error> {
+//! # async fn main() -> Result<(), jobkit::Error> {
 //! let (from, to) = (MemoryStorage::new(), MemoryStorage::new());
 //! let job = NewRecord::new(JobId::new(), Name::new("kind", "report")?, *b"{}");
 //! let submission = [Submission::one(job.clone())];

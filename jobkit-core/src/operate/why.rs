@@ -5,14 +5,15 @@
 //! # Example: a job that waits for its time
 //! ```
 //! use std::time::Duration;
-//! use jobkit_core::name::Name;
-//! use jobkit_core::record::NewRecord;
-//! use jobkit_core::state::Start;
-//! use jobkit_core::storage::{JobStore, Submission, SubmitRequest};
-//! use jobkit_core::{JobId, MemoryStorage, why};
+//! use jobkit::Name;
+//! use jobkit::record::NewRecord;
+//! use jobkit::state::Start;
+//! use jobkit::storage::{JobStore, Submission, SubmitRequest};
+//! use jobkit::{JobId, MemoryStorage};
+//! use jobkit::ops::why;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), jobkit_core::Error> {
+//! # async fn main() -> Result<(), jobkit::Error> {
 //! let storage = MemoryStorage::new();
 //! let mut job = NewRecord::new(JobId::new(), Name::new("kind", "report")?, *b"{}");
 //! job.start = Start::After(Duration::from_secs(600));
@@ -28,7 +29,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::model::clock::Timestamp;
-use crate::model::edge::{On, Parent};
+use crate::model::edge::{Decision, Finish, On, Parent};
 use crate::model::error::{ErrorKind, Result};
 use crate::model::ids::{BatchId, JobId};
 use crate::model::limit::Limit;
@@ -87,6 +88,13 @@ pub enum Cause {
         /// When.
         at: Timestamp,
     },
+    /// It can never run, since these parents did not end as it needed.
+    Unmet {
+        /// The first of them, with their states where they are known.
+        parents: Vec<(Parent, On, Option<StateName>)>,
+        /// How many more.
+        more: usize,
+    },
     /// It waits for an instant.
     Scheduled {
         /// Which.
@@ -133,7 +141,7 @@ pub enum Cause {
         /// When a rate limit has room again.
         room_at: Option<Timestamp>,
     },
-    /// Others go before it.
+    /// Others run before it.
     Behind(Count),
     /// All workers that would take it are busy.
     WorkersBusy {
@@ -169,11 +177,7 @@ pub async fn why<S: Storage + ?Sized>(
         State::Awaiting { .. } => look.awaiting().await?,
         State::Scheduled { run_at } => look.scheduled(*run_at).await?,
         State::Enqueued => look.enqueued().await?,
-        State::Succeeded | State::Failed | State::Deleted => vec![Cause::Finished {
-            state: record.state(),
-            reason: record.head.reason,
-            at: record.head.entered_at,
-        }],
+        State::Succeeded | State::Failed | State::Deleted => look.finished().await?,
     };
     Ok(Some(Why { state: record.state(), causes, now }))
 }
@@ -224,6 +228,42 @@ impl<S: Storage + ?Sized> Look<'_, S> {
             });
         }
         Ok(causes)
+    }
+
+    async fn finished(&self) -> Result<Vec<Cause>> {
+        let head = &self.record().head;
+        let (state, reason, at) = (head.state.name(), head.reason, head.entered_at);
+        let mut causes = vec![Cause::Finished { state, reason, at }];
+        if reason == Reason::Unmeetable {
+            let mut parents = self.unmet().await?;
+            let more = parents.len().saturating_sub(NAMED);
+            parents.truncate(NAMED);
+            if !parents.is_empty() {
+                causes.push(Cause::Unmet { parents, more });
+            }
+        }
+        Ok(causes)
+    }
+
+    /// The parents that can no longer end as the job needs, as far as it can still be seen: a parent that
+    /// has been requeued or removed since leaves no trace.
+    async fn unmet(&self) -> Result<Vec<(Parent, On, Option<StateName>)>> {
+        let edges = self.details.parents.iter().map(|status| status.edge);
+        let mut parents: Vec<_> = edges.map(|edge| (edge.parent, edge.on, None)).collect();
+        self.tell_states(&mut parents).await?;
+        let mut unmet = Vec::new();
+        for (parent, on, state) in parents {
+            let decision = match parent {
+                Parent::Job(_) => state.and_then(Finish::of).map(|finish| on.decide(finish)),
+                Parent::Batch(id) => offered(self.storage.batch(id).await)?
+                    .flatten()
+                    .map(|batch| on.decide_batch(batch.completed_at.is_some(), &batch.counts)),
+            };
+            if decision == Some(Decision::Unmeetable) {
+                unmet.push((parent, on, state));
+            }
+        }
+        Ok(unmet)
     }
 
     async fn awaiting(&self) -> Result<Vec<Cause>> {
@@ -466,6 +506,13 @@ impl Cause {
                 }
                 format!("it waits for {}; `run-now` starts it all the same", named.join(", "))
             }
+            Self::Unmet { parents, more } => {
+                let mut named: Vec<_> = parents.iter().map(parent).collect();
+                if *more > 0 {
+                    named.push(format!("{more} more"));
+                }
+                format!("it waited in vain for {}", named.join(", "))
+            }
             Self::BatchNotStarted(batch) => {
                 format!("its batch {batch} has not been started, since it is still being filled")
             }
@@ -507,10 +554,10 @@ impl Cause {
                 }
             },
             Self::Behind(count) => match count {
-                Count::Exact(1) => "1 job of its queue goes before it".to_owned(),
-                Count::Exact(n) | Count::About(n) => format!("{n} jobs of its queue go before it"),
-                Count::AtLeast(n) => format!("more than {n} jobs of its queue go before it"),
-                Count::Unknown => "others of its queue may go before it".to_owned(),
+                Count::Exact(1) => "1 job of its queue runs before it".to_owned(),
+                Count::Exact(n) | Count::About(n) => format!("{n} jobs of its queue run before it"),
+                Count::AtLeast(n) => format!("more than {n} jobs of its queue run before it"),
+                Count::Unknown => "others of its queue may run before it".to_owned(),
             },
             Self::WorkersBusy { workers } => {
                 format!("all {workers} workers that would take it are busy")

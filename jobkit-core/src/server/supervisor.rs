@@ -1,4 +1,4 @@
-//! Background processes: each goes on for ever, whatever happens to it.
+//! Background processes: each goes on forever, whatever happens to it.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

@@ -31,7 +31,7 @@ pub enum Fault {
     Late(Duration),
     /// It is applied at once, and its answer comes so much later.
     AnswerLate(Duration),
-    /// It fails with an error that no repetition mends, before anything is changed.
+    /// It fails with an error that no repetition fixes, before anything is changed.
     Broken,
     /// It panics before anything is changed, as a bug of the storage may.
     Panic,
@@ -69,12 +69,12 @@ type Decide = Box<dyn FnMut(&'static str) -> Fault + Send>;
 /// # Example: the answer of a submit is lost
 /// ```
 /// # use std::sync::Arc;
-/// # use jobkit_core::{Client, Job, MemoryStorage, NewJob, Storage, testing::{Fault, FaultyStorage}};
+/// # use jobkit::{Client, Job, MemoryStorage, NewJob, Storage, testing::{Fault, FaultyStorage}};
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Mail {}
 /// # impl Job for Mail { const KIND: &'static str = "mail"; type Output = (); }
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # async fn main() -> Result<(), jobkit::Error> {
 /// let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
 /// storage.fail_next("submit", Fault::AnswerLost);
 /// let client = Client::new(storage.clone());

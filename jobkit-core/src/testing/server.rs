@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::{Client, ClientOptions, Recurring};
-use crate::handlers::filter::{ElectFilter, PerformFilter};
+use crate::handlers::filter::{OutcomeFilter, PerformFilter};
 use crate::handlers::registry::Jobs;
 use crate::jobs::new_job::NewJob;
 use crate::memory::MemoryStorage;
@@ -29,18 +29,18 @@ use crate::testing::{Fault, FaultyStorage};
 ///
 /// # Example: a mail after ten minutes
 /// ```
-/// # use jobkit_core::{Client, Data, Failure, Job, Jobs, NewJob, testing::TestServer};
+/// # use jobkit::{Client, Data, Failure, Job, Jobs, NewJob, testing::TestServer};
 /// # use std::time::Duration;
 /// # #[derive(serde::Serialize, serde::Deserialize)]
 /// # struct Remind { user: u64 }
 /// # impl Job for Remind { const KIND: &'static str = "remind"; type Output = (); }
-/// async fn sign_up(jobs: &Client, user: u64) -> Result<(), jobkit_core::Error> {
+/// async fn sign_up(jobs: &Client, user: u64) -> Result<(), jobkit::Error> {
 ///     jobs.enqueue(NewJob::new(Remind { user }).delay(Duration::from_secs(600))).await?;
 ///     Ok(())
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), jobkit_core::Error> {
+/// # async fn main() -> Result<(), jobkit::Error> {
 /// let jobs = Jobs::new().handle(|_: Remind, _| async { Ok::<_, Failure>(()) });
 /// let mut t = TestServer::new(jobs);
 /// sign_up(&t.client(), 42).await?;
@@ -119,16 +119,16 @@ impl TestServer {
         self.configure(|builder| builder.client(&client))
     }
 
-    /// A filter round every run.
+    /// Wraps every run in `filter`.
     #[must_use]
-    pub fn around(self, filter: impl PerformFilter) -> Self {
-        self.configure(|builder| builder.around(filter))
+    pub fn perform_filter(self, filter: impl PerformFilter) -> Self {
+        self.configure(|builder| builder.perform_filter(filter))
     }
 
-    /// A say in what follows from every run.
+    /// Adds a filter that may change the outcome of a run.
     #[must_use]
-    pub fn elect(self, filter: impl ElectFilter) -> Self {
-        self.configure(|builder| builder.elect(filter))
+    pub fn outcome_filter(self, filter: impl OutcomeFilter) -> Self {
+        self.configure(|builder| builder.outcome_filter(filter))
     }
 
     /// A hook for jobs that failed for good.
@@ -202,7 +202,7 @@ impl TestServer {
     async fn build(&mut self) -> Inline {
         let server = match self.builder.take().expect("built once").build() {
             Ok(server) => server,
-            Err(mistakes) => panic!("{mistakes}"),
+            Err(errors) => panic!("{errors}"),
         };
         let (engine, recurring) = server.into_parts();
         if !recurring.is_empty() {
@@ -373,6 +373,9 @@ impl fmt::Display for TestedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = &self.0.record;
         write!(f, "{} {} is {}", record.kind, json(&self.0.args), record.state())?;
+        if record.state() == StateName::Deleted {
+            write!(f, " ({})", record.head.reason.as_str())?;
+        }
         if let Some(error) = self.0.errors.last() {
             write!(f, " (attempt {} failed: {})", error.failures, error.detail.summary())?;
         }

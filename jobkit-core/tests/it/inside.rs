@@ -122,6 +122,13 @@ async fn children_read_what_their_parents_left() {
     assert!((20..=21).contains(&one.wait(SOON).await.unwrap()));
     assert_eq!(sum.wait(SOON).await.unwrap(), 41);
     assert_eq!(why.wait(SOON).await.unwrap(), "broken");
+    let given_up = NewJob::new(Number {}).delay(Duration::from_secs(3600));
+    let given_up = client.enqueue(given_up).await.unwrap();
+    let one = NewJob::new(One {}).after(&given_up).when(On::Any).max_attempts(1);
+    let one = client.enqueue(one).await.unwrap();
+    client.delete(given_up.id()).await.unwrap();
+    let error = one.wait(SOON).await.unwrap_err().to_string();
+    assert!(error.contains("is deleted: on request"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

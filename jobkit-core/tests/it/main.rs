@@ -19,3 +19,4 @@ mod runtimes;
 mod secrets;
 mod support;
 mod test_server;
+mod waiting;

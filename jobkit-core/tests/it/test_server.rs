@@ -101,7 +101,8 @@ async fn assertions_tell_what_there_is() {
     let (t, _) = server();
     let one = script("one", Act::Return(1));
     t.assert_none_enqueued("script").await;
-    t.client().enqueue(one.clone()).await.unwrap();
+    let one = t.client().enqueue(one).await.unwrap();
+    t.client().delete(one.id()).await.unwrap();
     t.assert_enqueued(script("one", Act::Return(1))).await;
     t.assert_none_enqueued("other").await;
     let told = tokio::spawn(async move { t.assert_enqueued(script("two", Act::Return(2))).await });
@@ -109,6 +110,7 @@ async fn assertions_tell_what_there_is() {
     let text = panic.downcast_ref::<String>().unwrap();
     assert!(text.contains(r#""name":"two""#) && text.contains(r#""name":"one""#), "{text}");
     assert!(text.contains("test_server.rs"), "{text}");
+    assert!(text.contains(" is deleted (on request)"), "{text}");
 }
 
 #[tokio::test]

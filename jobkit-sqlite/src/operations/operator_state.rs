@@ -65,7 +65,7 @@ fn readable<T: serde::de::DeserializeOwned>(bodies: &[String]) -> Vec<T> {
     let read = |body: &String| {
         let read = json(body);
         if let Err(fault) = &read {
-            tracing::warn!(error = %fault, "what an operator did cannot be read and is passed over");
+            tracing::warn!(error = %fault, "skipped an unreadable audit entry");
         }
         read.ok()
     };

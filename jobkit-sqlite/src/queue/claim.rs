@@ -139,7 +139,7 @@ fn claim_one(
     let (mut job, args, limits, extras) = match readable {
         Ok(readable) => readable,
         Err(fault) if fault.is_corrupt_row() => {
-            tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and becomes Failed");
+            tracing::warn!(sequence = seq, error = %fault, "an unreadable job becomes Failed");
             give_up_unreadable(txn, seq, now)?;
             return Ok(false);
         }

@@ -144,7 +144,7 @@ pub(super) fn fold_apart(db: &Db<'_>) -> SqlResult<bool> {
             db.run("ROLLBACK TO fold", [])?;
             db.run("RELEASE fold", [])?;
             let error = Error::from(fault);
-            tracing::warn!(%error, "statistics cannot be added up for now");
+            tracing::warn!(%error, "statistics cannot be updated at the moment");
             Ok(false)
         }
     }

@@ -1,15 +1,18 @@
 //! `batches`.
 
-use jobkit_core::BatchId;
+use std::collections::BTreeMap;
+
 use jobkit_core::batch::{BatchRecord, BatchState};
 use jobkit_core::redact::hide_in_text;
-use jobkit_core::storage::Count;
+use jobkit_core::state::{Reason, StateName};
+use jobkit_core::storage::{Count, JobQuery};
+use jobkit_core::{BatchId, bounds};
 use serde_json::{Value, json};
 
 use super::args::{BatchesArgs, BatchesCommand, Page};
 use super::console::{Table, Tone};
 use super::list::Listed;
-use super::{Context, Done, Stop, change, format, view};
+use super::{Context, Done, Stop, change, format, offered, view};
 
 pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Done {
     match (&args.command, args.id) {
@@ -27,8 +30,17 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Do
         }
         (None, Some(id)) => {
             let batch = one(context, id).await?;
+            let reasons = deleted_by_reason(context, &batch).await?;
+            let named: Vec<_> =
+                reasons.iter().map(|(reason, n)| format!("{n} {}", reason.as_str())).collect();
+            let named = match reasons.values().sum::<u64>() {
+                0 => String::new(),
+                // More than a page, or batches inside.
+                n if n < batch.counts.deleted => format!(" (of {n}: {})", named.join(", ")),
+                _ => format!(" ({})", named.join(", ")),
+            };
             let words = format!(
-                "{}: {} of {} finished, {} failed, {} deleted; created {}",
+                "{}: {} of {} finished, {} failed, {} deleted{named}; created {}",
                 state(&batch),
                 format::number(batch.counts.total - batch.counts.open()),
                 format::number(batch.counts.total),
@@ -37,7 +49,9 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Do
                 context.time(batch.created_at)
             );
             let words = format!("{} {id} {words}", hide_in_text(&batch.name));
-            context.done(&words, &json(&batch))
+            let mut value = json(&batch);
+            value["deleted_by_reason"] = json!(reasons);
+            context.done(&words, &value)
         }
         (None, None) => list(context, &args.page).await,
     }
@@ -46,6 +60,27 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Do
 async fn one(context: &Context<'_, '_>, id: BatchId) -> Done<BatchRecord> {
     let found = context.storage().batch(id).await?;
     found.ok_or_else(|| Stop::Nothing(format!("there is no batch {id}")))
+}
+
+/// Why members are Deleted: the reasons of those that were deleted last.
+async fn deleted_by_reason(
+    context: &Context<'_, '_>,
+    batch: &BatchRecord,
+) -> Done<BTreeMap<Reason, u64>> {
+    let mut reasons = BTreeMap::new();
+    if batch.counts.deleted == 0 {
+        return Ok(reasons);
+    }
+    let query = JobQuery {
+        batch: Some(batch.id),
+        limit: bounds::PAGE,
+        ..JobQuery::new(StateName::Deleted)
+    };
+    let page = offered(context.storage().list(&query).await)?.unwrap_or_default();
+    for job in page.jobs {
+        *reasons.entry(job.head.reason).or_default() += 1;
+    }
+    Ok(reasons)
 }
 
 const fn state_name(state: BatchState) -> &'static str {
@@ -89,8 +124,16 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
     };
     let listed = Listed::page(page, fetch, |batch| batch.id.to_string()).await?;
     context.listed(&listed, "no batch", json, |context, batches| {
-        let mut table =
-            Table::new(&["state", "id", "name", ">finished", ">of", ">failed", "created"]);
+        let mut table = Table::new(&[
+            "state",
+            "id",
+            "name",
+            ">finished",
+            ">of",
+            ">failed",
+            ">deleted",
+            "created",
+        ]);
         for batch in batches {
             let counts = &batch.counts;
             let cells = [
@@ -100,6 +143,7 @@ async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
                 &format::number(counts.total - counts.open()),
                 &format::number(counts.total),
                 &format::number(counts.failed),
+                &format::number(counts.deleted),
                 &context.time(batch.created_at),
             ];
             let tone = match (batch.state(), counts.failed) {

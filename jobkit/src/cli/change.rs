@@ -6,7 +6,7 @@ use jobkit_core::bounds;
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::search::{self, Field, JobFilter};
-use jobkit_core::state::StateName;
+use jobkit_core::state::{Reason, StateName};
 use jobkit_core::storage::{Action, BulkRecord, ChangeOutcome, Count, Guard};
 use serde_json::{Value, json};
 
@@ -94,7 +94,9 @@ async fn named(context: &mut Context<'_, '_>, verb: Verb, args: &Change) -> Done
     let operator = context.operator();
     let outcomes = operator.change_guarded(&args.ids, verb.action(), verb.guard()).await?;
     let refused = outcomes.iter().filter(|outcome| !outcome.is_done()).count();
-    let told = outcomes.iter().map(|it| (it.job, told(&it.outcome)));
+    let deleted = outcomes.iter().filter(|it| is_refused_as_deleted(&it.outcome)).map(|it| it.job);
+    let reasons = view::reasons(&*context.storage(), &deleted.collect::<Vec<_>>()).await?;
+    let told = outcomes.iter().map(|it| (it.job, told(&it.outcome, reasons.get(&it.job))));
     if context.globals.json {
         let items: Vec<Value> = told
             .map(|(job, (outcome, words))| json!({ "id": job, "outcome": outcome, "words": words }))
@@ -112,14 +114,20 @@ async fn named(context: &mut Context<'_, '_>, verb: Verb, args: &Change) -> Done
     Ok(if refused > 0 { Exit::Nothing } else { Exit::Done })
 }
 
-fn told(outcome: &ChangeOutcome) -> (&'static str, String) {
+const fn is_refused_as_deleted(outcome: &ChangeOutcome) -> bool {
+    matches!(outcome, ChangeOutcome::Refused(Refusal::Changed { state: StateName::Deleted, .. }))
+}
+
+/// How it ended, as a word and a sentence; `reason` is that of a job that is Deleted.
+fn told(outcome: &ChangeOutcome, reason: Option<&Reason>) -> (&'static str, String) {
     match outcome {
         ChangeOutcome::Changed { state, .. } => ("changed", format!("now {state}")),
         ChangeOutcome::Cancelling => ("cancelling", "runs, and was asked to stop".to_owned()),
         ChangeOutcome::AlreadyApplied => ("changed", "changed already".to_owned()),
         // Of these only a retry says how they must be.
         ChangeOutcome::Refused(Refusal::Changed { state, .. }) => {
-            ("refused", format!("refused: the job is {state}{}", instead_of_retry(*state)))
+            let why = reason.map(|reason| format!(" ({})", reason.as_str())).unwrap_or_default();
+            ("refused", format!("refused: the job is {state}{why}{}", instead_of_retry(*state)))
         }
         ChangeOutcome::Refused(refusal) => {
             ("refused", hide_in_text(&format!("refused: {refusal}")))
@@ -183,7 +191,7 @@ fn preview(
     };
     let words = format!("{} would change {matching} {filter}", verb.as_str());
     context.console.tell(&hide_in_text(&words))?;
-    let mut table = Table::new(&["state", "id", "kind", "queue", "since"]);
+    let mut table = Table::new(&["state", "id", "kind", "queue", "since", "why"]);
     for job in examples.iter().take(EXAMPLES) {
         let cells = [
             job.state().as_str(),
@@ -191,6 +199,7 @@ fn preview(
             &job.kind,
             &job.queue,
             &context.time(job.head.entered_at),
+            job.head.reason.as_str(),
         ];
         table.row(cells);
     }
@@ -211,7 +220,7 @@ pub(super) fn confirm(console: &mut Console<'_>, what: &str, count: Count) -> Do
         false => format!("{what}? [y/N]"),
     };
     let Some(answer) = console.ask(&hide_in_text(&question))? else {
-        return refused("not confirmed: nobody can be asked without a terminal; give --yes");
+        return refused("confirmation required: there is no terminal to ask on; pass --yes");
     };
     let agreed = match many {
         true => answer.replace([',', ' ', '+'], "") == number.to_string(),

@@ -8,7 +8,7 @@ use jobkit_core::failure::with_type;
 use jobkit_core::record::{JobDetails, JobRecord};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::search::{self, JobFilter};
-use jobkit_core::state::{State, StateName};
+use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::storage::{Count, LogPage, Relation, Storage};
 use jobkit_core::{JobId, bounds};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ use super::{Context, Done, Exit, Stop, format, offered, view};
 const ERRORS: usize = 200;
 /// How many relations are shown.
 const RELATIONS: usize = 50;
-/// After so many rows that were looked at a page ends, found or not.
+/// After this many rows that were looked at a page ends, found or not.
 const SEARCHED: u64 = 100_000;
 
 pub(super) async fn list(context: &mut Context<'_, '_>, args: &JobsArgs) -> Done {
@@ -183,12 +183,13 @@ impl Told {
         let id = job.record.id;
         let why = jobkit_core::why::why(&*storage, id, None).await?;
         let why = why.map(|why| why.sentences()).unwrap_or_default();
-        let relations = offered(storage.relations(id, None, RELATIONS).await)?.unwrap_or_default();
+        let found = offered(storage.relations(id, None, RELATIONS).await)?.unwrap_or_default();
+        let relations = relations_with_reasons(&*storage, &found.relations).await?;
         let misfit = context.jobs.as_ref().and_then(|jobs| jobs.check_job(&context.client, job));
         Ok(Self {
             why: why.iter().map(|it| hide_in_text(it)).collect(),
-            more: relations.next.is_some(),
-            relations: relations.relations.iter().map(relation).collect(),
+            more: found.next.is_some(),
+            relations,
             log: last_lines(&*storage, id, lines).await?,
             misfit: misfit.map(|misfit| hide_in_text(&misfit.to_string())),
         })
@@ -208,6 +209,23 @@ fn relation(relation: &Relation) -> Value {
             json!({ "is": "child", "of": "job", "id": child, "on": on, "decided": decided, "state": state })
         }
     }
+}
+
+/// Relations, each with the reason for its state where that is Deleted.
+async fn relations_with_reasons(storage: &dyn Storage, relations: &[Relation]) -> Done<Vec<Value>> {
+    let deleted = |relation: &Relation| match relation {
+        Relation::Parent { parent: Parent::Job(id), state: Some(StateName::Deleted), .. }
+        | Relation::Child { child: id, state: Some(StateName::Deleted), .. } => Some(*id),
+        _ => None,
+    };
+    let ids: Vec<_> = relations.iter().filter_map(deleted).collect();
+    let reasons = view::reasons(storage, &ids).await?;
+    let with_reason = |it: &Relation| {
+        let mut value = relation(it);
+        value["reason"] = json!(deleted(it).and_then(|id| reasons.get(&id)));
+        value
+    };
+    Ok(relations.iter().map(with_reason).collect())
 }
 
 /// The last lines of the latest attempt.
@@ -443,7 +461,12 @@ fn relations(context: &mut Context<'_, '_>, told: &Told) -> Done<()> {
     for relation in &told.relations {
         let word = |key: &str| relation[key].as_str().unwrap_or_default().to_owned();
         let state = match (relation["state"].as_str(), relation["decided"].as_bool()) {
-            (Some(state), _) => state.to_owned(),
+            (Some(state), _) => {
+                match serde_json::from_value::<Reason>(relation["reason"].clone()) {
+                    Ok(reason) => format!("{state} ({})", reason.as_str()),
+                    Err(_) => state.to_owned(),
+                }
+            }
             (None, Some(true)) => "decided".to_owned(),
             (None, _) => "open".to_owned(),
         };

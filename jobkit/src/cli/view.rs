@@ -1,5 +1,6 @@
 //! Jobs as JSON, with what nobody may see taken out. Everything that shows a job goes through here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jobkit_core::codec::Place;
@@ -7,13 +8,13 @@ use jobkit_core::record::{AttemptError, HistoryEntry, JobDetails, JobRecord, Pay
 use jobkit_core::recurring::{Pause, RecurringSpec};
 use jobkit_core::redact::{hide_in_text, hide_secrets};
 use jobkit_core::search::JobFilter;
-use jobkit_core::state::State;
-use jobkit_core::{Client, Timestamp};
+use jobkit_core::state::{Reason, State, StateName};
+use jobkit_core::storage::Storage;
+use jobkit_core::{Client, JobId, Timestamp};
 use serde_json::{Value, json};
 
 use super::console::Tone;
 use super::{Done, Stop};
-use jobkit_core::state::StateName;
 
 pub(super) fn instant(at: Timestamp) -> Value {
     Value::String(at.to_string())
@@ -56,6 +57,15 @@ pub(super) fn pause(pause: Option<&Pause>) -> Value {
             "until": maybe(pause.until),
         })
     })
+}
+
+/// The reasons for the states of jobs, where they are still stored.
+pub(super) async fn reasons(storage: &dyn Storage, ids: &[JobId]) -> Done<BTreeMap<JobId, Reason>> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let records = storage.jobs(ids).await?.into_iter().flatten();
+    Ok(records.map(|job| (job.id, job.head.reason)).collect())
 }
 
 /// A job without its arguments.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use jobkit::failure::ErrorDetail;
 use jobkit::limit::Limit;
+use jobkit::record::ErrorDetail;
 use jobkit::record::Progress;
+use jobkit::state::Ending;
 use jobkit::state::Reason;
-use jobkit::state_machine::Ending;
 use jobkit::storage::{LogLevel, LogLine, Settle};
 use jobkit::{Batch, JobId, Recurring, Timestamp};
 use serde_json::json;

@@ -133,7 +133,7 @@ async fn exit_codes_are_those_that_are_documented() {
     let ran = run(Some(&gone), &["status"]).expect(3);
     assert!(ran.err.contains("there is no such file, and looking makes none"), "{ran:?}");
     run(None, &["status"]).expect(2);
-    // A mistake in the address cannot be mended by a repetition.
+    // A mistake in the address cannot be fixed by a repetition.
     for wrong in ["?bogus=1", "?readers=many", "?namespace=A-B"] {
         run(Some(&format!("{}{wrong}", world.url)), &["status"]).expect(2);
     }
@@ -295,4 +295,70 @@ async fn without_a_terminal_nothing_is_coloured_and_top_refuses() {
     assert!(!ran.out.contains('\u{1b}'));
     let ran = world.run(&["top"]).expect(2);
     assert!(ran.out.is_empty() && ran.err.contains("terminal"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn the_reason_is_shown_wherever_a_job_is_deleted() {
+    let world = World::empty().await;
+    let deleted = world.enqueue(job("mail", &json!({ "user": 1 }))).await;
+    let child = job("mail", &json!({ "user": 2 })).after(deleted);
+    let child = world.enqueue(child).await;
+    world.client.delete(deleted).await.expect("is deleted");
+    let members = [job("resize", &json!({ "n": 1 })), job("resize", &json!({ "n": 2 }))];
+    let batch = world.client.enqueue(Batch::new("thumbnails").jobs(members)).await;
+    let batch = batch.expect("is stored");
+    batch.cancel().await.expect("is cancelled");
+    let [deleted, child] = [deleted, child].map(|id| id.to_string());
+    let batch = batch.id().to_string();
+    let unmeetable = "its condition can no longer be met";
+
+    for (arguments, code, words) in [
+        (&["jobs", "state:deleted", "kind:mail"][..], 0, &["  on request", unmeetable][..]),
+        (&["jobs", "kind:resize"], 0, &["its batch was cancelled"]),
+        (
+            &["job", &deleted],
+            0,
+            &[
+                "deleted (on request)",
+                &format!("child job {child} on success: deleted ({unmeetable})"),
+            ],
+        ),
+        (
+            &["job", &child],
+            0,
+            &[
+                &format!("deleted ({unmeetable})"),
+                &format!("parent job {deleted} on success: deleted (on request)"),
+            ],
+        ),
+        (
+            &["why", &child],
+            0,
+            &[unmeetable, &format!("in vain for job {deleted} (deleted) to succeed")],
+        ),
+        (&["retry", &child], 1, &[&format!("the job is deleted ({unmeetable}); `requeue`")]),
+        (&["batches", &batch], 0, &["2 deleted (2 its batch was cancelled)"]),
+        (&["export", "--format", "csv"], 0, &[",deleted,unmeetable,", ",deleted,batch_cancelled,"]),
+        (&["export", "--format", "ndjson"], 0, &["\"reason\":\"unmeetable\""]),
+    ] {
+        let ran = world.run(arguments).expect(code);
+        for words in words {
+            assert!(ran.out.contains(words), "{words}: {ran:?}");
+        }
+    }
+    // What would be changed is told apart, and nobody is asked here.
+    let ran = world.run(&["requeue", "--where", "state:deleted kind:resize"]).expect(4);
+    assert!(ran.err.contains("its batch was cancelled"), "{ran:?}");
+    let shown = world.run(&["job", &child, "--json"]).expect(0).json();
+    assert_eq!(
+        (&shown["reason"], &shown["relations"][0]["reason"]),
+        (&json!("unmeetable"), &json!("deleted"))
+    );
+    let shown = world.run(&["batches", &batch, "--json"]).expect(0).json();
+    assert_eq!(shown["deleted_by_reason"], json!({ "batch_cancelled": 2 }));
+    let listed = world.run(&["batches"]).expect(0).out;
+    let columns: Vec<&str> = listed.lines().next().expect("heads").split_whitespace().collect();
+    let at = columns.iter().position(|column| *column == "deleted").expect("a column");
+    let cells: Vec<&str> = listed.lines().nth(1).expect("a batch").split_whitespace().collect();
+    assert_eq!(cells[at], "2", "{listed}");
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use jobkit::state::Ending;
 use jobkit::state::Reason;
-use jobkit::state_machine::Ending;
 use jobkit::storage::SettleRequest;
 use serde_json::json;
 
@@ -21,7 +21,7 @@ fn failing(world: &World) -> Vec<String> {
     kinds
 }
 
-/// Jobs of a kind run to an end that is noted so many minutes ago.
+/// Jobs of a kind run to an end that is noted this many minutes ago.
 async fn end_ago(world: &mut World, kind: &str, ending: Ending, minutes: u64) {
     world.enqueue(job(kind, &json!({}))).await;
     let leases = world.claim(&[kind]).await;

@@ -3,17 +3,17 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use jobkit::failure::ErrorDetail;
+use jobkit::client::Untyped;
 use jobkit::limit::Limit;
+use jobkit::record::ErrorDetail;
 use jobkit::record::{Lease, Progress};
+use jobkit::server::Incarnation;
 use jobkit::sqlite::SqliteOptions;
-use jobkit::state_machine::Ending;
+use jobkit::state::Ending;
 use jobkit::storage::{
     ClaimRequest, LogLevel, LogLine, QueueQuota, ServerInfo, Settle, SettleRequest,
 };
-use jobkit::{
-    Batch, Client, Incarnation, JobId, Name, NewJob, Recurring, Timestamp, Untyped, job_by_name,
-};
+use jobkit::{Batch, Client, JobId, Name, NewJob, Recurring, Timestamp, job_by_name};
 use serde_json::{Value, json};
 
 /// What a run of the program left.

@@ -35,7 +35,7 @@ async fn a_retry_by_id_is_for_what_failed_too() {
     let state = async |id| world.client.state(id).await.expect("is read").expect("is stored");
     for (id, words) in [
         (ids.succeeded, "the job is succeeded; `requeue` runs it again"),
-        (ids.deleted, "the job is deleted; `requeue` runs it again"),
+        (ids.deleted, "the job is deleted (on request); `requeue` runs it again"),
         (ids.scheduled, "the job is scheduled; `run-now` runs it now"),
         (ids.processing, "the job is processing"),
     ] {
@@ -181,7 +181,7 @@ async fn queues_kinds_and_schedules_are_paused_and_resumed() {
     assert!(paused().await);
     let resumed = world.run(&["recurring", "resume", "nightly", "--json"]).expect(0).json();
     assert!(!paused().await);
-    // Two spellings of one deed.
+    // Two spellings of one action.
     let until = ["--until", "2099-01-01", "--json"];
     let one = world.run(&[&["recurring", "pause", "nightly"][..], &until].concat()).expect(0);
     assert!(paused().await);

@@ -1,4 +1,4 @@
-use jobkit::Retry;
+use jobkit::retry::Retry;
 
 fn classify(_: &std::num::ParseIntError) -> Retry {
     Retry::Permanent

@@ -5,7 +5,8 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use jobkit::{Clock, JobContext, SystemClock, Timestamp};
+use jobkit::testing::{Clock, SystemClock};
+use jobkit::{JobContext, Timestamp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use jobkit::server::ServerOptions;
+use jobkit::ServerOptions;
 use jobkit::state::State;
 use jobkit::{Data, JobContext, Jobs, Recurring, RetryPolicy, Server, jobs};
 
@@ -92,7 +92,7 @@ pub(crate) async fn parent_of(
     ctx: JobContext,
 ) -> anyhow::Result<()> {
     ledger.write(What::Start, &name, &ctx);
-    let child = work(format!("child of {name}"), 1).keyed(&name);
+    let child = work(format!("child of {name}"), 1).idempotency_key(&name);
     ctx.client().enqueue(child).await?;
     ledger.write(What::End, &name, &ctx);
     Ok(())

@@ -19,7 +19,7 @@ const MODEL_TESTS: &str = "8";
 
 pub(crate) fn run_soak(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments).map_err(Failure::Because)?;
-    requirements::ensure()?;
+    requirements::ensure(&requirements::OF_TESTS)?;
     let seed = options.seed.unwrap_or_else(seed_of_now);
     println!("cargo xtask soak --minutes {} --seed {seed}", options.minutes);
     let mut failed = Vec::new();

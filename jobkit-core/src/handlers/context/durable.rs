@@ -15,7 +15,7 @@ use crate::model::ids::JobId;
 use crate::model::lossless::to_json;
 use crate::model::name::{Name, check_label};
 use crate::model::record::{AttemptError, Payload};
-use crate::model::state::StateName;
+use crate::model::state::{Reason, StateName};
 use crate::storage::WriteAnswer;
 
 impl JobContext {
@@ -33,7 +33,7 @@ impl JobContext {
     ///
     /// # Example: charge once, however often the rest is repeated
     /// ```
-    /// # use jobkit_core::{Failure, JobContext};
+    /// # use jobkit::{Failure, JobContext};
     /// # async fn charge(_: u64) -> Result<String, Failure> { Ok("r-1".into()) }
     /// # async fn send(_: &str) -> Result<(), std::io::Error> { Ok(()) }
     /// async fn pay(order: u64, ctx: JobContext) -> Result<(), Failure> {
@@ -70,7 +70,7 @@ impl JobContext {
     ///
     /// # Example: a job of a million rows
     /// ```
-    /// # use jobkit_core::{Failure, JobContext};
+    /// # use jobkit::{Failure, JobContext};
     /// # async fn import(_: std::ops::Range<u64>) -> Result<(), std::io::Error> { Ok(()) }
     /// async fn import_all(ctx: JobContext) -> Result<(), Failure> {
     ///     let mut row: u64 = ctx.last_checkpoint().await?.unwrap_or(0);
@@ -99,7 +99,7 @@ impl JobContext {
         kept.map(|kept| self.decode("checkpoint", &kept)).transpose()
     }
 
-    /// The jobs this one waited for, in the order in which they were named, with what became of them.
+    /// The jobs this one waited for, in the order in which they were named, with the outcome of them.
     /// Those that were removed since are left out.
     ///
     /// # Errors
@@ -114,6 +114,7 @@ impl JobContext {
                 parents.push(ParentOutcome {
                     id,
                     state: parent.record.state(),
+                    reason: parent.record.head.reason,
                     kind: parent.record.kind,
                     output: parent
                         .result
@@ -127,7 +128,7 @@ impl JobContext {
     }
 }
 
-/// What became of a parent.
+/// The outcome of a parent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentOutcome {
     /// Its id.
@@ -136,6 +137,8 @@ pub struct ParentOutcome {
     pub kind: Name,
     /// Its state now.
     pub state: StateName,
+    /// Why it is in this state, such as why it was deleted.
+    pub reason: Reason,
     /// What it returned, as JSON; `None` where that was nothing.
     pub output: Option<Payload>,
     /// Its last failure.
@@ -149,7 +152,8 @@ impl ParentOutcome {
     /// It has not succeeded, or its output does not decode as `T`.
     pub fn output<T: DeserializeOwned>(&self) -> Result<T> {
         if self.state != StateName::Succeeded {
-            let text = format!("parent {} of kind {} is {}", self.id, self.kind, self.state);
+            let (state, reason) = (self.state, self.reason.as_str());
+            let text = format!("parent {} of kind {} is {state}: {reason}", self.id, self.kind);
             return Err(Error::new(ErrorKind::NotFound, text));
         }
         serde_json::from_slice(self.output.as_deref().unwrap_or(b"null")).map_err(|error| {
@@ -162,7 +166,7 @@ impl ParentOutcome {
 ///
 /// # Example: a receipt for what was charged
 /// ```
-/// # use jobkit_core::{FromContext, FromParent, JobContext, Failure};
+/// # use jobkit::{FromContext, FromParent, JobContext, Failure};
 /// # #[derive(serde::Deserialize)] struct Receipt { cents: u64 }
 /// async fn send_receipt(ctx: JobContext) -> Result<u64, Failure> {
 ///     let FromParent(receipt) = FromParent::<Receipt>::from_context(&ctx).await?;

@@ -20,9 +20,9 @@ const MAX_NAME_BYTES: usize = 64;
 /// # Example: a name from a configuration file
 ///
 /// ```
-/// use jobkit_core::schedule::TimeZone;
+/// use jobkit::TimeZone;
 ///
-/// # fn main() -> jobkit_core::Result<()> {
+/// # fn main() -> jobkit::Result<()> {
 /// let zone = TimeZone::parse("America/New_York")?;
 /// assert_eq!(zone.to_string(), "America/New_York");
 /// assert_eq!(TimeZone::default(), TimeZone::UTC);
@@ -71,13 +71,13 @@ impl TimeZone {
     ///
     /// # Example: an hour more in summer
     /// ```
-    /// use jobkit_core::{TimeZone, Timestamp};
+    /// use jobkit::{TimeZone, Timestamp};
     ///
     /// let berlin = TimeZone::parse("Europe/Berlin")?;
     /// let january = Timestamp::from_micros(1_767_225_600_000_000);
     /// let july = Timestamp::from_micros(1_782_864_000_000_000);
     /// assert_eq!((berlin.offset_seconds(january), berlin.offset_seconds(july)), (3_600, 7_200));
-    /// # Ok::<(), jobkit_core::Error>(())
+    /// # Ok::<(), jobkit::Error>(())
     /// ```
     pub fn offset_seconds(self, at: Timestamp) -> i32 {
         self.0.offset_from_utc_datetime(&at.to_chrono().naive_utc()).fix().local_minus_utc()

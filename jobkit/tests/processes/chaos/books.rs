@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jobkit::{Applied, Batch, BatchId, Client, Clock, Enqueue, JobId, On, SystemClock, Timestamp};
+use jobkit::client::Enqueue;
+use jobkit::error::Applied;
+use jobkit::testing::{Clock, SystemClock};
+use jobkit::{Batch, BatchId, Client, JobId, On, Timestamp};
 
 use crate::worker::{doomed, parent_of, retried, snoozer, work};
 
