@@ -64,7 +64,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "soak",
         arguments: "[--minutes N] [--seed N]",
-        summary: "simulation, model, scribble and chaos with other seeds, sharing the time",
+        summary: "simulation, model, fuzz and chaos with other seeds, sharing the time",
         run: soak::run_soak,
     },
     Command {
