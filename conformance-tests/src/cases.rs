@@ -234,7 +234,7 @@ macro_rules! __list {
             }
             nested_batches {
                 a_nested_batch_is_one_member
-                a_failure_inside_is_a_failed_member_until_it_is_mended
+                a_failure_inside_is_a_failed_member_until_it_is_fixed
                 a_nested_batch_that_is_cancelled_is_a_deleted_member
                 a_nested_batch_starts_with_the_one_around_it
                 many_nested_batches_are_started_and_cancelled_by_sweeps

@@ -385,7 +385,7 @@ impl Claimer {
         self
     }
 
-    /// So many of each claim count as started.
+    /// This many of each claim count as started.
     pub(crate) fn started(mut self, started: usize) -> Self {
         self.started = started;
         self

@@ -117,7 +117,7 @@ pub enum Fact {
     Schedule { id: String, every: Duration },
     /// An occurrence was fired, or skipped for a reason that was recorded.
     Fired { id: String, nominal_at: Timestamp },
-    /// So many occurrences were skipped.
+    /// This many occurrences were skipped.
     Skipped { id: String, from: Timestamp, through: Timestamp },
     /// A record is gone; when it was to expire.
     Gone { job: JobId, expires_at: Option<Timestamp> },

@@ -89,7 +89,7 @@ pub async fn a_nested_batch_is_one_member(env: Env) {
 }
 
 /// BAT-7, BAT-6: a failure inside is a failed member, and no success until it is fixed.
-pub async fn a_failure_inside_is_a_failed_member_until_it_is_mended(env: Env) {
+pub async fn a_failure_inside_is_a_failed_member_until_it_is_fixed(env: Env) {
     let (outer, _) = open(&env, None, Starts::AtOnce, 0).await;
     assert_eq!(env.batch(outer).await.state(), BatchState::Succeeded, "empty batches succeed");
     let (outer, jobs) = open(&env, None, Starts::AtOnce, 1).await;

@@ -28,7 +28,7 @@ pub async fn a_submitted_job_is_visible_to_every_connection(env: Env) {
     }
 }
 
-/// SUB-2, G2: an id that is stored already changes nothing and answers its state, whatever became of
+/// SUB-2, G2: an id that is stored already changes nothing and answers its state, whatever happened to
 /// the job.
 pub async fn a_repeated_submit_changes_nothing_and_says_so(env: Env) {
     let job = NewRecord { priority: 3, ..job() };

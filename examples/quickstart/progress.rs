@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// So many files are finished, those of an earlier process included.
+    /// Number of finished files, including those of an earlier process.
     pub fn files(&self, finished: u64, total: u64) {
         let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
         let first = began.is_none();

@@ -96,7 +96,7 @@ async fn main() -> Result<()> {
     client.trigger_recurring("quartz").await?;
     second.shutdown().await?;
 
-    println!("\nWhat became of the occurrences:");
+    println!("\nThe outcome of the occurrences:");
     for schedule in schedules() {
         story::tell_runs(&client, schedule.id()).await?;
     }

@@ -35,7 +35,7 @@ pub(super) enum Call {
     Release(LockRequest, Both<u64>),
     Announce(ServerInfo),
     Heartbeat(Heartbeat),
-    Goodbye(Incarnation, Vec<Held>),
+    Deregistration(Incarnation, Vec<Held>),
     RemoveDead(Duration),
     StartBatch(jobkit_core::BatchId),
     CancelBatch(jobkit_core::BatchId),
@@ -172,7 +172,7 @@ impl Call {
                 answer.paused.sort();
                 told(&answer)
             }
-            Self::Goodbye(life, running) => {
+            Self::Deregistration(life, running) => {
                 let running: Vec<_> = running.iter().map(|held| held.leases[side]).collect();
                 told(&on.remove_server(*life, &running).await?)
             }

@@ -96,7 +96,7 @@ fn operation(level: Level) -> BoxedStrategy<Operation> {
         (
             1,
             (server, low_bits())
-                .prop_map(|(server, running)| Operation::Goodbye { server, running })
+                .prop_map(|(server, running)| Operation::Deregistration { server, running })
                 .boxed(),
         ),
         (1, seconds(&[10, 60, 6000]).prop_map(Operation::RemoveDead).boxed()),

@@ -66,7 +66,7 @@ pub(super) enum Operation {
         server: usize,
         busy: u32,
     },
-    Goodbye {
+    Deregistration {
         server: usize,
         running: u8,
     },

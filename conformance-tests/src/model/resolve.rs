@@ -82,11 +82,11 @@ impl World {
                 let incarnation = world.lives[*server].incarnation;
                 Call::Heartbeat(Heartbeat { incarnation, busy: *busy })
             }
-            Operation::Goodbye { server, running } => {
+            Operation::Deregistration { server, running } => {
                 let life = world.lives[*server].incarnation;
                 let its = world.held.iter().filter(|held| held.leases[0].incarnation == life);
                 let running = its.enumerate().filter(|(place, _)| running >> (place % 8) & 1 == 1);
-                let call = Call::Goodbye(life, running.map(|(_, held)| *held).collect());
+                let call = Call::Deregistration(life, running.map(|(_, held)| *held).collect());
                 world.rebirth(*server);
                 call
             }

@@ -7,4 +7,5 @@ mod programs;
 mod recurring;
 mod several_storages;
 mod web_app;
+mod words;
 mod worker;

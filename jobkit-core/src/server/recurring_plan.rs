@@ -13,7 +13,7 @@ const PUNCTUAL: Duration = Duration::from_secs(60);
 /// The most occurrences of a schedule that are looked at in one step. Of more, the step skips a part that
 /// is certain, and the next one goes on behind it. More than any policy fires.
 const WINDOW: usize = RANGE as usize;
-/// So many instants are computed before others get their turn on the thread.
+/// This many instants are computed before others get their turn on the thread.
 const TURN: usize = 256;
 
 /// A due occurrence.

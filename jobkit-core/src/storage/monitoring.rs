@@ -271,7 +271,7 @@ pub enum Count {
     Unknown,
     /// Exactly.
     Exact(u64),
-    /// So many and perhaps more.
+    /// This many and perhaps more.
     AtLeast(u64),
     /// About.
     About(u64),

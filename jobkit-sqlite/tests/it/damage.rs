@@ -1,4 +1,4 @@
-//! Damaged rows are passed over, mended or told of, and spoil nothing beside them.
+//! Damaged rows are passed over, fixed or told of, and spoil nothing beside them.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn a_damaged_row_stops_nobody_else() {
     assert_eq!(list(StateName::Scheduled).await, ids[1..]);
     let step = StepRequest { max: 100, now: later(2) };
     let promoted = storage.promote_due(step).await.expect("promotes");
-    assert_eq!(promoted.next_due_at, None, "it is not due for ever");
+    assert_eq!(promoted.next_due_at, None, "it is not due forever");
     assert_eq!((state(ids[0]), state(ids[1])), (5, 2));
 
     // Running under a limit.
@@ -169,10 +169,10 @@ async fn a_damaged_place_hides_nobody_from_the_lists_of_finished_jobs() {
     }
 }
 
-/// What is stored below zero counts as zero, and a claim mends it: the next one does not hand out the
+/// What is stored below zero counts as zero, and a claim fixes it: the next one does not hand out the
 /// same fence again.
 #[tokio::test]
-async fn a_fence_below_zero_is_mended_by_a_claim() {
+async fn a_fence_below_zero_is_fixed_by_a_claim() {
     let (_dir, path, storage, server) = served().await;
     for _ in 0..5 {
         submit(&storage, job()).await;

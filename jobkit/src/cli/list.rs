@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::Page;
 use super::{Context, Done, Exit, Stop};
 
-/// So many are read at least. Rows that cannot be read are left out, so what is shorter than was asked
+/// This many are read at least. Rows that cannot be read are left out, so what is shorter than was asked
 /// for need not be the end; and nothing at all is the end, so a few of them must not look like it.
 const READ: usize = 20;
 

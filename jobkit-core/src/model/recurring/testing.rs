@@ -8,7 +8,7 @@ use crate::model::ids::JobId;
 use crate::model::record::NewRecord;
 use crate::model::schedule::{Schedule, TimeZone};
 
-/// So many seconds after the beginning of 2026.
+/// This many seconds after the beginning of 2026.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_767_225_600_000_000 + seconds * 1_000_000)
 }
