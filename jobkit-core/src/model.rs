@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod bounds;
 pub mod clock;
+pub mod duration;
 pub mod edge;
 pub mod error;
 pub mod error_group;

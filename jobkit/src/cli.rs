@@ -412,10 +412,8 @@ impl Context<'_, '_> {
         let actor = self.globals.actor.clone().unwrap_or_else(|| {
             let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
             let user = var("USER").or_else(|| var("USERNAME")).unwrap_or_else(|| "unknown".into());
-            let host = var("HOSTNAME").or_else(|| {
-                std::fs::read_to_string("/etc/hostname").ok().map(|name| name.trim().to_owned())
-            });
-            format!("{user}@{}", host.unwrap_or_else(|| "localhost".into()))
+            let host = jobkit_core::server::hostname().unwrap_or_else(|| "localhost".into());
+            format!("{user}@{host}")
         });
         let operator = self.client.operator(actor).from_peer("jobkit");
         operator.because(self.globals.reason.clone().unwrap_or_default())
