@@ -36,7 +36,7 @@ pub use model::{
     batch, bounds, clock, duration, edge, error, error_group, failure, ids, limit, name, record,
     recurring, redact, refusal, retry, schedule, state, state_machine, stats, unique,
 };
-pub use operate::{bulk, operator, prometheus, search, transfer, why};
+pub use operate::{bulk, operator, prometheus, search, transfer, view, why};
 
 pub use clock::{Clock, SystemClock, TestClock, Timestamp};
 pub use error::{Applied, Error, ErrorKind, Result};
