@@ -1,6 +1,7 @@
 //! Plain data and pure functions: ids, times, states and their machine, records, schedules, retry
 //! policies, limits, errors. It imports from no other room and does no I/O.
 
+pub(crate) mod backoff;
 pub mod batch;
 pub mod bounds;
 pub mod clock;

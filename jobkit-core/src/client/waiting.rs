@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::client::{Client, WaitError};
 use crate::jobs::new_job::AsParent;
+use crate::model::backoff::Backoff;
 use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::model::edge::Parent;
 use crate::model::error::{Error, Result};
@@ -286,7 +287,7 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
         Some(storage) => storage.wake_ups(filter).await.ok().flatten(),
         None => None,
     };
-    let mut pause = SHORTEST;
+    let mut backoff = Backoff::new(SHORTEST, LONGEST);
     let mut asked: Option<Vec<JobId>> = None;
     while let Some(ids) = looker.wanted(asked.take()) {
         let Some(storage) = storage.upgrade() else { return };
@@ -300,11 +301,11 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
             }
         }
         drop(storage);
-        let slept = tokio::time::sleep(if pushes.is_some() { LONGEST } else { pause });
+        let pause = if pushes.is_some() { LONGEST } else { backoff.next_exact() };
         tokio::select! {
             biased;
-            () = slept => pause = (pause * 2).min(LONGEST),
-            () = came.notified() => pause = SHORTEST,
+            () = tokio::time::sleep(pause) => {}
+            () = came.notified() => backoff.reset(),
             push = next_finished(&mut pushes, &looker.room) => asked = push,
         }
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use self::flight::{Flight, Pending, landed};
 use self::rooms::Rooms;
 use self::suspects::Suspects;
+use crate::model::backoff::Backoff;
 use crate::model::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
@@ -26,7 +27,7 @@ use crate::server::held::{Phase, attempt};
 use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
 use crate::server::settler;
-use crate::server::supervisor::Backoff;
+use crate::server::supervisor;
 use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, WakeUp, WakeUpFilter, WakeUps, caught};
 
 /// After how long a job that was claimed ahead and not started is given back.
@@ -102,9 +103,9 @@ impl Dispatcher {
             may_be_work: true,
             claimed_too_far: false,
             poll_at: now,
-            backoff: Backoff::new(),
+            backoff: supervisor::retries(),
             blocked_until: None,
-            brake: Backoff::new(),
+            brake: supervisor::retries(),
             is_braked: false,
             claims_from: now,
             mean: None,
