@@ -23,4 +23,5 @@ pub mod schedule;
 pub mod state;
 pub mod state_machine;
 pub mod stats;
+pub(crate) mod sync;
 pub mod unique;

@@ -78,6 +78,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::FromArgMatches;
+use jobkit_core::error::offered;
 use jobkit_core::storage::{IntoStorage, Storage};
 use jobkit_core::{Client, Error, ErrorKind, Jobs, Timestamp, redact};
 
@@ -435,14 +436,5 @@ impl Context<'_, '_> {
             self.console.say(&redact::hide_in_text(words))?
         }
         Ok(Exit::Done)
-    }
-}
-
-/// What a storage does not offer is not shown.
-fn offered<T>(answer: jobkit_core::Result<T>) -> jobkit_core::Result<Option<T>> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -28,7 +28,7 @@ use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
 use crate::server::settler;
 use crate::server::supervisor;
-use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, WakeUp, WakeUpFilter, WakeUps, caught};
+use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, Pushes, WakeUpFilter};
 
 /// After how long a job that was claimed ahead and not started is given back.
 const PREFETCH_KEPT: Duration = Duration::from_millis(200);
@@ -78,7 +78,7 @@ pub(super) struct Dispatcher {
     claims_from: Instant,
     /// The mean duration of a job in seconds, newer ones weighing more.
     mean: Option<f64>,
-    pushes: Option<Box<dyn WakeUps>>,
+    pushes: Pushes,
 }
 
 impl Dispatcher {
@@ -109,7 +109,7 @@ impl Dispatcher {
             is_braked: false,
             claims_from: now,
             mean: None,
-            pushes: None,
+            pushes: Pushes::new(None),
         }
     }
 
@@ -161,7 +161,7 @@ impl Dispatcher {
                     flight = None;
                     answered = self.landed(landed);
                 }
-                push = next_push(&mut self.pushes) => self.pushed(push),
+                _ = self.pushes.next() => self.look_again(),
                 () = engine.signals.dispatcher.notified() => self.look_again(),
                 () = engine.signals.renewed.notified(), if self.suspects.wait() => {}
                 () = engine.stopping.cancelled(), if !stopping => {}
@@ -177,15 +177,8 @@ impl Dispatcher {
             others: OtherPushes::default(),
         };
         match self.engine.bounded(self.engine.storage.wake_ups(filter)).await {
-            Ok(pushes) => self.pushes = pushes,
+            Ok(pushes) => self.pushes = Pushes::new(pushes),
             Err(error) => tracing::debug!(error = %error, "no pushes, polling"),
-        }
-    }
-
-    fn pushed(&mut self, push: Option<WakeUp>) {
-        match push {
-            Some(_) => self.look_again(),
-            None => self.pushes = None,
         }
     }
 
@@ -384,13 +377,5 @@ impl Dispatcher {
         } else {
             self.engine.health.works("handlers");
         }
-    }
-}
-
-/// The next push; `None` when no more come, as after a panic of the storage.
-async fn next_push(pushes: &mut Option<Box<dyn WakeUps>>) -> Option<WakeUp> {
-    match pushes {
-        Some(pushes) => caught(async { Ok(pushes.next().await) }).await.ok().flatten(),
-        None => std::future::pending().await,
     }
 }
