@@ -9,10 +9,10 @@ pub(crate) mod transition;
 use async_trait::async_trait;
 use jobkit_core::edge::{Edge, Parent};
 use jobkit_core::record::{
-    AttemptError, EdgeStatus, JobDetails, JobRecord, Payload, Progress, check_instant, check_tags,
+    AttemptError, EdgeStatus, JobDetails, JobRecord, Payload, Progress, retention_of_deleted,
 };
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::{Reason, Retention, StateName};
+use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::{Event, Forbidden};
 use jobkit_core::storage::{
     Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
@@ -203,18 +203,16 @@ impl Flight<'_, '_> {
         if let Err(refusal) = change.action.check_start_by(&job.head, job.start_by, now) {
             return Ok(ChangeOutcome::Refused(refusal));
         }
-        if let Err(error) = check_action(&change.action) {
-            return Ok(ChangeOutcome::Refused(error.into()));
+        if let Err(refusal) = change.action.check() {
+            return Ok(ChangeOutcome::Refused(refusal));
         }
 
         let mut retention = None;
         let event = match &change.action {
             Action::Requeue { run_at } => Event::Requeue { run_at: *run_at },
             Action::Delete { keep } => {
-                let own = job.extras().ok().flatten().and_then(|e| e.overrides.retention);
-                if let (Some(keep), None) = (keep, own) {
-                    retention = Some(Retention { deleted: *keep, ..Retention::default() });
-                }
+                let extras = job.extras().ok().flatten();
+                retention = Some(retention_of_deleted(extras.as_deref(), *keep));
                 let running = state == StateName::Processing;
                 Event::Delete(if running { Reason::Cancelled } else { Reason::Deleted })
             }
@@ -272,21 +270,6 @@ impl Flight<'_, '_> {
             (Action::Delete { .. }, StateName::Processing) => ChangeOutcome::Cancelling,
             (_, state) => ChangeOutcome::Changed { state, version: job.head.version },
         })
-    }
-}
-
-fn check_action(action: &Action) -> Result<()> {
-    match action {
-        Action::Requeue { run_at } => check_instant("run_at", *run_at),
-        Action::Reschedule { run_at } => check_instant("run_at", Some(*run_at)),
-        Action::Move { priority: Some(priority), .. } if *priority > bounds::MAX_PRIORITY => {
-            Err(Error::invalid(
-                "priority",
-                format_args!("is {priority}, where 0 to {} are allowed", bounds::MAX_PRIORITY),
-            ))
-        }
-        Action::Retag { tags } => check_tags(tags),
-        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 mod members;
 mod rows;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use jobkit_core::batch::NewBatch;
 use jobkit_core::edge::{Decision, Edge, Finish, Parent};
@@ -28,6 +28,8 @@ use crate::writer::{Flight, Push};
 pub(crate) struct NewSubmission {
     batch: Option<NewBatch>,
     jobs: Vec<NewJob>,
+    /// The places of the jobs, parents before their children.
+    order: Vec<usize>,
     /// Nothing in it can be refused half-way but an id.
     plain: bool,
     refused: Option<Refusal>,
@@ -58,6 +60,8 @@ impl NewSubmission {
             refused: submission.check().err().map(Refusal::from),
             batch: submission.batch.clone(),
             jobs: submission.jobs.iter().map(NewJob::new).collect(),
+            // A circle is refused.
+            order: submission.parents_first().unwrap_or_default(),
             plain,
         }
     }
@@ -136,6 +140,7 @@ impl Flight<'_, '_> {
             let stored = self.submit_all(
                 submission.batch.as_ref(),
                 &submission.jobs,
+                &submission.order,
                 Reason::Submitted,
                 now,
             )?;
@@ -218,7 +223,13 @@ impl Flight<'_, '_> {
         if let Some(refusal) = &submission.refused {
             return Ok(Err(refusal.clone()));
         }
-        self.submit_all(submission.batch.as_ref(), &submission.jobs, Reason::Submitted, now)
+        self.submit_all(
+            submission.batch.as_ref(),
+            &submission.jobs,
+            &submission.order,
+            Reason::Submitted,
+            now,
+        )
     }
 
     /// One job of a schedule.
@@ -233,7 +244,7 @@ impl Flight<'_, '_> {
         self.db.intern(&job.queue)?;
         self.db.intern(&job.kind)?;
         let saved = self.save()?;
-        let stored = self.submit_all(None, &[NewJob::new(job)], Reason::Recurring, now)?;
+        let stored = self.submit_all(None, &[NewJob::new(job)], &[0], Reason::Recurring, now)?;
         Ok(match stored {
             Ok(jobs) => {
                 self.release()?;
@@ -346,6 +357,7 @@ impl Flight<'_, '_> {
         &mut self,
         batch: Option<&NewBatch>,
         jobs: &[NewJob],
+        order: &[usize],
         submitted: Reason,
         now: Timestamp,
     ) -> Done<Result<Vec<JobSubmitted>, Refusal>> {
@@ -364,7 +376,7 @@ impl Flight<'_, '_> {
         let mut part = Part::default();
         // Places in line follow the order given, whatever the order in which parents demand it.
         let seqs = jobs.iter().map(|_| self.next_seq()).collect::<Done<Vec<i64>>>()?;
-        for place in parents_first(jobs) {
+        for &place in order {
             let job = &jobs[place];
             let answer = match self.submit_job(seqs[place], job, &mut part, submitted, now)? {
                 Ok(answer) => answer,
@@ -552,37 +564,4 @@ impl Flight<'_, '_> {
 
 fn id_bytes(id: &JobId) -> &[u8] {
     &id.as_bytes()[..]
-}
-
-/// Places of jobs such that parents come before their children, and otherwise in the order given.
-fn parents_first(jobs: &[NewJob]) -> Vec<usize> {
-    if jobs.iter().all(|job| job.record.edges.is_empty()) {
-        return (0..jobs.len()).collect();
-    }
-    let places: HashMap<JobId, usize> =
-        jobs.iter().enumerate().map(|(place, job)| (job.record.id, place)).collect();
-    let mut open = vec![0_usize; jobs.len()];
-    let mut children = vec![Vec::new(); jobs.len()];
-    for (child, job) in jobs.iter().enumerate() {
-        for edge in &job.record.edges {
-            if let Parent::Job(parent) = edge.parent
-                && let Some(parent) = places.get(&parent)
-            {
-                open[child] += 1;
-                children[*parent].push(child);
-            }
-        }
-    }
-    let mut free: BTreeSet<usize> = (0..jobs.len()).filter(|place| open[*place] == 0).collect();
-    let mut order = Vec::with_capacity(jobs.len());
-    while let Some(place) = free.pop_first() {
-        order.push(place);
-        for child in &children[place] {
-            open[*child] -= 1;
-            if open[*child] == 0 {
-                free.insert(*child);
-            }
-        }
-    }
-    order
 }

@@ -2,8 +2,7 @@
 
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::record::Lease;
-use jobkit_core::refusal::Refusal;
-use jobkit_core::state_machine::{Ending, Event};
+use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
 use jobkit_core::{Timestamp, bounds};
 use rusqlite::params;
@@ -12,9 +11,6 @@ use crate::codec::{ASIDE, INLINE_BYTES, Job, RESULT_ASIDE, int, result_aside};
 use crate::error::{Done, tell_of_damage};
 use crate::jobs::transition::{Budget, Why};
 use crate::writer::Flight;
-
-/// The most a result may have: what is larger is settled as a failure.
-const RESULT_BYTES: usize = bounds::RESULT_BYTES;
 
 impl Flight<'_, '_> {
     pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Done<Vec<SettleAnswer>> {
@@ -37,21 +33,10 @@ impl Flight<'_, '_> {
                 && job.head.fence == lease.fence;
             return Ok(if again { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost });
         }
-        let result = match settle.ending {
-            Ending::Succeeded => settle.result.as_ref(),
-            _ => None,
-        };
-        if let Some(result) = result
-            && result.len() > RESULT_BYTES
-        {
-            return Ok(SettleAnswer::Refused(Refusal::Invalid {
-                field: "result",
-                reason: format!(
-                    "has {} bytes, where at most {RESULT_BYTES} are allowed",
-                    result.len()
-                ),
-            }));
+        if let Err(refusal) = settle.check() {
+            return Ok(SettleAnswer::Refused(refusal));
         }
+        let result = settle.kept_result();
 
         let aside = result.is_some_and(|result| result.len() > INLINE_BYTES);
         if aside
