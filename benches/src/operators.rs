@@ -128,7 +128,7 @@ async fn fill(fresh: &Fresh, jobs: usize) -> Result<[JobId; 2]> {
     Ok([awaiting, failed])
 }
 
-/// Fails so many jobs of the queue `mail`.
+/// Fails this many jobs of the queue `mail`.
 pub async fn fail(fresh: &Fresh, jobs: usize) -> Result<()> {
     let client = Client::new(std::sync::Arc::clone(&fresh.storage));
     client.enqueue_many((0..jobs).map(|_| sized().queue("mail"))).await?;

@@ -32,7 +32,7 @@ fn ids(jobs: &[NewRecord]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
 }
 
-/// A batch with so many members.
+/// A batch with this many members.
 async fn open(env: &Env, starts: Starts, count: usize) -> (BatchId, Vec<JobId>) {
     let batch = BatchId::new();
     let jobs = members(batch, count);

@@ -147,7 +147,7 @@ macro_rules! __list {
             servers {
                 an_announced_server_is_listed_and_may_claim
                 a_heartbeat_proves_life
-                a_goodbye_counts_no_crash
+                a_server_that_deregisters_counts_no_crash
                 silent_servers_are_forgotten_and_keep_their_leases
                 a_server_that_was_heard_ahead_of_the_clock_is_forgotten
                 a_successor_takes_the_name_of_a_server_that_drains_or_is_silent

@@ -22,7 +22,7 @@ FILTER runs the cases whose group, domain or name contains it, such as `core`, `
 `a_repeated_submit`; several are alternatives.
 
   --list        shows the cases and what they prove, and runs none
-  --threads N   runs so many at once; one for each core by default
+  --threads N   runs this many at once; one for each core by default
   --help        shows this
 
 Ends with 0 when no case failed, 1 when one did, 2 when the command line is wrong.

@@ -16,7 +16,7 @@ use jobkit_core::{BatchId, OperationId};
 
 use crate::fixtures::*;
 
-/// Polls a call so many times and then drops it: whether it was applied stays open, as when its answer
+/// Polls a call this many times and then drops it: whether it was applied stays open, as when its answer
 /// is lost.
 async fn lose<F: Future>(polls: usize, call: F) {
     let mut call = Box::pin(call);

@@ -69,7 +69,7 @@ impl Env {
         Some(self.now())
     }
 
-    /// The instant so many seconds from now, or before it.
+    /// The instant this many seconds from now, or before it.
     pub(crate) fn after(&self, seconds: i64) -> Timestamp {
         Timestamp::from_micros(self.now().as_micros() + seconds * 1_000_000)
     }

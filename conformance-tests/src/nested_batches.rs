@@ -14,7 +14,7 @@ use crate::fixtures::*;
 
 const FAIL: Ending = Ending::Failed(Reason::OutOfAttempts);
 
-/// A submission that opens a batch inside another, with so many members.
+/// A submission that opens a batch inside another, with this many members.
 fn nested(parent: Option<BatchId>, starts: Starts, count: usize) -> (BatchId, Submission) {
     let id = BatchId::new();
     let jobs: Vec<NewRecord> = (0..count).map(|_| member(id)).collect();
@@ -88,7 +88,7 @@ pub async fn a_nested_batch_is_one_member(env: Env) {
     assert_eq!(env.state(then).await, StateName::Enqueued);
 }
 
-/// BAT-7, BAT-6: a failure inside is a failed member, and no success until it is mended.
+/// BAT-7, BAT-6: a failure inside is a failed member, and no success until it is fixed.
 pub async fn a_failure_inside_is_a_failed_member_until_it_is_mended(env: Env) {
     let (outer, _) = open(&env, None, Starts::AtOnce, 0).await;
     assert_eq!(env.batch(outer).await.state(), BatchState::Succeeded, "empty batches succeed");
@@ -389,7 +389,7 @@ pub async fn a_lost_member_decides_what_waits_for_success(env: Env) {
 }
 
 /// Settles what is claimed, the jobs named as failed and kept for an hour, all others as succeeded and
-/// kept for ever.
+/// kept forever.
 async fn end_for_long(env: &Env, fails: &[JobId]) {
     let mut server = env.claimer("s").await;
     for job in server.claim(500).await {

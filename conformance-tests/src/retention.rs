@@ -253,7 +253,7 @@ pub async fn what_is_kept_is_not_in_the_way(env: Env) {
     assert!(env.find_batch(batch).await.is_none());
 }
 
-/// PUR-3, G19: a batch that never succeeds does not keep its members for ever.
+/// PUR-3, G19: a batch that never succeeds does not keep its members forever.
 pub async fn a_batch_that_never_succeeds_is_not_kept_for_ever(env: Env) {
     let batch = BatchId::new();
     let members = vec![member(batch), member(batch)];

@@ -40,9 +40,9 @@ pub async fn a_heartbeat_proves_life(env: Env) {
     assert_eq!(env.storage.servers().await.expect("lists"), [listed]);
 }
 
-/// SRV-3, RES-2: a server that says goodbye is forgotten; attempts it names still run, may be settled,
+/// SRV-3, RES-2: a server that deregisters is forgotten; attempts it names still run, may be settled,
 /// and count no crash when they are rescued.
-pub async fn a_goodbye_counts_no_crash(env: Env) {
+pub async fn a_server_that_deregisters_counts_no_crash(env: Env) {
     let ids = env.add_many(jobs(3)).await;
     let mut server = env.claimer("s").await;
     let claimed = server.claim(3).await;

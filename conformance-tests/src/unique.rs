@@ -259,7 +259,7 @@ pub async fn a_job_that_is_born_deleted_takes_no_key(env: Env) {
     env.add(keyed("key", OnConflict::Reject)).await;
 }
 
-/// A job whose key is held for so many seconds. Its id has no time, since cases move theirs by hours.
+/// A job whose key is held for this many seconds. Its id has no time, since cases move theirs by hours.
 fn for_seconds(id: &str, key: &str, count: u64, on_conflict: OnConflict) -> NewRecord {
     let unique = Unique { key: key.into(), until: Until::Period(seconds(count)), on_conflict };
     NewRecord { id: JobId::from_key("k", id), unique: Some(unique), ..job() }

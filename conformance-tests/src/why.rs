@@ -34,7 +34,7 @@ async fn busy(env: &Env, server: &Claimer, busy: u32) {
     assert!(env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
 }
 
-/// MON-9, G21: a claimable job that a live server serves is the next, or others go before it, or all are busy.
+/// MON-9, G21: a claimable job that a live server serves is the next, or others run before it, or all are busy.
 pub async fn why_a_claimable_job_waits(env: Env) {
     let server = env.claimer("s").await;
     let first = env.add(job()).await;
@@ -44,7 +44,7 @@ pub async fn why_a_claimable_job_waits(env: Env) {
     let workers = server.info().workers;
     busy(&env, &server, workers).await;
     assert_eq!(causes(&env, first).await, [Cause::WorkersBusy { workers }]);
-    assert!(sentence(&env, second).await.contains("1 job of its queue goes before it; all"));
+    assert!(sentence(&env, second).await.contains("1 job of its queue runs before it; all"));
     let nobody = why(&*env.storage, JobId::new(), env.at()).await.expect("reads");
     assert_eq!(nobody, None);
 }

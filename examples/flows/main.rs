@@ -36,7 +36,7 @@ async fn main() -> Result<()> {
     );
     count_the_stock(&client).await?;
 
-    println!("\n4. A job that would run for ever is deleted, and stops where it may.");
+    println!("\n4. A job that would run forever is deleted, and stops where it may.");
     stop(&client).await?;
 
     Ok(server.shutdown().await?)
@@ -54,7 +54,7 @@ async fn order(client: &Client, cents: u64) -> Result<()> {
         tell("page", &page).await
     } else {
         tell("page", &page).await?;
-        // It waits: a person may still mend the charge and requeue it. This customer has left.
+        // It waits: a person may still fix the charge and requeue it. This customer has left.
         println!("   ship: waits, {:?}", client.state(ship.id()).await?);
         client.delete(ship.id()).await?;
         tell("ship", &ship).await

@@ -13,7 +13,7 @@ Fingerprints every file under a folder, one job a file, and counts the words of 
   FOLDER          the folder to read; by default that of an unfinished scan, or else this repository
   --db FILE       the database; quickstart.db by default
   --report FILE   where the report goes; quickstart-report.json by default
-  --slow MS       each file takes so many milliseconds longer, to watch and to kill it
+  --slow MS       each file takes this many milliseconds longer, to watch and to kill it
   --stay          stay up when everything is finished
 
 It ends with 0, or with 1 where a file could not be read or the report could not be written.";

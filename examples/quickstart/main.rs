@@ -59,7 +59,7 @@ async fn run() -> Result<bool> {
         .jobs(jobs::all())
         .data(ReportPlace(arguments.report.clone()))
         .data_arc(Arc::clone(&progress))
-        .elect(progress::Failures(Arc::clone(&progress)))
+        .outcome_filter(progress::Failures(Arc::clone(&progress)))
         .recurring(Recurring::every("pulse", Duration::from_secs(3)).job(jobs::pulse()))
         .options(ServerOptions::default().lease(LEASE))
         .build()?;

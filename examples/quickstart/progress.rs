@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jobkit::filter::{ElectFilter, Election, Ended};
+use jobkit::filter::{Decision, Ended, OutcomeFilter};
 use jobkit::state::Ending;
 
 /// How often a line is printed where there is no bar.
@@ -99,8 +99,8 @@ pub fn count(n: u64, what: &str) -> String {
 /// Prints each failure, and what follows from it.
 pub struct Failures(pub Arc<Progress>);
 
-impl ElectFilter for Failures {
-    fn elect(&self, ended: &Ended<'_>, next: &mut Election) {
+impl OutcomeFilter for Failures {
+    fn decide(&self, ended: &Ended<'_>, next: &mut Decision) {
         let Some(failure) = ended.failure() else { return };
         let follows = match next.ending() {
             Ending::Retry { delay } | Ending::Snoozed { delay } => {

@@ -45,8 +45,9 @@ pub async fn resume_or_begin(client: &Client, arguments: &Arguments) -> Result<R
     };
     // Killed before these were stored, it stores them now; killed after, this changes nothing.
     let key = round.batch.to_string();
-    let flaky = jobs::flaky().keyed(&key).retry(RetryPolicy::fixed(Duration::from_millis(300)));
-    let delayed = jobs::delayed().keyed(&key).delay(Duration::from_secs(2));
+    let flaky =
+        jobs::flaky().idempotency_key(&key).retry(RetryPolicy::fixed(Duration::from_millis(300)));
+    let delayed = jobs::delayed().idempotency_key(&key).delay(Duration::from_secs(2));
     client.enqueue((flaky, delayed)).await?;
     Ok(round)
 }
@@ -130,7 +131,8 @@ async fn begin(client: &Client, arguments: &Arguments) -> Result<Round> {
     }
     let batch = Batch::new(name);
     let round = Round::of(batch.id());
-    let report = jobs::write_report(batch.id(), folder.clone()).keyed(&batch.id().to_string());
+    let report =
+        jobs::write_report(batch.id(), folder.clone()).idempotency_key(&batch.id().to_string());
     let slow_ms = arguments.slow_ms;
     let files =
         below.files.into_iter().map(|path| jobs::fingerprint(folder.clone(), path, slow_ms));

@@ -12,7 +12,7 @@ pub async fn count(client: &Client, id: &str, is: impl Fn(&RunOutcome) -> bool) 
     Ok(runs.iter().filter(|run| is(&run.outcome)).map(|run| run.count).sum())
 }
 
-/// Waits until a schedule has had so many occurrences of a sort in all.
+/// Waits until a schedule has had this many occurrences of a sort in all.
 ///
 /// What to wait for is counted before its cause is set off, or it may have come already.
 pub async fn until(

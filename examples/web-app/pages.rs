@@ -1,4 +1,4 @@
-//! What the web shows: a form, what became of a job, and how the process is.
+//! What the web shows: a form, the outcome of a job, and how the process is.
 
 use axum::Router;
 use axum::extract::{Form, Path, Request, State};
@@ -70,7 +70,7 @@ async fn sign_up(State(app): State<App>, Form(SignUp { name }): Form<SignUp>) ->
     Ok(Redirect::to(&format!("/jobs/{}", job.id())))
 }
 
-/// What became of a job: as text, so that nothing in it is read as HTML.
+/// The outcome of a job: as text, so that nothing in it is read as HTML.
 async fn job(State(app): State<App>, Path(id): Path<String>) -> Answer<String> {
     let id: JobId = id.parse().map_err(|_| Problem::NoSuchJob)?;
     let job = app.client.job(id).await?.ok_or(Problem::NoSuchJob)?;

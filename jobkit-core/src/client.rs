@@ -1,11 +1,13 @@
 //! [`Client`]: enqueues jobs, changes them, waits for them.
 
+mod batch;
 mod changes;
 mod coalescer;
-mod ends;
 mod enqueue;
 pub(crate) mod filter;
+mod finished_jobs;
 mod lock;
+mod many;
 mod operations;
 mod recurring;
 mod submitter;
@@ -27,10 +29,12 @@ use crate::model::error::{Error, Result};
 use crate::model::record::NewRecord;
 use crate::storage::{IntoStorage, Storage, Submission};
 
+pub use batch::{Batch, BatchHandle};
 pub use changes::Deleted;
-pub use ends::Ends;
-pub use enqueue::{Batch, BatchHandle, Enqueue, EnqueueMany, HasOutput};
+pub use enqueue::{Enqueue, HasOutput};
+pub use finished_jobs::FinishedJobs;
 pub use lock::Lock;
+pub use many::EnqueueMany;
 pub use recurring::Recurring;
 pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of};
 pub use wait_error::WaitError;
@@ -125,7 +129,8 @@ impl ClientOptions {
             filter.submit(job)?;
         }
         if job.id != id {
-            let reason = "is from birth: handles and edges name it, so a filter cannot change it";
+            let reason =
+                "is from creation: handles and edges name it, so a filter cannot change it";
             return Err(Error::invalid("id", reason));
         }
         if !self.codecs.is_empty() {

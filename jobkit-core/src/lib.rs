@@ -18,12 +18,12 @@ pub mod testing;
 ///
 /// A process that only enqueues links no handlers, so each hook is a trait of its own:
 /// [`SubmitFilter`](filter::SubmitFilter) belongs to a client, [`PerformFilter`](filter::PerformFilter) and
-/// [`ElectFilter`](filter::ElectFilter) to a server or to some of its [`Jobs`]. No filter writes to the
+/// [`OutcomeFilter`](filter::OutcomeFilter) to a server or to some of its [`Jobs`]. No filter writes to the
 /// storage: what it decides is part of the same commit as the submit or the settle.
 pub mod filter {
     pub use crate::client::filter::SubmitFilter;
     pub use crate::handlers::filter::{
-        ElectFilter, Election, Ended, Next, PerformFilter, Performed, Retrying,
+        Decision, Ended, Next, OutcomeFilter, PerformFilter, Performed, Retrying,
     };
 }
 
@@ -47,14 +47,14 @@ pub use retry::{RetryDecision, RetryPolicy};
 pub use schedule::{Schedule, TimeZone};
 
 pub use client::{
-    Batch, BatchHandle, Client, ClientOptions, Ends, Enqueue, InTransaction, IntoSubmission,
-    JobHandle, Recurring, WaitError,
+    Batch, BatchHandle, Client, ClientOptions, Enqueue, FinishedJobs, InTransaction,
+    IntoSubmission, JobHandle, Recurring, WaitError,
 };
 pub use context::{
     Data, FromContext, FromParent, FromParents, JobContext, ParentOutcome, Requirements,
 };
 pub use edge::On;
-pub use handlers::check_stored::{StoredCheck, StoredJob, StoredMisfit, TOLD_MISFITS};
+pub use handlers::check_stored::{CompatibilityReport, IncompatibleJob, MAX_REPORTED, StoredJob};
 pub use handlers::job_fn::JobFn;
 #[cfg(feature = "log-layer")]
 pub use handlers::log_layer::JobLogLayer;
@@ -62,7 +62,7 @@ pub use handlers::registry::Jobs;
 pub use handlers::run::Run;
 pub use jobs::job::{Job, JobOptions};
 pub use jobs::new_job::{AsParent, NewJob, Untyped, job_by_name};
-pub use jobs::outcome::{Advice, Failure, Outcome, Retry, Stop, permanent, retry_after, snooze};
+pub use jobs::outcome::{Directive, Failure, IntoJobResult, Retry, permanent, retry_after, snooze};
 pub use jobs::upgrade::{Upgraded, Upgrades};
 pub use server::{Server, ServerBuilder, ServerHandle, ServerOptions};
 pub use storage::Storage;
@@ -76,7 +76,7 @@ pub mod __private {
     pub use crate::handlers::run::{Run, run_blocking};
     pub use crate::jobs::job::{Job, JobOptions};
     pub use crate::jobs::new_job::NewJob;
-    pub use crate::jobs::outcome::{Failure, Outcome, Retry};
+    pub use crate::jobs::outcome::{Failure, IntoJobResult, Retry};
     pub use crate::jobs::upgrade::{Upgraded, Upgrades};
     pub use crate::model::limit::{Limit, Window};
     pub use crate::model::retry::RetryPolicy;

@@ -187,7 +187,7 @@ pub(crate) async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T
     })
 }
 
-/// Whether a page of an export may have so many items.
+/// Whether a page of an export may have this many items.
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) with field `limit`.

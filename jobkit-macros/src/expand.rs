@@ -241,7 +241,7 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
     let aliases = &options.aliases;
     let version = options.version.iter();
     let sensitive = sensitive(parameters);
-    let outcome = quote!(<#output as #private::Outcome>);
+    let outcome = quote!(<#output as #private::IntoJobResult>);
     let classified = options.classify.as_ref().map(|path| {
         let retry = quote_spanned!(path.span()=> #path(&__error));
         quote!(let __retry: #private::Retry = #retry;)
@@ -305,7 +305,7 @@ fn generate(options: &Options, function: &ItemFn, parameters: &[Parameter]) -> T
                     let _ = &__context;
                     #(#injections)*
                     let __outcome = #call;
-                    #private::Outcome::into_result(__outcome).map_err(|__error| {
+                    #private::IntoJobResult::into_result(__outcome).map_err(|__error| {
                         #classified
                         <#private::Failure as ::core::convert::From<#outcome::Err>>::from(__error)
                             #apply

@@ -39,8 +39,8 @@ use proc_macro::TokenStream;
 /// | `unique = "welcome:{user_id}"` | at most one job holds this key; names are arguments | none |
 /// | `unique_until = "started"` | until when the key is held: `started`, `finished`, or a duration such as `"10m"` | `finished` |
 /// | `on_conflict = "reject"` | when it is held: `return_existing`, `reject`, `replace` | `return_existing` |
-/// | `limit("smtp", 10)` | at most so many at once under this name, which may hold arguments | none |
-/// | `rate_limit("api", 100, "1m")` | at most so many starts in any such length | none |
+/// | `limit("smtp", 10)` | at most this many at once under this name, which may hold arguments | none |
+/// | `rate_limit("api", 100, "1m")` | at most this many starts in any such length | none |
 /// | `display_name = "Welcome {user_id}"` | a name of each job for people | the kind |
 /// | `tags("vip", "user:{user_id}")` | tags of each job | none |
 /// | `sensitive(card, pin)` | as `#[sensitive]` on these arguments | none |

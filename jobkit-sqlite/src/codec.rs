@@ -1,39 +1,20 @@
-//! Rows ↔ core types.
+//! Numbers, JSON and bytes of columns ↔ core types.
+
+pub(crate) mod job_row;
+pub(crate) mod sql_text;
 
 use std::time::Duration;
 
-use jobkit_core::edge::On;
-use jobkit_core::limit::Limit;
-use jobkit_core::record::{Extras, History, HistoryEntry, JobRecord, Payload};
-use jobkit_core::state::{Hold, Reason, Start, State, StateName};
-use jobkit_core::state_machine::JobHead;
-use jobkit_core::unique::Unique;
-use jobkit_core::{BatchId, Error, Incarnation, JobId, OperationId, Timestamp};
-use rusqlite::types::ValueRef;
-use rusqlite::{Row, params};
+use jobkit_core::edge::{On, Parent};
+use jobkit_core::record::Payload;
+use jobkit_core::state::{Reason, Start, StateName};
+use jobkit_core::{Error, JobId, Timestamp, bounds};
+use rusqlite::Row;
 use serde::de::DeserializeOwned;
 
-use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
-/// The attempt is known to have started.
-pub(crate) const STARTED: i64 = 1;
-/// There are edges to children.
-pub(crate) const CHILDREN: i64 = 2;
-/// There are rows in other tables that go with the job.
-pub(crate) const ASIDE: i64 = 4;
-/// The result is in `jk_payload`.
-pub(crate) const RESULT_ASIDE: i64 = 8;
-/// The present state was entered by the end of an attempt.
-pub(crate) const ENDED: i64 = 16;
-/// That attempt's duration is known.
-pub(crate) const TIMED: i64 = 32;
-
-/// Arguments and results larger than this are kept out of the row, which is rewritten at every
-/// transition.
-pub(crate) const INLINE_BYTES: usize = 1024;
-
-/// As SQLite keeps it; beyond `i64`, the largest.
+/// As SQLite stores it. What exceeds `i64` becomes the largest `i64`.
 pub(crate) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -66,7 +47,7 @@ pub(crate) fn length(micros: i64) -> Duration {
     Duration::from_micros(uint(micros))
 }
 
-pub(crate) fn state_at(number: i64) -> Done<StateName> {
+pub(crate) fn state_at(number: i64) -> SqlResult<StateName> {
     Ok(StateName::from_index(index(number))
         .ok_or_else(|| Error::corrupt(format!("there is no state number {number}")))?)
 }
@@ -75,20 +56,17 @@ pub(crate) fn reason_at(number: i64) -> Reason {
     Reason::from_index(index(number))
 }
 
-/// Where arguments are kept that are out of the row.
-pub(crate) const fn args_aside(seq: i64) -> i64 {
-    seq.wrapping_mul(2)
+/// The rank of a priority: the lower, the sooner.
+pub(crate) fn rank_of(priority: u8) -> i64 {
+    LAST_RANK - i64::from(priority)
 }
 
-/// Where a result is kept that is out of the row.
-pub(crate) const fn result_aside(seq: i64) -> i64 {
-    args_aside(seq).wrapping_add(1)
-}
-
-/// The rank is 9 − priority; a damaged one is as good as the last or the first.
+/// The priority of a rank. A corrupt one is as good as the last or the first.
 pub(crate) fn priority_at(rank: i64) -> u8 {
-    u8::try_from(9 - rank.clamp(0, 9)).unwrap_or(0)
+    u8::try_from(LAST_RANK - rank.clamp(0, LAST_RANK)).unwrap_or(0)
 }
+
+const LAST_RANK: i64 = bounds::MAX_PRIORITY as i64;
 
 pub(crate) fn on_at(number: i64) -> On {
     match number {
@@ -106,6 +84,23 @@ pub(crate) const fn on_number(on: On) -> i64 {
     }
 }
 
+/// The columns of an edge's parent: its id, and whether it is a batch.
+pub(crate) const fn parent_columns(parent: &Parent) -> (&[u8; 16], i64) {
+    match parent {
+        Parent::Job(id) => (id.as_bytes(), 0),
+        Parent::Batch(id) => (id.as_bytes(), 1),
+    }
+}
+
+/// How an edge is stored: open, decided, or given up with its child, whatever becomes of the parent.
+pub(crate) const fn decided_number(decided: bool, given_up: bool) -> i64 {
+    match (decided, given_up) {
+        (true, _) => 1,
+        (false, false) => 0,
+        (false, true) => 2,
+    }
+}
+
 /// The lowest bit tells instants (0) from delays (1); `None` is at once.
 pub(crate) fn start_number(start: Start) -> Option<i64> {
     match start {
@@ -115,7 +110,7 @@ pub(crate) fn start_number(start: Start) -> Option<i64> {
     }
 }
 
-fn start_at(number: Option<i64>) -> Start {
+pub(crate) fn start_at(number: Option<i64>) -> Start {
     match number {
         None => Start::Now,
         Some(number) if number & 1 == 0 => Start::At(at(number >> 1)),
@@ -135,418 +130,13 @@ pub(crate) fn payload(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<P
     Ok(row.get_ref(column)?.as_blob_or_null()?.map(|bytes| Payload::from(bytes.to_vec())))
 }
 
-pub(crate) fn json<T: DeserializeOwned>(text: &str) -> Done<T> {
+pub(crate) fn json<T: DeserializeOwned>(text: &str) -> SqlResult<T> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// JSON of what is there, nothing for what is empty.
+/// JSON of a value.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Option<String> {
     serde_json::to_string(value).ok()
-}
-
-/// A job's row without arguments, result and older history.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Job {
-    pub(crate) seq: i64,
-    pub(crate) id: JobId,
-    pub(crate) queue: i64,
-    pub(crate) kind: i64,
-    pub(crate) priority: u8,
-    pub(crate) flags: i64,
-    pub(crate) head: JobHead,
-    pub(crate) created_at: Timestamp,
-    pub(crate) enqueued_at: Option<Timestamp>,
-    pub(crate) claimed_at: Option<Timestamp>,
-    pub(crate) expires_at: Option<Timestamp>,
-    pub(crate) duration: Option<Duration>,
-    pub(crate) start_by: Option<Timestamp>,
-    pub(crate) parked: Option<i64>,
-    pub(crate) was: Option<Reason>,
-    pub(crate) server: Option<i64>,
-    pub(crate) batch: Option<BatchId>,
-    pub(crate) parents: u32,
-    pub(crate) last_op: Option<OperationId>,
-    pub(crate) actor: Option<String>,
-    pub(crate) tags: Option<String>,
-    pub(crate) unique: Option<String>,
-    pub(crate) limits: Option<String>,
-    pub(crate) extras: Option<String>,
-    /// What must be written to the history column.
-    pub(crate) history: Option<History>,
-}
-
-/// The columns that [`Job::read`] reads, before whatever the query adds.
-macro_rules! select_job {
-    ($rest:literal) => {
-        select_job!("", $rest)
-    };
-    ($more:literal, $rest:literal) => {
-        concat!(
-            "SELECT seq, id, state, reason, queue, kind, rank, flags, fence, failures, crashes, run, ",
-            "version, entered_at, created_at, enqueued_at, claimed_at, run_at, expires_at, duration, ",
-            "start, start_by, open, parked, was, server, incarnation, claim_seq, lease_until, cancel, ",
-            "settled_fence, settled_by, batch, parents, last_op, actor, tags, uniq, limits, extras, ",
-            // NULL for most of those that are claimed: then these columns need not be read one by one.
-            "COALESCE(run_at, expires_at, duration, start, start_by, open, parked, was, server, ",
-            "settled_fence, batch, last_op, actor, tags, uniq, limits, extras, claimed_at)",
-            $more,
-            " FROM jk_job ",
-            $rest
-        )
-    };
-}
-pub(crate) use select_job;
-
-/// The column of `select_job!` that says whether a job has what most have not.
-const RARE: usize = 40;
-
-/// The number of columns of `select_job!`: what it adds begins here.
-pub(crate) const MORE: usize = 41;
-
-impl Job {
-    /// Reads a row of `select_job!`.
-    pub(crate) fn read(db: &Db<'_>, row: &Row<'_>) -> Done<Self> {
-        let state = match row.get::<_, i64>(2)? {
-            0 => State::Awaiting { open: small(row.get::<_, Option<i64>>(22)?.unwrap_or(1)) },
-            1 => State::Scheduled { run_at: at(row.get::<_, Option<i64>>(17)?.unwrap_or(0)) },
-            2 => State::Enqueued,
-            3 => State::Processing(Hold {
-                server: db.name(row.get(25)?)?,
-                incarnation: Incarnation::from_i64(row.get(26)?),
-                claim_sequence: uint(row.get(27)?),
-                claimed_at: at(row.get(16)?),
-                expires_at: at(row.get(28)?),
-                started: row.get::<_, i64>(7)? & STARTED != 0,
-                cancel: row.get::<_, Option<i64>>(29)?.map(reason_at),
-            }),
-            4 => State::Succeeded,
-            5 => State::Failed,
-            6 => State::Deleted,
-            other => {
-                return Err(Error::corrupt(format!("there is no state number {other}")).into());
-            }
-        };
-        let mut job = Self::read_common(row, state)?;
-        if job.head.state == State::Enqueued && row.get_ref(RARE)? == ValueRef::Null {
-            return Ok(job);
-        }
-        let instant = |column| -> rusqlite::Result<_> {
-            Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_micros))
-        };
-        if let Some(fence) = row.get::<_, Option<i64>>(30)? {
-            job.head.settled = Some((uint(fence), Incarnation::from_i64(row.get(31)?)));
-        }
-        job.head.start = start_at(row.get(20)?);
-        job.claimed_at = instant(16)?;
-        job.expires_at = instant(18)?;
-        job.duration = row.get::<_, Option<i64>>(19)?.map(length);
-        job.start_by = instant(21)?;
-        job.parked = row.get(23)?;
-        job.was = row.get::<_, Option<i64>>(24)?.map(reason_at);
-        job.server = row.get(25)?;
-        let batch = row.get_ref(32)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
-        job.batch = batch.map(|bytes| BatchId::from_bytes(bytes16(bytes)));
-        let last_op = row.get_ref(34)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
-        job.last_op = last_op.map(|bytes| OperationId::from_bytes(bytes16(bytes)));
-        job.actor = row.get(35)?;
-        job.tags = row.get(36)?;
-        job.unique = row.get(37)?;
-        job.limits = row.get(38)?;
-        job.extras = row.get(39)?;
-        Ok(job)
-    }
-
-    /// What every job has; all that an enqueued one has which is like most.
-    fn read_common(row: &Row<'_>, state: State) -> Done<Self> {
-        Ok(Self {
-            seq: row.get(0)?,
-            id: job_id(row, 1)?,
-            queue: row.get(4)?,
-            kind: row.get(5)?,
-            priority: priority_at(row.get(6)?),
-            flags: row.get(7)?,
-            head: JobHead {
-                state,
-                reason: reason_at(row.get(3)?),
-                entered_at: at(row.get(13)?),
-                fence: uint(row.get(8)?),
-                failures: small(row.get(9)?),
-                crashes: small(row.get(10)?),
-                run: small(row.get(11)?),
-                version: uint(row.get(12)?),
-                settled: None,
-                start: Start::Now,
-            },
-            created_at: at(row.get(14)?),
-            enqueued_at: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_micros),
-            claimed_at: None,
-            expires_at: None,
-            duration: None,
-            start_by: None,
-            parked: None,
-            was: None,
-            server: None,
-            batch: None,
-            parents: small(row.get(33)?),
-            last_op: None,
-            actor: None,
-            tags: None,
-            unique: None,
-            limits: None,
-            extras: None,
-            history: None,
-        })
-    }
-
-    pub(crate) fn state(&self) -> StateName {
-        self.head.state.name()
-    }
-
-    pub(crate) fn has(&self, flag: i64) -> bool {
-        self.flags & flag != 0
-    }
-
-    pub(crate) fn set(&mut self, flag: i64, on: bool) {
-        if on {
-            self.flags |= flag;
-        } else {
-            self.flags &= !flag;
-        }
-    }
-
-    pub(crate) fn unique(&self) -> Done<Option<Unique>> {
-        self.unique.as_deref().map(json).transpose()
-    }
-
-    /// In the order of their names, which is the order in which they are taken.
-    pub(crate) fn limits(&self) -> Done<Vec<Limit>> {
-        let mut limits: Vec<Limit> =
-            self.limits.as_deref().map(json).transpose()?.unwrap_or_default();
-        limits.sort();
-        Ok(limits)
-    }
-
-    pub(crate) fn extras(&self) -> Done<Option<Box<Extras>>> {
-        self.extras.as_deref().map(json).transpose()
-    }
-
-    pub(crate) fn tags(&self) -> Done<Vec<String>> {
-        Ok(self.tags.as_deref().map(json).transpose()?.unwrap_or_default())
-    }
-
-    /// The record as callers see it.
-    pub(crate) fn record(self, db: &Db<'_>) -> Done<JobRecord> {
-        let parked_at = match self.parked {
-            Some(limit) => {
-                db.one("SELECT name FROM jk_limit WHERE id = ?1", [limit], |row| row.get(0))?
-            }
-            None => None,
-        };
-        Ok(JobRecord {
-            id: self.id,
-            sequence: uint(self.seq),
-            kind: db.name(self.kind)?,
-            queue: db.name(self.queue)?,
-            priority: self.priority,
-            created_at: self.created_at,
-            enqueued_at: self.enqueued_at,
-            claimed_at: self.claimed_at,
-            duration: self.duration,
-            expires_at: self.expires_at,
-            start_by: self.start_by,
-            parked_at,
-            tags: self.tags()?,
-            unique: self.unique()?,
-            limits: self.limits()?,
-            batch: self.batch,
-            parents: self.parents,
-            extras: self.extras()?,
-            head: self.head,
-        })
-    }
-
-    /// Whether the present state is Enqueued, entered in a way that columns can tell once the job is
-    /// claimed.
-    pub(crate) fn is_plainly_enqueued(&self) -> bool {
-        self.head.state == State::Enqueued
-            && !self.has(ENDED)
-            && self.actor.is_none()
-            && self.enqueued_at == Some(self.head.entered_at)
-    }
-
-    /// The transitions that the columns hold, oldest first: the present one, and with `was` those of
-    /// the claim and of the entry into the queue before it.
-    pub(crate) fn tail(&self, db: &Db<'_>) -> Done<Vec<HistoryEntry>> {
-        let server = self.server.map(|server| db.name(server)).transpose()?;
-        let entry = |state, reason, at| HistoryEntry {
-            state,
-            reason,
-            at,
-            fence: None,
-            server: None,
-            duration: None,
-            run_at: None,
-            actor: None,
-        };
-        let mut tail = Vec::with_capacity(3);
-        if let Some(reason) = self.was {
-            let since = self.claimed_at.unwrap_or(self.head.entered_at);
-            // A job that came back from its claim into the queue has overwritten this instant, and
-            // never has `was`.
-            tail.push(entry(StateName::Enqueued, reason, self.enqueued_at.unwrap_or(since)));
-            if self.state() != StateName::Processing {
-                tail.push(HistoryEntry {
-                    fence: Some(self.head.fence),
-                    server: server.clone(),
-                    ..entry(StateName::Processing, Reason::Claimed, since)
-                });
-            }
-        }
-        let mut present = entry(self.state(), self.head.reason, self.head.entered_at);
-        present.actor.clone_from(&self.actor);
-        if let State::Scheduled { run_at } = self.head.state {
-            present.run_at = Some(run_at);
-        }
-        let ended = self.has(ENDED);
-        if ended || self.state() == StateName::Processing {
-            present.fence = Some(self.head.fence);
-            present.server = server;
-        }
-        if ended && self.has(TIMED) {
-            present.duration = self.duration;
-        }
-        tail.push(present);
-        Ok(tail)
-    }
-
-    /// The history as it was applied.
-    pub(crate) fn history(&self, db: &Db<'_>) -> Done<History> {
-        let mut history = self.older_history(db)?;
-        for entry in self.tail(db)? {
-            history.push(entry);
-        }
-        Ok(history)
-    }
-
-    fn older_history(&self, db: &Db<'_>) -> Done<History> {
-        if let Some(history) = &self.history {
-            return Ok(history.clone());
-        }
-        let text: Option<String> = db
-            .one("SELECT history FROM jk_job WHERE seq = ?1", [self.seq], |row| row.get(0))?
-            .flatten();
-        // A history that cannot be read is no reason to hold the job up.
-        Ok(text.as_deref().and_then(|text| json(text).ok()).unwrap_or_default())
-    }
-
-    /// Moves what the columns hold into the history, since they are about to be overwritten.
-    pub(crate) fn keep_tail(&mut self, db: &Db<'_>) -> Done {
-        self.history = Some(self.history(db)?);
-        self.was = None;
-        Ok(())
-    }
-
-    /// Writes every column that transitions change.
-    pub(crate) fn write(&mut self, db: &Db<'_>) -> Done {
-        let head = &self.head;
-        let (mut run_at, mut open, mut hold) = (None, None, None);
-        match &head.state {
-            State::Awaiting { open: n } => open = Some(*n),
-            State::Scheduled { run_at: at } => run_at = Some(at.as_micros()),
-            State::Processing(h) => hold = Some(h),
-            _ => {}
-        }
-        let history = self.history.take().as_ref().and_then(to_json);
-        db.run(
-            "UPDATE jk_job SET state = ?2, reason = ?3, queue = ?4, rank = ?5, flags = ?6, fence = ?7, \
-             failures = ?8, crashes = ?9, run = ?10, version = ?11, entered_at = ?12, enqueued_at = ?13, \
-             claimed_at = ?14, run_at = ?15, expires_at = ?16, duration = ?17, open = ?18, parked = ?19, \
-             was = ?20, server = ?21, incarnation = ?22, claim_seq = ?23, lease_until = ?24, cancel = ?25, \
-             settled_fence = ?26, settled_by = ?27, last_op = ?28, actor = ?29, \
-             history = COALESCE(?30, history) WHERE seq = ?1",
-            params![
-                self.seq,
-                size(head.state.name().index()),
-                size(head.reason.index()),
-                self.queue,
-                9 - i64::from(self.priority),
-                self.flags,
-                int(head.fence),
-                head.failures,
-                head.crashes,
-                head.run,
-                int(head.version),
-                head.entered_at.as_micros(),
-                self.enqueued_at.map(Timestamp::as_micros),
-                self.claimed_at.map(Timestamp::as_micros),
-                run_at,
-                self.expires_at.map(Timestamp::as_micros),
-                self.duration.map(micros),
-                open,
-                self.parked,
-                self.was.map(|reason| size(reason.index())),
-                self.server,
-                hold.map(|hold| hold.incarnation.as_i64()),
-                hold.map(|hold| int(hold.claim_sequence)),
-                hold.map(|hold| hold.expires_at.as_micros()),
-                hold.and_then(|hold| hold.cancel).map(|reason| size(reason.index())),
-                head.settled.map(|(fence, _)| int(fence)),
-                head.settled.map(|(_, by)| by.as_i64()),
-                self.last_op.as_ref().map(|op| &op.as_bytes()[..]),
-                self.actor,
-                history,
-            ],
-        )?;
-        Ok(())
-    }
-
-    /// Writes what a claim of a plainly enqueued job changes.
-    pub(crate) fn write_claim(&self, db: &Db<'_>, hold: &Hold) -> Done {
-        db.run(
-            "UPDATE jk_job SET state = 3, reason = ?2, fence = ?3, version = ?4, entered_at = ?5, \
-             claimed_at = ?5, was = ?6, server = ?7, incarnation = ?8, claim_seq = ?9, \
-             lease_until = ?10, cancel = NULL, flags = ?11 WHERE seq = ?1",
-            params![
-                self.seq,
-                size(self.head.reason.index()),
-                int(self.head.fence),
-                int(self.head.version),
-                self.head.entered_at.as_micros(),
-                self.was.map(|reason| size(reason.index())),
-                self.server,
-                hold.incarnation.as_i64(),
-                int(hold.claim_sequence),
-                hold.expires_at.as_micros(),
-                self.flags,
-            ],
-        )?;
-        Ok(())
-    }
-
-    /// Writes what the end of such a claim changes, when the job is finished then.
-    pub(crate) fn write_end(&self, db: &Db<'_>) -> Done {
-        let head = &self.head;
-        db.run(
-            "UPDATE jk_job SET state = ?2, reason = ?3, version = ?4, entered_at = ?5, failures = ?6, \
-             crashes = ?7, settled_fence = ?8, settled_by = ?9, duration = ?10, expires_at = ?11, \
-             flags = ?12 WHERE seq = ?1",
-            params![
-                self.seq,
-                size(head.state.name().index()),
-                size(head.reason.index()),
-                int(head.version),
-                head.entered_at.as_micros(),
-                head.failures,
-                head.crashes,
-                head.settled.map(|(fence, _)| int(fence)),
-                head.settled.map(|(_, by)| by.as_i64()),
-                self.duration.map(micros),
-                self.expires_at.map(Timestamp::as_micros),
-                self.flags,
-            ],
-        )?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -9,29 +9,23 @@ use std::sync::Arc;
 use jobkit_core::Name;
 use rusqlite::{Connection, OptionalExtension, Params, Row, Statement};
 
-use crate::codec::Job;
-use crate::error::{Done, Fault};
+use crate::error::{Fault, SqlResult};
 
-/// In SQL of this crate, this stands for the namespace.
+/// Stands for the namespace in the SQL of this crate.
 const PLACEHOLDER: &str = "jk_";
 
-/// A connection, as one thread uses it.
+/// A connection, used by one thread.
 ///
-/// Statements are kept by the address of their text: it costs less than hashing the text, which
-/// shows at a hundred thousand statements a second, and needs no feature of `rusqlite` that only
-/// some of the supported versions have.
+/// Prepared statements are kept by the address of their text. That costs less than to hash the text,
+/// which shows at a hundred thousand statements a second, and it needs no feature of `rusqlite` that
+/// only some of the supported versions have.
 pub(crate) struct Db<'c> {
     pub(crate) conn: &'c Connection,
     prefix: Arc<str>,
     kept: RefCell<HashMap<(usize, usize), Vec<Statement<'c>>>>,
     names: RefCell<Names>,
-    claimed: RefCell<HashMap<i64, Job>>,
-    last_seq: Cell<Option<i64>>,
     is_utf8: Cell<Option<bool>>,
 }
-
-/// The most claimed jobs that are remembered.
-const CLAIMED: usize = 2_000;
 
 /// Every statement that any connection of this process prepared, for the test of their plans.
 #[cfg(test)]
@@ -44,8 +38,8 @@ impl fmt::Debug for Db<'_> {
     }
 }
 
-/// Queues, kinds and servers that were looked up. A number never changes its meaning once it is
-/// committed.
+/// Names of queues, kinds and servers that were looked up. A number never changes its meaning once it
+/// is committed.
 #[derive(Debug, Default)]
 struct Names {
     by_text: HashMap<Name, i64>,
@@ -90,8 +84,6 @@ impl<'c> Db<'c> {
             prefix,
             kept: RefCell::default(),
             names: RefCell::default(),
-            claimed: RefCell::default(),
-            last_seq: Cell::default(),
             is_utf8: Cell::default(),
         }
     }
@@ -146,8 +138,8 @@ impl<'c> Db<'c> {
         Ok(all)
     }
 
-    /// The name with a number; a stand-in where the number is damaged.
-    pub(crate) fn name(&self, id: i64) -> Done<Name> {
+    /// The name with a number; a stand-in if the number is corrupt.
+    pub(crate) fn name(&self, id: i64) -> SqlResult<Name> {
         if let Some(name) = self.names.borrow().by_id.get(&id) {
             return Ok(name.clone());
         }
@@ -155,10 +147,10 @@ impl<'c> Db<'c> {
             self.one("SELECT text FROM jk_name WHERE id = ?1", [id], |row| row.get::<_, String>(0));
         let text = match read.map_err(Fault::from) {
             Ok(Some(text)) => text,
-            // What is damaged gets a name that nobody serves: an error here would be one of every
-            // claim that comes across the lane.
+            // A corrupt number gets a name that no server serves. An error here would fail every claim
+            // that meets the lane.
             Ok(None) => return Ok(unnamed(id)),
-            Err(fault) if fault.is_damage() => return Ok(unnamed(id)),
+            Err(fault) if fault.is_corrupt_row() => return Ok(unnamed(id)),
             Err(fault) => return Err(fault),
         };
         let name = Name::from_stored(text);
@@ -167,7 +159,7 @@ impl<'c> Db<'c> {
     }
 
     /// The number of a name, if it has one.
-    pub(crate) fn name_id(&self, name: &Name) -> Done<Option<i64>> {
+    pub(crate) fn name_id(&self, name: &Name) -> SqlResult<Option<i64>> {
         if let Some(id) = self.names.borrow().by_text.get(name) {
             return Ok(Some(*id));
         }
@@ -180,7 +172,7 @@ impl<'c> Db<'c> {
     }
 
     /// The number of a name, given now if it has none.
-    pub(crate) fn intern(&self, name: &Name) -> Done<i64> {
+    pub(crate) fn intern(&self, name: &Name) -> SqlResult<i64> {
         if let Some(id) = self.name_id(name)? {
             return Ok(id);
         }
@@ -190,32 +182,9 @@ impl<'c> Db<'c> {
         Ok(id)
     }
 
-    /// Remembers the row of a job that was claimed just now, which its settle asks for next. It holds
-    /// until anything else may have changed it: another process, a call of another sort, a rollback.
-    pub(crate) fn remember_claimed(&self, job: &Job) {
-        let mut claimed = self.claimed.borrow_mut();
-        if claimed.len() >= CLAIMED {
-            claimed.clear();
-        }
-        claimed.insert(job.seq, job.clone());
-    }
-
-    /// The row of a job that was claimed before and has not changed since.
-    pub(crate) fn claimed(&self, seq: i64) -> Option<Job> {
-        self.claimed.borrow_mut().remove(&seq)
-    }
-
-    pub(crate) fn forget_claimed(&self, seq: i64) {
-        self.claimed.borrow_mut().remove(&seq);
-    }
-
-    pub(crate) fn forget_all_claimed(&self) {
-        self.claimed.borrow_mut().clear();
-    }
-
-    /// Whether texts are stored in UTF-8. Whoever makes the file decides it, once and for all, and that
-    /// may be an application that shares it.
-    pub(crate) fn is_utf8(&self) -> Done<bool> {
+    /// Whether texts are stored in UTF-8. That is fixed when the file is created, which may be done by
+    /// an application that shares it.
+    pub(crate) fn is_utf8(&self) -> SqlResult<bool> {
         if let Some(known) = self.is_utf8.get() {
             return Ok(known);
         }
@@ -225,17 +194,7 @@ impl<'c> Db<'c> {
         Ok(is_utf8)
     }
 
-    /// The highest place that this connection gave, since nobody else gave one after it.
-    pub(crate) fn last_seq(&self) -> Option<i64> {
-        self.last_seq.get()
-    }
-
-    /// After a commit; `None` where others may have written.
-    pub(crate) fn remember_last_seq(&self, last: Option<i64>) {
-        self.last_seq.set(last);
-    }
-
-    /// After a rollback: numbers that were given in it mean nothing.
+    /// Called after a rollback: numbers that were assigned in it mean nothing.
     pub(crate) fn forget_names(&self) {
         *self.names.borrow_mut() = Names::default();
     }
@@ -243,7 +202,7 @@ impl<'c> Db<'c> {
 
 impl Names {
     fn keep(&mut self, id: i64, name: &Name) {
-        // Names of servers come and go with every restart.
+        // Each restart of a server brings a new name.
         if self.by_id.len() > 10_000 {
             *self = Self::default();
         }

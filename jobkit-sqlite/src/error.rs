@@ -14,8 +14,8 @@ pub(crate) enum Fault {
     Core(Error),
 }
 
-/// The result of everything that talks to a connection.
-pub(crate) type Done<T = ()> = Result<T, Fault>;
+/// The result of everything that uses a connection.
+pub(crate) type SqlResult<T = ()> = Result<T, Fault>;
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
@@ -45,11 +45,11 @@ impl From<Fault> for Error {
 }
 
 impl Fault {
-    /// A row cannot be read, and others can.
-    pub(crate) fn is_damage(&self) -> bool {
+    /// Whether one row cannot be read while others can.
+    pub(crate) fn is_corrupt_row(&self) -> bool {
         match self {
             Self::Core(error) => error.kind() == ErrorKind::Corrupt,
-            // A column holds another type than it should.
+            // A column holds a value of the wrong type.
             Self::Sql(error) => matches!(
                 error,
                 rusqlite::Error::FromSqlConversionFailure(..)
@@ -62,13 +62,14 @@ impl Fault {
 }
 
 impl Fault {
-    /// Of several items that share a transaction, one cannot be carried out, and the others can.
-    pub(crate) fn is_of_one_item(&self) -> bool {
-        if self.is_damage() {
+    /// Whether one of several items in a transaction cannot be carried out while the others can.
+    pub(crate) fn concerns_one_item(&self) -> bool {
+        if self.is_corrupt_row() {
             return true;
         }
         let Self::Sql(error) = self else { return false };
-        // What SQLite rolls back by itself, or will refuse again, concerns all of them.
+        // An error after which SQLite rolls back by itself, or which it will repeat, concerns all
+        // items.
         matches!(
             error.sqlite_error_code(),
             Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
@@ -85,12 +86,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Tells once of a row that is stepped over since it cannot be read.
-pub(crate) fn tell_of_damage(seq: i64, fault: &Fault) {
-    static TOLD: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.len() < 1_000 && told.insert(seq) {
-        tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and is passed over");
+/// Warns once of a row that is skipped because it cannot be read.
+pub(crate) fn warn_corrupt_row(seq: i64, fault: &Fault) {
+    static WARNED: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.len() < 1_000 && warned.insert(seq) {
+        tracing::warn!(sequence = seq, error = %fault, "skipped an unreadable job");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which file is open, and whether its path still names it.
 //!
-//! SQLite goes on with a file that was removed or replaced, and with one that has another name elsewhere:
-//! what it writes then is lost, or damages what others write. Nothing here opens the file a second time:
-//! closing that would drop the locks which SQLite holds in this process
+//! SQLite keeps using a file that was removed or replaced, or that has another name elsewhere. What it
+//! then writes is lost, or damages what others write. Nothing here opens the file a second time:
+//! closing it again would drop the locks that SQLite holds in this process
 //! (<https://www.sqlite.org/howtocorrupt.html>, sections 2.2 and 2.4).
 
 use std::fs::{self, Metadata};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use jobkit_core::{Error, ErrorKind, Result};
 
-/// What tells a file from every other one that exists at the same time.
+/// What distinguishes a file from every other one that exists at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix says what a file is"))]
 struct Identity {
@@ -22,21 +22,21 @@ struct Identity {
 /// The file that is open.
 #[derive(Debug)]
 pub(crate) struct DatabaseFile {
-    /// Where it is, without links: SQLite keeps its log beside it.
+    /// Its path with symbolic links resolved: SQLite keeps its log next to it.
     place: PathBuf,
-    /// By the path that was asked for, whatever becomes of the working directory. It may be a symbolic link.
+    /// The path that the options name, made absolute. It may be a symbolic link.
     main: Part,
     log: Part,
     /// The memory that the processes share.
     shared: Part,
 }
 
-/// One of the files that belong together. Its path is kept, since it is looked at after each commit.
+/// One of the files that belong together. The path is kept, since it is checked after each commit.
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
-    /// `None` where there was none, or where the system does not say; there nobody can remove a file that is
-    /// open.
+    /// `None` if there was no such file, or if the system does not identify files; there nobody can
+    /// remove an open file.
     opened: Option<Identity>,
 }
 
@@ -88,15 +88,15 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// A file beside the database.
+/// A file next to the database.
 fn beside(place: &Path, ending: &str) -> PathBuf {
     let mut name = place.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
-/// How many names the file at a path has, if that is more than one. Nobody may write to it then: a process
-/// that opens it by another name keeps another log, and both damage the file.
+/// How many names (hard links) the file at a path has, if more than one. Such a file must not be
+/// written: a process that opens it by another name keeps another log, and both damage the file.
 fn other_names(path: &Path) -> Option<u64> {
     let file = look(path).ok().flatten()?;
     Some(names_of(&file)).filter(|names| file.is_file() && *names > 1)
@@ -151,8 +151,8 @@ impl DatabaseFile {
         log_bytes(&self.place)
     }
 
-    /// Refuses when the path does not name the open file any more, or its log is not the open one: then
-    /// what is committed is not there for anybody else, and gone when this process ends.
+    /// Refuses when the path does not name the open file any more, or its log is not the open one. Then
+    /// nobody else sees what is committed, and it is gone when this process ends.
     ///
     /// # Errors
     /// [`NotWritable`](ErrorKind::NotWritable), not applied.
@@ -163,7 +163,7 @@ impl DatabaseFile {
         }
     }
 
-    /// As [`check`](Self::check), and looks at all that belongs to the file.
+    /// As [`check`](Self::check), for every file that belongs to the database.
     pub(crate) fn check_all(&self) -> Result<()> {
         match self.what_is_wrong(true) {
             None => Ok(()),
@@ -171,13 +171,13 @@ impl DatabaseFile {
         }
     }
 
-    /// What has become of the open file, if it is not where it was.
+    /// What happened to the open file, if the path does not name it any more.
     pub(crate) fn what_is_wrong(&self, all: bool) -> Option<String> {
         for Part { path, opened } in
             [&self.main, &self.log].into_iter().chain(all.then_some(&self.shared))
         {
             let Some(opened) = *opened else { continue };
-            // A folder that cannot be read for now says nothing about what is in it.
+            // A folder that cannot be read now proves nothing about its files.
             let Ok(found) = look(path) else { continue };
             let what = match found {
                 None => "was removed or renamed",
@@ -193,7 +193,7 @@ impl DatabaseFile {
         None
     }
 
-    /// Why another process may come to other files by the same path, or to this one by another.
+    /// Why another process may reach other files by the same path, or this file by another path.
     pub(crate) fn hazards(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         if let Some(names) = other_names(&self.main.path) {
@@ -227,7 +227,7 @@ fn is_mounted(_: &Path) -> bool {
     false
 }
 
-/// Blanks and the like stand as octal numbers in the list of mounts.
+/// The list of mounts writes blanks and the like as octal numbers.
 #[cfg(target_os = "linux")]
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());

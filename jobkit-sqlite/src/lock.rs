@@ -7,45 +7,47 @@ use jobkit_core::{Error, Result, Timestamp, bounds};
 use rusqlite::params;
 
 use crate::codec::{int, uint};
-use crate::error::Done;
+use crate::error::SqlResult;
 use crate::storage::SqliteStorage;
-use crate::writer::Flight;
+use crate::txn::Txn;
 
-impl Flight<'_, '_> {
-    fn acquire(&mut self, request: &LockRequest, now: Timestamp) -> Done<Option<LockLease>> {
-        let held = self.db.one(
-            "SELECT owner, generation, expires_at FROM jk_lock WHERE name = ?1 AND expires_at > ?2",
-            params![request.name, now.as_micros()],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
-        )?;
-        let expires_at = now.plus(request.ttl);
-        let generation = match held {
-            Some((owner, generation, _)) if owner == request.owner.as_i64() => uint(generation),
-            Some((_, _, until)) => {
-                // Of a time when the clock was ahead.
-                if bounds::lease_has_expired(Timestamp::from_micros(until), now) {
-                    self.db.run(
-                        "UPDATE jk_lock SET expires_at = ?2 WHERE name = ?1",
-                        params![request.name, expires_at.as_micros()],
-                    )?;
-                }
-                return Ok(None);
+fn acquire(
+    txn: &mut Txn<'_, '_>,
+    request: &LockRequest,
+    now: Timestamp,
+) -> SqlResult<Option<LockLease>> {
+    let held = txn.db.one(
+        "SELECT owner, generation, expires_at FROM jk_lock WHERE name = ?1 AND expires_at > ?2",
+        params![request.name, now.as_micros()],
+        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
+    )?;
+    let expires_at = now.plus(request.ttl);
+    let generation = match held {
+        Some((owner, generation, _)) if owner == request.owner.as_i64() => uint(generation),
+        Some((_, _, until)) => {
+            // The clock was ahead when it was acquired.
+            if bounds::lease_has_expired(Timestamp::from_micros(until), now) {
+                txn.db.run(
+                    "UPDATE jk_lock SET expires_at = ?2 WHERE name = ?1",
+                    params![request.name, expires_at.as_micros()],
+                )?;
             }
-            None => {
-                // One counter for all names, so that rows of free locks need not be kept.
-                let generation = self.meta("generation")? + 1;
-                self.set_meta("generation", generation)?;
-                generation
-            }
-        };
-        self.db.run(
-            "INSERT INTO jk_lock (name, owner, generation, expires_at) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, \
-             generation = excluded.generation, expires_at = excluded.expires_at",
-            params![request.name, request.owner.as_i64(), int(generation), expires_at.as_micros()],
-        )?;
-        Ok(Some(LockLease { generation, expires_at }))
-    }
+            return Ok(None);
+        }
+        None => {
+            // One counter for all names, so that rows of free locks need not be kept.
+            let generation = txn.meta("generation")? + 1;
+            txn.set_meta("generation", generation)?;
+            generation
+        }
+    };
+    txn.db.run(
+        "INSERT INTO jk_lock (name, owner, generation, expires_at) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, \
+         generation = excluded.generation, expires_at = excluded.expires_at",
+        params![request.name, request.owner.as_i64(), int(generation), expires_at.as_micros()],
+    )?;
+    Ok(Some(LockLease { generation, expires_at }))
 }
 
 fn check(request: &LockRequest) -> Result<()> {
@@ -63,9 +65,9 @@ impl LockStore for SqliteStorage {
         check(request)?;
         let request = request.clone();
         self.writer()
-            .call("try_acquire", move |flight| {
-                let now = flight.now(request.now);
-                flight.acquire(&request, now)
+            .call("try_acquire", move |txn| {
+                let now = txn.now(request.now);
+                acquire(txn, &request, now)
             })
             .await
     }
@@ -74,10 +76,10 @@ impl LockStore for SqliteStorage {
         check(request)?;
         let request = request.clone();
         self.writer()
-            .call("renew_lock", move |flight| {
-                let expires_at = flight.now(request.now).plus(request.ttl);
-                // Also when it has expired, as long as nobody has taken it since.
-                let renewed = flight.db.run(
+            .call("renew_lock", move |txn| {
+                let expires_at = txn.now(request.now).plus(request.ttl);
+                // Even after it expired, as long as nobody has taken it since.
+                let renewed = txn.db.run(
                     "UPDATE jk_lock SET expires_at = ?4 \
                      WHERE name = ?1 AND owner = ?2 AND generation = ?3",
                     params![
@@ -96,16 +98,16 @@ impl LockStore for SqliteStorage {
         check(request)?;
         let request = request.clone();
         self.writer()
-            .call("release_lock", move |flight| {
-                let now = flight.now(request.now);
-                let until = flight.db.one(
+            .call("release_lock", move |txn| {
+                let now = txn.now(request.now);
+                let until = txn.db.one(
                     "SELECT expires_at FROM jk_lock \
                      WHERE name = ?1 AND owner = ?2 AND generation = ?3",
                     params![request.name, request.owner.as_i64(), int(generation)],
                     |row| row.get::<_, i64>(0),
                 )?;
                 let Some(until) = until else { return Ok(false) };
-                flight.db.run("DELETE FROM jk_lock WHERE name = ?1", [&request.name])?;
+                txn.db.run("DELETE FROM jk_lock WHERE name = ?1", [&request.name])?;
                 Ok(until > now.as_micros())
             })
             .await

@@ -15,42 +15,22 @@ use jobkit_core::storage::{
     PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo,
     Snapshot,
 };
-use jobkit_core::{Error, JobId, Name, Result, Timestamp, bounds};
+use jobkit_core::{Error, JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
-pub(crate) use self::statistics::fold;
-use self::statistics::{range, tail, total};
+use self::statistics::{by_state, held, range, tail, total};
+use crate::codec::sql_text::sql;
 use crate::codec::{index, job_id, json, on_at, size, state_at, uint};
 use crate::connection::Db;
-use crate::error::Done;
-use crate::jobs::{find, parents, state_of};
-use crate::operations::{failures, pauses};
-use crate::queue::lanes::lanes_of;
+use crate::error::SqlResult;
+use crate::jobs::read::{find, parents, state_of};
+use crate::operations::failures;
+use crate::operations::pauses::pauses;
+use crate::queue::claim_order::lanes_of;
 use crate::recurring::running;
 use crate::storage::SqliteStorage;
 
-/// Held leases by queue; what the statistics count as Enqueued until their claim ends.
-fn held(db: &Db<'_>) -> Done<BTreeMap<i64, i64>> {
-    Ok(db
-        .all(
-            "SELECT queue, count(*) FROM jk_job INDEXED BY jk_held WHERE state = 3 GROUP BY queue",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?
-        .into_iter()
-        .collect())
-}
-
-/// Jobs in each state, from what transitions counted.
-fn by_state(total: &Tally, held: i64) -> [u64; 7] {
-    let mut by_state = total.gauge.map(uint);
-    let enqueued = StateName::Enqueued.index();
-    by_state[enqueued] = uint(total.gauge[enqueued] - held);
-    by_state[StateName::Processing.index()] = uint(held);
-    by_state
-}
-
-fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
+fn snapshot(db: &Db<'_>, now: Timestamp) -> SqlResult<Snapshot> {
     let tail = tail(db)?;
     let held = held(db)?;
     let by_state = by_state(&total(db, &tail, &Scope::Total)?, held.values().sum());
@@ -119,14 +99,16 @@ fn snapshot(db: &Db<'_>, now: Timestamp) -> Done<Snapshot> {
     })
 }
 
-fn lanes(db: &Db<'_>, limit: usize) -> Done<Vec<Lane>> {
+fn lanes(db: &Db<'_>, limit: usize) -> SqlResult<Vec<Lane>> {
     let mut lanes = Vec::new();
     for (queue, id) in list::queues_in_use(db)? {
         for kind in lanes_of(db, id)? {
             let first_at = db.one(
-                "SELECT enqueued_at FROM jk_job INDEXED BY jk_ready \
-                 WHERE state = 2 AND parked IS NULL AND queue = ?1 AND kind = ?2 \
-                 ORDER BY rank, seq LIMIT 1",
+                sql!(
+                    "SELECT enqueued_at FROM jk_job INDEXED BY jk_ready \
+                 WHERE state = {enqueued} AND parked IS NULL AND queue = ?1 AND kind = ?2 \
+                 ORDER BY rank, seq LIMIT 1"
+                ),
                 [id, kind],
                 |row| row.get::<_, Option<i64>>(0),
             )?;
@@ -139,9 +121,14 @@ fn lanes(db: &Db<'_>, limit: usize) -> Done<Vec<Lane>> {
     Ok(lanes)
 }
 
-fn relations(db: &Db<'_>, id: JobId, after: Option<&Cursor>, limit: usize) -> Done<RelationPage> {
+fn relations(
+    db: &Db<'_>,
+    id: JobId,
+    after: Option<&Cursor>,
+    limit: usize,
+) -> SqlResult<RelationPage> {
     let Some(job) = find(db, id)? else { return Ok(RelationPage::default()) };
-    // How many parents were seen, then the last child with its edge.
+    // The number of parents already listed, then the last child with its edge.
     let (seen, (child, n)) = match after {
         Some(cursor) => {
             let numbers = list::numbers(cursor)?;
@@ -276,16 +263,4 @@ impl Monitoring for SqliteStorage {
         let query = query.clone();
         self.read("error_groups", move |db| failures::groups(db, &query)).await
     }
-}
-
-/// Exactly how many jobs are in a state.
-fn count(db: &Db<'_>, state: StateName) -> Done<u64> {
-    let total = total(db, &tail(db)?, &Scope::Total)?;
-    Ok(by_state(&total, held(db)?.values().sum())[state.index()])
-}
-
-/// The name of a queue as a cursor holds it.
-fn queue_of(cursor: &str) -> (Name, &str) {
-    let (queue, rest) = cursor.split_once(':').unwrap_or((cursor, ""));
-    (Name::from_stored(queue), rest)
 }

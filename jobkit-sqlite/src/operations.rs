@@ -1,10 +1,10 @@
 //! `Operations`.
 
-mod desk;
+mod export;
 pub(crate) mod failures;
-mod transfer;
-
-use std::collections::HashSet;
+mod import;
+pub(crate) mod operator_state;
+pub(crate) mod pauses;
 
 use async_trait::async_trait;
 use jobkit_core::failure::Fingerprint;
@@ -18,60 +18,11 @@ use jobkit_core::storage::{
 use jobkit_core::{Name, Result, Timestamp};
 use rusqlite::params;
 
-pub(crate) use self::desk::forget_old;
-
+use self::pauses::{pauses, target_key};
 use crate::codec::json;
-use crate::connection::Db;
-use crate::error::Done;
+use crate::jobs::edit;
+use crate::limits::admission;
 use crate::storage::SqliteStorage;
-
-/// Numbers of the queues and kinds that are paused now.
-#[derive(Debug, Default)]
-pub(crate) struct Paused {
-    pub(crate) queues: HashSet<i64>,
-    pub(crate) kinds: HashSet<i64>,
-    /// Some of these pauses end by themselves.
-    pub(crate) ends: bool,
-}
-
-impl Paused {
-    pub(crate) fn read(db: &Db<'_>, now: Timestamp) -> Done<Self> {
-        let mut paused = Self::default();
-        for record in pauses(db)? {
-            if !record.pause.holds(now) {
-                continue;
-            }
-            let (numbers, name) = match &record.target {
-                PauseTarget::Queue(name) => (&mut paused.queues, name),
-                PauseTarget::Kind(name) => (&mut paused.kinds, name),
-            };
-            numbers.extend(db.name_id(name)?);
-            paused.ends |= record.pause.until.is_some();
-        }
-        Ok(paused)
-    }
-}
-
-/// All pauses, also those that have ended by themselves.
-pub(crate) fn pauses(db: &Db<'_>) -> Done<Vec<PauseRecord>> {
-    db.all("SELECT of_kind, name, body FROM jk_pause", [], |row| {
-        Ok((row.get::<_, bool>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
-    })?
-    .into_iter()
-    .map(|(of_kind, name, body)| {
-        let name = Name::from_stored(name);
-        let target = if of_kind { PauseTarget::Kind(name) } else { PauseTarget::Queue(name) };
-        Ok(PauseRecord { target, pause: json::<Pause>(&body)? })
-    })
-    .collect()
-}
-
-fn key(target: &PauseTarget) -> (bool, Name) {
-    match target {
-        PauseTarget::Queue(name) => (false, name.clone()),
-        PauseTarget::Kind(name) => (true, name.clone()),
-    }
-}
 
 #[async_trait]
 impl Operations for SqliteStorage {
@@ -82,38 +33,38 @@ impl Operations for SqliteStorage {
         now: Option<Timestamp>,
     ) -> Result<()> {
         pause.check()?;
-        let ((of_kind, name), mut pause) = (key(target), pause.clone());
+        let ((of_kind, name), mut pause) = (target_key(target), pause.clone());
         self.writer()
-            .call("pause", move |flight| {
-                pause.since = flight.now(now);
-                flight.db.run(
+            .call("pause", move |txn| {
+                pause.since = txn.now(now);
+                txn.db.run(
                     "INSERT INTO jk_pause (of_kind, name, body) VALUES (?1, ?2, ?3) \
                      ON CONFLICT (of_kind, name) DO UPDATE SET body = excluded.body",
                     params![of_kind, name.as_str(), serde_json::to_string(&pause)?],
                 )?;
-                // Others may use the room that was given to what is paused now.
-                flight.refill_all(pause.since)
+                // Others may use the capacity that was given to what is paused now.
+                admission::admit_everywhere(txn, pause.since)
             })
             .await
     }
 
     async fn resume(&self, target: &PauseTarget) -> Result<bool> {
-        let (of_kind, name) = key(target);
+        let (of_kind, name) = target_key(target);
         self.writer()
-            .call("resume", move |flight| {
-                let now = flight.now(None);
-                let pause = flight.db.one(
+            .call("resume", move |txn| {
+                let now = txn.now(None);
+                let pause = txn.db.one(
                     "SELECT body FROM jk_pause WHERE of_kind = ?1 AND name = ?2",
                     params![of_kind, name.as_str()],
                     |row| row.get::<_, String>(0),
                 )?;
                 let Some(pause) = pause else { return Ok(false) };
-                flight.db.run(
+                txn.db.run(
                     "DELETE FROM jk_pause WHERE of_kind = ?1 AND name = ?2",
                     params![of_kind, name.as_str()],
                 )?;
-                flight.work = true;
-                flight.refill_all(now)?;
+                txn.work = true;
+                admission::admit_everywhere(txn, now)?;
                 Ok(json::<Pause>(&pause)?.holds(now))
             })
             .await
@@ -141,13 +92,13 @@ impl Operations for SqliteStorage {
         }
         let (server, mut order) = (server.clone(), order.cloned());
         self.writer()
-            .call("command_server", move |flight| {
-                let now = flight.now(now);
+            .call("command_server", move |txn| {
+                let now = txn.now(now);
                 let body = order.as_mut().map(|order| {
                     order.given.since = now;
                     serde_json::to_string(order)
                 });
-                let known = flight.db.run(
+                let known = txn.db.run(
                     "UPDATE jk_server SET orders = ?2 WHERE name = ?1",
                     params![server.as_str(), body.transpose()?],
                 )?;
@@ -161,9 +112,9 @@ impl Operations for SqliteStorage {
         let EditJob { original, guard, copy, actor, now } = edit;
         let (copy, actor) = (copy.clone(), actor.map(str::to_owned));
         self.writer()
-            .call("edit_job", move |flight| {
-                let now = flight.now(now);
-                flight.edit(original, guard, &copy, actor.as_deref(), now)
+            .call("edit_job", move |txn| {
+                let now = txn.now(now);
+                edit::edit(txn, original, guard, &copy, actor.as_deref(), now)
             })
             .await
     }
@@ -171,15 +122,15 @@ impl Operations for SqliteStorage {
     async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
         bulk.check()?;
         let bulk = bulk.clone();
-        self.writer().call("save_bulk", move |flight| desk::save(flight.db, &bulk)).await
+        self.writer().call("save_bulk", move |txn| operator_state::save(txn.db, &bulk)).await
     }
 
     async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
-        self.read("bulk", move |db| desk::bulk(db, id)).await
+        self.read("bulk", move |db| operator_state::bulk(db, id)).await
     }
 
     async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
-        self.read("bulks", move |db| desk::bulks(db, limit)).await
+        self.read("bulks", move |db| operator_state::bulks(db, limit)).await
     }
 
     async fn mute(
@@ -193,11 +144,11 @@ impl Operations for SqliteStorage {
         }
         let mut mute = mute.cloned();
         self.writer()
-            .call("mute", move |flight| {
+            .call("mute", move |txn| {
                 if let Some(mute) = &mut mute {
-                    mute.since = flight.now(now);
+                    mute.since = txn.now(now);
                 }
-                failures::mute(flight.db, group, mute.as_ref())
+                failures::mute(txn.db, group, mute.as_ref())
             })
             .await
     }
@@ -206,30 +157,30 @@ impl Operations for SqliteStorage {
         entry.check()?;
         let entry = entry.clone();
         self.writer()
-            .call("append_audit", move |flight| {
-                let now = flight.now(now);
-                desk::append_audit(flight.db, &entry, now)
+            .call("append_audit", move |txn| {
+                let now = txn.now(now);
+                operator_state::append_audit(txn.db, &entry, now)
             })
             .await
     }
 
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
-        self.read("audit", move |db| desk::audit(db, after, limit)).await
+        self.read("audit", move |db| operator_state::audit(db, after, limit)).await
     }
 
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
         check_export(limit)?;
         let after = after.map(str::to_owned);
-        self.read("export", move |db| transfer::export(db, after.as_deref(), limit)).await
+        self.read("export", move |db| export::export(db, after.as_deref(), limit)).await
     }
 
     async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
         check_items("items", items.len())?;
         let items = items.to_vec();
         self.writer()
-            .call("import", move |flight| {
-                let now = flight.now(None);
-                flight.import(&items, now)
+            .call("import", move |txn| {
+                let now = txn.now(None);
+                import::import(txn, &items, now)
             })
             .await
     }
@@ -237,6 +188,6 @@ impl Operations for SqliteStorage {
     async fn secret(&self, name: &str) -> Result<[u8; 32]> {
         check_label("secret", name)?;
         let name = name.to_owned();
-        self.writer().call("secret", move |flight| desk::secret(flight.db, &name)).await
+        self.writer().call("secret", move |txn| operator_state::secret(txn.db, &name)).await
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use jobkit_core::{Clock, Error, ErrorKind, Result, SystemClock};
 
 use crate::schema::{VERSION, print_migrations};
-use crate::storage::SqliteStorage;
 
 /// What a committed job survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +20,7 @@ pub enum SqliteDurability {
     Full,
 }
 
-/// Options of [`SqliteStorage`].
+/// Options of [`SqliteStorage`](crate::SqliteStorage).
 ///
 /// # Example: a database that survives power loss
 /// ```no_run
@@ -159,19 +158,6 @@ impl SqliteOptions {
         self
     }
 
-    /// Opens the database.
-    ///
-    /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) for an option out of range, and for a file that has
-    /// several names (hard links); [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
-    /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
-    /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow,
-    /// or if it is missing or older and may not be migrated.
-    pub async fn open(self) -> Result<SqliteStorage> {
-        self.check()?;
-        SqliteStorage::connect(self).await
-    }
-
     /// The SQL that brings the schema of this namespace from version `from` (0: nothing) to the present
     /// one, to be read or run by hand. See [`print_migrations`](crate::print_migrations).
     ///
@@ -189,7 +175,7 @@ impl SqliteOptions {
         Ok(print_migrations(&self.namespace, from))
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let bad = |what: &'static str| Err(Error::new(ErrorKind::Configuration, what));
         let name = self.namespace.as_bytes();
         if !(1..=32).contains(&name.len())

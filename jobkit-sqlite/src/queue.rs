@@ -1,11 +1,12 @@
 //! `JobQueue`.
 
 mod claim;
-pub(crate) mod lanes;
+pub(crate) mod claim_order;
+pub(crate) mod lease;
 mod promote;
 mod renew;
 mod rescue;
-mod settle;
+pub(crate) mod settle;
 
 use async_trait::async_trait;
 use jobkit_core::Result;
@@ -14,21 +15,34 @@ use jobkit_core::storage::{
     SettleAnswer, SettleRequest, StepRequest, WakeUpFilter, WakeUps,
 };
 
+use self::promote::promote;
+use self::renew::renew;
+use self::rescue::rescue;
+use self::settle::settle_all;
 use crate::storage::SqliteStorage;
 use crate::wake_up;
+use crate::writer::CallOptions;
 
 #[async_trait]
 impl JobQueue for SqliteStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
         let request = request.clone();
-        self.writer().call_hot("claim", move |flight| flight.claim(&request)).await
+        self.writer()
+            .call_with("claim", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
+                claim::claim(txn, &request)
+            })
+            .await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         request.check()?;
         let request = request.clone();
-        self.writer().call_hot("settle", move |flight| flight.settle_all(&request)).await
+        self.writer()
+            .call_with("settle", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
+                settle_all(txn, &request)
+            })
+            .await
     }
 
     async fn settle_and_claim(
@@ -40,8 +54,8 @@ impl JobQueue for SqliteStorage {
         claim.check()?;
         let (settle, claim) = (settle.clone(), claim.clone());
         self.writer()
-            .call_hot("settle_and_claim", move |flight| {
-                Ok((flight.settle_all(&settle)?, flight.claim(&claim)?))
+            .call_with("settle_and_claim", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
+                Ok((settle_all(txn, &settle)?, claim::claim(txn, &claim)?))
             })
             .await
     }
@@ -49,16 +63,16 @@ impl JobQueue for SqliteStorage {
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
         request.check()?;
         let request = request.clone();
-        self.writer().call("renew", move |flight| flight.renew(&request)).await
+        self.writer().call("renew", move |txn| renew(txn, &request)).await
     }
 
     async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
-        self.writer().call("promote_due", move |flight| flight.promote(request)).await
+        self.writer().call("promote_due", move |txn| promote(txn, request)).await
     }
 
     async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
         let request = request.clone();
-        self.writer().call("rescue_expired", move |flight| flight.rescue(&request)).await
+        self.writer().call("rescue_expired", move |txn| rescue(txn, &request)).await
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {

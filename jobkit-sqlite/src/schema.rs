@@ -5,16 +5,16 @@ use jobkit_core::{Error, ErrorKind};
 
 use crate::codec::small;
 use crate::connection::{Db, with_prefix};
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The schema that this release writes.
 pub(crate) const VERSION: u32 = 6;
 /// The oldest release, by the schema it writes, that may write to what this release has migrated.
 ///
-/// Schema 2: an older one would complete a batch without telling the one around it. Schema 3: it would
-/// not count the starts of a rate limit, and would free keys that are held for a period.
-/// What schema 5 dropped is named by lists alone, so older ones go on working without them. What schema 6
-/// adds matters only where the clock goes back.
+/// Schema 2: an older release would complete a batch without counting it in the enclosing one. Schema
+/// 3: it would not count the starts of a rate limit, and would free keys that are held for a period.
+/// Only lists name what schema 5 dropped, so older releases keep working. What schema 6 adds matters
+/// only when the clock goes back.
 const OLDEST_WRITER: u32 = 3;
 
 const MIGRATIONS: [&str; 6] = [
@@ -53,7 +53,7 @@ fn mark(version: u32, oldest_writer: u32) -> String {
 }
 
 /// The schema's version, zero without one, and the oldest writer it admits.
-pub(crate) fn version(db: &Db<'_>) -> Done<(u32, u32)> {
+fn version(db: &Db<'_>) -> SqlResult<(u32, u32)> {
     let there: Option<i64> = db
         .conn
         .query_row(
@@ -65,8 +65,8 @@ pub(crate) fn version(db: &Db<'_>) -> Done<(u32, u32)> {
     if there == Some(0) {
         return Ok((0, 0));
     }
-    // Not kept as statements: the table may just have appeared.
-    let read = |key: &str| -> Done<u32> {
+    // Not kept as prepared statements: the table may just have appeared.
+    let read = |key: &str| -> SqlResult<u32> {
         let mut statement = db.conn.prepare(&db.sql("SELECT value FROM jk_meta WHERE key = ?1"))?;
         let mut rows = statement.query([key])?;
         Ok(match rows.next()? {
@@ -78,7 +78,7 @@ pub(crate) fn version(db: &Db<'_>) -> Done<(u32, u32)> {
 }
 
 /// Whether this release may use what is there.
-pub(crate) fn check(db: &Db<'_>) -> Done<u32> {
+pub(crate) fn check(db: &Db<'_>) -> SqlResult<u32> {
     let (version, oldest_writer) = version(db)?;
     if oldest_writer > VERSION {
         return Err(refusal(version, oldest_writer).into());
@@ -97,9 +97,9 @@ fn refusal(version: u32, oldest_writer: u32) -> Error {
     )
 }
 
-/// The same for a namespace that was open: a newer release may have migrated it meanwhile. In the
-/// transaction that is to write, so that none can come between.
-pub(crate) fn check_again(db: &Db<'_>) -> Done {
+/// The same check for a namespace that is open already, since a newer release may have migrated it. It
+/// runs in the transaction that will write, so that no migration can come between.
+pub(crate) fn check_again(db: &Db<'_>) -> SqlResult {
     let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let oldest_writer =
         db.one("SELECT value FROM jk_meta WHERE key = 'oldest_writer'", [], read)?.map_or(0, small);
@@ -110,9 +110,9 @@ pub(crate) fn check_again(db: &Db<'_>) -> Done {
     Ok(())
 }
 
-/// Brings the schema up to date. To be called in a transaction that holds the write lock, so that of
-/// two at once the second finds it done.
-pub(crate) fn migrate(db: &Db<'_>) -> Done<Migrated> {
+/// Brings the schema up to date. Call it in a transaction that holds the write lock: of two processes
+/// at once the second then finds it done.
+pub(crate) fn migrate(db: &Db<'_>) -> SqlResult<Migrated> {
     let from = check(db)?;
     if from < VERSION {
         for migration in MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {

@@ -10,17 +10,21 @@ use jobkit_core::storage::{
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use rusqlite::{Params, Row, params};
 
-use crate::codec::{STARTED, at, json, small};
-use crate::error::Done;
-use crate::operations::pauses;
+use crate::codec::job_row::STARTED;
+use crate::codec::sql_text::sql;
+use crate::codec::{at, json, small};
+use crate::error::SqlResult;
+use crate::limits::admission;
+use crate::operations::pauses::pauses;
+use crate::queue::lease;
 use crate::storage::SqliteStorage;
-use crate::writer::Flight;
+use crate::txn::Txn;
 
-/// One that cannot be read orders nothing: its server must not be taken for dead.
+/// An order that cannot be read is ignored: its server must not be taken for dead.
 fn read_order(text: String) -> Option<ServerOrder> {
     let read = json::<ServerOrder>(&text);
     if let Err(fault) = &read {
-        tracing::warn!(error = %fault, "an order to a server cannot be read and is passed over");
+        tracing::warn!(error = %fault, "skipped an unreadable server command");
     }
     read.ok()
 }
@@ -31,7 +35,7 @@ fn status_row(row: &Row<'_>) -> rusqlite::Result<StatusRow> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
 }
 
-fn read_status((info, heartbeat, busy, order): StatusRow) -> Done<ServerStatus> {
+fn read_status((info, heartbeat, busy, order): StatusRow) -> SqlResult<ServerStatus> {
     Ok(ServerStatus {
         info: json(&info)?,
         heartbeat_at: at(heartbeat),
@@ -45,36 +49,36 @@ impl ServerRegistry for SqliteStorage {
     async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
         let server = server.clone();
         self.writer()
-            .call("announce", move |flight| {
-                let now = flight.now(now);
+            .call("announce", move |txn| {
+                let now = txn.now(now);
                 let incarnation = server.incarnation.as_i64();
-                let holder = flight.db.one(
+                let holder = txn.db.one(
                     "SELECT info, heartbeat_at, busy, orders FROM jk_server \
                      WHERE name = ?1 AND incarnation <> ?2",
                     params![server.name.as_str(), incarnation],
                     status_row,
                 )?;
-                // One that cannot be read holds nothing.
+                // A row that cannot be read holds no name.
                 let holder = holder.and_then(|row| read_status(row).ok());
                 if let Some(holder) = holder.filter(|holder| !holder.yields_its_name(now)) {
                     return Ok(Announced::NameTaken(Box::new(holder)));
                 }
-                flight.forget_lanes(
+                forget_lanes(txn,
                     "SELECT incarnation FROM jk_server WHERE name = ?1 OR incarnation = ?2",
                     params![server.name.as_str(), incarnation],
                 )?;
-                // A former life under the same name; its leases stay what they are.
-                flight.db.run(
+                // An earlier incarnation under the same name; its leases stay as they are.
+                txn.db.run(
                     "DELETE FROM jk_server WHERE name = ?1 AND incarnation <> ?2",
                     params![server.name.as_str(), incarnation],
                 )?;
-                // A life that was forgotten and comes back must not repeat its last claim.
-                flight.db.run(
-                    "INSERT INTO jk_server (incarnation, name, info, heartbeat_at, last_claim) \
+                // An incarnation that was removed and comes back must not repeat its last claim.
+                txn.db.run(
+                    sql!("INSERT INTO jk_server (incarnation, name, info, heartbeat_at, last_claim) \
                      VALUES (?1, ?2, ?3, ?4, COALESCE((SELECT max(claim_seq) \
-                     FROM jk_job INDEXED BY jk_held WHERE state = 3 AND incarnation = ?1), 0)) \
+                     FROM jk_job INDEXED BY jk_held WHERE state = {processing} AND incarnation = ?1), 0)) \
                      ON CONFLICT (incarnation) DO UPDATE SET \
-                     name = excluded.name, info = excluded.info, heartbeat_at = excluded.heartbeat_at",
+                     name = excluded.name, info = excluded.info, heartbeat_at = excluded.heartbeat_at"),
                     params![
                         incarnation,
                         server.name.as_str(),
@@ -82,8 +86,8 @@ impl ServerRegistry for SqliteStorage {
                         now.as_micros()
                     ],
                 )?;
-                flight.serve_lanes(&server)?;
-                flight.refill_all(now)?;
+                serve_lanes(txn, &server)?;
+                admission::admit_everywhere(txn, now)?;
                 Ok(Announced::Known)
             })
             .await
@@ -92,13 +96,13 @@ impl ServerRegistry for SqliteStorage {
     async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
         let beat = *beat;
         self.writer()
-            .call("heartbeat", move |flight| {
-                let now = flight.now(now);
-                let known = flight.db.run(
+            .call("heartbeat", move |txn| {
+                let now = txn.now(now);
+                let known = txn.db.run(
                     "UPDATE jk_server SET heartbeat_at = ?2, busy = ?3 WHERE incarnation = ?1",
                     params![beat.incarnation.as_i64(), now.as_micros(), beat.busy],
                 )? > 0;
-                let order = flight.db.one(
+                let order = txn.db.one(
                     "SELECT orders FROM jk_server WHERE incarnation = ?1",
                     [beat.incarnation.as_i64()],
                     |row| row.get::<_, Option<String>>(0),
@@ -106,12 +110,12 @@ impl ServerRegistry for SqliteStorage {
                 let order = order.flatten().and_then(read_order);
                 let order = order.filter(|order| order.given.holds(now));
                 let command = order.map(|order| order.command);
-                let bulk = flight.db.one(
+                let bulk = txn.db.one(
                     "SELECT 1 FROM jk_bulk INDEXED BY jk_bulk_open WHERE ended_at IS NULL LIMIT 1",
                     [],
                     |_| Ok(()),
                 )?;
-                let mut paused: Vec<_> = pauses(flight.db)?
+                let mut paused: Vec<_> = pauses(txn.db)?
                     .into_iter()
                     .filter(|record| record.pause.holds(now))
                     .map(|record| record.target)
@@ -125,51 +129,50 @@ impl ServerRegistry for SqliteStorage {
     async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
         let leases = still_running.to_vec();
         self.writer()
-            .call("remove_server", move |flight| {
-                flight.forget_lanes("SELECT ?1", [incarnation.as_i64()])?;
-                flight
-                    .db
+            .call("remove_server", move |txn| {
+                forget_lanes(txn, "SELECT ?1", [incarnation.as_i64()])?;
+                txn.db
                     .run("DELETE FROM jk_server WHERE incarnation = ?1", [incarnation.as_i64()])?;
                 for lease in &leases {
-                    let Some(job) = flight.leased(lease)? else { continue };
+                    let Some(job) = lease::leased(txn, lease)? else { continue };
                     if lease.incarnation == incarnation
                         && job.head.is_held_by(lease.fence, lease.incarnation)
                     {
-                        // Its server says goodbye: that is no crash.
-                        flight.db.run(
+                        // Its server deregisters: that is no crash.
+                        txn.db.run(
                             "UPDATE jk_job SET flags = flags & ~?2 WHERE seq = ?1",
                             [job.seq, STARTED],
                         )?;
                     }
                 }
-                let now = flight.now(None);
-                flight.refill_all(now)
+                let now = txn.now(None);
+                admission::admit_everywhere(txn, now)
             })
             .await
     }
 
     async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
         self.writer()
-            .call("remove_dead", move |flight| {
-                let now = flight.now(now);
-                // What lies further ahead is of a time when the clock was.
+            .call("remove_dead", move |txn| {
+                let now = txn.now(now);
+                // A heartbeat further ahead comes from a time when the clock was ahead.
                 let alive = [now.minus(silent_for).as_micros(), now.plus(silent_for).as_micros()];
-                let dead = flight.db.all(
+                let dead = txn.db.all(
                     "SELECT name FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2 \
                      ORDER BY name",
                     alive,
                     |row| row.get::<_, String>(0),
                 )?;
                 if !dead.is_empty() {
-                    flight.forget_lanes(
+                    forget_lanes(txn,
                         "SELECT incarnation FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2",
                         alive,
                     )?;
-                    flight.db.run(
+                    txn.db.run(
                         "DELETE FROM jk_server WHERE heartbeat_at NOT BETWEEN ?1 AND ?2",
                         alive,
                     )?;
-                    flight.refill_all(now)?;
+                    admission::admit_everywhere(txn, now)?;
                 }
                 Ok(dead.into_iter().map(Name::from_stored).collect())
             })
@@ -191,24 +194,22 @@ impl ServerRegistry for SqliteStorage {
     }
 }
 
-impl Flight<'_, '_> {
-    /// Notes the queues and kinds of a server.
-    fn serve_lanes(&self, server: &ServerInfo) -> Done {
-        let queues = server.queues.iter().map(|queue| (0, queue));
-        for (of_kind, name) in queues.chain(server.kinds.iter().map(|kind| (1, kind))) {
-            self.db.run(
-                "INSERT OR IGNORE INTO jk_serves (name, of_kind, server) VALUES (?1, ?2, ?3)",
-                params![self.db.intern(name)?, of_kind, server.incarnation.as_i64()],
-            )?;
-        }
-        Ok(())
+/// Stores the queues and kinds of a server.
+fn serve_lanes(txn: &Txn<'_, '_>, server: &ServerInfo) -> SqlResult {
+    let queues = server.queues.iter().map(|queue| (0, queue));
+    for (of_kind, name) in queues.chain(server.kinds.iter().map(|kind| (1, kind))) {
+        txn.db.run(
+            "INSERT OR IGNORE INTO jk_serves (name, of_kind, server) VALUES (?1, ?2, ?3)",
+            params![txn.db.intern(name)?, of_kind, server.incarnation.as_i64()],
+        )?;
     }
+    Ok(())
+}
 
-    /// Forgets what servers serve: of those whose incarnations are selected.
-    fn forget_lanes(&self, servers: &'static str, params: impl Params) -> Done {
-        for server in self.db.all(servers, params, |row| row.get::<_, i64>(0))? {
-            self.db.run("DELETE FROM jk_serves WHERE server = ?1", [server])?;
-        }
-        Ok(())
+/// Removes the lanes of the servers whose incarnations `servers` selects.
+fn forget_lanes(txn: &Txn<'_, '_>, servers: &'static str, params: impl Params) -> SqlResult {
+    for server in txn.db.all(servers, params, |row| row.get::<_, i64>(0))? {
+        txn.db.run("DELETE FROM jk_serves WHERE server = ?1", [server])?;
     }
+    Ok(())
 }

@@ -20,20 +20,20 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{oneshot, watch};
 
 use crate::connection::Db;
-use crate::error::{Done, Fault, is_busy, sqlite};
+use crate::error::{Fault, SqlResult, is_busy, sqlite};
 use crate::file::{DatabaseFile, Seen, log_bytes, place_of};
 use crate::options::{SqliteDurability, SqliteOptions};
 use crate::schema;
 use crate::writer::{Shared, Writer, WriterThread};
 
-/// The write-ahead log is copied back when it has so many pages: 32 MiB.
+/// The write-ahead log is copied back when it has this many pages: 32 MiB.
 const CHECKPOINT_PAGES: u32 = 8_192;
-/// The log is cut to this size when it was larger.
+/// A larger log is cut to this size.
 const LOG_BYTES: u64 = 64 << 20;
-/// How often a file is opened anew that was made, or replaced, meanwhile.
+/// How often opening is repeated when the file was created or replaced meanwhile.
 const OPENINGS: usize = 5;
-/// SQLite before this release, but for two older lines that were mended too, can in rare cases damage
-/// a database that several connections write to: <https://www.sqlite.org/wal.html#walresetbug>.
+/// SQLite before this release can in rare cases damage a database that several connections write to:
+/// <https://www.sqlite.org/wal.html#walresetbug>. Two older lines have the fix, too.
 const SOUND_LIBRARY: i32 = 3_051_003;
 const SOUND_OLDER: [std::ops::Range<i32>; 2] = [3_044_006..3_045_000, 3_050_007..3_051_000];
 
@@ -60,6 +60,21 @@ impl fmt::Debug for SqliteStorage {
     }
 }
 
+impl SqliteOptions {
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) for an option out of range, and for a file that has
+    /// several names (hard links); [`Corrupt`](ErrorKind::Corrupt) if the file is no database;
+    /// [`NotWritable`](ErrorKind::NotWritable) if it cannot be written;
+    /// [`Schema`](ErrorKind::Schema) if it was written by a newer release that this one cannot follow,
+    /// or if it is missing or older and may not be migrated.
+    pub async fn open(self) -> Result<SqliteStorage> {
+        self.check()?;
+        SqliteStorage::connect(self).await
+    }
+}
+
 type Read = Box<dyn FnOnce(&Db<'_>) + Send>;
 
 pub(crate) struct Inner {
@@ -68,34 +83,34 @@ pub(crate) struct Inner {
     pub(crate) file: Arc<DatabaseFile>,
     capabilities: Capabilities,
     /// `None` only while it is dropped.
-    ways: Option<Ways>,
-    /// The writer's, then the readers'.
+    channels: Option<Channels>,
+    /// The writer's thread, then those of the readers.
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Ways {
+struct Channels {
     writer: Writer,
     reads: Sender<Read>,
 }
 
 impl Inner {
     pub(crate) fn writer(&self) -> &Writer {
-        &self.ways.as_ref().expect("taken only by drop").writer
+        &self.channels.as_ref().expect("taken only by drop").writer
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         let here = std::thread::current().id();
-        // Waited for, so that whoever opens the file next finds it closed.
+        // Waits, so that the next process or storage to open the file finds it closed.
         let wait_for = |threads: &mut dyn Iterator<Item = JoinHandle<()>>| {
             for thread in threads.filter(|it| it.thread().id() != here) {
                 let _ = thread.join();
             }
         };
-        let Some(Ways { writer, reads }) = self.ways.take() else { return };
-        // The readers first: the log is removed by the connection that is the last one, and of two that
-        // close at the same time each takes the other for one that stays.
+        let Some(Channels { writer, reads }) = self.channels.take() else { return };
+        // Readers first. The last connection to close removes the log, and of two that close at the
+        // same time each takes the other for one that stays.
         drop(reads);
         wait_for(&mut self.threads.drain(1..));
         drop(writer);
@@ -143,7 +158,7 @@ impl SqliteStorage {
     }
 
     pub(crate) async fn connect(mut options: SqliteOptions) -> Result<Self> {
-        // What is opened later, and looked at, is the same file also in another working directory.
+        // The path is absolute, so that it names the same file if the working directory changes.
         options.path = std::path::absolute(&options.path).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the working directory cannot be found")
                 .caused_by(error)
@@ -194,7 +209,7 @@ impl SqliteStorage {
             let (prefix, received) = (Arc::clone(&prefix), Arc::clone(&received));
             threads.push(spawn("reader", move || serve_reads(&conn, prefix, &received))?);
         }
-        // The readers have opened what the path named then.
+        // The readers opened what the path named at that moment.
         file.check_all().map_err(during)?;
 
         let mut capabilities = Capabilities::new(Level::Full);
@@ -206,8 +221,10 @@ impl SqliteStorage {
         capabilities.transactions = Support::Yes;
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
-        let ways = Some(Ways { writer: Writer::new(requests), reads });
-        Ok(Self { inner: Arc::new(Inner { options, shared, file, capabilities, ways, threads }) })
+        let channels = Some(Channels { writer: Writer::new(requests), reads });
+        Ok(Self {
+            inner: Arc::new(Inner { options, shared, file, capabilities, channels, threads }),
+        })
     }
 
     pub(crate) fn writer(&self) -> &Writer {
@@ -218,7 +235,7 @@ impl SqliteStorage {
     pub(crate) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
+        F: FnOnce(&Db<'_>) -> SqlResult<T> + Send + 'static,
     {
         let file = Arc::clone(&self.inner.file);
         self.read_what_is_open(operation, move |db| {
@@ -232,7 +249,7 @@ impl SqliteStorage {
     async fn read_what_is_open<T, F>(&self, operation: &'static str, read: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Db<'_>) -> Done<T> + Send + 'static,
+        F: FnOnce(&Db<'_>) -> SqlResult<T> + Send + 'static,
     {
         let (to, answer) = oneshot::channel();
         let run: Read = Box::new(move |db| {
@@ -241,8 +258,8 @@ impl SqliteStorage {
             let _ = to.send(answer);
         });
         let closed = || Error::closed("the storage").during(operation);
-        let ways = self.inner.ways.as_ref().ok_or_else(closed)?;
-        ways.reads.send(run).map_err(|_| closed())?;
+        let channels = self.inner.channels.as_ref().ok_or_else(closed)?;
+        channels.reads.send(run).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?.map_err(|error| error.during(operation))
     }
 }
@@ -253,11 +270,11 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     })
 }
 
-fn in_snapshot<T>(db: &Db<'_>, read: impl FnOnce(&Db<'_>) -> Done<T>) -> Done<T> {
+fn in_snapshot<T>(db: &Db<'_>, read: impl FnOnce(&Db<'_>) -> SqlResult<T>) -> SqlResult<T> {
     db.run("BEGIN", [])?;
     let answer = read(db);
-    // Nothing was written: it does not matter how it ends, as long as it ends. A reader that stays
-    // open keeps the log from being copied back.
+    // Nothing was written, so it does not matter how the transaction ends. But it must end: a reader
+    // that stays open keeps the log from being copied back.
     db.run("COMMIT", []).or_else(|_| db.run("ROLLBACK", []))?;
     answer
 }
@@ -270,11 +287,11 @@ fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>
             Err(_) => return,
         };
         match next {
-            // A panic is a bug, and must not take the reader with it; who asked is told.
+            // A panic is a bug, and must not stop the reader. The caller gets an error.
             Ok(read) => {
                 let ran = catch_unwind(AssertUnwindSafe(|| read(&db)));
                 if ran.is_err() && !db.conn.is_autocommit() {
-                    // Nothing was written; if not even this works, the next reads say so.
+                    // Nothing was written. If this fails, the next reads report it.
                     let _ = db.run("ROLLBACK", []);
                 }
             }
@@ -283,8 +300,8 @@ fn serve_reads(conn: &Connection, prefix: Arc<str>, reads: &Mutex<Receiver<Read>
     }
 }
 
-/// Repeats what another process stands in the way of.
-fn patiently<T>(
+/// Repeats `run` while another process blocks it.
+fn retry_while_busy<T>(
     timeout: Duration,
     mut run: impl FnMut() -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
@@ -299,7 +316,7 @@ fn patiently<T>(
     }
 }
 
-/// Opens the file, and says which one that is: the one that the path named before and after.
+/// Opens the file, and returns which one it is: the one that the path named before and after.
 fn open_to_write(
     options: &SqliteOptions,
     prefix: &Arc<str>,
@@ -307,7 +324,7 @@ fn open_to_write(
     for _ in 0..OPENINGS {
         let before = Seen::at(&options.path)?;
         let conn = connect_to_write(options, prefix)?;
-        // A file that was made just now is opened once more.
+        // A file that was created just now is opened once more.
         if Seen::at(&options.path)? == before {
             return Ok((conn, Arc::new(DatabaseFile::opened(&options.path))));
         }
@@ -318,7 +335,7 @@ fn open_to_write(
 fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connection> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.migrate);
-    // Asked before: afterwards somebody else may have made it.
+    // Checked before opening: afterwards another process may have created it.
     if !options.migrate && matches!(options.path.try_exists(), Ok(false)) {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -326,17 +343,17 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
         ));
     }
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
-    keep_plans(&conn)?;
+    stabilize_plans(&conn)?;
     if !options.migrate {
-        look_first(&conn, options, prefix)?;
+        check_before_writing(&conn, options, prefix)?;
     }
-    // A file that may not be written is opened for reading, without a word; the lock below refuses it.
+    // SQLite opens a read-only file without an error; the lock below refuses it.
     conn.busy_timeout(Duration::ZERO).map_err(sqlite)?;
     let synchronous = match options.durability {
         SqliteDurability::Normal => "NORMAL",
         SqliteDurability::Full => "FULL",
     };
-    patiently(options.busy_timeout, || {
+    retry_while_busy(options.busy_timeout, || {
         conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         conn.execute_batch(&format!(
             "PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = OFF; \
@@ -348,7 +365,7 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
     .map_err(sqlite)?;
     {
         let db = Db::new(&conn, Arc::clone(prefix));
-        patiently(options.busy_timeout, || db.conn.execute_batch("BEGIN IMMEDIATE"))
+        retry_while_busy(options.busy_timeout, || db.conn.execute_batch("BEGIN IMMEDIATE"))
             .map_err(sqlite)?;
         let ready = if options.migrate {
             schema::migrate(&db).map(|_| ())
@@ -358,7 +375,7 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
         match ready {
             Ok(()) => db.conn.execute_batch("COMMIT").map_err(sqlite)?,
             Err(fault) => {
-                // The error is what matters; the connection is closed anyway.
+                // The error matters; the connection is closed anyway.
                 let _ = db.conn.execute_batch("ROLLBACK");
                 return Err(fault.into());
             }
@@ -367,20 +384,24 @@ fn connect_to_write(options: &SqliteOptions, prefix: &Arc<str>) -> Result<Connec
     Ok(conn)
 }
 
-/// Otherwise SQLite prepares a statement anew whenever a value that it compares with a column changes.
-/// What our statements use does not depend on values: partial indexes are named by literals.
-fn keep_plans(conn: &Connection) -> Result<()> {
+/// Without this, SQLite prepares a statement again whenever a value changes that it compares with a
+/// column. No plan here depends on values: partial indexes are named by literals.
+fn stabilize_plans(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ()).map_err(sqlite)
 }
 
-/// Refuses what does not fit before anything is set: a file that is not ours stays as it is to the byte,
-/// and the journal mode is part of the file.
-fn look_first(conn: &Connection, options: &SqliteOptions, prefix: &Arc<str>) -> Result<()> {
-    // Nor is a log copied back that another program left. An empty one is removed as always.
+/// Refuses a file that does not fit before any setting changes it. A foreign file stays the same to the
+/// byte, and the journal mode is part of the file.
+fn check_before_writing(
+    conn: &Connection,
+    options: &SqliteOptions,
+    prefix: &Arc<str>,
+) -> Result<()> {
+    // A log that another program left is not copied back either. An empty one is removed as always.
     let keep_log = log_bytes(&place_of(&options.path)) > 0;
     keep_log_on_close(conn, keep_log)?;
     let db = Db::new(conn, Arc::clone(prefix));
-    let fits = patiently(options.busy_timeout, || match check_schema(&db, options) {
+    let fits = retry_while_busy(options.busy_timeout, || match check_schema(&db, options) {
         Err(Fault::Sql(error)) => Err(error),
         other => Ok(other),
     });
@@ -393,7 +414,7 @@ fn keep_log_on_close(conn: &Connection, keep: bool) -> Result<()> {
     set.map(|_| ()).map_err(sqlite)
 }
 
-fn check_schema(db: &Db<'_>, options: &SqliteOptions) -> Done {
+fn check_schema(db: &Db<'_>, options: &SqliteOptions) -> SqlResult {
     let version = schema::check(db)?;
     if version >= schema::VERSION {
         return Ok(());
@@ -415,7 +436,7 @@ fn open_to_read(options: &SqliteOptions) -> Result<Connection> {
     // Not read-only: a reader takes part in the recovery of the log.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&options.path, flags).map_err(sqlite)?;
-    keep_plans(&conn)?;
+    stabilize_plans(&conn)?;
     conn.busy_timeout(options.busy_timeout).map_err(sqlite)?;
     conn.execute_batch(
         "PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
@@ -443,7 +464,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn migrate(&self) -> Result<Migrated> {
-        self.writer().call("migrate", |flight| schema::migrate(flight.db)).await
+        self.writer().call("migrate", |txn| schema::migrate(txn.db)).await
     }
 
     async fn check(&self) -> Result<Vec<Finding>> {
@@ -523,12 +544,15 @@ fn findings_of(durability: SqliteDurability, journal_mode: &str, log_bytes: u64)
 }
 
 impl Inner {
-    /// Begins to watch for other processes.
+    /// Begins to poll for writes of other processes.
     pub(crate) fn watch(&self) {
         if self.shared.sleepers.load(Ordering::SeqCst) > 0
-            && let Some(ways) = &self.ways
+            && let Some(channels) = &self.channels
         {
-            ways.writer.watch();
+            channels.writer.watch();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

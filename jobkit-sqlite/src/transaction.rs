@@ -8,10 +8,11 @@ use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 
 use crate::connection::Db;
-use crate::error::{Done, sqlite};
-use crate::jobs::submit::NewSubmission;
+use crate::error::{SqlResult, sqlite};
+use crate::jobs::submit::{self, prepared::PreparedSubmission};
+use crate::queue::settle::settle_all;
 use crate::storage::SqliteStorage;
-use crate::writer::Flight;
+use crate::txn::{Carried, Txn};
 
 /// Enqueues inside a transaction of the application, made by `client.within(&transaction)`.
 ///
@@ -70,10 +71,10 @@ impl SqliteScope<'_> {
         let (mut submission, ids) = jobs.into_submission().map_err(during)?;
         self.client.prepare(&mut submission)?;
         submission.check().and_then(|()| check_stands_alone(&submission)).map_err(during)?;
-        let prepared = NewSubmission::new(&submission);
-        let stored = self.write(|flight| {
-            let now = flight.now(None);
-            flight.submit(&prepared, now)
+        let prepared = PreparedSubmission::new(&submission);
+        let stored = self.write(|txn| {
+            let now = txn.now(None);
+            submit::submit(txn, &prepared, now)
         });
         match stored.map_err(during)? {
             Submitted::Created(jobs) => Ok(ids(ids_of(&submission, &jobs))),
@@ -101,19 +102,19 @@ impl SqliteScope<'_> {
         settle.result = context.client().seal_output(context.id(), output).map_err(during)?;
         settle.retention = context.retention();
         settle.duration = Some(context.running_for());
-        // What the server sends with its own settle is too late then.
+        // What the server sends with its own settle comes too late.
         (settle.log, settle.log_dropped, settle.progress) = context.told_so_far();
         let request = SettleRequest {
             server: Name::from_stored("in a transaction"),
             settles: vec![settle],
             now: None,
         };
-        let answers = self.write(|flight| flight.settle_all(&request)).map_err(during)?;
+        let answers = self.write(|txn| settle_all(txn, &request)).map_err(during)?;
         match answers.into_iter().next() {
             Some(SettleAnswer::Settled(_)) => Ok(()),
             Some(SettleAnswer::Refused(refusal)) => Err(during(refusal.into())),
-            // Settled before, by an earlier transaction or by the server: these rows are not the ones
-            // that were settled.
+            // It was settled before, by an earlier transaction or by the server, so these rows are not
+            // the ones that were settled.
             _ => {
                 let text = "the attempt is settled already, or its lease is lost; roll back";
                 Err(during(Error::new(ErrorKind::Conflict, text).with("job", context.id())))
@@ -133,7 +134,7 @@ impl SqliteScope<'_> {
     }
 
     /// Runs `work` as a part of the transaction that is undone alone when it fails.
-    fn write<T>(&self, work: impl FnOnce(&mut Flight<'_, '_>) -> Done<T>) -> Result<T> {
+    fn write<T>(&self, work: impl FnOnce(&mut Txn<'_, '_>) -> SqlResult<T>) -> Result<T> {
         if self.connection.is_autocommit() {
             let text = "the transaction has ended: SQLite rolled it back, or it was committed";
             return Err(Error::new(ErrorKind::Conflict, text));
@@ -150,9 +151,9 @@ impl SqliteScope<'_> {
         }
         crate::schema::check_again(&db)?;
         db.run("SAVEPOINT jobkit", []).map_err(sqlite)?;
-        let mut flight = Flight::new(&db, storage.clock());
-        let done = work(&mut flight).and_then(|answer| flight.end_inside().map(|()| answer));
-        drop(flight);
+        let mut txn = Txn::new(&db, storage.clock(), Carried::default());
+        let done = work(&mut txn).and_then(|answer| txn.finish_nested().map(|()| answer));
+        drop(txn);
         match done {
             Ok(answer) => {
                 db.run("RELEASE jobkit", []).map_err(sqlite)?;

@@ -1,4 +1,4 @@
-//! Pushes: within the process at once, from other processes by a look at `data_version`.
+//! Wake-ups: at once within the process; by polling `data_version` for other processes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::storage::{Inner, SqliteStorage};
 
-/// A listener of the hub that is also told of what other processes do.
+/// A listener of the hub that also hears of other processes.
 struct Listener {
     near: Box<dyn WakeUps>,
     far_work: Option<watch::Receiver<()>>,
@@ -31,10 +31,10 @@ pub(crate) fn subscribe(storage: &SqliteStorage, filter: &WakeUpFilter) -> Box<d
     })
 }
 
-/// While it lives, the writer watches for other processes.
-struct Asleep(Arc<AtomicUsize>);
+/// While it exists, the writer polls for other processes.
+struct SleepGuard(Arc<AtomicUsize>);
 
-impl Drop for Asleep {
+impl Drop for SleepGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -51,7 +51,7 @@ async fn changed(from: &mut Option<watch::Receiver<()>>) -> bool {
 impl WakeUps for Listener {
     async fn next(&mut self) -> Option<WakeUp> {
         let first = self.sleepers.fetch_add(1, Ordering::SeqCst) == 0;
-        let _asleep = Asleep(Arc::clone(&self.sleepers));
+        let _guard = SleepGuard(Arc::clone(&self.sleepers));
         if first && let Some(storage) = self.storage.upgrade() {
             storage.watch();
         }

@@ -1,10 +1,10 @@
 //! The one thread that writes.
 //!
-//! SQLite has one writer at a time, so there is one here: what waits when it becomes free shares a
-//! transaction, and everybody is answered after its commit. It does nothing by itself; while somebody
-//! sleeps it looks whether another process has written.
+//! SQLite has one writer at a time, so there is one thread that writes. Calls that wait share a
+//! transaction and are answered after its commit. Without calls the thread sleeps; while a listener
+//! waits it polls for writes of other processes.
+
 mod call;
-mod flight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,27 +18,28 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::call::Call;
-pub(crate) use self::call::{Request, Writer};
-use self::flight::{After, Tail, finish};
-pub(crate) use self::flight::{Flight, Push};
+pub(crate) use self::call::{CallOptions, Message, Writer};
 use crate::connection::Db;
-use crate::error::{Done, is_busy, sqlite};
+use crate::error::{SqlResult, is_busy, sqlite};
 use crate::file::DatabaseFile;
+use crate::txn::counters::Tail;
+use crate::txn::{Carried, Committed, Push, Txn};
 
-/// So often it is looked, before something is written, whether the file is where it was. After each commit
-/// it is looked in any case: that costs a microsecond or two, and is what an answer rests on.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the thread checks before a write that the path still names the open file. After each
+/// commit it checks in any case: that costs a microsecond or two, and the answers rest on it.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The most calls that share a transaction.
-const GROUP: usize = 256;
-/// How often it is looked whether another process has written, while somebody sleeps.
-const WATCH_INTERVAL: Duration = Duration::from_millis(15);
-/// Deltas are folded at most so often.
+const CALLS: usize = 256;
+/// How often the thread polls for writes of other processes while a listener waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(15);
+/// Deltas are folded at most this often.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
-/// A transaction takes no further call once it has taken so long, so that nobody waits for a crowd.
-const LONG: Duration = Duration::from_millis(20);
-/// So long the thread looks for the next request before it sleeps: whoever enqueues one job after the
-/// other gets 14,000 a second so, and 9,500 when the thread has to be woken for each.
-const LINGER: Duration = Duration::from_micros(40);
+/// A transaction that has taken this long takes no further call, so that its callers need not wait for
+/// a crowd.
+const LONGEST: Duration = Duration::from_millis(20);
+/// How long the thread spins for the next request before it sleeps. A caller that enqueues one job
+/// after the other gets 14,000 a second with it, and 9,500 when the thread has to be woken for each.
+const SPIN: Duration = Duration::from_micros(40);
 /// The first wait for another process that writes, and the longest. SQLite's own busy handler waits
 /// up to 100 ms at once, which made the 99th percentile 54 ms where this makes it 3.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
@@ -46,11 +47,11 @@ const BUSY_WAIT: (Duration, Duration) = (Duration::from_micros(200), Duration::f
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) hub: WakeUpHub,
-    /// Listeners that wait at this moment.
+    /// How many listeners wait at this moment.
     pub(crate) sleepers: Arc<AtomicUsize>,
-    /// Told when another process made work claimable.
+    /// Signalled when another process made jobs claimable.
     pub(crate) foreign_work: watch::Sender<()>,
-    /// Told when another process did something else that is pushed.
+    /// Signalled when another process did anything else that listeners want to know.
     pub(crate) foreign_others: watch::Sender<()>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -61,13 +62,14 @@ pub(crate) struct WriterThread<'c> {
     shared: Arc<Shared>,
     busy_timeout: Duration,
     file: Arc<DatabaseFile>,
-    /// When it was last seen that the file is where it was; `None` if it is not.
-    found: Option<Instant>,
+    /// When the path was last seen to name the open file; `None` if it does not.
+    file_seen_at: Option<Instant>,
     folded: Option<Instant>,
     tail: Option<Tail>,
+    carried: Carried,
     /// `data_version` when the schema was checked last.
     checked: Option<i64>,
-    /// `data_version` and the signal as they were seen last.
+    /// `data_version` and the signal at the last poll.
     seen: Option<(i64, (i64, i64))>,
     watched: Instant,
 }
@@ -85,9 +87,10 @@ impl<'c> WriterThread<'c> {
             shared,
             busy_timeout,
             file,
-            found: None,
+            file_seen_at: None,
             folded: None,
             tail: None,
+            carried: Carried::default(),
             checked: None,
             seen: None,
             watched: Instant::now(),
@@ -95,52 +98,52 @@ impl<'c> WriterThread<'c> {
     }
 
     /// Serves until the last sender is gone.
-    pub(crate) fn serve(mut self, requests: &Receiver<Request>) {
-        self.look_for_others();
+    pub(crate) fn serve(mut self, messages: &Receiver<Message>) {
+        self.check_other_processes();
         loop {
-            let first = if let Some(request) = soon(requests) {
-                request
+            let first = if let Some(message) = spin(messages) {
+                message
             } else if self.shared.sleepers.load(Ordering::SeqCst) > 0 {
-                match requests.recv_timeout(WATCH_INTERVAL) {
+                match messages.recv_timeout(POLL_INTERVAL) {
                     Err(RecvTimeoutError::Timeout) => {
-                        self.look_for_others();
+                        self.check_other_processes();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
-                    Ok(request) => request,
+                    Ok(message) => message,
                 }
             } else {
-                match requests.recv() {
-                    Ok(request) => request,
+                match messages.recv() {
+                    Ok(message) => message,
                     Err(_) => break,
                 }
             };
             let mut group = Vec::new();
             let mut next = Some(first);
-            while let Some(request) = next {
-                match request {
-                    Request::Call(call) => group.push(call),
-                    Request::Watch => {}
+            while let Some(message) = next {
+                match message {
+                    Message::Call(call) => group.push(call),
+                    Message::Watch => {}
                 }
-                next = match requests.try_recv() {
-                    Ok(request) if group.len() < GROUP => Some(request),
-                    Ok(Request::Call(call)) => {
+                next = match messages.try_recv() {
+                    Ok(message) if group.len() < CALLS => Some(message),
+                    Ok(Message::Call(call)) => {
                         group.push(call);
                         None
                     }
-                    Ok(Request::Watch) | Err(_) => None,
+                    Ok(Message::Watch) | Err(_) => None,
                 };
             }
             if !group.is_empty() {
                 self.commit_group(group);
             }
-            if self.watched.elapsed() >= WATCH_INTERVAL {
-                self.look_for_others();
+            if self.watched.elapsed() >= POLL_INTERVAL {
+                self.check_other_processes();
             }
         }
     }
 
-    /// Runs all in one transaction; if one of them fails, each in its own.
+    /// Runs all calls in one transaction. If one fails, each runs in a transaction of its own.
     fn commit_group(&mut self, mut group: Vec<Box<dyn Call>>) {
         if let Err(error) = self.begin() {
             for call in group {
@@ -149,35 +152,37 @@ impl<'c> WriterThread<'c> {
             return;
         }
         let started = Instant::now();
-        let mut flight = Flight::new(&self.db, &*self.shared.clock);
+        let carried = std::mem::take(&mut self.carried);
+        let mut txn = Txn::new(&self.db, &*self.shared.clock, carried);
         let mut failed = None;
         let mut ran = 0;
         for call in &mut group {
             ran += 1;
-            if !call.keeps_claimed() {
-                self.db.forget_all_claimed();
+            if !call.options().keeps_claimed_rows {
+                txn.carried.claimed.clear();
             }
-            // A panic is a bug, and must not take the storage with it.
-            let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut flight)));
+            // A panic is a bug, and must not stop the storage.
+            let run = catch_unwind(AssertUnwindSafe(|| call.run(&mut txn)));
             if let Err(fault) = run.unwrap_or_else(|_| Err(bug().into())) {
                 failed = Some(fault);
                 break;
             }
-            if started.elapsed() > LONG {
+            if started.elapsed() > LONGEST {
                 break;
             }
         }
         let failed = match failed {
             None => {
                 let fold = self.folded.is_none_or(|at| at.elapsed() >= FOLD_INTERVAL);
-                match finish(flight, self.tail.as_ref(), fold) {
-                    Ok(after) => {
+                match txn.commit(self.tail.as_ref(), fold) {
+                    Ok(committed) => {
                         let later = group.split_off(ran);
-                        self.committed(after);
-                        // It was committed to what is open, and answers hold for what the path names.
+                        self.committed(committed);
+                        // The commit went to the open file, and an answer promises that the path names
+                        // it.
                         let lost = self.file.check().err().map(Error::maybe_applied);
                         if lost.is_some() {
-                            self.found = None;
+                            self.file_seen_at = None;
                         }
                         for call in group {
                             call.answer(lost.as_ref().map(Error::duplicate));
@@ -194,34 +199,32 @@ impl<'c> WriterThread<'c> {
         };
         let failed = self.roll_back(failed);
         if group.len() == 1 || failed.applied() == jobkit_core::Applied::Unknown {
-            // Those that did not run are told the same, and repeat it.
+            // Calls that did not run get the same error, and their callers repeat them.
             for call in group {
                 call.answer(Some(failed.duplicate()));
             }
         } else {
-            // One of them is poisoned, and the others must not suffer.
+            // One call is poisoned, and the others must not suffer from it.
             for call in group {
                 self.commit_group(vec![call]);
             }
         }
     }
 
-    fn committed(&mut self, after: After) {
-        if after.folded {
+    fn committed(&mut self, committed: Committed) {
+        if committed.folded {
             self.folded = Some(Instant::now());
         }
         if let Some((_, signal)) = &mut self.seen {
-            signal.0 = signal.0.wrapping_add(i64::from(after.work));
-            signal.1 = signal.1.wrapping_add(i64::from(!after.pushes.is_empty()));
+            signal.0 = signal.0.wrapping_add(i64::from(committed.work));
+            signal.1 = signal.1.wrapping_add(i64::from(!committed.pushes.is_empty()));
         }
-        self.tail = after.tail;
-        if let Some(next) = after.next_seq {
-            self.db.remember_last_seq(Some(next - 1));
-        }
-        if after.work {
+        self.tail = committed.tail;
+        self.carried = committed.carried;
+        if committed.work {
             self.shared.hub.work();
         }
-        for push in after.pushes {
+        for push in committed.pushes {
             match push {
                 Push::Due(at) => self.shared.hub.due(at),
                 Push::Finished(job) => self.shared.hub.finished(job),
@@ -230,25 +233,24 @@ impl<'c> WriterThread<'c> {
         }
     }
 
-    /// Begins a transaction, if this release may still write, and the file is where it was.
+    /// Begins a transaction, if this release may still write and the path names the open file.
     fn begin(&mut self) -> Result<()> {
-        if self.found.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
-            self.found = None;
+        if self.file_seen_at.is_none_or(|at| at.elapsed() >= FILE_CHECK_INTERVAL) {
+            self.file_seen_at = None;
             self.file.check_all()?;
-            self.found = Some(Instant::now());
+            self.file_seen_at = Some(Instant::now());
         }
         self.begin_any()?;
         let checked = self.check_schema().map_err(Error::from);
         checked.map_err(|error| self.roll_back(error))
     }
 
-    /// Refuses what another process has migrated to a schema that this release must not write. One
-    /// number is compared for each transaction, and no table read while nobody else writes.
-    fn check_schema(&mut self) -> Done {
+    /// Refuses a file that another process has migrated to a schema that this release must not write.
+    /// While nobody else writes, this compares one number for each transaction and reads no table.
+    fn check_schema(&mut self) -> SqlResult {
         let version = self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0))?;
         if version != self.checked {
-            self.db.forget_all_claimed();
-            self.db.remember_last_seq(None);
+            self.carried = Carried::default();
             crate::schema::check_again(&self.db)?;
             self.checked = version;
         }
@@ -272,9 +274,7 @@ impl<'c> WriterThread<'c> {
 
     fn roll_back(&self, mut failed: Error) -> Error {
         self.db.forget_names();
-        self.db.forget_all_claimed();
-        self.db.remember_last_seq(None);
-        // SQLite rolls back by itself after some errors; then this fails, and nothing is open.
+        // After some errors SQLite has rolled back by itself. Then this fails, and nothing is open.
         let rolled_back = self.db.conn.is_autocommit() || self.db.run("ROLLBACK", []).is_ok();
         if !rolled_back {
             failed = failed.maybe_applied();
@@ -282,8 +282,8 @@ impl<'c> WriterThread<'c> {
         failed
     }
 
-    /// Whether another process has written, and what of it is pushed.
-    fn look_for_others(&mut self) {
+    /// Polls whether another process has written, and signals what listeners want to know.
+    fn check_other_processes(&mut self) {
         self.watched = Instant::now();
         let version =
             self.db.one("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).ok().flatten();
@@ -294,7 +294,7 @@ impl<'c> WriterThread<'c> {
         let signal = self.db.one("SELECT work, others FROM jk_delta WHERE id = 0", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         });
-        // Without tables there is nothing to be told yet.
+        // Without tables there is nothing to signal yet.
         let Ok(Some(signal)) = signal else { return };
         if let Some((_, seen)) = self.seen {
             if seen.0 != signal.0 {
@@ -309,11 +309,11 @@ impl<'c> WriterThread<'c> {
 }
 
 /// A request that comes within a moment.
-fn soon(requests: &Receiver<Request>) -> Option<Request> {
+fn spin(messages: &Receiver<Message>) -> Option<Message> {
     let since = Instant::now();
-    while since.elapsed() < LINGER {
-        if let Ok(request) = requests.try_recv() {
-            return Some(request);
+    while since.elapsed() < SPIN {
+        if let Ok(message) = messages.try_recv() {
+            return Some(message);
         }
         std::hint::spin_loop();
     }

@@ -26,7 +26,7 @@ pub use jobkit_core::{capture, codec, filter, storage};
 /// What a client takes and returns, beside [`Client`], [`Batch`] and the handles.
 pub mod client {
     pub use jobkit_core::client::{
-        Deleted, Ends, Enqueue, EnqueueMany, HasOutput, InTransaction, IntoSubmission, Lock,
+        Deleted, Enqueue, EnqueueMany, FinishedJobs, HasOutput, InTransaction, IntoSubmission, Lock,
     };
     pub use jobkit_core::{AsParent, Untyped};
 }
@@ -79,13 +79,13 @@ pub mod retry {
         DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_DELAY, MAX_ATTEMPTS, MAX_LISTED_DELAYS, MAX_RETRY_DELAY,
         RetryDecision,
     };
-    pub use jobkit_core::{Advice, Outcome, Retry, Stop};
+    pub use jobkit_core::{Directive, IntoJobResult, Retry};
 }
 
 /// What a server tells, beside [`Server`] and its options.
 pub mod server {
-    pub use jobkit_core::Incarnation;
     pub use jobkit_core::server::{BuildError, FailedJob, Health, Prefetch, Problem, stop_signal};
+    pub use jobkit_core::{Incarnation, JobFn};
 }
 
 /// The states of a job, why it is in one, and how long it is kept.
@@ -112,7 +112,9 @@ pub mod unique {
 
 /// Arguments that older versions stored, and whether stored jobs fit a new program.
 pub mod upgrade {
-    pub use jobkit_core::{StoredCheck, StoredJob, StoredMisfit, TOLD_MISFITS, Upgraded, Upgrades};
+    pub use jobkit_core::{
+        CompatibilityReport, IncompatibleJob, MAX_REPORTED, StoredJob, Upgraded, Upgrades,
+    };
 }
 
 /// The SQLite storage: one file, any number of processes.

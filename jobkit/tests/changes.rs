@@ -137,7 +137,11 @@ async fn several_versions_and_aliases_are_served() {
     for id in ids {
         assert_eq!(t.job(id).await.0.result.unwrap().as_bytes(), b"10");
     }
-    assert_eq!(new(1).keyed("k").id(), JobId::from_key("new", "k"), "whatever the version");
+    assert_eq!(
+        new(1).idempotency_key("k").id(),
+        JobId::from_key("new", "k"),
+        "whatever the version"
+    );
 }
 
 fn by_name(kind: &str, args: &Value) -> NewJob<jobkit::client::Untyped> {

@@ -60,7 +60,7 @@ async fn a_kinds_retention_and_long_names_hold() {
     let job = t.client().enqueue(named("ä".repeat(150), 1234)).await.unwrap();
     t.run_until_idle().await;
     let details = t.job(job.id()).await.0;
-    assert_eq!(details.record.expires_at, None, "kept for ever");
+    assert_eq!(details.record.expires_at, None, "kept forever");
     let extras = details.record.extras.as_deref().unwrap();
     assert_eq!(extras.display_name.as_deref(), Some("ä".repeat(100).as_str()), "200 bytes");
     let shown = details.shown_args().unwrap();
@@ -124,7 +124,7 @@ enum PayError {
     Busy,
     Closed,
     Network,
-    Said(jobkit::retry::Stop),
+    Said(jobkit::retry::Directive),
 }
 
 impl std::fmt::Display for PayError {
@@ -203,7 +203,7 @@ async fn errors_say_what_to_do_through_every_wrapper() {
         ("expired", (StateName::Failed, 1, None)),
         ("busy", (StateName::Scheduled, 1, Some(5))),
         ("closed", (StateName::Scheduled, 0, Some(5))),
-        // What the error says itself goes before the kind's rule, which says permanent.
+        // What the error says itself takes precedence over the kind's rule, which says permanent.
         ("said", (StateName::Scheduled, 0, Some(5))),
         ("network", (StateName::Scheduled, 1, Some(0))),
     ] {

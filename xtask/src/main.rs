@@ -40,7 +40,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "verify",
         arguments: "",
-        summary: "checks format, lints and documentation, changes nothing",
+        summary: "checks format, spelling, licences, lints, features and documentation, changes nothing",
         run: verify::run,
     },
     Command {
@@ -52,7 +52,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "fix",
         arguments: "",
-        summary: "formats, and applies what clippy can mend",
+        summary: "formats, and applies what clippy can fix",
         run: fix::run,
     },
     Command {
@@ -64,7 +64,7 @@ const COMMANDS: [Command; 7] = [
     Command {
         name: "soak",
         arguments: "[--minutes N] [--seed N]",
-        summary: "simulation, model, scribble and chaos with other seeds, sharing the time",
+        summary: "simulation, model, fuzz and chaos with other seeds, sharing the time",
         run: soak::run_soak,
     },
     Command {

@@ -1,4 +1,4 @@
-//! What the tests need from the machine: found, installed where that is welcome, or named.
+//! What commands need from the machine: found, installed where that is welcome, or named.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,18 +6,22 @@ use std::process::{Command, Stdio};
 use crate::process::{cargo, output_of, root, run};
 use crate::{Failure, Outcome};
 
-/// Something without which the tests cannot run.
+/// Something without which a command cannot run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Requirement {
+pub(crate) enum Requirement {
     Rust,
     CCompiler,
     CoreUtilities,
     Nextest,
+    CargoDeny,
+    Typos,
 }
 
-impl Requirement {
-    const ALL: [Self; 4] = [Self::Rust, Self::CCompiler, Self::CoreUtilities, Self::Nextest];
+/// What the tests need.
+pub(crate) const OF_TESTS: [Requirement; 4] =
+    [Requirement::Rust, Requirement::CCompiler, Requirement::CoreUtilities, Requirement::Nextest];
 
+impl Requirement {
     fn is_met(self) -> bool {
         match self {
             Self::Rust => match (rust_version(), wanted_rust_version()) {
@@ -27,6 +31,8 @@ impl Requirement {
             Self::CCompiler => compiles_c(),
             Self::CoreUtilities => answers("timeout", &["--version"]),
             Self::Nextest => output_of(cargo(&["nextest", "--version"])).is_some(),
+            Self::CargoDeny => output_of(cargo(&["deny", "--version"])).is_some(),
+            Self::Typos => answers("typos", &["--version"]),
         }
     }
 
@@ -35,7 +41,17 @@ impl Requirement {
         match self {
             Self::CCompiler => &["gcc", "libc6-dev"],
             Self::CoreUtilities => &["coreutils"],
-            Self::Rust | Self::Nextest => &[],
+            Self::Rust | Self::Nextest | Self::CargoDeny | Self::Typos => &[],
+        }
+    }
+
+    /// The crate that brings it.
+    fn program(self) -> Option<&'static str> {
+        match self {
+            Self::Nextest => Some("cargo-nextest"),
+            Self::CargoDeny => Some("cargo-deny"),
+            Self::Typos => Some("typos-cli"),
+            Self::Rust | Self::CCompiler | Self::CoreUtilities => None,
         }
     }
 
@@ -56,6 +72,12 @@ impl Requirement {
             Self::Nextest => "cargo-nextest: cargo install --locked cargo-nextest, or a ready \
                  program from https://nexte.st"
                 .to_owned(),
+            Self::CargoDeny => {
+                "cargo-deny, which checks licences: cargo install --locked cargo-deny".to_owned()
+            }
+            Self::Typos => "typos, which checks spelling: cargo install --locked typos-cli, or a \
+                 ready program: pip install typos"
+                .to_owned(),
         }
     }
 }
@@ -63,17 +85,16 @@ impl Requirement {
 /// Makes sure that everything is there, or says what is missing.
 ///
 /// Prints nothing when nothing is to do.
-pub(crate) fn ensure() -> Outcome {
-    let missing = unmet();
+pub(crate) fn ensure(wanted: &[Requirement]) -> Outcome {
+    let missing = unmet(wanted);
     if missing.is_empty() {
         return Ok(());
     }
     let host = Host::this();
-    let permission = std::env::var("JOBKIT_INSTALL").ok();
-    if host.may_install(permission.as_deref()) {
+    if host.may_install(permission().as_deref()) {
         install(&missing, host)?;
     }
-    let missing = unmet();
+    let missing = unmet(wanted);
     if missing.is_empty() {
         return Ok(());
     }
@@ -81,8 +102,26 @@ pub(crate) fn ensure() -> Outcome {
     Err(Failure::Because(format!("this is needed and missing:{}", advice.concat())))
 }
 
-fn unmet() -> Vec<Requirement> {
-    Requirement::ALL.into_iter().filter(|requirement| !requirement.is_met()).collect()
+/// Whether a program is there, after an attempt to install it where that is welcome. Without it a check is
+/// left out, and the caller says so; where the user asked for the installation, its failure is an error.
+pub(crate) fn have(wanted: Requirement) -> Result<bool, Failure> {
+    match ensure(&[wanted]) {
+        Ok(()) => Ok(true),
+        Err(failure) if permission().as_deref() == Some("yes") => Err(failure),
+        Err(_) => {
+            println!("missing: {}", wanted.advice());
+            Ok(false)
+        }
+    }
+}
+
+/// What the user says about installing.
+fn permission() -> Option<String> {
+    std::env::var("JOBKIT_INSTALL").ok()
+}
+
+fn unmet(wanted: &[Requirement]) -> Vec<Requirement> {
+    wanted.iter().copied().filter(|requirement| !requirement.is_met()).collect()
 }
 
 fn install(missing: &[Requirement], host: Host) -> Outcome {
@@ -94,8 +133,10 @@ fn install(missing: &[Requirement], host: Host) -> Outcome {
         ))?;
     }
     // Building it needs the compiler.
-    if missing.contains(&Requirement::Nextest) && Requirement::CCompiler.is_met() {
-        run(cargo(&["install", "--locked", "cargo-nextest"]))?;
+    if Requirement::CCompiler.is_met() {
+        for program in missing.iter().filter_map(|missing| missing.program()) {
+            run(cargo(&["install", "--locked", "--quiet", program]))?;
+        }
     }
     Ok(())
 }
@@ -227,7 +268,8 @@ mod tests {
 
     #[test]
     fn each_advice_says_how() {
-        for requirement in Requirement::ALL {
+        for requirement in OF_TESTS.into_iter().chain([Requirement::CargoDeny, Requirement::Typos])
+        {
             assert!(requirement.advice().contains(": "), "{requirement:?}");
         }
     }

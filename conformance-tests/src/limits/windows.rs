@@ -132,7 +132,7 @@ pub async fn time_makes_waiters_claimable_in_order(env: Env) {
     let unserved = several(50, || NewRecord { kind: name("other"), priority: 9, ..rated() });
     env.add_many(unserved).await;
     assert!(other.claim(100).await.is_empty());
-    env.storage.remove_server(other.incarnation, &[]).await.expect("says goodbye");
+    env.storage.remove_server(other.incarnation, &[]).await.expect("deregisters");
     let mut waiters = Vec::new();
     for priority in [3, 5, 8, 5, 3] {
         let id = env.add(NewRecord { priority, ..rated() }).await;

@@ -20,7 +20,7 @@ use super::operation::{
     SettlePlan, StartPlan, Step, SubmissionPlan, WindowPlan,
 };
 
-/// Sequences of so many steps, of what a storage of this level has.
+/// Sequences of this many steps, of what a storage of this level has.
 pub(super) fn sequences(level: Level, steps: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = (0..2_usize, weighted(0.06), operation(level));
     let step = step.prop_map(|(client, lost, operation)| Step { client, lost, operation });

@@ -11,7 +11,7 @@ use super::facts::{self, Scopes};
 use super::operation::{Operation, Step};
 use super::world::World;
 
-/// After so many steps everything that can be read is compared, and at the end.
+/// After this many steps everything that can be read is compared, and at the end.
 const COMPARED_EVERY: usize = 10;
 
 /// What a sequence is played on.

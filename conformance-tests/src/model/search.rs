@@ -77,7 +77,7 @@ impl fmt::Display for Difference {
 }
 
 impl Search {
-    /// Some sequences of so many steps.
+    /// Some sequences of this many steps.
     pub const fn new(level: Level, seed: u64, sequences: u64, steps: usize) -> Self {
         Self { level, seed, sequences, steps, at_most: Duration::MAX }
     }

@@ -108,7 +108,7 @@ impl World {
         (0..self.batches).map(batch_id).collect()
     }
 
-    /// The instant so many minutes after the beginning.
+    /// The instant this many minutes after the beginning.
     pub(super) fn minute(&self, n: u64) -> Timestamp {
         self.began.plus(Duration::from_secs(60 * n))
     }
@@ -292,7 +292,7 @@ impl World {
     }
 }
 
-/// The place of the one that is so many before the newest.
+/// The place of the one that is this many before the newest.
 pub(super) fn newest(count: usize, n: usize) -> Option<usize> {
     (count > 0).then(|| count - 1 - n % count)
 }

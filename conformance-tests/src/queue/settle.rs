@@ -342,7 +342,7 @@ pub async fn what_is_settled_together_keeps_its_own_duration(env: Env) {
             }
             assert_eq!(record.state(), StateName::Succeeded);
             assert_eq!(record.duration, length(n), "the {n}th");
-            let Keep::For(kept) = retention(n).succeeded else { panic!("kept for ever") };
+            let Keep::For(kept) = retention(n).succeeded else { panic!("kept forever") };
             assert_eq!(record.expires_at, Some(at.plus(kept)), "the {n}th");
         }
     }

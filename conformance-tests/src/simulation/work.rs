@@ -147,7 +147,7 @@ fn dressed<J>(shared: &Shared, job: NewJob<J>) -> NewJob<J> {
     }
     if chance.once_in_thousand(100) {
         let by = shared.clock.now().plus(chance.millis(500..5000));
-        job = job.expires_unless_started(by);
+        job = job.start_by(by);
     }
     if chance.once_in_thousand(100) {
         job = job.tag("tagged");

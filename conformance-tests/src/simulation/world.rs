@@ -39,7 +39,7 @@ impl Chance {
         Duration::from_millis(self.in_range(range))
     }
 
-    /// Whether it happens, so many times in a thousand.
+    /// Whether it happens, this many times in a thousand.
     pub(super) fn once_in_thousand(&self, times: u64) -> bool {
         self.below(1000) < times
     }

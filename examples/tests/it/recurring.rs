@@ -7,7 +7,7 @@ fn it_tells_what_was_fired_paused_missed_and_skipped() {
     let text = finish(example("recurring").arg(&url));
     // The night in which the clock goes forward has no half past two.
     assert!(text.contains("2026-03-29T01:00:00"), "{text}");
-    let (before, recorded) = text.split_once("What became of the occurrences:").unwrap();
+    let (before, recorded) = text.split_once("The outcome of the occurrences:").unwrap();
     let of = |schedule: &str| -> Vec<&str> {
         let of_it = recorded.lines().skip_while(|line| line.trim() != schedule).skip(1);
         of_it.take_while(|line| line.starts_with("     ")).map(str::trim).collect()

@@ -107,8 +107,8 @@ faults! {
     RenewIgnoresTheRange
     /// Rescue compares the fence of what was seen, and not the expiry.
     RescueIgnoresARenewal
-    /// A goodbye does not say that its attempts are no crashes.
-    GoodbyeCountsACrash
+    /// Deregistering does not say that its attempts are no crashes.
+    DeregisteringCountsACrash
     /// Servers that are silent are kept.
     DeadServersAreNeverForgotten
     /// A server that was restarted can claim under its former life.

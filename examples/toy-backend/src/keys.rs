@@ -144,7 +144,7 @@ pub(crate) fn last_id(key: &[u8]) -> BatchId {
     BatchId::from_bytes(key.last_chunk().copied().unwrap_or_default())
 }
 
-/// The texts that follow a prefix of so many bytes, and what is behind them.
+/// The texts that follow a prefix of this many bytes, and what is behind them.
 pub(crate) fn texts<const N: usize>(prefix: usize, key: &[u8]) -> [String; N] {
     let mut rest = key.get(prefix..).unwrap_or_default().split(|byte| *byte == 0);
     std::array::from_fn(|_| String::from_utf8_lossy(rest.next().unwrap_or_default()).into_owned())

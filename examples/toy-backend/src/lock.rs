@@ -10,7 +10,7 @@ use crate::ToyStorage;
 use crate::fault::Fault;
 use crate::keys::{Key, table};
 
-/// A lock. Its row stays for ever, since its generation must never repeat.
+/// A lock. Its row stays forever, since its generation must never repeat.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Lock {
     generation: u64,

@@ -98,7 +98,7 @@ impl ServerRegistry for ToyStorage {
                 let mut job = call.job(place)?;
                 if let State::Processing(hold) = &mut job.record.head.state {
                     // Its rescue counts no crash: the process went as it should.
-                    hold.started &= call.has(Fault::GoodbyeCountsACrash);
+                    hold.started &= call.has(Fault::DeregisteringCountsACrash);
                 }
                 call.save(&job)?;
             }

@@ -92,7 +92,7 @@ faults! {
     RescueForgetsACancel G6 "queue::a_cancelled_job_is_deleted_when_it_is_rescued"
     PromotionOverwritesDeleted G6 "queue::promotion_and_deletion_do_not_overwrite_each_other"
     OperationIsForgotten G6 "states::a_repeated_change_is_applied_once"
-    GoodbyeCountsACrash G6 "servers::a_goodbye_counts_no_crash"
+    DeregisteringCountsACrash G6 "servers::a_server_that_deregisters_counts_no_crash"
     SettleDropsTheResult G7 "queue::what_comes_with_a_settle_is_readable_at_once"
     ChildrenAreForgotten G7 "continuations::the_end_of_a_parent_decides_its_children"
     NoMarkForManyChildren G7 "continuations::many_children_are_decided_in_the_step_and_by_sweeps"

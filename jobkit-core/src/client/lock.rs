@@ -109,7 +109,7 @@ impl Lock {
         Self { storage, request, generation, lost, _renews: ended.drop_guard() }
     }
 
-    /// Grows with every owner, for ever: other systems can refuse what a former owner still sends.
+    /// Grows with every owner, forever: other systems can refuse what a former owner still sends.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -149,7 +149,7 @@ async fn renew(
             // Not sure any more that it is held.
             Ok(Ok(false)) | Err(_) => break,
             Ok(Err(error)) => {
-                tracing::debug!(lock = %request.name, error = %error, "renewing a lock failed, trying again");
+                tracing::debug!(lock = %request.name, error = %error, "renewing a lock failed, retrying");
                 if Instant::now() >= sure_until {
                     break;
                 }

@@ -93,7 +93,7 @@ impl Submitter {
             if Instant::now() + wait > give_up_at {
                 return Err(error.during("enqueue"));
             }
-            tracing::debug!(error = %error, "enqueue failed, trying again");
+            tracing::debug!(error = %error, "enqueue failed, retrying");
             tokio::time::sleep(wait).await;
         }
     }

@@ -292,9 +292,9 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
             match tokio::time::timeout(CALL_LIMIT, storage.jobs(ids)).await {
                 Ok(Ok(records)) => looker.found(ids, records),
                 Ok(Err(error)) => {
-                    tracing::debug!(error = %error, "looking for finished jobs failed")
+                    tracing::debug!(error = %error, "reading finished jobs failed")
                 }
-                Err(_) => tracing::debug!("looking for finished jobs took too long"),
+                Err(_) => tracing::debug!("reading finished jobs took too long"),
             }
         }
         drop(storage);

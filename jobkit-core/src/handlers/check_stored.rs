@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use crate::client::Client;
 use crate::handlers::registry::Jobs;
 use crate::jobs::codec::Place;
-use crate::jobs::upgrade::Misfit;
+use crate::jobs::upgrade::ArgumentMismatch;
 use crate::model::bounds::PAGE;
 use crate::model::error::Result;
 use crate::model::ids::JobId;
@@ -18,7 +18,7 @@ use crate::model::state::StateName;
 use crate::storage::JobQuery;
 
 /// How many misfits are told one by one; the others are counted.
-pub const TOLD_MISFITS: usize = 1_000;
+pub const MAX_REPORTED: usize = 1_000;
 
 /// Jobs read at the same time.
 const AT_ONCE: usize = 16;
@@ -30,31 +30,31 @@ const STATES: [StateName; 4] =
 /// What [`Jobs::check_stored`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct StoredCheck {
+pub struct CompatibilityReport {
     /// How many stored jobs and recurring definitions were looked at.
     pub checked: u64,
     /// How many of them do not fit.
     pub misfits: u64,
     /// The first 1,000 that do not fit.
-    pub told: Vec<StoredMisfit>,
+    pub told: Vec<IncompatibleJob>,
 }
 
-impl StoredCheck {
+impl CompatibilityReport {
     /// Whether everything fits.
     pub fn is_ok(&self) -> bool {
         self.misfits == 0
     }
 
-    fn add(&mut self, what: StoredJob, kind: &Name, misfit: Misfit) {
+    fn add(&mut self, what: StoredJob, kind: &Name, misfit: ArgumentMismatch) {
         self.misfits += 1;
-        if self.told.len() < TOLD_MISFITS {
-            let Misfit { field, reason } = misfit;
-            self.told.push(StoredMisfit { what, kind: kind.clone(), field, reason });
+        if self.told.len() < MAX_REPORTED {
+            let ArgumentMismatch { field, reason } = misfit;
+            self.told.push(IncompatibleJob { what, kind: kind.clone(), field, reason });
         }
     }
 }
 
-impl fmt::Display for StoredCheck {
+impl fmt::Display for CompatibilityReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} stored jobs do not fit", self.misfits, self.checked)?;
         for misfit in &self.told {
@@ -67,7 +67,7 @@ impl fmt::Display for StoredCheck {
 /// A stored job that these [`Jobs`] cannot run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct StoredMisfit {
+pub struct IncompatibleJob {
     /// Which one.
     pub what: StoredJob,
     /// Its kind, with its version.
@@ -78,7 +78,7 @@ pub struct StoredMisfit {
     pub reason: String,
 }
 
-impl fmt::Display for StoredMisfit {
+impl fmt::Display for IncompatibleJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
             StoredJob::Job(id) => write!(f, "job {id}")?,
@@ -118,21 +118,23 @@ impl Jobs {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn check_job(&self, client: &Client, job: &JobDetails) -> Option<StoredMisfit> {
+    pub fn check_job(&self, client: &Client, job: &JobDetails) -> Option<IncompatibleJob> {
         let (kinds, _) = self.by_name();
         let record = &job.record;
         let fits = match (kinds.get(record.kind.as_str()), client.open_args(job)) {
             (Some(served), Ok(args)) => (served.check)(&record.kind, &args),
-            (Some(_), Err(error)) => Err(Misfit { field: None, reason: error.to_string() }),
+            (Some(_), Err(error)) => {
+                Err(ArgumentMismatch { field: None, reason: error.to_string() })
+            }
             (None, _) => Err(unknown()),
         };
         let mut misfit = fits.err()?;
         if job.args.is_sealed() {
             misfit.hide("not told, since the arguments are sealed");
         }
-        let Misfit { field, reason } = misfit;
+        let ArgumentMismatch { field, reason } = misfit;
         let what = StoredJob::Job(record.id);
-        Some(StoredMisfit { what, kind: record.kind.clone(), field, reason })
+        Some(IncompatibleJob { what, kind: record.kind.clone(), field, reason })
     }
 
     /// Decodes every job that waits or runs, and every recurring job's, as a server of these jobs would,
@@ -165,15 +167,17 @@ impl Jobs {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn check_stored(&self, client: &Client) -> Result<StoredCheck> {
+    pub async fn check_stored(&self, client: &Client) -> Result<CompatibilityReport> {
         let storage = client.storage();
         let (kinds, _) = self.by_name();
         let check = |kind: &Name, args: Result<Payload>| match (kinds.get(kind.as_str()), args) {
             (Some(served), Ok(args)) => (served.check)(kind, &args),
-            (Some(_), Err(error)) => Err(Misfit { field: None, reason: error.to_string() }),
+            (Some(_), Err(error)) => {
+                Err(ArgumentMismatch { field: None, reason: error.to_string() })
+            }
             (None, _) => Err(unknown()),
         };
-        let mut found = StoredCheck::default();
+        let mut found = CompatibilityReport::default();
         // Told already: a job may move on into the next list.
         let mut told = HashSet::new();
         for state in STATES {
@@ -193,7 +197,7 @@ impl Jobs {
                             if job.args.is_sealed() {
                                 misfit.hide("not told, since the arguments are sealed");
                             }
-                            if told.len() < TOLD_MISFITS {
+                            if told.len() < MAX_REPORTED {
                                 told.insert(id);
                             }
                             found.add(StoredJob::Job(id), kind, misfit);
@@ -230,6 +234,6 @@ impl Jobs {
     }
 }
 
-fn unknown() -> Misfit {
-    Misfit { field: None, reason: "no registered job is of this kind".to_owned() }
+fn unknown() -> ArgumentMismatch {
+    ArgumentMismatch { field: None, reason: "no registered job is of this kind".to_owned() }
 }

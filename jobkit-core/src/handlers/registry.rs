@@ -7,15 +7,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crate::handlers::context::{JobContext, Requirements};
-use crate::handlers::filter::{ElectFilter, Filters, PerformFilter};
+use crate::handlers::filter::{Filters, OutcomeFilter, PerformFilter};
 use crate::handlers::job_fn::JobFn;
 use crate::handlers::run::{Handler, Run, decode_version, run_one};
 use crate::jobs::job::{Job, JobOptions};
 use crate::jobs::outcome::Failure;
-use crate::jobs::upgrade::{Misfit, stored_name};
+use crate::jobs::upgrade::{ArgumentMismatch, stored_name};
 
 /// Whether arguments stored under a name fit.
-type Check = Arc<dyn Fn(&str, &[u8]) -> Result<(), Misfit> + Send + Sync>;
+type Check = Arc<dyn Fn(&str, &[u8]) -> Result<(), ArgumentMismatch> + Send + Sync>;
 
 /// A kind that can be served.
 #[derive(Clone)]
@@ -118,7 +118,7 @@ impl Jobs {
                 std::panic::catch_unwind(fits).unwrap_or_else(|panic| {
                     let panic = Failure::from_panic(&*panic, None);
                     let reason = format!("panicked: {}", panic.text());
-                    Err(Misfit { field: None, reason })
+                    Err(ArgumentMismatch { field: None, reason })
                 })
             })
         };
@@ -140,9 +140,9 @@ impl Jobs {
         self
     }
 
-    /// Lays a filter round every run of the kinds added so far; the first one is outermost.
+    /// Wraps every run of the kinds added so far in `filter`. The first filter added is the outermost.
     #[must_use]
-    pub fn around(mut self, filter: impl PerformFilter) -> Self {
+    pub fn perform_filter(mut self, filter: impl PerformFilter) -> Self {
         let filter: Arc<dyn PerformFilter> = Arc::new(filter);
         for kind in &mut self.kinds {
             kind.filters.perform.push(Arc::clone(&filter));
@@ -150,13 +150,13 @@ impl Jobs {
         self
     }
 
-    /// Gives a filter a say in what follows from every run of the kinds added so far, such as a retry
-    /// policy of one's own.
+    /// Adds a filter that may change the outcome of a run of the kinds added so far, such as a retry policy of
+    /// your own.
     #[must_use]
-    pub fn elect(mut self, filter: impl ElectFilter) -> Self {
-        let filter: Arc<dyn ElectFilter> = Arc::new(filter);
+    pub fn outcome_filter(mut self, filter: impl OutcomeFilter) -> Self {
+        let filter: Arc<dyn OutcomeFilter> = Arc::new(filter);
         for kind in &mut self.kinds {
-            kind.filters.elect.push(Arc::clone(&filter));
+            kind.filters.outcome.push(Arc::clone(&filter));
         }
         self
     }

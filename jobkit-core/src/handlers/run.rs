@@ -13,7 +13,7 @@ use crate::handlers::panics;
 use crate::jobs::capture;
 use crate::jobs::job::Job;
 use crate::jobs::outcome::Failure;
-use crate::jobs::upgrade::{Decode, Misfit, base_name, decode, stored_name};
+use crate::jobs::upgrade::{ArgumentMismatch, Decode, base_name, decode, stored_name};
 use crate::model::lossless::to_json;
 use crate::model::record::Payload;
 
@@ -127,7 +127,7 @@ pub(crate) fn decode_version<J: Job>(
     steps: &[(u32, Decode<J>)],
     stored: &str,
     args: &[u8],
-) -> Result<J, Misfit> {
+) -> Result<J, ArgumentMismatch> {
     let step = steps.iter().find(|(version, _)| {
         J::VERSION != *version && stored_name(base_name(stored), *version) == stored
     });

@@ -22,7 +22,7 @@ use crate::model::retry::RetryPolicy;
 use crate::model::state::{Retention, Start};
 use crate::model::unique::{OnConflict, Unique, Until};
 
-/// A job value: it has its id from birth, and does nothing until it is enqueued.
+/// A job value: it has its id from creation, and does nothing until it is enqueued.
 ///
 /// Mistakes in options are kept and told by `enqueue`, so that options chain.
 ///
@@ -90,7 +90,7 @@ impl<J: Job> NewJob<J> {
 }
 
 impl<J> NewJob<J> {
-    /// The id it has from birth.
+    /// The id it has from creation.
     pub fn id(&self) -> JobId {
         self.id
     }
@@ -100,7 +100,7 @@ impl<J> NewJob<J> {
     ///
     /// A new version of the kind gives the same id: what the older one stored under the key stands, and
     /// enqueueing it again is a conflict.
-    pub fn keyed(mut self, key: &str) -> Self {
+    pub fn idempotency_key(mut self, key: &str) -> Self {
         if let Ok(record) = &mut self.record {
             record.id = JobId::from_key(base_name(&record.kind), key);
             self.id = record.id;
@@ -144,7 +144,7 @@ impl<J> NewJob<J> {
 
     /// Deleted instead, if no server has started it by this instant. It must lie behind the instant at
     /// which the job may start; a requeue ends it.
-    pub fn expires_unless_started(self, by: impl Into<Timestamp>) -> Self {
+    pub fn start_by(self, by: impl Into<Timestamp>) -> Self {
         self.set(|record| record.start_by = Some(by.into()))
     }
 

@@ -19,24 +19,12 @@ pub struct Failure {
     message: String,
     chain: Vec<String>,
     backtrace: Option<String>,
-    advice: Option<Advice>,
+    advice: Retry,
 }
 
-/// What an error says should happen next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    /// Running again cannot help: the job is Failed at once.
-    Permanent,
-    /// Run again after this long, if attempts are left.
-    RetryAfter(Duration),
-    /// Run again after this long; no attempt is used up.
-    Snooze(Duration),
-}
-
-/// What a kind's `classify` says about an error of its own.
+/// What should follow a failure: what an error says itself, or a kind's `classify` about errors of its own.
 ///
-/// It is asked about errors that carry no advice themselves: [`permanent`], [`retry_after`] and [`snooze`]
-/// at the place of the failure go before the general rule.
+/// [`permanent`], [`retry_after`] and [`snooze`] at the place of the failure take precedence over `classify`.
 ///
 /// # Example: an enum of one's own
 /// ```
@@ -67,25 +55,14 @@ pub enum Retry {
     Snooze(Duration),
 }
 
-impl Retry {
-    fn advice(self) -> Option<Advice> {
-        match self {
-            Self::ByPolicy => None,
-            Self::Permanent => Some(Advice::Permanent),
-            Self::After(delay) => Some(Advice::RetryAfter(delay)),
-            Self::Snooze(delay) => Some(Advice::Snooze(delay)),
-        }
-    }
-}
-
-/// An error that carries an [`Advice`]; made by [`permanent`], [`retry_after`] and [`snooze`].
+/// An error that says what should follow, a [`Retry`]; made by [`permanent`], [`retry_after`] and [`snooze`].
 #[derive(Debug)]
-pub struct Stop {
-    advice: Advice,
+pub struct Directive {
+    advice: Retry,
     cause: Option<BoxError>,
 }
 
-/// Marks an error as one that no repetition mends: the job is Failed at once.
+/// Marks an error as one that no repetition fixes: the job is Failed at once.
 ///
 /// # Example: a mailbox that does not exist
 /// ```
@@ -98,31 +75,31 @@ pub struct Stop {
 /// }
 /// # assert!(deliver(false).is_err());
 /// ```
-pub fn permanent(error: impl Into<BoxError>) -> Stop {
-    Stop { advice: Advice::Permanent, cause: Some(error.into()) }
+pub fn permanent(error: impl Into<BoxError>) -> Directive {
+    Directive { advice: Retry::Permanent, cause: Some(error.into()) }
 }
 
 /// Sets when the job runs again, instead of its retry policy; the failure counts as an attempt.
-pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Stop {
-    Stop { advice: Advice::RetryAfter(delay), cause: Some(error.into()) }
+pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Directive {
+    Directive { advice: Retry::After(delay), cause: Some(error.into()) }
 }
 
 /// Asks to run again later without having failed: no attempt is used up.
-pub fn snooze(delay: Duration) -> Stop {
-    Stop { advice: Advice::Snooze(delay), cause: None }
+pub fn snooze(delay: Duration) -> Directive {
+    Directive { advice: Retry::Snooze(delay), cause: None }
 }
 
-impl fmt::Display for Stop {
+impl fmt::Display for Directive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.cause, self.advice) {
             (Some(cause), _) => fmt::Display::fmt(cause, f),
-            (None, Advice::Snooze(delay)) => write!(f, "snoozed for {delay:?}"),
+            (None, Retry::Snooze(delay)) => write!(f, "snoozed for {delay:?}"),
             (None, _) => f.write_str("stopped"),
         }
     }
 }
 
-impl StdError for Stop {
+impl StdError for Directive {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         // The cause's text is already this error's own.
         self.cause.as_deref().and_then(|cause| cause.source())
@@ -137,7 +114,7 @@ impl Failure {
             message: message.into(),
             chain: Vec::new(),
             backtrace: None,
-            advice: None,
+            advice: Retry::ByPolicy,
         }
     }
 
@@ -170,10 +147,10 @@ impl Failure {
             } else {
                 failure.chain.push(error.to_string());
             }
-            if failure.advice.is_none()
-                && let Some(stop) = error.downcast_ref::<Stop>()
+            if failure.advice == Retry::ByPolicy
+                && let Some(directive) = error.downcast_ref::<Directive>()
             {
-                failure.advice = Some(stop.advice);
+                failure.advice = directive.advice;
             }
         }
         failure
@@ -191,22 +168,24 @@ impl Failure {
         failure
     }
 
-    /// What the error said should happen next.
-    pub fn advice(&self) -> Option<Advice> {
+    /// What the error said should follow; [`Retry::ByPolicy`] if it said nothing.
+    pub fn advice(&self) -> Retry {
         self.advice
     }
 
-    /// This failure with an advice of its own.
+    /// This failure, followed by this.
     #[must_use]
-    pub fn advise(mut self, advice: Advice) -> Self {
-        self.advice = Some(advice);
+    pub fn advise(mut self, advice: Retry) -> Self {
+        self.advice = advice;
         self
     }
 
-    /// This failure with what its kind says about such errors, unless it carries an advice already.
+    /// This failure, followed by what its kind says about such errors, unless the error said it itself.
     #[must_use]
     pub fn classified(mut self, retry: Retry) -> Self {
-        self.advice = self.advice.or(retry.advice());
+        if self.advice == Retry::ByPolicy {
+            self.advice = retry;
+        }
         self
     }
 
@@ -260,7 +239,7 @@ fn sources<'a>(
     message = "a job cannot return `{Self}`",
     note = "return `Result<T, E>` with an error that converts into `jobkit::Failure`, or nothing"
 )]
-pub trait Outcome {
+pub trait IntoJobResult {
     /// What success gives.
     type Ok;
     /// What failure gives.
@@ -273,7 +252,7 @@ pub trait Outcome {
     fn into_result(self) -> Result<Self::Ok, Self::Err>;
 }
 
-impl<T, E> Outcome for Result<T, E> {
+impl<T, E> IntoJobResult for Result<T, E> {
     type Ok = T;
     type Err = E;
 
@@ -282,7 +261,7 @@ impl<T, E> Outcome for Result<T, E> {
     }
 }
 
-impl Outcome for () {
+impl IntoJobResult for () {
     type Ok = ();
     type Err = Infallible;
 
@@ -296,7 +275,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Wrapped(Stop);
+    struct Wrapped(Directive);
 
     impl fmt::Display for Wrapped {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -314,22 +293,22 @@ mod tests {
     fn advice_is_found_through_every_wrapper() {
         let second = Duration::from_secs(1);
         let plain = Failure::from(permanent("no"));
-        assert_eq!((plain.advice(), plain.text()), (Some(Advice::Permanent), "no"));
+        assert_eq!((plain.advice(), plain.text()), (Retry::Permanent, "no"));
         let boxed: BoxError = Box::new(Wrapped(retry_after(second, "later")));
-        assert_eq!(Failure::from(boxed).advice(), Some(Advice::RetryAfter(second)));
-        assert_eq!(Failure::from("plain words").advice(), None);
+        assert_eq!(Failure::from(boxed).advice(), Retry::After(second));
+        assert_eq!(Failure::from("plain words").advice(), Retry::ByPolicy);
     }
 
     #[test]
     fn a_kinds_rule_gives_way_to_what_the_error_says() {
         let second = Duration::from_secs(1);
         let plain = || Failure::from("plain words");
-        assert_eq!(plain().classified(Retry::ByPolicy).advice(), None);
-        assert_eq!(plain().classified(Retry::Permanent).advice(), Some(Advice::Permanent));
+        assert_eq!(plain().classified(Retry::ByPolicy).advice(), Retry::ByPolicy);
+        assert_eq!(plain().classified(Retry::Permanent).advice(), Retry::Permanent);
         let after = plain().classified(Retry::After(second));
-        assert_eq!(after.advice(), Some(Advice::RetryAfter(second)));
+        assert_eq!(after.advice(), Retry::After(second));
         let said = Failure::from(snooze(second)).classified(Retry::Permanent);
-        assert_eq!(said.advice(), Some(Advice::Snooze(second)));
+        assert_eq!(said.advice(), Retry::Snooze(second));
     }
 
     #[cfg(feature = "anyhow")]
@@ -341,7 +320,7 @@ mod tests {
         let failure = Failure::from(error);
         assert_eq!(failure.text(), "outermost");
         assert_eq!(failure.error_type, "error", "not the name of the box");
-        assert_eq!(failure.advice(), Some(Advice::Snooze(Duration::from_secs(9))));
+        assert_eq!(failure.advice(), Retry::Snooze(Duration::from_secs(9)));
         assert_eq!(failure.chain.first().map(String::as_str), Some("outer"));
     }
 }

@@ -12,13 +12,13 @@ use crate::model::name::Name;
 
 /// Why stored arguments do not become a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Misfit {
+pub(crate) struct ArgumentMismatch {
     /// The argument, as a path: `address.street`; none where it is not known.
     pub(crate) field: Option<String>,
     pub(crate) reason: String,
 }
 
-impl Misfit {
+impl ArgumentMismatch {
     /// Leaves the field, and takes back what may quote a value that nobody may see.
     pub(crate) fn hide(&mut self, why: &str) {
         if !self.reason.starts_with("missing field") {
@@ -27,7 +27,7 @@ impl Misfit {
     }
 }
 
-impl fmt::Display for Misfit {
+impl fmt::Display for ArgumentMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.field {
             Some(field) => write!(f, "the stored argument `{field}` does not fit: {}", self.reason),
@@ -36,7 +36,8 @@ impl fmt::Display for Misfit {
     }
 }
 
-pub(crate) type Decode<J> = Arc<dyn Fn(&[u8]) -> std::result::Result<J, Misfit> + Send + Sync>;
+pub(crate) type Decode<J> =
+    Arc<dyn Fn(&[u8]) -> std::result::Result<J, ArgumentMismatch> + Send + Sync>;
 
 /// How arguments of older versions of a kind become those of the present one.
 ///
@@ -79,7 +80,7 @@ impl<J> Upgrades<J> {
     /// `Result` of it.
     ///
     /// An upgrade that fails ends the job as arguments that do not decode: Failed at once, so that it can be
-    /// requeued when the code is mended.
+    /// requeued when the code is fixed.
     #[must_use]
     pub fn version<Old, New>(
         mut self,
@@ -91,7 +92,7 @@ impl<J> Upgrades<J> {
         New: Upgraded<J>,
     {
         let step = move |args: &[u8]| {
-            upgrade(decode::<Old>(args)?).upgraded().map_err(|failure| Misfit {
+            upgrade(decode::<Old>(args)?).upgraded().map_err(|failure| ArgumentMismatch {
                 field: None,
                 reason: format!("the upgrade from version {version} failed: {}", failure.text()),
             })
@@ -144,7 +145,7 @@ impl<T, E: Into<Failure>> Upgraded<T> for std::result::Result<T, E> {
     }
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(args: &[u8]) -> std::result::Result<T, Misfit> {
+pub(crate) fn decode<T: DeserializeOwned>(args: &[u8]) -> std::result::Result<T, ArgumentMismatch> {
     let mut json = serde_json::Deserializer::from_slice(args);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -158,7 +159,7 @@ pub(crate) fn decode<T: DeserializeOwned>(args: &[u8]) -> std::result::Result<T,
             (path, None) => Some(path.to_owned()),
             (path, Some(missing)) => Some(format!("{path}.{missing}")),
         };
-        Misfit { field, reason }
+        ArgumentMismatch { field, reason }
     })
 }
 

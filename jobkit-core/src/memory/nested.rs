@@ -123,7 +123,7 @@ impl Tables {
         nested.range((from, Unbounded)).next().copied()
     }
 
-    /// Counts what became of a nested batch in the one around it.
+    /// Counts the outcome of a nested batch in the one around it.
     pub(super) fn tell_batch_around(&mut self, work: &mut Work, id: BatchId) {
         let Some(batch) = self.batches.get_mut(&id) else { return };
         let Some(parent) = batch.record.parent else { return };
@@ -173,7 +173,7 @@ impl Tables {
     }
 
     /// Whether an expired member may be removed. A Failed one ends the wait for the success of its
-    /// batch, and of those around it that count it, which would keep everything for ever.
+    /// batch, and of those around it that count it, which would keep everything forever.
     pub(super) fn lets_members_go(&mut self, work: &mut Work, id: BatchId, place: Place) -> bool {
         let lost = BatchRecord::lost_with_a_member(self.batches_around(id));
         if self.job(place).record.state() == StateName::Failed

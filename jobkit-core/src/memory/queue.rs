@@ -26,9 +26,6 @@ use super::planted::Planted;
 use super::state::{Place, Rank, Tables, Work};
 use super::transitions::With;
 
-/// Failed attempts kept of one job.
-const ERRORS_KEPT: usize = 32;
-
 #[async_trait]
 impl JobQueue for MemoryStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
@@ -333,7 +330,7 @@ impl Tables {
                 at: now,
                 detail: detail.clone(),
             });
-            if job.errors.len() > ERRORS_KEPT {
+            if job.errors.len() > bounds::ATTEMPT_ERRORS {
                 job.errors.pop_front();
             }
         }

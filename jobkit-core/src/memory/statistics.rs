@@ -10,7 +10,7 @@ use crate::model::stats::{Cell, Delta, Histogram, Scope, Step, Tally};
 
 /// How long histograms are kept.
 const HISTOGRAMS_KEPT: Duration = Duration::from_secs(72 * 3600);
-/// A tail of so many lanes is folded, since they are searched in turn.
+/// A tail of this many lanes is folded, since they are searched in turn.
 const TAIL_LANES: usize = 64;
 
 /// What was counted: cells, and a tail of the present minute.

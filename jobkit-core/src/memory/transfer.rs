@@ -17,7 +17,7 @@ use super::jobs::details;
 use super::limit_row::LimitRow;
 use super::state::{AttemptLog, Batch, Job, Place, ScheduleRow, Tables, Tombstone, Work, on_index};
 
-/// About so many bytes of arguments, results and logs are in one page.
+/// About this many bytes of arguments, results and logs are in one page.
 const PAGE_BYTES: usize = 8 << 20;
 
 /// The parts of an export, in its order.

@@ -12,7 +12,7 @@ use crate::model::refusal::Refusal;
 /// A batch to be opened by a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewBatch {
-    /// Its id, from birth.
+    /// Its id, from creation.
     pub id: BatchId,
     /// For people: 1 to 200 bytes of any text.
     pub name: String,

@@ -161,19 +161,6 @@ macro_rules! uuid_id {
                     Timestamp::from_micros(millis * 1000)
                 })
             }
-
-            /// The 12 bits that name the bucket when an application is spread over several
-            /// namespaces (reserved: nothing reads them yet).
-            pub fn bucket(&self) -> u16 {
-                u16::try_from((self.0.as_u128() >> 64) & 0xfff).unwrap_or(0)
-            }
-
-            /// This id with another bucket.
-            #[must_use]
-            pub fn in_bucket(self, bucket: u16) -> Self {
-                let bits = self.0.as_u128() & !(0xfff << 64) | (u128::from(bucket & 0xfff) << 64);
-                Self(Uuid::from_u128(bits))
-            }
         }
 
         impl fmt::Display for $name {
@@ -346,15 +333,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn new_ids_carry_time_version_and_bucket() {
+    fn new_ids_carry_time_and_version() {
         let before = SystemClock.now().as_millis();
         let id = JobId::new();
         let after = SystemClock.now().as_millis();
         let at = id.created_at().expect("a time").as_millis();
         assert!((before..=after).contains(&at));
         assert_eq!(id.to_string().as_bytes()[14], b'7');
-        assert_eq!(id.in_bucket(0xabc).bucket(), 0xabc);
-        assert_eq!(id.in_bucket(7).created_at(), id.created_at());
         assert_ne!(id, JobId::new());
         assert_eq!(id.to_string().parse::<JobId>().expect("parses"), id);
     }

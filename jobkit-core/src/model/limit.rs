@@ -101,7 +101,7 @@ impl Limit {
     }
 }
 
-/// Whether a limit may have so many holders.
+/// Whether a limit may have this many holders.
 pub(crate) fn check_holders(max: u32) -> Result<()> {
     if max == 0 || max > LIMIT_HOLDERS {
         return Err(Error::invalid(

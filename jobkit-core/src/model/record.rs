@@ -87,7 +87,7 @@ pub struct Extras {
 /// A job to be stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRecord {
-    /// Its id, from birth.
+    /// Its id, from creation.
     pub id: JobId,
     /// Its kind, with the version where there is one: `resize@2`.
     pub kind: Name,

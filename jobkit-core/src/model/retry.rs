@@ -35,9 +35,9 @@ pub enum RetryDecision {
 /// [`validate`](Self::validate), which is called where a policy is handed over, so that all mistakes
 /// are reported together. [`next`](Self::next) answers sensibly for any value.
 ///
-/// The default is [`hangfire`](Self::hangfire).
+/// The default is [`polynomial`](Self::polynomial).
 ///
-/// Serialized, a policy is an object whose `type` names the rule: `hangfire`, `exponential`, `fixed`
+/// Serialized, a policy is an object whose `type` names the rule: `polynomial`, `exponential`, `fixed`
 /// or `list`; delays are in microseconds. Reading one checks it.
 ///
 /// # Example: three quick tries, then one a minute later
@@ -67,7 +67,7 @@ pub struct RetryPolicy {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Delays {
-    Hangfire,
+    Polynomial,
     Exponential { base: Duration, factor: f64 },
     Fixed(Duration),
     List(Vec<Duration>),
@@ -78,8 +78,7 @@ impl RetryPolicy {
         Self { delays, max_attempts: DEFAULT_MAX_ATTEMPTS, max_delay: DEFAULT_MAX_DELAY }
     }
 
-    /// The delays of Hangfire: after the n-th failure (n − 1)⁴ + 15 + n × (0 to 30) seconds, the last
-    /// part at random.
+    /// After the n-th failure (n − 1)⁴ + 15 + n × (0 to 30) seconds, the last part at random. The default.
     ///
     /// From a quarter of a minute to about two hours at the tenth failure. The formula is
     /// [Hangfire's](https://github.com/HangfireIO/Hangfire/blob/main/src/Hangfire.Core/AutomaticRetryAttribute.cs),
@@ -92,12 +91,12 @@ impl RetryPolicy {
     /// use jobkit::RetryPolicy;
     /// use jobkit::retry::RetryDecision::RetryAfter;
     ///
-    /// let policy = RetryPolicy::hangfire();
+    /// let policy = RetryPolicy::polynomial();
     /// assert_eq!(policy.next(3, 0.0), RetryAfter(Duration::from_secs(16 + 15)));
     /// assert_eq!(policy.next(3, 0.5), RetryAfter(Duration::from_secs(16 + 15 + 45)));
     /// ```
-    pub fn hangfire() -> Self {
-        Self::new(Delays::Hangfire)
+    pub fn polynomial() -> Self {
+        Self::new(Delays::Polynomial)
     }
 
     /// `base` after the first failure, then `factor` times as long after each, up to `max`.
@@ -198,7 +197,7 @@ impl RetryPolicy {
         }
         let failures = failures.max(1);
         let delay = match &self.delays {
-            Delays::Hangfire => hangfire_delay(failures, random),
+            Delays::Polynomial => polynomial_delay(failures, random),
             Delays::Exponential { base, factor } => {
                 // Finite, so that a base of zero stays zero.
                 let growth = factor.powf(f64::from(failures - 1)).min(f64::MAX);
@@ -229,7 +228,7 @@ impl RetryPolicy {
         }
         check_delay("max_delay", self.max_delay)?;
         match &self.delays {
-            Delays::Hangfire => {}
+            Delays::Polynomial => {}
             Delays::Exponential { base, factor } => {
                 check_delay("base", *base)?;
                 if !(1.0..=1000.0).contains(factor) {
@@ -262,11 +261,11 @@ impl RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self::hangfire()
+        Self::polynomial()
     }
 }
 
-fn hangfire_delay(failures: u32, random: f64) -> Duration {
+fn polynomial_delay(failures: u32, random: f64) -> Duration {
     let random = if random.is_nan() { 0.0 } else { random.clamp(0.0, 1.0) };
     let certain = u64::from(failures - 1).saturating_pow(4).saturating_add(15);
     // At most 30 × 2³² seconds: within what a duration holds.
@@ -298,10 +297,19 @@ struct Stored {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum StoredDelays {
-    Hangfire,
-    Exponential { base_micros: u64, factor: f64 },
-    Fixed { delay_micros: u64 },
-    List { delays_micros: Vec<u64> },
+    // As it was called before.
+    #[serde(alias = "hangfire")]
+    Polynomial,
+    Exponential {
+        base_micros: u64,
+        factor: f64,
+    },
+    Fixed {
+        delay_micros: u64,
+    },
+    List {
+        delays_micros: Vec<u64>,
+    },
 }
 
 fn default_max_attempts() -> u32 {
@@ -320,7 +328,7 @@ impl From<RetryPolicy> for Stored {
     fn from(policy: RetryPolicy) -> Self {
         Self {
             delays: match policy.delays {
-                Delays::Hangfire => StoredDelays::Hangfire,
+                Delays::Polynomial => StoredDelays::Polynomial,
                 Delays::Exponential { base, factor } => {
                     StoredDelays::Exponential { base_micros: micros(base), factor }
                 }
@@ -340,7 +348,7 @@ impl TryFrom<Stored> for RetryPolicy {
 
     fn try_from(stored: Stored) -> Result<Self> {
         let delays = match stored.delays {
-            StoredDelays::Hangfire => Delays::Hangfire,
+            StoredDelays::Polynomial => Delays::Polynomial,
             StoredDelays::Exponential { base_micros, factor } => {
                 Delays::Exponential { base: Duration::from_micros(base_micros), factor }
             }
@@ -371,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn hangfire_follows_its_formula() {
-        let policy = RetryPolicy::hangfire();
+    fn the_default_follows_its_formula() {
+        let policy = RetryPolicy::polynomial();
         // Failures, random, seconds.
         let rows = [
             (0, 0.0, 15),
@@ -408,7 +416,7 @@ mod tests {
             (RetryPolicy::fixed(secs(7)), [7; 5]),
             (RetryPolicy::list([secs(1), secs(5), secs(2)]), [1, 5, 2, 2, 2]),
             (RetryPolicy::immediate(), [0; 5]),
-            (RetryPolicy::hangfire().max_delay(secs(20)), [15, 16, 20, 20, 20]),
+            (RetryPolicy::polynomial().max_delay(secs(20)), [15, 16, 20, 20, 20]),
         ];
         for (policy, delays) in rows {
             policy.validate().unwrap();
@@ -440,8 +448,8 @@ mod tests {
     #[test]
     fn no_number_of_failures_and_no_value_overflows() {
         let policies = [
-            RetryPolicy::hangfire(),
-            RetryPolicy::hangfire().max_delay(Duration::MAX),
+            RetryPolicy::polynomial(),
+            RetryPolicy::polynomial().max_delay(Duration::MAX),
             RetryPolicy::exponential(Duration::MAX, f64::MAX, Duration::MAX),
             RetryPolicy::exponential(secs(1), f64::NAN, Duration::MAX),
             RetryPolicy::exponential(secs(1), -2.0, Duration::MAX),
@@ -467,10 +475,13 @@ mod tests {
     fn bad_values_are_refused_by_name() {
         let year = secs(366 * 86_400);
         let rows = [
-            (RetryPolicy::hangfire().max_attempts(0), "max_attempts: 0 is outside 1 to 1000"),
-            (RetryPolicy::hangfire().max_attempts(1001), "max_attempts: 1001 is outside 1 to 1000"),
+            (RetryPolicy::polynomial().max_attempts(0), "max_attempts: 0 is outside 1 to 1000"),
             (
-                RetryPolicy::hangfire().max_delay(year + secs(1)),
+                RetryPolicy::polynomial().max_attempts(1001),
+                "max_attempts: 1001 is outside 1 to 1000",
+            ),
+            (
+                RetryPolicy::polynomial().max_delay(year + secs(1)),
                 "max_delay: 31622401s is longer than 366 days",
             ),
             (
@@ -502,8 +513,8 @@ mod tests {
     fn the_stored_form_is_stable_and_checked() {
         let rows = [
             (
-                RetryPolicy::hangfire(),
-                r#"{"type":"hangfire","max_attempts":11,"max_delay_micros":604800000000}"#,
+                RetryPolicy::polynomial(),
+                r#"{"type":"polynomial","max_attempts":11,"max_delay_micros":604800000000}"#,
             ),
             (
                 RetryPolicy::exponential(secs(1), 1.5, secs(60)).max_attempts(3),
@@ -522,10 +533,13 @@ mod tests {
             assert_eq!(serde_json::to_string(&policy).unwrap(), json);
             assert_eq!(serde_json::from_str::<RetryPolicy>(json).unwrap(), policy);
         }
-        let short: RetryPolicy = serde_json::from_str(r#"{"type":"hangfire"}"#).unwrap();
-        assert_eq!(short, RetryPolicy::hangfire());
+        for name in ["polynomial", "hangfire"] {
+            let text = format!(r#"{{"type":"{name}"}}"#);
+            let short: RetryPolicy = serde_json::from_str(&text).unwrap();
+            assert_eq!(short, RetryPolicy::polynomial(), "{name}");
+        }
         for bad in [
-            r#"{"type":"hangfire","max_attempts":0}"#,
+            r#"{"type":"polynomial","max_attempts":0}"#,
             r#"{"type":"list","delays_micros":[]}"#,
             r#"{"type":"weekly"}"#,
         ] {

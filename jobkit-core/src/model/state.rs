@@ -102,7 +102,8 @@ pub enum Reason {
     RunNow,
     /// A person set another instant.
     Rescheduled,
-    /// Moved to another queue or priority.
+    /// Moved to another queue or priority. No transition gives it, since a move leaves the state; it keeps its
+    /// position in [`ALL`](Self::ALL).
     Moved,
     /// Taken by a server.
     Claimed,
@@ -116,7 +117,7 @@ pub enum Reason {
     Done,
     /// Failed as often as it may.
     OutOfAttempts,
-    /// Failed with an error that no repetition mends.
+    /// Failed with an error that no repetition fixes.
     Permanent,
     /// The stored arguments do not fit the handler.
     BadArguments,

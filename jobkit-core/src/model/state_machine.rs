@@ -202,7 +202,7 @@ pub struct Effects {
     pub finished: Option<Finish>,
     /// A finished job came back: its batch counts it as open again.
     pub reopened: Option<Finish>,
-    /// When retention ends; `Some(None)` clears it or keeps the job for ever.
+    /// When retention ends; `Some(None)` clears it or keeps the job forever.
     pub expires_at: Option<Option<Timestamp>>,
     /// The job is claimable, in its old place.
     pub claimable: bool,

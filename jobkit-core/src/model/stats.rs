@@ -323,7 +323,7 @@ impl Step {
         }
     }
 
-    /// How long buckets are kept; `None` for ever.
+    /// How long buckets are kept; `None` forever.
     pub const fn kept(self) -> Option<Duration> {
         const HOUR: u64 = 3600;
         match self {

@@ -1,7 +1,7 @@
 //! Operations on everything that matches a filter, in bounded steps.
 //!
 //! A step announces in the storage which jobs it is about to change, in which versions; changes them,
-//! each guarded by its version and judged by the state machine; and notes what became of them. Killed
+//! each guarded by its version and judged by the state machine; and notes the outcome of them. Killed
 //! anywhere between, the next one who looks finds the announcement, and changes what has not been changed
 //! yet: nothing is changed twice, nothing is left out. Any number may drive one operation: servers do,
 //! as soon as a heartbeat tells them of one, and so does whoever asked for it and waits.
@@ -21,9 +21,9 @@ use crate::storage::{
 
 /// A step that was announced so long ago was left by somebody who is gone.
 const LEFT: Duration = Duration::from_secs(30);
-/// Jobs that one step changes, at least where so many match.
+/// Jobs that one step changes, at least where this many match.
 const STEP: usize = 200;
-/// Between two steps others have the storage for so many times as long as the step took, so that workers
+/// Between two steps others have the storage for this many times as long as the step took, so that workers
 /// keep five sixths of it.
 pub(crate) const PACE: u32 = 5;
 /// How often a job that a stranger's transaction holds is tried again.
@@ -209,7 +209,7 @@ async fn carry_out<S: Storage + ?Sized>(
     note(storage, record, counts).await
 }
 
-/// Notes what became of an announced step. Somebody may have cancelled the operation meanwhile.
+/// Notes the outcome of an announced step. Somebody may have cancelled the operation meanwhile.
 async fn note<S: Storage + ?Sized>(
     storage: &S,
     mut record: BulkRecord,

@@ -1,7 +1,7 @@
 //! [`Operator`]: what a person does, with their name to it.
 //!
 //! Everything an operator does is written to the audit before it is done, and how it went after it: a
-//! crash between leaves an entry without an outcome, never a deed without an entry.
+//! crash between leaves an entry without an outcome, never a action without an entry.
 
 mod jobs;
 
@@ -77,7 +77,7 @@ impl Operator {
         &self,
         action: &str,
         target: impl Into<String>,
-        deed: impl Future<Output = Result<T>>,
+        call: impl Future<Output = Result<T>>,
         told: impl FnOnce(&T) -> (u64, String),
     ) -> Result<T> {
         let mut entry = AuditEntry {
@@ -93,10 +93,10 @@ impl Operator {
         };
         entry.check()?;
         let kept = offered(self.storage().append_audit(&entry, None).await)?.is_some();
-        let answer = deed.await;
+        let answer = call.await;
         tracing::info!(
             target: "jobkit::audit",
-            actor = %self.actor, action, on = %entry.target, ok = answer.is_ok(), "an operator acted"
+            actor = %self.actor, action, on = %entry.target, ok = answer.is_ok(), "operator action"
         );
         if kept {
             (entry.count, entry.outcome) = match &answer {
@@ -105,7 +105,7 @@ impl Operator {
             };
             // What was done is done, whether this can be written or not.
             if let Err(error) = self.storage().append_audit(&entry, None).await {
-                tracing::warn!(%error, action, "the outcome could not be written to the audit");
+                tracing::warn!(%error, action, "the result of an operator's action was not written to the audit");
             }
         }
         answer
@@ -119,14 +119,14 @@ impl Operator {
         let (what, name) = told_target(&target);
         let pause = self.pause_of(until);
         pause.check()?;
-        let deed = self.storage().pause(&target, &pause, None);
-        self.audited(&format!("pause {what}"), name, deed, |()| (1, "paused".into())).await
+        let call = self.storage().pause(&target, &pause, None);
+        self.audited(&format!("pause {what}"), name, call, |()| (1, "paused".into())).await
     }
 
     async fn lift_pause(&self, target: PauseTarget) -> Result<bool> {
         let (what, name) = told_target(&target);
-        let deed = self.storage().resume(&target);
-        self.audited(&format!("resume {what}"), name, deed, |was| {
+        let call = self.storage().resume(&target);
+        self.audited(&format!("resume {what}"), name, call, |was| {
             (u64::from(*was), if *was { "resumed" } else { "was not paused" }.into())
         })
         .await
@@ -169,8 +169,8 @@ impl Operator {
     /// # Errors
     /// `NotFound` if there is none; otherwise as [`pause_queue`](Self::pause_queue).
     pub async fn pause_recurring(&self, id: &str, until: Option<Timestamp>) -> Result<()> {
-        let deed = self.client.pause_recurring(id, self.pause_of(until));
-        self.audited("pause recurring", id, deed, |()| (1, "paused".into())).await
+        let call = self.client.pause_recurring(id, self.pause_of(until));
+        self.audited("pause recurring", id, call, |()| (1, "paused".into())).await
     }
 
     /// Resumes a recurring job, with its next occurrence from now on.
@@ -178,8 +178,8 @@ impl Operator {
     /// # Errors
     /// `NotFound` if there is none; otherwise the storage's.
     pub async fn resume_recurring(&self, id: &str) -> Result<()> {
-        let deed = self.client.resume_recurring(id);
-        self.audited("resume recurring", id, deed, |()| (1, "resumed".into())).await
+        let call = self.client.resume_recurring(id);
+        self.audited("resume recurring", id, call, |()| (1, "resumed".into())).await
     }
 
     /// Fires a recurring job beside its schedule.
@@ -187,8 +187,8 @@ impl Operator {
     /// # Errors
     /// `NotFound` if there is none; a conflict if its unique key is held.
     pub async fn run_recurring(&self, id: &str) -> Result<JobId> {
-        let deed = self.client.trigger_recurring(id);
-        self.audited("run recurring", id, deed, |job| (1, format!("created {job}"))).await
+        let call = self.client.trigger_recurring(id);
+        self.audited("run recurring", id, call, |job| (1, format!("created {job}"))).await
     }
 
     /// Tells a server to take no more jobs, until an instant if one is given; what it holds goes on.
@@ -231,14 +231,14 @@ impl Operator {
             Some(ServerCommand::Stop) => "stop server",
             None => "resume server",
         };
-        let deed = async {
+        let call = async {
             if self.storage().command_server(&name, order.as_ref(), None).await? {
                 return Ok(());
             }
             let error = Error::new(ErrorKind::NotFound, "there is no such server");
             Err(error.with("server", server))
         };
-        self.audited(action, server, deed, |()| (1, "told with its next heartbeat".into())).await
+        self.audited(action, server, call, |()| (1, "told with its next heartbeat".into())).await
     }
 
     /// Begins an operation on everything that matches; see [`bulk`]. Servers carry it out, and
@@ -285,8 +285,8 @@ impl Operator {
     /// # Errors
     /// The storage's.
     pub async fn cancel_bulk(&self, id: OperationId) -> Result<bool> {
-        let deed = bulk::cancel(self.storage(), id);
-        self.audited("stop bulk", id.to_string(), deed, |was| {
+        let call = bulk::cancel(self.storage(), id);
+        self.audited("stop bulk", id.to_string(), call, |was| {
             (u64::from(*was), if *was { "stops after its step" } else { "had ended" }.into())
         })
         .await
@@ -312,8 +312,8 @@ impl Operator {
     /// A conflict when it has completed; `NotFound` if there is none.
     pub async fn cancel_batch(&self, batch: BatchId) -> Result<()> {
         let handle = self.client.batch(batch);
-        let deed = handle.cancel();
-        self.audited("cancel batch", batch.to_string(), deed, |()| (1, "cancelled".into())).await
+        let call = handle.cancel();
+        self.audited("cancel batch", batch.to_string(), call, |()| (1, "cancelled".into())).await
     }
 
     /// Sets a limit's number and window, over what jobs name.
@@ -322,8 +322,8 @@ impl Operator {
     /// As [`pause_queue`](Self::pause_queue).
     pub async fn define_limit(&self, limit: Limit) -> Result<()> {
         let (name, max) = (limit.name.clone(), limit.max);
-        let deed = self.client.define_limit(limit);
-        self.audited("change limit", name, deed, |()| (1, format!("set to {max}"))).await
+        let call = self.client.define_limit(limit);
+        self.audited("change limit", name, call, |()| (1, format!("set to {max}"))).await
     }
 
     /// Frees the slots of a limit that are held under expired leases, by rescuing their holders at once;
@@ -332,7 +332,7 @@ impl Operator {
     /// # Errors
     /// The storage's.
     pub async fn release_stuck(&self, limit: &str) -> Result<u64> {
-        let deed = async {
+        let call = async {
             let now = self.storage().now().await?;
             let holders = self.storage().limit_holders(limit, crate::model::bounds::PAGE).await?;
             let mut released = 0;
@@ -347,7 +347,7 @@ impl Operator {
             }
             Ok(released)
         };
-        self.audited("release stuck", limit, deed, |n| (*n, format!("{n} released"))).await
+        self.audited("release stuck", limit, call, |n| (*n, format!("{n} released"))).await
     }
 
     /// Mutes an error group, until an instant if one is given; its failures are counted all the same.
@@ -369,14 +369,14 @@ impl Operator {
     }
 
     async fn set_mute(&self, action: &str, group: Fingerprint, mute: Option<Pause>) -> Result<()> {
-        let deed = async {
+        let call = async {
             if self.storage().mute(group, mute.as_ref(), None).await? {
                 return Ok(());
             }
             let error = Error::new(ErrorKind::NotFound, "there is no such error group");
             Err(error.with("group", format_args!("{group:?}")))
         };
-        self.audited(action, format!("{group:?}"), deed, |()| (1, format!("{action}d"))).await
+        self.audited(action, format!("{group:?}"), call, |()| (1, format!("{action}d"))).await
     }
 }
 

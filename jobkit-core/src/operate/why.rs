@@ -141,7 +141,7 @@ pub enum Cause {
         /// When a rate limit has room again.
         room_at: Option<Timestamp>,
     },
-    /// Others go before it.
+    /// Others run before it.
     Behind(Count),
     /// All workers that would take it are busy.
     WorkersBusy {
@@ -545,10 +545,10 @@ impl Cause {
                 }
             },
             Self::Behind(count) => match count {
-                Count::Exact(1) => "1 job of its queue goes before it".to_owned(),
-                Count::Exact(n) | Count::About(n) => format!("{n} jobs of its queue go before it"),
-                Count::AtLeast(n) => format!("more than {n} jobs of its queue go before it"),
-                Count::Unknown => "others of its queue may go before it".to_owned(),
+                Count::Exact(1) => "1 job of its queue runs before it".to_owned(),
+                Count::Exact(n) | Count::About(n) => format!("{n} jobs of its queue run before it"),
+                Count::AtLeast(n) => format!("more than {n} jobs of its queue run before it"),
+                Count::Unknown => "others of its queue may run before it".to_owned(),
             },
             Self::WorkersBusy { workers } => {
                 format!("all {workers} workers that would take it are busy")

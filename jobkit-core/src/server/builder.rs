@@ -1,4 +1,4 @@
-//! Building a server: everything is checked at once, and all mistakes are told together.
+//! Building a server: everything is checked at once, and all errors are reported together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::client::{Client, Recurring};
 use crate::handlers::context::{DataMap, Requirements};
-use crate::handlers::filter::{ElectFilter, Filters, PerformFilter};
+use crate::handlers::filter::{Filters, OutcomeFilter, PerformFilter};
 use crate::handlers::panics;
 use crate::handlers::registry::{Jobs, Kind};
 use crate::model::bounds;
@@ -147,15 +147,15 @@ impl ServerBuilder {
         self
     }
 
-    /// Lays a filter round every run; the first one is outermost.
-    pub fn around(mut self, filter: impl PerformFilter) -> Self {
+    /// Wraps every run in `filter`. The first filter added is the outermost.
+    pub fn perform_filter(mut self, filter: impl PerformFilter) -> Self {
         self.filters.perform.push(Arc::new(filter));
         self
     }
 
-    /// Gives a filter a say in what follows from every run.
-    pub fn elect(mut self, filter: impl ElectFilter) -> Self {
-        self.filters.elect.push(Arc::new(filter));
+    /// Adds a filter that may change the outcome of a run: retry, fail, delete, snooze.
+    pub fn outcome_filter(mut self, filter: impl OutcomeFilter) -> Self {
+        self.filters.outcome.push(Arc::new(filter));
         self
     }
 
@@ -211,7 +211,7 @@ impl ServerBuilder {
     /// Checks everything.
     ///
     /// # Errors
-    /// All mistakes together: missing `Data`, two kinds of one name, a queue that nobody here serves, a
+    /// All errors together: missing `Data`, two kinds of one name, a queue that nobody here serves, a
     /// bad schedule, options out of range.
     pub fn build(mut self) -> Result<Server, BuildError> {
         if let Some(workers) = self.workers {
@@ -223,13 +223,13 @@ impl ServerBuilder {
         }
         let stated = std::mem::take(&mut self.queue_workers);
         self.options.queue_workers.extend(stated);
-        let mut mistakes: Vec<Error> = Vec::new();
+        let mut errors: Vec<Error> = Vec::new();
         let (kinds, twice) = self.jobs.by_name();
         for name in twice {
-            mistakes.push(Error::invalid("jobs", format_args!("two jobs are named `{name}`")));
+            errors.push(Error::invalid("jobs", format_args!("two jobs are named `{name}`")));
         }
         if kinds.is_empty() {
-            mistakes.push(Error::invalid("jobs", "is empty: register jobs with `.jobs(jobs![…])`"));
+            errors.push(Error::invalid("jobs", "is empty: register jobs with `.jobs(jobs![…])`"));
         }
         if kinds.len() > bounds::SERVER_KINDS {
             let text = format!(
@@ -237,14 +237,14 @@ impl ServerBuilder {
                 kinds.len(),
                 bounds::SERVER_KINDS
             );
-            mistakes.push(Error::invalid("jobs", text));
+            errors.push(Error::invalid("jobs", text));
         }
         let kind_names =
-            collect(kinds.keys().map(|name| Name::new("kind", name.as_str())), &mut mistakes);
-        self.check_data(&mut mistakes);
-        self.check_kinds(&mut mistakes);
-        let mut queues = self.build_queues(&mut mistakes);
-        queues.most = self.most_of(&queues.names, &mut mistakes);
+            collect(kinds.keys().map(|name| Name::new("kind", name.as_str())), &mut errors);
+        self.check_data(&mut errors);
+        self.check_kinds(&mut errors);
+        let mut queues = self.build_queues(&mut errors);
+        queues.most = self.most_of(&queues.names, &mut errors);
         if !queues.most.is_empty() && queues.names.iter().all(|it| queues.most.contains_key(it)) {
             let sum = queues.most.values().fold(0_usize, |sum, most| sum.saturating_add(*most));
             // So no queue waits for workers that another one has.
@@ -252,27 +252,26 @@ impl ServerBuilder {
                 self.options.workers = sum.min(MAX_WORKERS);
             }
         }
-        mistakes.splice(0..0, self.options.mistakes());
+        errors.splice(0..0, self.options.errors());
         let host = hostname().unwrap_or_else(|| "server".to_owned());
         let name = match &self.name {
             Some(name) => Name::new("server name", name.as_str()),
             None => Ok(default_name(&host)),
         };
         let name =
-            name.map_err(|error| mistakes.push(error)).unwrap_or_else(|()| default_name(&host));
-        let recurring =
-            collect(self.recurring.into_iter().map(Recurring::into_spec), &mut mistakes);
+            name.map_err(|error| errors.push(error)).unwrap_or_else(|()| default_name(&host));
+        let recurring = collect(self.recurring.into_iter().map(Recurring::into_spec), &mut errors);
         let mut seen = BTreeSet::new();
         for spec in &recurring {
             if !seen.insert(spec.id.clone()) {
-                mistakes.push(Error::invalid(
+                errors.push(Error::invalid(
                     "recurring",
                     format_args!("{:?} is declared twice", spec.id),
                 ));
             }
         }
-        if !mistakes.is_empty() {
-            return Err(BuildError { mistakes });
+        if !errors.is_empty() {
+            return Err(BuildError { errors });
         }
         let info = ServerInfo {
             name,
@@ -300,9 +299,9 @@ impl ServerBuilder {
         Ok(Server { engine: Arc::new(engine), recurring })
     }
 
-    fn check_data(&self, mistakes: &mut Vec<Error>) {
+    fn check_data(&self, errors: &mut Vec<Error>) {
         for name in &self.data_twice {
-            mistakes
+            errors
                 .push(Error::invalid("data", format_args!("two values of type {name} are given")));
         }
         for kind in self.jobs.kinds() {
@@ -315,12 +314,12 @@ impl ServerBuilder {
                 };
                 let text =
                     format!("job `{}` needs Data<{missing}>: give it with `{call}`", kind.name);
-                mistakes.push(Error::invalid("data", text));
+                errors.push(Error::invalid("data", text));
             }
         }
     }
 
-    fn check_kinds(&self, mistakes: &mut Vec<Error>) {
+    fn check_kinds(&self, errors: &mut Vec<Error>) {
         for kind in self.jobs.kinds() {
             let options = &kind.options;
             let mut checks: Vec<_> =
@@ -340,7 +339,7 @@ impl ServerBuilder {
                 checks
                     .push(Err(Error::invalid("timeout", "must be over zero and at most 366 days")));
             }
-            mistakes.extend(
+            errors.extend(
                 checks
                     .into_iter()
                     .filter_map(Result::err)
@@ -350,12 +349,12 @@ impl ServerBuilder {
     }
 
     /// How many of each queue run at once, where that was said.
-    fn most_of(&self, names: &[Name], mistakes: &mut Vec<Error>) -> BTreeMap<Name, usize> {
+    fn most_of(&self, names: &[Name], errors: &mut Vec<Error>) -> BTreeMap<Name, usize> {
         let mut all = BTreeMap::new();
         for (queue, most) in &self.options.queue_workers {
             if !(1..=MAX_WORKERS).contains(most) {
                 let text = format!("of `{queue}` are {most}, where 1 to 10,000 are allowed");
-                mistakes.push(Error::invalid("queue_workers", text));
+                errors.push(Error::invalid("queue_workers", text));
             }
             match names.iter().find(|name| name.as_str() == queue) {
                 Some(name) => {
@@ -367,14 +366,14 @@ impl ServerBuilder {
                         "name `{queue}`, which this server does not serve; it serves: {}",
                         served.join(", ")
                     );
-                    mistakes.push(Error::invalid("queue_workers", text));
+                    errors.push(Error::invalid("queue_workers", text));
                 }
             }
         }
         all
     }
 
-    fn build_queues(&self, mistakes: &mut Vec<Error>) -> Queues {
+    fn build_queues(&self, errors: &mut Vec<Error>) -> Queues {
         let wanted: BTreeSet<&str> =
             self.jobs.kinds().iter().map(|kind| kind.options.queue.unwrap_or("default")).collect();
         let Some(listed) = &self.queues else {
@@ -389,7 +388,7 @@ impl ServerBuilder {
                     names.len(),
                     bounds::SERVER_QUEUES
                 );
-                mistakes.push(Error::invalid("queues", text));
+                errors.push(Error::invalid("queues", text));
             }
             let weights = vec![1.0; names.len()];
             return Queues { names, weights, most: BTreeMap::new() };
@@ -397,15 +396,15 @@ impl ServerBuilder {
         if listed.is_empty() || listed.len() > bounds::SERVER_QUEUES {
             let text =
                 format!("lists {}, where 1 to {} are allowed", listed.len(), bounds::SERVER_QUEUES);
-            mistakes.push(Error::invalid("queues", text));
+            errors.push(Error::invalid("queues", text));
         }
         if listed.iter().any(|(_, weight)| *weight <= 0.0) {
-            mistakes.push(Error::invalid("queues", "have a weight of zero"));
+            errors.push(Error::invalid("queues", "have a weight of zero"));
         }
         let mut seen = BTreeSet::new();
         for (queue, _) in listed {
             if !seen.insert(queue.as_str()) {
-                mistakes.push(Error::invalid("queues", format_args!("name `{queue}` twice")));
+                errors.push(Error::invalid("queues", format_args!("name `{queue}` twice")));
             }
         }
         if !self.only_queues {
@@ -416,12 +415,12 @@ impl ServerBuilder {
                         "do not contain `{queue}`, where job `{}` waits; add it, or say `.only_queues()` if another server serves it",
                         kind.name
                     );
-                    mistakes.push(Error::invalid("queues", text));
+                    errors.push(Error::invalid("queues", text));
                 }
             }
         }
         let names =
-            collect(listed.iter().map(|(queue, _)| Name::new("queue", queue.as_str())), mistakes);
+            collect(listed.iter().map(|(queue, _)| Name::new("queue", queue.as_str())), errors);
         let weights = match self.weighted {
             true => listed.iter().map(|(_, weight)| *weight).collect(),
             false => Vec::new(),
@@ -446,8 +445,8 @@ fn check_versions(kind: &Kind) -> Result<()> {
     }
 }
 
-fn collect<T>(items: impl IntoIterator<Item = Result<T>>, mistakes: &mut Vec<Error>) -> Vec<T> {
-    items.into_iter().filter_map(|item| item.map_err(|error| mistakes.push(error)).ok()).collect()
+fn collect<T>(items: impl IntoIterator<Item = Result<T>>, errors: &mut Vec<Error>) -> Vec<T> {
+    items.into_iter().filter_map(|item| item.map_err(|error| errors.push(error)).ok()).collect()
 }
 
 fn default_name(host: &str) -> Name {
@@ -460,24 +459,24 @@ fn default_name(host: &str) -> Name {
     Name::from_stored(format!("{host}-{}-{random:04x}", std::process::id()))
 }
 
-/// Why a server could not be built: every mistake.
+/// Why a server could not be built: every error.
 #[derive(Debug)]
 pub struct BuildError {
-    mistakes: Vec<Error>,
+    errors: Vec<Error>,
 }
 
 impl BuildError {
-    /// The mistakes; at least one.
-    pub fn mistakes(&self) -> &[Error] {
-        &self.mistakes
+    /// The errors; at least one.
+    pub fn errors(&self) -> &[Error] {
+        &self.errors
     }
 }
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the server cannot be built")?;
-        for mistake in &self.mistakes {
-            write!(f, "\n- {mistake}")?;
+        for error in &self.errors {
+            write!(f, "\n- {error}")?;
         }
         Ok(())
     }

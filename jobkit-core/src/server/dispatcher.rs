@@ -178,7 +178,7 @@ impl Dispatcher {
         };
         match self.engine.bounded(self.engine.storage.wake_ups(filter)).await {
             Ok(pushes) => self.pushes = Pushes::new(pushes),
-            Err(error) => tracing::debug!(error = %error, "no pushes, polling"),
+            Err(error) => tracing::debug!(error = %error, "no wake-ups, polling"),
         }
     }
 
@@ -226,7 +226,7 @@ impl Dispatcher {
         let full = self.outcomes.len() >= STEP_ITEMS * 2;
         let waits = self.suspects.run_alone() || self.suspects.are_full();
         if waits || self.engine.is_quiet() || full {
-            // With so many outcomes waiting the storage is slow or away: nothing new is started.
+            // With this many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }
         let wanted = (self.free_workers() + self.prefetch()).saturating_sub(self.waiting.len());

@@ -244,10 +244,10 @@ impl Engine {
         }
         match quiet {
             true => {
-                tracing::info!(server = %self.info.name, "an operator told the server to take no more jobs")
+                tracing::info!(server = %self.info.name, "an operator told the server to claim no more jobs")
             }
             false => {
-                tracing::info!(server = %self.info.name, "the server takes jobs again");
+                tracing::info!(server = %self.info.name, "the server claims jobs again");
                 self.signals.dispatcher.notify_one();
             }
         }
@@ -340,7 +340,7 @@ impl Engine {
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%job, %error, "job failed for good, and cannot be read");
+                tracing::error!(%job, %error, "job failed for good, but its record cannot be read");
             }
         }
     }

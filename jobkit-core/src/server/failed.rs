@@ -45,7 +45,7 @@ impl Hooks {
         for hook in &self.0 {
             // What an application does here must not stop its server.
             if catch_unwind(AssertUnwindSafe(|| hook(job))).is_err() {
-                tracing::error!(job = %job.id, kind = %job.kind, "the hook for failed jobs panicked");
+                tracing::error!(job = %job.id, kind = %job.kind, "the on_failed hook panicked");
             }
         }
     }
@@ -105,11 +105,11 @@ pub(super) fn settled(hooks: &Hooks, subject: &Subject, settle: &Settle, answer:
         }
         Ending::Retry { delay } if state != Some(StateName::Deleted) => {
             let delay = Shortly(delay);
-            tracing::warn!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed, retry in {delay}");
+            tracing::warn!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed, retrying in {delay}");
         }
         // It was asked to stop, and did; or its batch was cancelled.
         Ending::Failed(_) | Ending::Retry { .. } | Ending::Deleted(Reason::Cancelled) => {
-            tracing::debug!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed when it was cancelled");
+            tracing::debug!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "cancelled job failed");
         }
         Ending::Deleted(_) => {
             tracing::info!(%job, %kind, %queue, attempt, error_type, error = %message, ?chain, "job failed, and a filter deleted it");

@@ -39,14 +39,14 @@ impl HealthBoard {
     pub(crate) fn failed(&self, part: &'static str, problem: &dyn Display) {
         let message = problem.to_string();
         if self.lock().insert(part, message.clone()).is_none() {
-            tracing::warn!(part, problem = %message, "a part of the server does not work, trying again");
+            tracing::warn!(part, problem = %message, "component failed, retrying");
         }
     }
 
     /// Reports that a part works; logged when it did not before.
     pub(crate) fn works(&self, part: &'static str) {
         if self.lock().remove(part).is_some() {
-            tracing::info!(part, "a part of the server works again");
+            tracing::info!(part, "component works again");
         }
     }
 

@@ -59,7 +59,7 @@ async fn rescue(engine: &Engine) {
             Ok(rescue) => {
                 report(engine, &Ok(()));
                 for (job, state) in &rescue.rescued {
-                    tracing::warn!(job = %job, state = %state, "the lease had expired, the job was taken back");
+                    tracing::warn!(job = %job, state = %state, "lease expired, recovered the job");
                 }
                 let failed = rescue.rescued.iter().filter(|(_, state)| *state == StateName::Failed);
                 for (job, _) in failed {
@@ -169,7 +169,7 @@ async fn drive_bulks(engine: &Engine) {
                 Ok(Some(Stepped::Ended(record))) => {
                     tracing::info!(
                         operation = %record.id, done = record.done, skipped = record.skipped,
-                        refused = record.refused, "a bulk operation has ended"
+                        refused = record.refused, "bulk operation finished"
                     );
                     SHORTEST_BULK_PAUSE
                 }
@@ -201,7 +201,7 @@ async fn bulk_step(engine: &Engine) -> Result<Option<Stepped>> {
             Err(error) if error.is_retryable() => return Err(error),
             Ok(other) => last = Some(other),
             Err(error) => {
-                tracing::warn!(operation = %record.id, %error, "a bulk operation cannot be carried out");
+                tracing::warn!(operation = %record.id, %error, "bulk operation failed");
             }
         }
     }
@@ -222,7 +222,7 @@ async fn purge_once(engine: &Engine) -> Result<bool> {
     for server in
         engine.bounded(engine.storage.remove_dead(engine.options.dead_after, None)).await?
     {
-        tracing::warn!(server = %server, "the server was silent for too long and is forgotten; its jobs are taken back when their leases expire");
+        tracing::warn!(server = %server, "removed a server that was silent for too long; its jobs are recovered when their leases expire");
     }
     Ok(more)
 }

@@ -46,7 +46,7 @@ pub(super) async fn keep(engine: Arc<Engine>) {
             }
         }
         if let Err(error) = renew(&engine, &mut settled_through).await {
-            tracing::debug!(error = %error, "renewing what still runs failed, trying again");
+            tracing::debug!(error = %error, "renewing leases failed, retrying");
         }
         tokio::time::sleep(engine.options.renew_interval()).await;
     }
@@ -95,7 +95,7 @@ async fn heartbeats(engine: &Engine) {
             () = engine.quiet.cancelled(), if !drains => {
                 drains = true;
                 if let Err(error) = engine.announce().await {
-                    tracing::debug!(error = %error, "the storage was not told that the server drains");
+                    tracing::debug!(error = %error, "the storage does not know that the server is draining");
                 }
             }
         }
@@ -218,7 +218,7 @@ fn apply(engine: &Engine, request: &RenewRequest, renewed: &Renewed, sent_at: In
             RenewAnswer::Lost => {
                 // Where it is being settled, its own answer tells.
                 if matches!(job.phase, Phase::Running(_)) {
-                    tracing::warn!(job = %renewal.lease.job, "the lease was lost, the handler is cancelled");
+                    tracing::warn!(job = %renewal.lease.job, "lease lost, cancelling the handler");
                 }
                 // What waits for a worker is not started any more.
                 job.sure_until = sent_at;

@@ -13,7 +13,7 @@ use crate::model::state::Retention;
 /// The most jobs that run at once on a server.
 pub(crate) const MAX_WORKERS: usize = 10_000;
 
-/// The options of a server; what a job or its kind names goes before them.
+/// The options of a server; what a job or its kind names takes precedence.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerOptions {
@@ -44,7 +44,7 @@ pub struct ServerOptions {
 pub enum Prefetch {
     /// About 50 ms of work by the measured durations; none where jobs take over a second.
     Adaptive,
-    /// Always so many.
+    /// Always this many.
     Fixed(usize),
 }
 
@@ -149,7 +149,7 @@ impl ServerOptions {
         self
     }
 
-    /// When failed jobs run again; [`RetryPolicy::hangfire`] by default.
+    /// When failed jobs run again; [`RetryPolicy::polynomial`] by default.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
@@ -213,8 +213,8 @@ impl ServerOptions {
         self.janitor_interval.min(self.lease / 2)
     }
 
-    /// All mistakes.
-    pub(crate) fn mistakes(&self) -> Vec<Error> {
+    /// All errors.
+    pub(crate) fn errors(&self) -> Vec<Error> {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let timeout =
             self.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout <= MAX_TIMEOUT);

@@ -171,7 +171,7 @@ impl<'e> Scheduler<'e> {
                 !self.ahead.is_empty()
             }
             Err(error) => {
-                tracing::debug!(error = %error, "looking through the schedules failed");
+                tracing::debug!(error = %error, "checking schedules failed");
                 self.audit_at = Instant::now() + AUDIT_AGAIN;
                 return false;
             }
@@ -223,7 +223,7 @@ async fn set_anew(engine: &Engine, now: Timestamp) -> Result<Vec<String>> {
         }
         for save in &saves {
             let (id, next) = (&save.spec.id, save.next.map(|next| next.nominal_at));
-            tracing::warn!(recurring = %id, ?next, "the clock went back, the next occurrence is computed again");
+            tracing::warn!(recurring = %id, ?next, "the clock went back, recomputed the next occurrence");
             found.push(format!("`{id}`"));
         }
         tokio::task::yield_now().await;

@@ -60,7 +60,8 @@ impl ServerOptions {
     ///
     /// Durations are numbers with the units `ms`, `s`, `m` or `min`, `h` and `d`, such as `90s` or `1h30m`.
     /// Other variables are left alone. What a builder is told by [`workers`](crate::ServerBuilder::workers),
-    /// [`queues`](crate::ServerBuilder::queues) or [`name`](crate::ServerBuilder::name) goes before.
+    /// [`queues`](crate::ServerBuilder::queues) or [`name`](crate::ServerBuilder::name) takes
+    /// precedence.
     ///
     /// # Errors
     /// All values that cannot be read, together; ranges are checked when the server is built.
@@ -86,18 +87,18 @@ impl ServerOptions {
 
     fn from_vars(var: impl Fn(String) -> Option<(String, Result<String, String>)>) -> Result<Self> {
         let mut options = Self::default();
-        let mut mistakes = Vec::new();
+        let mut errors = Vec::new();
         for (name, set) in SETTINGS {
             let Some((name, value)) = var(format!("JOBKIT_{}", name.to_ascii_uppercase())) else {
                 continue;
             };
             let done = value.and_then(|value| set(&mut options, value.trim()));
-            mistakes.extend(done.err().map(|reason| format!("{name} {reason}")));
+            errors.extend(done.err().map(|reason| format!("{name} {reason}")));
         }
-        if mistakes.is_empty() {
+        if errors.is_empty() {
             return Ok(options);
         }
-        Err(Error::new(ErrorKind::Configuration, mistakes.join("; ")))
+        Err(Error::new(ErrorKind::Configuration, errors.join("; ")))
     }
 }
 
@@ -275,11 +276,11 @@ mod tests {
         assert_eq!(options.retry.attempts(), 3);
         assert_eq!(options.retention.failed, Keep::Forever);
         assert_eq!(options.retention.succeeded, Keep::For(Duration::from_secs(7200)));
-        assert_eq!(options.mistakes().len(), 0);
+        assert_eq!(options.errors().len(), 0);
     }
 
     #[test]
-    fn all_mistakes_are_told_together() {
+    fn all_errors_are_reported_together() {
         let error = from(&[
             ("JOBKIT_WORKERS", "many"),
             ("JOBKIT_LEASE", "30"),

@@ -1,6 +1,6 @@
 //! What the end of an attempt means: how it is settled.
 
-use crate::handlers::filter::{self, ElectFilter, Election, Ended, Retrying};
+use crate::handlers::filter::{self, Decision, Ended, OutcomeFilter, Retrying};
 use crate::handlers::registry::Kind;
 use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
@@ -99,8 +99,8 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Optio
         settle.log_dropped = told.dropped;
         settle.progress = told.progress;
     }
-    let of_kind = kind.map(|kind| kind.filters.elect.as_slice()).unwrap_or_default();
-    let asked = !of_kind.is_empty() || !engine.filters.elect.is_empty();
+    let of_kind = kind.map(|kind| kind.filters.outcome.as_slice()).unwrap_or_default();
+    let asked = !of_kind.is_empty() || !engine.filters.outcome.is_empty();
     // Most jobs just succeed, and nobody has anything to say.
     elects &= asked || failure.is_some() || skipped.is_some();
     if let Some(context) = end.context.as_ref().filter(|_| elects) {
@@ -111,14 +111,14 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Optio
             duration: end.duration,
         };
         let now = engine.client.clock_now();
-        let mut election = Election::new(settle.ending, settle.retention, now);
+        let mut decision = Decision::new(settle.ending, settle.retention, now);
         if let Some(why) = skipped {
-            election.note(why);
+            decision.note(why);
         }
-        let election = elected(&ended, election, &end.job, kind, engine);
-        settle.ending = election.ending;
-        settle.retention = election.retention;
-        settle.log.extend(election.lines);
+        let decision = decided(&ended, decision, &end.job, kind, engine);
+        settle.ending = decision.ending;
+        settle.retention = decision.retention;
+        settle.log.extend(decision.lines);
         let over = settle.log.len().saturating_sub(bounds::LOG_LINES);
         settle.log.drain(..over);
         settle.log_dropped += over as u64;
@@ -129,23 +129,23 @@ pub(super) fn settle_of(end: End, kind: Option<&Kind>, engine: &Engine) -> Optio
 }
 
 /// Asks the retry policy and all filters what follows.
-fn elected(
+fn decided(
     ended: &Ended<'_>,
-    election: Election,
+    decision: Decision,
     job: &ClaimedJob,
     kind: Option<&Kind>,
     engine: &Engine,
-) -> Election {
-    let of_kind = kind.map(|kind| kind.filters.elect.as_slice()).unwrap_or_default();
-    let others = of_kind.iter().chain(&engine.filters.elect).map(AsRef::as_ref);
+) -> Decision {
+    let of_kind = kind.map(|kind| kind.filters.outcome.as_slice()).unwrap_or_default();
+    let others = of_kind.iter().chain(&engine.filters.outcome).map(AsRef::as_ref);
     if ended.failure.is_none() {
-        return filter::elect(others, ended, election);
+        return filter::decide(others, ended, decision);
     }
     let no_overrides = Overrides::default();
     let overrides = job.extras.as_deref().map_or(&no_overrides, |extras| &extras.overrides);
     let retrying = Retrying::new(policy(overrides, kind, &engine.options));
-    let first: &dyn ElectFilter = &retrying;
-    filter::elect(std::iter::once(first).chain(others), ended, election)
+    let first: &dyn OutcomeFilter = &retrying;
+    filter::decide(std::iter::once(first).chain(others), ended, decision)
 }
 
 fn policy(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -> RetryPolicy {
@@ -153,7 +153,7 @@ fn policy(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -
     let policy = overrides.retry.clone().or_else(|| kind.and_then(|kind| kind.retry.clone()));
     let attempts = overrides
         .max_attempts
-        // A policy of the job's own goes before the kind's number.
+        // A policy of the job's own wins the kind's number.
         .or_else(|| {
             if overrides.retry.is_some() { None } else { kind.and_then(|kind| kind.max_attempts) }
         });

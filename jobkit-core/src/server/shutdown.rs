@@ -18,8 +18,8 @@ use crate::storage::caught;
 
 /// How long outcomes may take to land after all handlers have ended.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
-/// How long the goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long deregistering may take.
+const DEREGISTER: Duration = Duration::from_secs(2);
 
 /// Runs the engine until it has stopped.
 ///
@@ -52,14 +52,14 @@ async fn run(engine: Arc<Engine>) -> Result<()> {
         biased;
         ended = &mut dispatcher => {
             if let Err(panic) = ended {
-                tracing::error!("the dispatcher panicked, which is a bug in jobkit");
+                tracing::error!("the dispatcher panicked; please report this bug");
                 engine.health.failed("dispatcher", &"panicked; the server has stopped");
                 engine.held.stop_all(StopCause::Shutdown);
                 let text = "the dispatcher panicked, so the server has stopped";
                 result = Err(Error::new(ErrorKind::Internal, text).caused_by(panic));
             }
         }
-        () = stages => tracing::warn!("some jobs did not end in time; they are taken back when their leases expire"),
+        () = stages => tracing::warn!("some jobs did not stop in time; they are recovered when their leases expire"),
         () = engine.ended.cancelled() => {}
     }
     // With nothing to wait for, the dispatcher may be done before that was said.
@@ -72,14 +72,14 @@ async fn run(engine: Arc<Engine>) -> Result<()> {
     dispatcher.abort();
     processes.shutdown().await;
     if !hard_stop {
-        say_goodbye(&engine).await;
+        deregister(&engine).await;
         tokio::spawn(leases::keep(engine));
     }
     result
 }
 
 /// Names what still runs, so that its rescue counts no crash.
-async fn say_goodbye(engine: &Engine) {
+async fn deregister(engine: &Engine) {
     let still_running: Vec<_> = {
         let held = engine.held.lock();
         held.jobs
@@ -88,13 +88,15 @@ async fn say_goodbye(engine: &Engine) {
             .map(|job| job.lease)
             .collect()
     };
-    let goodbye = engine.storage.remove_server(engine.incarnation(), &still_running);
-    match tokio::time::timeout(GOODBYE, caught(goodbye)).await {
+    let call = engine.storage.remove_server(engine.incarnation(), &still_running);
+    match tokio::time::timeout(DEREGISTER, caught(call)).await {
         Ok(Ok(())) => {
             tracing::info!(server = %engine.info.name, still_running = still_running.len(), "stopped")
         }
-        Ok(Err(error)) => tracing::warn!(error = %error, "stopped without a goodbye"),
-        Err(_) => tracing::warn!("stopped without a goodbye: the storage did not answer in time"),
+        Ok(Err(error)) => tracing::warn!(error = %error, "stopped without deregistering"),
+        Err(_) => {
+            tracing::warn!("stopped without deregistering: the storage did not answer in time")
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             // A storage without lists cannot tell.
             Err(error) if error.kind() == ErrorKind::Unsupported => return,
             // The other parts say that the storage is away.
-            Err(error) => tracing::debug!(error = %error, "looking for unserved kinds failed"),
+            Err(error) => tracing::debug!(error = %error, "checking for unserved kinds failed"),
         }
     }
 }
@@ -79,10 +79,10 @@ async fn unserved(engine: &Engine) -> Result<Option<Unserved>> {
 /// Logs each kind once, and lowers health as long as one is there.
 fn tell(engine: &Engine, unserved: &Unserved, told: &mut Unserved) {
     for (kind, queue) in unserved.difference(told) {
-        tracing::warn!(kind = %kind, queue = %queue, "jobs wait, and no live server serves their kind");
+        tracing::warn!(kind = %kind, queue = %queue, "jobs are waiting, and no live server serves their kind");
     }
     for (kind, queue) in told.difference(unserved) {
-        tracing::info!(kind = %kind, queue = %queue, "jobs of this kind do not wait without a server any more");
+        tracing::info!(kind = %kind, queue = %queue, "a live server serves this kind again");
     }
     told.clone_from(unserved);
     if unserved.is_empty() {

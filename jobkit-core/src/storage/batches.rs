@@ -34,22 +34,20 @@ use crate::model::refusal::Refusal;
 ///   then those on success, then those on failure, each in the order of the children. So the versions of
 ///   children, and what is left to sweeps, are the same everywhere (G7, G8).
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait BatchStore {
     /// Marks a batch as filled: its members may run.
     async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        let _ = (id, now);
         Err(Error::unsupported("batches"))
     }
 
     /// Cancels a batch.
     async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        let _ = (id, now);
         Err(Error::unsupported("batches"))
     }
 
     /// One batch.
     async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
-        let _ = id;
         Err(Error::unsupported("batches"))
     }
 
@@ -60,12 +58,11 @@ pub trait BatchStore {
         before: Option<BatchId>,
         limit: usize,
     ) -> Result<Vec<BatchRecord>> {
-        let _ = (state, before, limit);
         Err(Error::unsupported("batches"))
     }
 }
 
-/// What became of a change of a batch.
+/// The outcome of a change of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchOutcome {
     /// Applied.

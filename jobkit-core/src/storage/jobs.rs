@@ -49,13 +49,13 @@ use crate::model::state_machine::JobHead;
 ///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
 ///   [`BatchCancelled`](Refusal::BatchCancelled), a missing one
 ///   [`BatchGone`](Refusal::BatchGone) (G9).
-/// - **SUB-14** A batch is opened inside another that is open or runs, and counted there as one member in
-///   the same step; a completed, cancelled or missing one answers as for jobs, and deeper than
-///   [`BATCH_NESTING`](bounds::BATCH_NESTING) is refused with field `batch` (G9).
 /// - **SUB-11** The first submit that names a limit defines it; later ones do not change it (G13).
 /// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
 ///   submission and between submissions that did not overlap (G14).
 /// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).
+/// - **SUB-14** A batch is opened inside another that is open or runs, and counted there as one member in
+///   the same step; a completed, cancelled or missing one answers as for jobs, and deeper than
+///   [`BATCH_NESTING`](bounds::BATCH_NESTING) is refused with field `batch` (G9).
 /// - **SUB-15** A key that is taken for a [period](crate::model::unique::Until::Period) is held until that has
 ///   passed, whatever becomes of its job: finished, deleted, gone. Then it is free, at that instant by
 ///   the storage's clock. One that was taken more than a minute ahead of the clock was so while the clock
@@ -93,13 +93,13 @@ use crate::model::state_machine::JobHead;
 ///   no effect.
 /// - **CHG-9** Reschedule moves Scheduled and Enqueued jobs to another instant.
 /// - **CHG-10** Move changes queue or priority of a waiting job, which keeps its sequence.
-/// - **CHG-13** Retag gives a waiting job other tags, by which lists find it in the same step.
 /// - **CHG-11** A change of a missing job answers [`JobGone`](Refusal::JobGone).
+/// - **CHG-12** Requeue of a job whose key is held for a period keeps the key as long as it would have
+///   held it; if the period has passed it takes the key for another (G11).
+/// - **CHG-13** Retag gives a waiting job other tags, by which lists find it in the same step.
 /// - **CHG-14** `start_by` is over with the first claim, and with a requeue, which gives the job a run of
 ///   its own. Until then run now and reschedule to an instant that is not before it are refused with
 ///   field `start_by`, since the job would be deleted instead ([`Action::check_start_by`]).
-/// - **CHG-12** Requeue of a job whose key is held for a period keeps the key as long as it would have
-///   held it; if the period has passed it takes the key for another (G11).
 ///
 /// **Contract: `purge_expired`**
 /// - **PUR-1** It removes finished jobs whose expiry has passed, with all that belongs to them, and
@@ -278,7 +278,7 @@ impl Submission {
     }
 }
 
-/// What became of a submission.
+/// The outcome of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// It holds; one entry per job, in order.
@@ -289,7 +289,7 @@ pub enum Submitted {
     Busy,
 }
 
-/// What became of one job of a submission.
+/// The outcome of one job of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobSubmitted {
     /// Stored now, in this state.
@@ -452,7 +452,7 @@ pub fn check_start_by(start_by: Option<Timestamp>, run_at: Timestamp) -> Result<
     }
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeOutcome {
     /// Applied: the state and version now.
@@ -475,7 +475,7 @@ pub enum ChangeOutcome {
 /// A bounded step of work that runs by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct StepRequest {
-    /// At most so many items; storages may do fewer.
+    /// At most this many items; storages may do fewer.
     pub max: usize,
     /// Replaces the storage's clock; tests only.
     pub now: Option<Timestamp>,

@@ -42,35 +42,31 @@ use crate::model::limit::Limit;
 ///   for the second look: a crash is counted as in any rescue, and its slot is free in the same step. A
 ///   lease that has not expired is never taken (G4, G13).
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait LimitStore {
     /// Sets a limit's number and window by an operator's hand.
     async fn define_limit(&self, limit: &Limit) -> Result<()> {
-        let _ = limit;
         Err(Error::unsupported("limits"))
     }
 
     /// Limits by name, after the one named, at most `limit`.
     async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
-        let _ = (after, limit);
         Err(Error::unsupported("limits"))
     }
 
     /// One limit.
     async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
-        let _ = name;
         Err(Error::unsupported("limits"))
     }
 
     /// The jobs that hold a limit, in the order of their claims, at most `limit`; none of a rate limit.
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
-        let _ = (name, limit);
         Err(Error::unsupported("limits"))
     }
 
     /// Frees the slot of a job whose lease has expired, by rescuing it at once; `false` if it holds none,
     /// or its lease has not expired.
     async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
-        let _ = request;
         Err(Error::unsupported("releasing a stuck slot"))
     }
 }

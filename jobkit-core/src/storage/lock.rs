@@ -50,7 +50,7 @@ pub struct LockRequest {
 /// A held lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockLease {
-    /// Grows with every new owner, for ever; to be handed to other systems.
+    /// Grows with every new owner, forever; to be handed to other systems.
     pub generation: u64,
     /// When it ends unless renewed.
     pub expires_at: Timestamp,

@@ -19,10 +19,10 @@ use crate::model::record::{Lease, Payload, Progress};
 /// - **LOG-6** A checkpoint belongs to the job and outlives attempts; a requeue clears it.
 /// - **LOG-7** All of it is removed with the job.
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait JobLog {
     /// Appends lines and sets progress; one answer each, in order.
     async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
-        let _ = writes;
         Err(Error::unsupported("logs"))
     }
 
@@ -35,31 +35,26 @@ pub trait JobLog {
         after: u64,
         limit: usize,
     ) -> Result<LogPage> {
-        let _ = (job, fence, after, limit);
         Err(Error::unsupported("logs"))
     }
 
     /// Keeps a memo, or answers the one that is kept; `None` when the lease is lost.
     async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
-        let _ = (lease, key, value);
         Err(Error::unsupported("memos"))
     }
 
     /// The memo of a key in the job's present run.
     async fn memo(&self, job: JobId, key: &str) -> Result<Option<Payload>> {
-        let _ = (job, key);
         Err(Error::unsupported("memos"))
     }
 
     /// Keeps a checkpoint.
     async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
-        let _ = (lease, value);
         Err(Error::unsupported("checkpoints"))
     }
 
     /// The job's checkpoint.
     async fn checkpoint(&self, job: JobId) -> Result<Option<Payload>> {
-        let _ = job;
         Err(Error::unsupported("checkpoints"))
     }
 }
@@ -104,7 +99,7 @@ pub struct LogWrite {
     pub progress: Vec<Progress>,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteAnswer {
     /// Kept.

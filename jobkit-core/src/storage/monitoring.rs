@@ -33,7 +33,7 @@ use crate::model::stats::{Histogram, Scope, Step, Tally};
 /// - **MON-7** `lanes` names every queue and kind with Enqueued jobs that are not parked, with since when
 ///   the first in line has been claimable, and costs a look for each, not for each job.
 /// - **MON-8** `count` tells how many jobs `list` would page from the query's place on: exactly, or that
-///   there are at least so many, where that is more than `most`, or more than a bounded look finds.
+///   there are at least this many, where that is more than `most`, or more than a bounded look finds.
 /// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue go before an Enqueued one,
 ///   up to `most`; `None` for a job that is not Enqueued.
 /// - **MON-10** Every attempt that was settled with an error and [failed](crate::model::state_machine::Ending::has_failed)
@@ -44,41 +44,36 @@ use crate::model::stats::{Histogram, Scope, Step, Tally};
 ///   of its batch, or a filter gave it up. Neither is one that asked to run later. The error is kept with the
 ///   job all the same.
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait Monitoring {
     /// Counts, queues, servers: one page's worth.
     async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
-        let _ = now;
         Err(Error::unsupported("monitoring"))
     }
 
     /// All transitions since the beginning.
     async fn counters(&self, scope: &Scope) -> Result<Tally> {
-        let _ = scope;
         Err(Error::unsupported("monitoring"))
     }
 
     /// Transitions by time.
     async fn series(&self, query: &SeriesQuery) -> Result<Vec<SeriesPoint>> {
-        let _ = query;
         Err(Error::unsupported("monitoring"))
     }
 
     /// Durations by hour, added up over a range.
     async fn histogram(&self, query: &HistogramQuery) -> Result<Histogram> {
-        let _ = query;
         Err(Error::unsupported("monitoring"))
     }
 
     /// A page of jobs.
     async fn list(&self, query: &JobQuery) -> Result<JobPage> {
-        let _ = query;
         Err(Error::unsupported("monitoring"))
     }
 
     /// Every queue and kind with jobs that wait for a worker, those parked at a limit left out; by queue
     /// and kind, at most `limit`.
     async fn lanes(&self, limit: usize) -> Result<Vec<Lane>> {
-        let _ = limit;
         Err(Error::unsupported("monitoring"))
     }
 
@@ -89,25 +84,21 @@ pub trait Monitoring {
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<RelationPage> {
-        let _ = (id, after, limit);
         Err(Error::unsupported("monitoring"))
     }
 
     /// How many jobs match, from the query's place on; its `limit` does not count.
     async fn count(&self, query: &JobQuery, most: u64) -> Result<Count> {
-        let _ = (query, most);
         Err(Error::unsupported("monitoring"))
     }
 
     /// How many claimable jobs of its queue go before an Enqueued one.
     async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
-        let _ = (id, most);
         Err(Error::unsupported("monitoring"))
     }
 
     /// Failures by fingerprint, the one seen last first.
     async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
-        let _ = query;
         Err(Error::unsupported("error groups"))
     }
 }
@@ -236,7 +227,7 @@ pub struct JobQuery {
     pub error_group: Option<Fingerprint>,
     /// After this place.
     pub after: Option<Cursor>,
-    /// At most so many, 1 to 200.
+    /// At most this many, 1 to 200.
     pub limit: usize,
 }
 

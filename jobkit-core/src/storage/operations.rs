@@ -56,6 +56,7 @@ use crate::storage::whole::{ExportPage, Imported, Whole};
 ///   [`Already`](Imported::Already). Ids of any age are taken. The statistics count jobs by state, and no
 ///   transition (G18). What the importing storage finds decided is decided by its sweeps (SWP-2).
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait Operations {
     /// Pauses a queue or kind, or replaces its pause.
     async fn pause(
@@ -64,19 +65,16 @@ pub trait Operations {
         pause: &Pause,
         now: Option<Timestamp>,
     ) -> Result<()> {
-        let _ = (target, pause, now);
         Err(Error::unsupported("pausing"))
     }
 
     /// Lifts a pause; `false` if there was none.
     async fn resume(&self, target: &PauseTarget) -> Result<bool> {
-        let _ = target;
         Err(Error::unsupported("pausing"))
     }
 
     /// The pauses that hold.
     async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
-        let _ = now;
         Err(Error::unsupported("pausing"))
     }
 
@@ -87,31 +85,26 @@ pub trait Operations {
         order: Option<&ServerOrder>,
         now: Option<Timestamp>,
     ) -> Result<bool> {
-        let _ = (server, order, now);
         Err(Error::unsupported("commands to servers"))
     }
 
     /// Puts an edited copy in the place of a waiting job, or beside a finished one, in one step.
     async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
-        let _ = edit;
         Err(Error::unsupported("editing jobs"))
     }
 
     /// Stores how far a bulk operation is, if nobody was faster.
     async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
-        let _ = bulk;
         Err(Error::unsupported("bulk operations"))
     }
 
     /// One bulk operation.
     async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
-        let _ = id;
         Err(Error::unsupported("bulk operations"))
     }
 
     /// Bulk operations, at most `limit`.
     async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
-        let _ = limit;
         Err(Error::unsupported("bulk operations"))
     }
 
@@ -122,25 +115,21 @@ pub trait Operations {
         mute: Option<&Pause>,
         now: Option<Timestamp>,
     ) -> Result<bool> {
-        let _ = (group, mute, now);
         Err(Error::unsupported("muting"))
     }
 
     /// Appends to the audit, or replaces the entry of the same operation.
     async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
-        let _ = (entry, now);
         Err(Error::unsupported("audit"))
     }
 
     /// The audit, newest first, after the entry named, at most `limit`.
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
-        let _ = (after, limit);
         Err(Error::unsupported("audit"))
     }
 
     /// A page of everything that is not running.
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
-        let _ = (after, limit);
         Err(Error::unsupported("exporting whole records"))
     }
 
@@ -150,13 +139,11 @@ pub trait Operations {
     /// A running job is invalid input, and so is a member whose batch is not there; nothing of the call is
     /// stored then.
     async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
-        let _ = items;
         Err(Error::unsupported("importing whole records"))
     }
 
     /// 32 random bytes under a name, the same for all who ask; made at the first time.
     async fn secret(&self, name: &str) -> Result<[u8; 32]> {
-        let _ = name;
         Err(Error::unsupported("shared secrets"))
     }
 }

@@ -260,7 +260,7 @@ pub struct ClaimedJob {
     pub claimed_at: Timestamp,
     /// Its batch.
     pub batch: Option<BatchId>,
-    /// The limits whose slots it holds.
+    /// Whether it holds slots of limits, which are freed when it ends.
     pub limited: bool,
     /// The rest.
     pub extras: Option<Box<Extras>>,
@@ -337,7 +337,7 @@ impl Settle {
     }
 }
 
-/// What became of a settle.
+/// The outcome of a settle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettleAnswer {
     /// Applied; the job is now in this state.
@@ -386,7 +386,7 @@ pub struct Renewed {
     pub given_back: Vec<JobId>,
 }
 
-/// What became of one renewal.
+/// The outcome of one renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewAnswer {
     /// Extended.
@@ -420,7 +420,7 @@ pub struct RescueRequest {
     pub seen: Vec<ExpiredLease>,
     /// How many crashes a job may have.
     pub crash_limit: u32,
-    /// At most so many are rescued, and so many reported.
+    /// At most this many are rescued, and this many reported.
     pub max: usize,
     /// Replaces the storage's clock; tests only.
     pub now: Option<Timestamp>,

@@ -44,6 +44,7 @@ use crate::model::refusal::Refusal;
 ///   refused and the schedule goes on; where not even that can be stored it is [`FireOutcome::Failed`].
 ///   Its neighbours in the call are fired.
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait RecurringStore {
     /// Saves definitions; one outcome each, in order.
     async fn save_recurring(
@@ -51,13 +52,11 @@ pub trait RecurringStore {
         saves: &[SaveRecurring],
         now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
-        let _ = (saves, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// Removes a schedule; `false` if there was none.
     async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
-        let _ = (id, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
@@ -68,13 +67,11 @@ pub trait RecurringStore {
         change: PauseChange,
         now: Option<Timestamp>,
     ) -> Result<bool> {
-        let _ = (id, change, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// What is due.
     async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
-        let _ = (max, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
@@ -84,7 +81,6 @@ pub trait RecurringStore {
         fires: &[Fire],
         now: Option<Timestamp>,
     ) -> Result<Vec<FireOutcome>> {
-        let _ = (fires, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
@@ -95,7 +91,6 @@ pub trait RecurringStore {
         job: &NewRecord,
         now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
-        let _ = (id, job, now);
         Err(Error::unsupported("recurring jobs"))
     }
 
@@ -105,19 +100,16 @@ pub trait RecurringStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RecurringRecord>> {
-        let _ = (after, limit);
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// One schedule.
     async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
-        let _ = id;
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// The latest recorded occurrences of a schedule, newest first; at most 100 are kept.
     async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
-        let _ = (id, limit);
         Err(Error::unsupported("recurring jobs"))
     }
 }
@@ -133,7 +125,7 @@ pub struct SaveRecurring {
     pub if_etag: Option<u64>,
 }
 
-/// What became of a save.
+/// The outcome of a save.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SaveOutcome {
     /// There was none before.
@@ -226,7 +218,7 @@ pub struct FireJob {
     pub overlap: Overlap,
 }
 
-/// What became of a fire.
+/// The outcome of a fire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FireOutcome {
     /// The job was created; the schedule moved on.
@@ -240,7 +232,7 @@ pub enum FireOutcome {
     Failed(String),
 }
 
-/// What became of a trigger.
+/// The outcome of a trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TriggerOutcome {
     /// The job was created.

@@ -38,7 +38,7 @@ pub trait ServerRegistry {
     /// Proves life.
     async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer>;
 
-    /// Says goodbye, naming the attempts that still run.
+    /// Deregisters, naming the attempts that still run.
     async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()>;
 
     /// Forgets servers that have been silent for longer than `silent_for`; answers their names.

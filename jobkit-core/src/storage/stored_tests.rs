@@ -163,7 +163,7 @@ fn use_extras(extras: &Extras) {
 fn extras_and_what_is_in_them() {
     survives(&extras(), |extras| use_extras(&extras));
     let listed = RetryPolicy::list([Duration::from_secs(1), Duration::from_secs(2)]);
-    for policy in [RetryPolicy::hangfire(), listed, RetryPolicy::fixed(Duration::from_secs(3))] {
+    for policy in [RetryPolicy::polynomial(), listed, RetryPolicy::fixed(Duration::from_secs(3))] {
         survives(&policy, |policy| {
             let _ = (policy.next(1, 0.0), policy.next(999, 1.0), policy.validate());
         });

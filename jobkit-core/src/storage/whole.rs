@@ -59,7 +59,7 @@ impl From<PauseRecord> for Whole {
     }
 }
 
-/// A schedule with what became of its occurrences.
+/// A schedule with the outcome of its occurrences.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WholeRecurring {
     /// Its id.
@@ -124,7 +124,7 @@ pub struct ExportPage {
     pub running: u64,
 }
 
-/// What became of an imported thing.
+/// The outcome of an imported thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Imported {
     /// It is stored now.

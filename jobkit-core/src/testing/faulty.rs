@@ -32,7 +32,7 @@ pub enum Fault {
     Late(Duration),
     /// It is applied at once, and its answer comes so much later.
     AnswerLate(Duration),
-    /// It fails with an error that no repetition mends, before anything is changed.
+    /// It fails with an error that no repetition fixes, before anything is changed.
     Broken,
     /// It panics before anything is changed, as a bug of the storage may.
     Panic,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::{Client, ClientOptions, Recurring};
-use crate::handlers::filter::{ElectFilter, PerformFilter};
+use crate::handlers::filter::{OutcomeFilter, PerformFilter};
 use crate::handlers::registry::Jobs;
 use crate::jobs::new_job::NewJob;
 use crate::memory::MemoryStorage;
@@ -119,16 +119,16 @@ impl TestServer {
         self.configure(|builder| builder.client(&client))
     }
 
-    /// A filter round every run.
+    /// Wraps every run in `filter`.
     #[must_use]
-    pub fn around(self, filter: impl PerformFilter) -> Self {
-        self.configure(|builder| builder.around(filter))
+    pub fn perform_filter(self, filter: impl PerformFilter) -> Self {
+        self.configure(|builder| builder.perform_filter(filter))
     }
 
-    /// A say in what follows from every run.
+    /// Adds a filter that may change the outcome of a run.
     #[must_use]
-    pub fn elect(self, filter: impl ElectFilter) -> Self {
-        self.configure(|builder| builder.elect(filter))
+    pub fn outcome_filter(self, filter: impl OutcomeFilter) -> Self {
+        self.configure(|builder| builder.outcome_filter(filter))
     }
 
     /// A hook for jobs that failed for good.
@@ -202,7 +202,7 @@ impl TestServer {
     async fn build(&mut self) -> Inline {
         let server = match self.builder.take().expect("built once").build() {
             Ok(server) => server,
-            Err(mistakes) => panic!("{mistakes}"),
+            Err(errors) => panic!("{errors}"),
         };
         let (engine, recurring) = server.into_parts();
         if !recurring.is_empty() {

@@ -61,8 +61,8 @@ async fn what_is_captured_reaches_the_handler_and_its_children() {
     t.run_until_idle().await;
     let jobs = t.jobs().await;
     let context = &jobs[0].0.record.extras.as_deref().unwrap().context;
-    assert_eq!(context["tenant"], "initech", "the job's own goes before");
-    assert_eq!(context["locale"], "de", "the inner scope goes before");
+    assert_eq!(context["tenant"], "initech", "the job's own wins");
+    assert_eq!(context["locale"], "de", "the inner scope wins");
     let told = outputs(&t).await;
     assert!(
         told[0].starts_with("Some(\"initech\") 00-4bf92f3577b34da6a3ce929d0e0e4736-"),
@@ -147,7 +147,7 @@ async fn a_scope_of_a_filter_reaches_a_handler_that_blocks() {
         let tenant = jobkit_core::__private::run_blocking(|| capture::get("tenant")).await;
         Ok::<_, Failure>(tenant.unwrap_or_default())
     });
-    let mut t = TestServer::new(jobs).around(Scope);
+    let mut t = TestServer::new(jobs).perform_filter(Scope);
     t.client().enqueue(NewJob::new(Parent {})).await.unwrap();
     t.run_until_idle().await;
     assert_eq!(outputs(&t).await, ["acme"]);

@@ -39,15 +39,15 @@ async fn an_idle_server_notices_a_push_at_once() {
 async fn failures_are_retried_until_attempts_are_used_up() {
     let bench = Bench::new();
     let _server = bench.server(quick()).await;
-    let mends = bench.client.enqueue(script("mends", Act::FailTimes(2))).await.unwrap();
+    let fixes = bench.client.enqueue(script("fixes", Act::FailTimes(2))).await.unwrap();
     let never = bench.client.enqueue(script("never", Act::FailTimes(99))).await.unwrap();
     let permanent = bench.client.enqueue(script("permanent", Act::Permanent)).await.unwrap();
-    assert_eq!(mends.wait(SOON).await.unwrap(), 2);
+    assert_eq!(fixes.wait(SOON).await.unwrap(), 2);
     let error = never.wait(SOON).await.unwrap_err();
     assert!(matches!(&error, WaitError::Failed(Some(error)) if error.failures == 3), "{error:?}");
     assert!(permanent.wait(SOON).await.is_err());
     assert_eq!(
-        (bench.starts_of("mends"), bench.starts_of("never"), bench.starts_of("permanent")),
+        (bench.starts_of("fixes"), bench.starts_of("never"), bench.starts_of("permanent")),
         (3, 3, 1)
     );
     let details = bench.client.job(never.id()).await.unwrap().unwrap();
@@ -129,7 +129,7 @@ async fn a_handler_that_blocks_its_thread_is_told_and_replaced() {
     other.wait(SOON).await.unwrap();
     // What it returns in the end counts: its lease was renewed all the time.
     blocks.wait(SOON).await.unwrap();
-    eventually("health mends", || async { server.health().is_ok() }).await;
+    eventually("health fixes", || async { server.health().is_ok() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,7 +243,7 @@ async fn a_server_that_vanished_is_replaced() {
     let first = bench.server(quick()).await;
     let job = bench.client.enqueue(script("long", Act::Sleep(400))).await.unwrap();
     eventually("it runs", || async { bench.starts_of("long") == 1 }).await;
-    // Its tasks end, and nobody says goodbye.
+    // Its tasks end, and nobody deregisters.
     first.abort();
     let _second = bench.server(quick()).await;
     job.wait(SOON).await.unwrap();
@@ -311,7 +311,7 @@ async fn dropping_the_handle_stops_the_server() {
     let bench = Bench::new();
     let server = bench.server(quick()).await;
     drop(server);
-    eventually("it said goodbye", || async {
+    eventually("it deregistered", || async {
         bench.storage.snapshot(None).await.unwrap().servers == 0
     })
     .await;

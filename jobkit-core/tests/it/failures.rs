@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jobkit_core::filter::{ElectFilter, Election, Ended};
+use jobkit_core::filter::{Decision, Ended, OutcomeFilter};
 use jobkit_core::server::FailedJob;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::testing::{Fault, TestServer};
@@ -91,7 +91,7 @@ async fn a_failing_job_is_logged_at_each_attempt_and_the_hook_hears_of_the_last(
     let first = lines.take();
     assert_eq!(first.len(), 1, "{first:?}");
     for part in
-        ["WARN", "job failed, retry in 16 s", "kind=mail", "attempt=1", "the server is busy"]
+        ["WARN", "job failed, retrying in 16 s", "kind=mail", "attempt=1", "the server is busy"]
     {
         assert!(first[0].contains(part), "{part} in {first:?}");
     }
@@ -176,8 +176,8 @@ async fn the_hook_hears_of_panics_bad_arguments_results_and_vanished_servers() {
 #[tokio::test]
 async fn a_job_that_a_filter_deletes_is_logged_and_no_hook_hears_of_it() {
     struct GiveUp;
-    impl ElectFilter for GiveUp {
-        fn elect(&self, ended: &Ended<'_>, election: &mut Election) {
+    impl OutcomeFilter for GiveUp {
+        fn decide(&self, ended: &Ended<'_>, election: &mut Decision) {
             if ended.failure().is_some() {
                 election.delete();
             }
@@ -186,7 +186,7 @@ async fn a_job_that_a_filter_deletes_is_logged_and_no_hook_hears_of_it() {
     let lines = Lines::default();
     let _guard = tracing::subscriber::set_default(lines.clone());
     let (t, seen) = watched(mails());
-    let mut t = t.elect(GiveUp);
+    let mut t = t.outcome_filter(GiveUp);
     let job = t.client().enqueue(NewJob::new(Mail { fails: 9 })).await.unwrap();
     t.run_until_idle().await;
     assert_eq!(t.job(job.id()).await.0.record.state(), StateName::Deleted);

@@ -106,7 +106,7 @@ async fn claims_and_settles_whose_answers_are_lost_run_every_job_once() {
     let counters = memory.counters(&Scope::Total).await.unwrap();
     assert_eq!(counters.transitions_to(StateName::Succeeded), 2_000);
     faulty.heal();
-    eventually("health mends", || async { handle.health().is_ok() }).await;
+    eventually("health fixes", || async { handle.health().is_ok() }).await;
 }
 
 /// An outage longer than a lease reruns nothing: rescue takes two looks.
@@ -250,7 +250,7 @@ async fn what_stands_behind_others_that_came_too_late_is_started_at_once() {
     let (memory, faulty, ledger) = storages();
     let client = Client::new(memory.clone());
     let soon = memory.now().await.unwrap().plus(Duration::from_millis(1));
-    let late = (0..1_000).map(|_| script("late", Act::Return(1)).expires_unless_started(soon));
+    let late = (0..1_000).map(|_| script("late", Act::Return(1)).start_by(soon));
     client.enqueue_many(late).await.unwrap();
     let last = client.enqueue(script("last", Act::Return(1))).await.unwrap();
     eventually("it is too late", || async { memory.now().await.unwrap() > soon }).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jobkit_core::codec::{Codec, Encoded, Place};
-use jobkit_core::filter::{ElectFilter, Election, Ended, Next, PerformFilter, Performed};
+use jobkit_core::filter::{Decision, Ended, Next, OutcomeFilter, PerformFilter, Performed};
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::storage::JobLog;
@@ -36,10 +36,10 @@ impl PerformFilter for Seen {
 async fn filters_lie_round_the_handler_in_their_order() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let ledger = Shared::default();
-    let jobs = jobs(&ledger).around(Seen("kind", Arc::clone(&seen)));
+    let jobs = jobs(&ledger).perform_filter(Seen("kind", Arc::clone(&seen)));
     let mut t = TestServer::new(jobs)
-        .around(Seen("outer", Arc::clone(&seen)))
-        .around(Seen("inner", Arc::clone(&seen)));
+        .perform_filter(Seen("outer", Arc::clone(&seen)))
+        .perform_filter(Seen("inner", Arc::clone(&seen)));
     t.client().enqueue(script("a", Act::Permanent)).await.unwrap();
     t.run_until_idle().await;
     let seen = seen.lock().unwrap().clone();
@@ -81,7 +81,7 @@ async fn a_filter_may_skip_fail_or_panic_in_the_place_of_the_handler() {
         }
     }
     let ledger = Shared::default();
-    let mut t = TestServer::new(jobs(&ledger)).around(SkipIfStale).around(Panics);
+    let mut t = TestServer::new(jobs(&ledger)).perform_filter(SkipIfStale).perform_filter(Panics);
     let client = t.client();
     let stale = script("stale", Act::Return(1)).metadata("stale", "a week old");
     let stale = client.enqueue(stale).await.unwrap();
@@ -106,8 +106,8 @@ async fn a_filter_may_skip_fail_or_panic_in_the_place_of_the_handler() {
 #[tokio::test]
 async fn elections_see_what_was_decided_before_and_may_change_it() {
     struct Gentle;
-    impl ElectFilter for Gentle {
-        fn elect(&self, ended: &Ended<'_>, next: &mut Election) {
+    impl OutcomeFilter for Gentle {
+        fn decide(&self, ended: &Ended<'_>, next: &mut Decision) {
             match ended.failure().map(Failure::text) {
                 Some("it never will") => {
                     next.retry_after(Duration::from_secs(60));
@@ -120,7 +120,7 @@ async fn elections_see_what_was_decided_before_and_may_change_it() {
         }
     }
     let ledger = Shared::default();
-    let mut t = TestServer::new(jobs(&ledger).elect(Gentle));
+    let mut t = TestServer::new(jobs(&ledger).outcome_filter(Gentle));
     let client = t.client();
     let job = client.enqueue(script("p", Act::Permanent)).await.unwrap();
     let done = client.enqueue(script("d", Act::Return(1))).await.unwrap();
@@ -305,7 +305,7 @@ async fn a_new_codec_does_not_make_other_jobs_of_the_same() {
     let ledger = Shared::default();
     let daily = || Recurring::cron("daily", "0 2 * * *").job(script("d", Act::Return(1)));
     let mut t = TestServer::new(jobs(&ledger)).client_options(|it| it.codec(Keyed("old")));
-    let job = || script("order", Act::Return(1)).keyed("order:7");
+    let job = || script("order", Act::Return(1)).idempotency_key("order:7");
     let before = t.client();
     before.enqueue(job()).await.unwrap();
     before.save_recurring(daily()).await.unwrap();
@@ -313,7 +313,7 @@ async fn a_new_codec_does_not_make_other_jobs_of_the_same() {
     let options = jobkit_core::ClientOptions::default().codec(Keyed("new")).codec(Keyed("old"));
     let after = jobkit_core::Client::with_options(t.storage().clone(), options);
     after.enqueue(job()).await.expect("it is the same job");
-    let other = script("another order", Act::Return(1)).keyed("order:7");
+    let other = script("another order", Act::Return(1)).idempotency_key("order:7");
     assert!(after.enqueue(other).await.expect_err("it is not").is_conflict());
     after.save_recurring(daily()).await.unwrap();
     let again = after.recurring("daily").await.unwrap().unwrap();
@@ -385,11 +385,11 @@ async fn a_filter_cannot_change_the_id() {
 async fn a_success_has_not_failed() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&seen);
-    let elect = move |ended: &Ended<'_>, _: &mut Election| {
+    let elect = move |ended: &Ended<'_>, _: &mut Decision| {
         told.lock().unwrap().push((ended.failure().is_some(), ended.failures()));
     };
     let ledger = Shared::default();
-    let mut t = TestServer::new(jobs(&ledger)).elect(elect);
+    let mut t = TestServer::new(jobs(&ledger)).outcome_filter(elect);
     let job = script("f", Act::FailTimes(1)).retry(jobkit_core::RetryPolicy::immediate());
     t.client().enqueue(job).await.unwrap();
     t.run_until_idle().await;

@@ -43,7 +43,7 @@ async fn a_server_stops_when_it_is_told_to() {
     let bench = Bench::new();
     let server = bench.server(quick()).await;
     bench.client.operator("ann").stop_server(server.name()).await.unwrap();
-    // It says goodbye by itself.
+    // It deregisters by itself.
     eventually("the server is gone", async || bench.storage.servers().await.unwrap().is_empty())
         .await;
     server.shutdown().await.unwrap();

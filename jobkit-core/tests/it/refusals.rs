@@ -29,7 +29,7 @@ async fn every_mistake_names_its_field_and_stores_nothing() {
         ("priority", job().priority(10)),
         ("at", job().at(Timestamp::from_micros(i64::MAX))),
         ("at", job().at(Timestamp::from_micros(-1))),
-        ("start_by", job().expires_unless_started(Timestamp::from_micros(i64::MIN))),
+        ("start_by", job().start_by(Timestamp::from_micros(i64::MIN))),
         ("tags", job().tags(["t"; 9])),
         ("tags", job().tag(&long)),
         ("tags", job().tag("nul\0")),
@@ -187,7 +187,7 @@ async fn what_json_loses_is_refused_by_enqueue_and_is_no_result() {
 
     // The order of a map is another one each time, and the job is the same one.
     let tags = || (0..20).map(|n| (format!("tag-{n}"), n)).collect::<HashMap<_, _>>();
-    let keyed = || NewJob::new(Measure { tags: tags(), ..fine.clone() }).keyed("d1");
+    let keyed = || NewJob::new(Measure { tags: tags(), ..fine.clone() }).idempotency_key("d1");
     let first = client.enqueue(keyed()).await.unwrap();
     for _ in 0..20 {
         assert_eq!(client.enqueue(keyed()).await.unwrap().id(), first.id());
@@ -243,8 +243,8 @@ async fn a_batch_with_an_id_of_its_own_is_enqueued_once() {
     let client = Client::new(storage.clone());
     let id = jobkit_core::BatchId::new();
     for count in [1_200, 2_500, 2_500] {
-        let members = (0..count).map(|n| job().keyed(&format!("{id} {n}")));
-        let then = job().keyed(&format!("{id} then"));
+        let members = (0..count).map(|n| job().idempotency_key(&format!("{id} {n}")));
+        let then = job().idempotency_key(&format!("{id} then"));
         // Whatever was added before the id is known, too.
         let batch = Batch::new("b").then(then).jobs(members).with_id(id);
         // The second attempt has more, which the first one did not come to.

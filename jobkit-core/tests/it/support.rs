@@ -28,11 +28,11 @@ pub(crate) enum Act {
     WaitForCancel,
     /// Never returns, and ignores its token.
     Hang,
-    /// Blocks its thread for so many milliseconds.
+    /// Blocks its thread for this many milliseconds.
     Block(u64),
-    /// Sleeps for so many milliseconds.
+    /// Sleeps for this many milliseconds.
     Sleep(u64),
-    /// Returns a text of so many bytes.
+    /// Returns a text of this many bytes.
     Large(usize),
     /// Fails with NUL and a megabyte of text.
     LongError,

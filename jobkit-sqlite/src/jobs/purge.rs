@@ -10,285 +10,297 @@ use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, Timestamp};
 use rusqlite::params;
 
-use super::read_jobs;
-use super::transition::Budget;
-use crate::codec::{ASIDE, CHILDREN, Job, at, bytes16, int, select_job, size, uint};
-use crate::error::Done;
+use super::finish::{decide_children, finish_step};
+use super::read::read_jobs;
+use crate::batches::touched;
+use crate::codec::job_row::{
+    CHILDREN, HAS_SIDE_ROWS, Job, args_overflow_id, result_overflow_id, select_job,
+};
+use crate::codec::sql_text::sql;
+use crate::codec::{at, bytes16, int, size, uint};
+use crate::error::SqlResult;
+use crate::limits::slots;
 use crate::monitoring::statistics;
-use crate::operations::forget_old;
-use crate::sweep::{STEP, Verdict};
-use crate::writer::Flight;
+use crate::operations::operator_state::forget_old;
+use crate::txn::Txn;
+use crate::txn::marks::{self, Budget, STEP, Verdict};
 
-/// How long an empty batch is kept after it has completed, and a lock that nobody renewed.
+/// How long an empty batch is kept after it completed, and a lock that its owner does not renew.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Empty batches that one step looks at.
 const EMPTY_AT_ONCE: usize = 100;
 
-/// What was found about batches whose members expired. It holds until something is decided.
+/// What is known about batches whose members expired. It holds until something is decided.
 #[derive(Debug, Default)]
 struct Verdicts {
-    /// Whether the members may go.
+    /// Whether the members may be removed.
     may_go: HashMap<BatchId, bool>,
-    /// Whether nothing but success is waited for, of this batch and those around.
+    /// Whether jobs wait only for the success of this batch and the enclosing ones.
     but_for_success: HashMap<BatchId, bool>,
 }
 
-impl Flight<'_, '_> {
-    pub(crate) fn purge(&mut self, request: StepRequest) -> Done<Step> {
-        let now = self.now(request.now);
-        let max = request.max.clamp(1, STEP);
-        let mut budget = Budget(STEP);
-        // Members of a batch whose continuations have not finished stay. So that they never stand in
-        // the way of what expires with or after them, a step that met any is followed by one that goes
-        // on where it stopped.
-        let from = (int(self.meta("purge_from")?), int(self.meta("purge_seq")?));
-        let mut expired = read_jobs(
-            self.db,
-            select_job!(
-                "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at = ?1 AND seq > ?2 \
-                 AND expires_at <= ?3 ORDER BY seq LIMIT ?4"
-            ),
-            params![from.0, from.1, now.as_micros(), size(max)],
-        )?;
-        let room = max - expired.len();
-        expired.extend(read_jobs(
-            self.db,
-            select_job!(
-                "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at > ?1 \
-                 AND expires_at <= ?2 ORDER BY expires_at, seq LIMIT ?3"
-            ),
-            params![from.0, now.as_micros(), size(room)],
-        )?);
-        let full = expired.len() == max;
-        let (mut removed, mut highest) = (0, 0);
-        let (mut kept, mut reached) = (false, from);
-        let mut verdicts = Verdicts::default();
-        for job in expired {
-            if budget.0 == 0 {
-                break;
+pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Step> {
+    let now = txn.now(request.now);
+    let max = request.max.clamp(1, STEP);
+    let mut budget = Budget(STEP);
+    // Members of a batch stay while its continuations have not finished. They must not block what
+    // expires with them or later: a step that met any is followed by one that continues where it
+    // stopped.
+    let from = (int(txn.meta("purge_from")?), int(txn.meta("purge_seq")?));
+    let mut expired = read_jobs(
+        txn.db,
+        select_job!(
+            "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at = ?1 AND seq > ?2 \
+             AND expires_at <= ?3 ORDER BY seq LIMIT ?4"
+        ),
+        params![from.0, from.1, now.as_micros(), size(max)],
+    )?;
+    let room = max - expired.len();
+    expired.extend(read_jobs(
+        txn.db,
+        select_job!(
+            "INDEXED BY jk_expires WHERE expires_at IS NOT NULL AND expires_at > ?1 \
+             AND expires_at <= ?2 ORDER BY expires_at, seq LIMIT ?3"
+        ),
+        params![from.0, now.as_micros(), size(room)],
+    )?);
+    let full = expired.len() == max;
+    let (mut removed, mut highest) = (0, 0);
+    let (mut kept, mut reached) = (false, from);
+    let mut verdicts = Verdicts::default();
+    for job in expired {
+        if budget.0 == 0 {
+            break;
+        }
+        let job = match job {
+            Ok(job) => job,
+            Err(seq) => {
+                // What belongs to it is unknown, so it stays for an operator to look at.
+                txn.db.run("UPDATE jk_job SET expires_at = NULL WHERE seq = ?1", [seq])?;
+                continue;
             }
-            let job = match job {
-                Ok(job) => job,
-                Err(seq) => {
-                    // What belongs to it cannot be told: it stays, for somebody to look at.
-                    self.db.run("UPDATE jk_job SET expires_at = NULL WHERE seq = ?1", [seq])?;
-                    continue;
-                }
-            };
-            reached = (job.expires_at.map_or(from.0, Timestamp::as_micros), job.seq);
-            // Only a damaged row says when it expires and has not finished.
-            if !job.state().is_finished() {
+        };
+        reached = (job.expires_at.map_or(from.0, Timestamp::as_micros), job.seq);
+        // Only a corrupt row expires before it has finished.
+        if !job.state().is_finished() {
+            kept = true;
+            continue;
+        }
+        if let Some(batch) = job.batch
+            && !may_lose_members(txn, batch, &job, now, &mut budget, &mut verdicts)?
+        {
+            kept = true;
+            continue;
+        }
+        if job.has(CHILDREN) {
+            // Children that are given up may be what a batch waits for, or its continuations.
+            verdicts = Verdicts::default();
+            if !release_children(txn, &job, now, &mut budget)? {
                 kept = true;
                 continue;
             }
-            if let Some(batch) = job.batch
-                && !self.may_lose_members(batch, &job, now, &mut budget, &mut verdicts)?
-            {
-                kept = true;
-                continue;
-            }
-            if job.has(CHILDREN) {
-                // Those that are given up may be what a batch waits for, or its continuations.
-                verdicts = Verdicts::default();
-                if !self.release_children(&job, now, &mut budget)? {
-                    kept = true;
-                    continue;
-                }
-            }
-            self.remove(&job, now)?;
-            highest = highest.max(job.seq);
-            removed += 1;
         }
-        // To the end, so that what is kept is looked at once for all that goes.
-        let passed = kept || from != (0, 0);
-        let resume = if full && passed { reached } else { (0, 0) };
-        if resume != from {
-            self.set_meta("purge_from", uint(resume.0))?;
-            self.set_meta("purge_seq", uint(resume.1))?;
-        }
-        if removed > 0 {
-            let left = self.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
-            if left.is_none_or(|left: i64| left < highest) {
-                // Its place must not be given again.
-                self.set_meta("floor", self.meta("floor")?.max(uint(highest)))?;
-            }
-        }
-        self.cascade(now, &mut budget)?;
-        removed += self.remove_empty_batches(now)?;
-        forget_old(self.db, now)?;
-        self.db.run("DELETE FROM jk_lock WHERE expires_at < ?1", [now.minus(DAY).as_micros()])?;
-        let keys = self.db.run(
-            "DELETE FROM jk_ukey WHERE hash IN (SELECT hash FROM jk_ukey INDEXED BY jk_ukey_until \
-             WHERE until IS NOT NULL AND until <= ?1 ORDER BY until LIMIT ?2)",
-            [now.as_micros(), size(max)],
-        )?;
-        let stripped = at(int(self.meta("histograms")?));
-        let strip_until = statistics::prune(self.db, stripped, now)?;
-        if strip_until > stripped {
-            self.set_meta("histograms", uint(strip_until.as_micros()))?;
-        }
-        let next = self.db.one(
-            "SELECT min(expires_at) FROM jk_job INDEXED BY jk_expires WHERE expires_at IS NOT NULL",
-            [],
-            |row| row.get::<_, Option<i64>>(0),
-        )?;
-        Ok(Step {
-            done: removed,
-            more: full || budget.0 == 0 || keys == max,
-            next_in: next.flatten().map(|next| at(next).since(now)),
-        })
+        remove(txn, &job, now)?;
+        highest = highest.max(job.seq);
+        removed += 1;
     }
+    // Continue to the end, so that each job that is kept is looked at once per round.
+    let passed = kept || from != (0, 0);
+    let resume = if full && passed { reached } else { (0, 0) };
+    if resume != from {
+        txn.set_meta("purge_from", uint(resume.0))?;
+        txn.set_meta("purge_seq", uint(resume.1))?;
+    }
+    if removed > 0 {
+        let left = txn.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
+        if left.is_none_or(|left: i64| left < highest) {
+            // Its sequence must not be given again.
+            txn.set_meta("floor", txn.meta("floor")?.max(uint(highest)))?;
+        }
+    }
+    finish_step(txn, now, &mut budget)?;
+    removed += remove_empty_batches(txn, now)?;
+    forget_old(txn.db, now)?;
+    txn.db.run("DELETE FROM jk_lock WHERE expires_at < ?1", [now.minus(DAY).as_micros()])?;
+    let keys = txn.db.run(
+        "DELETE FROM jk_ukey WHERE hash IN (SELECT hash FROM jk_ukey INDEXED BY jk_ukey_until \
+         WHERE until IS NOT NULL AND until <= ?1 ORDER BY until LIMIT ?2)",
+        [now.as_micros(), size(max)],
+    )?;
+    let stripped = at(int(txn.meta("histograms")?));
+    let strip_until = statistics::prune(txn.db, stripped, now)?;
+    if strip_until > stripped {
+        txn.set_meta("histograms", uint(strip_until.as_micros()))?;
+    }
+    let next = txn.db.one(
+        "SELECT min(expires_at) FROM jk_job INDEXED BY jk_expires WHERE expires_at IS NOT NULL",
+        [],
+        |row| row.get::<_, Option<i64>>(0),
+    )?;
+    Ok(Step {
+        done: removed,
+        more: full || budget.0 == 0 || keys == max,
+        next_in: next.flatten().map(|next| at(next).since(now)),
+    })
+}
 
-    /// Whether the members of a batch may go: it and all around it have completed, and what waits for
-    /// them has finished (G9).
-    fn may_lose_members(
-        &mut self,
-        id: BatchId,
-        member: &Job,
-        now: Timestamp,
-        budget: &mut Budget,
-        verdicts: &mut Verdicts,
-    ) -> Done<bool> {
-        let failed = member.state() == StateName::Failed;
-        if let Some(may_go) = verdicts.may_go.get(&id).filter(|_| !failed) {
-            return Ok(*may_go);
-        }
-        let around = self.batches_around(id)?;
-        if around.iter().any(|batch| batch.completed_at.is_none()) {
-            verdicts.may_go.insert(id, false);
-            return Ok(false);
-        }
-        let (lost, others) = around.split_at(BatchRecord::lost_with_a_member(&around));
-        let losing = lost.iter().filter(|batch| !batch.counts.lost);
-        let losing: Vec<BatchId> = losing.map(|batch| batch.id).collect();
-        if failed && !losing.is_empty() {
-            let but_for_success = match verdicts.but_for_success.get(&id) {
-                Some(known) => *known,
-                None => self.are_over(lost, true)? && self.are_over(others, false)?,
-            };
-            verdicts.but_for_success.insert(id, but_for_success);
-            if but_for_success {
-                // Once it is gone none of them can succeed, and nothing may wait for that for ever.
-                for id in losing {
-                    if let Some(batch) = self.batch(id)? {
-                        batch.record.counts.lost = true;
-                        batch.changed = true;
-                    }
-                }
-                self.cascade(now, budget)?;
-                *verdicts = Verdicts::default();
-            }
-        }
-        let may_go = match verdicts.may_go.get(&id) {
+/// Whether the members of a batch may be removed: it and every enclosing batch have completed, and what
+/// waits for them has finished (G9).
+fn may_lose_members(
+    txn: &mut Txn<'_, '_>,
+    id: BatchId,
+    member: &Job,
+    now: Timestamp,
+    budget: &mut Budget,
+    verdicts: &mut Verdicts,
+) -> SqlResult<bool> {
+    let failed = member.state() == StateName::Failed;
+    if let Some(may_go) = verdicts.may_go.get(&id).filter(|_| !failed) {
+        return Ok(*may_go);
+    }
+    let enclosing = touched::with_enclosing(txn, id)?;
+    if enclosing.iter().any(|batch| batch.completed_at.is_none()) {
+        verdicts.may_go.insert(id, false);
+        return Ok(false);
+    }
+    let (lost, others) = enclosing.split_at(BatchRecord::lost_with_a_member(&enclosing));
+    let losing = lost.iter().filter(|batch| !batch.counts.lost);
+    let losing: Vec<BatchId> = losing.map(|batch| batch.id).collect();
+    if failed && !losing.is_empty() {
+        let but_for_success = match verdicts.but_for_success.get(&id) {
             Some(known) => *known,
-            None => self.are_over(&around, false)?,
+            None => are_over(txn, lost, true)? && are_over(txn, others, false)?,
         };
-        verdicts.may_go.insert(id, may_go);
-        Ok(may_go)
-    }
-
-    /// Whether nothing unfinished waits for any of these batches; or nothing but for their success.
-    fn are_over(&self, batches: &[BatchRecord], but_for_success: bool) -> Done<bool> {
-        for batch in batches {
-            if self.is_marked(Parent::Batch(batch.id))? {
-                return Ok(false);
+        verdicts.but_for_success.insert(id, but_for_success);
+        if but_for_success {
+            // Without it none of these batches can succeed, and nothing may wait for that forever.
+            for id in losing {
+                if let Some(batch) = touched::batch(txn, id)? {
+                    batch.record.counts.lost = true;
+                    batch.changed = true;
+                }
             }
-            let unfinished = self.db.one(
-                "SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
-                 WHERE e.parent = ?1 AND e.batch = 1 \
-                 AND CASE WHEN e.decided <> 0 THEN j.state < 4 ELSE NOT (?2 AND e.cond = 0) END LIMIT 1",
-                params![&batch.id.as_bytes()[..], but_for_success],
-                |_| Ok(()),
-            )?;
-            if unfinished.is_some() {
-                return Ok(false);
-            }
+            finish_step(txn, now, budget)?;
+            *verdicts = Verdicts::default();
         }
-        Ok(true)
     }
+    let may_go = match verdicts.may_go.get(&id) {
+        Some(known) => *known,
+        None => are_over(txn, &enclosing, false)?,
+    };
+    verdicts.may_go.insert(id, may_go);
+    Ok(may_go)
+}
 
-    /// Decides what still waits for a job that goes; whether nothing is left.
-    fn release_children(&mut self, job: &Job, now: Timestamp, budget: &mut Budget) -> Done<bool> {
-        // Its own end decides first.
-        if self.is_marked(Parent::Job(job.id))? {
+/// Whether nothing unfinished waits for any of these batches, or only for their success.
+fn are_over(txn: &Txn<'_, '_>, batches: &[BatchRecord], but_for_success: bool) -> SqlResult<bool> {
+    for batch in batches {
+        if marks::is_marked(txn.db, Parent::Batch(batch.id))? {
             return Ok(false);
         }
-        let until = self.last_seq()?;
-        let verdict = Verdict::of(On::decide_removed);
-        Ok(!self.decide_children(Parent::Job(job.id), verdict, until, now, budget)?)
-    }
-
-    fn remove(&mut self, job: &Job, now: Timestamp) -> Done {
-        let seq = job.seq;
-        self.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
-        // A finished job has none, unless its row was damaged.
-        self.withdraw(seq)?;
-        if job.has(ASIDE) {
-            self.db.run("DELETE FROM jk_payload WHERE id IN (?1 * 2, ?1 * 2 + 1)", [seq])?;
-            self.db.run("DELETE FROM jk_error WHERE seq = ?1", [seq])?;
-            self.db.run("DELETE FROM jk_log WHERE seq = ?1", [seq])?;
-            self.db.run("DELETE FROM jk_log_tail WHERE seq = ?1", [seq])?;
-            self.db.run("DELETE FROM jk_progress WHERE seq = ?1", [seq])?;
-            self.db.run("DELETE FROM jk_memo WHERE seq = ?1", [seq])?;
-            self.db.run("DELETE FROM jk_checkpoint WHERE seq = ?1", [seq])?;
-        }
-        if job.parents > 0 {
-            self.db.run("DELETE FROM jk_edge WHERE child = ?1", [seq])?;
-        }
-        if let Some(batch) = job.batch {
-            self.leave_batch(batch)?;
-        }
-        let (queue, kind) = self.lane(job.queue, job.kind)?;
-        let state = job.state();
-        self.delta(now).count_removed(&queue, &kind, state);
-        Ok(())
-    }
-
-    /// Looks at the next empty batches. Those that must stay never stand in the way of what has expired
-    /// after them: each step goes on where the one before stopped, and in the end begins anew.
-    fn remove_empty_batches(&mut self, now: Timestamp) -> Done<usize> {
-        let until = now.minus(DAY).as_micros();
-        let from = (int(self.meta("empty_at")?), int(self.meta("empty_num")?));
-        let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(i64, i64, BatchId)> {
-            let id = BatchId::from_bytes(bytes16(row.get_ref(2)?.as_blob()?));
-            Ok((row.get(0)?, row.get(1)?, id))
-        };
-        let mut empty = self.db.all(
-            "SELECT completed_at, num, id FROM jk_batch INDEXED BY jk_batch_empty \
-             WHERE members = 0 AND completed_at IS NOT NULL AND completed_at = ?1 AND num > ?2 \
-             AND completed_at <= ?3 ORDER BY num LIMIT ?4",
-            [from.0, from.1, until, size(EMPTY_AT_ONCE)],
-            read,
+        let unfinished = txn.db.one(
+            sql!("SELECT 1 FROM jk_edge e INDEXED BY jk_edge_parent JOIN jk_job j ON j.seq = e.child \
+             WHERE e.parent = ?1 AND e.batch = 1 \
+             AND CASE WHEN e.decided <> 0 THEN j.state < {finished} ELSE NOT (?2 AND e.cond = {on_success}) END LIMIT 1"),
+            params![&batch.id.as_bytes()[..], but_for_success],
+            |_| Ok(()),
         )?;
-        let left = EMPTY_AT_ONCE - empty.len();
-        empty.extend(self.db.all(
-            "SELECT completed_at, num, id FROM jk_batch INDEXED BY jk_batch_empty \
-             WHERE members = 0 AND completed_at IS NOT NULL AND completed_at > ?1 \
-             AND completed_at <= ?2 ORDER BY completed_at, num LIMIT ?3",
-            [from.0, until, size(left)],
-            read,
-        )?);
-        let last = empty.last().filter(|_| empty.len() == EMPTY_AT_ONCE);
-        let next = last.map_or((0, 0), |(at, num, _)| (*at, *num));
-        if next != from {
-            self.set_meta("empty_at", uint(next.0))?;
-            self.set_meta("empty_num", uint(next.1))?;
+        if unfinished.is_some() {
+            return Ok(false);
         }
-        let mut removed = 0;
-        for (_, _, batch) in empty {
-            let around = self.batches_around(batch)?;
-            let parent = around.get(1).map(|parent| parent.id);
-            let over = around.iter().all(|batch| batch.completed_at.is_some());
-            if !over || !self.are_over(&around, false)? {
-                continue;
-            }
-            self.db.run("DELETE FROM jk_batch WHERE id = ?1", [&batch.as_bytes()[..]])?;
-            self.batches.remove(&batch);
-            removed += 1;
-            if let Some(parent) = parent {
-                self.leave_batch(parent)?;
-            }
-        }
-        Ok(removed)
     }
+    Ok(true)
+}
+
+/// Decides what still waits for a job that is removed; returns whether nothing is left.
+fn release_children(
+    txn: &mut Txn<'_, '_>,
+    job: &Job,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> SqlResult<bool> {
+    // Its own end decides first.
+    if marks::is_marked(txn.db, Parent::Job(job.id))? {
+        return Ok(false);
+    }
+    let until = txn.last_seq()?;
+    let verdict = Verdict::of(On::decide_removed);
+    Ok(!decide_children(txn, Parent::Job(job.id), verdict, until, now, budget)?)
+}
+
+fn remove(txn: &mut Txn<'_, '_>, job: &Job, now: Timestamp) -> SqlResult {
+    let seq = job.seq;
+    txn.db.run("DELETE FROM jk_job WHERE seq = ?1", [seq])?;
+    // A finished job has none, unless its row was corrupt.
+    slots::unadmit(txn, seq)?;
+    if job.has(HAS_SIDE_ROWS) {
+        txn.db.run(
+            "DELETE FROM jk_payload WHERE id IN (?1, ?2)",
+            [args_overflow_id(seq), result_overflow_id(seq)],
+        )?;
+        txn.db.run("DELETE FROM jk_error WHERE seq = ?1", [seq])?;
+        txn.db.run("DELETE FROM jk_log WHERE seq = ?1", [seq])?;
+        txn.db.run("DELETE FROM jk_log_tail WHERE seq = ?1", [seq])?;
+        txn.db.run("DELETE FROM jk_progress WHERE seq = ?1", [seq])?;
+        txn.db.run("DELETE FROM jk_memo WHERE seq = ?1", [seq])?;
+        txn.db.run("DELETE FROM jk_checkpoint WHERE seq = ?1", [seq])?;
+    }
+    if job.parents > 0 {
+        txn.db.run("DELETE FROM jk_edge WHERE child = ?1", [seq])?;
+    }
+    if let Some(batch) = job.batch {
+        touched::remove_member(txn, batch)?;
+    }
+    let (queue, kind) = txn.lane(job.queue, job.kind)?;
+    let state = job.state();
+    txn.counters.delta(now).count_removed(&queue, &kind, state);
+    Ok(())
+}
+
+/// Looks at the next empty batches. Those that must stay never block what expired after them: each step
+/// continues where the last one stopped, and starts again at the end.
+fn remove_empty_batches(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult<usize> {
+    let until = now.minus(DAY).as_micros();
+    let from = (int(txn.meta("empty_at")?), int(txn.meta("empty_num")?));
+    let read = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(i64, i64, BatchId)> {
+        let id = BatchId::from_bytes(bytes16(row.get_ref(2)?.as_blob()?));
+        Ok((row.get(0)?, row.get(1)?, id))
+    };
+    let mut empty = txn.db.all(
+        "SELECT completed_at, num, id FROM jk_batch INDEXED BY jk_batch_empty \
+         WHERE members = 0 AND completed_at IS NOT NULL AND completed_at = ?1 AND num > ?2 \
+         AND completed_at <= ?3 ORDER BY num LIMIT ?4",
+        [from.0, from.1, until, size(EMPTY_AT_ONCE)],
+        read,
+    )?;
+    let left = EMPTY_AT_ONCE - empty.len();
+    empty.extend(txn.db.all(
+        "SELECT completed_at, num, id FROM jk_batch INDEXED BY jk_batch_empty \
+         WHERE members = 0 AND completed_at IS NOT NULL AND completed_at > ?1 \
+         AND completed_at <= ?2 ORDER BY completed_at, num LIMIT ?3",
+        [from.0, until, size(left)],
+        read,
+    )?);
+    let last = empty.last().filter(|_| empty.len() == EMPTY_AT_ONCE);
+    let next = last.map_or((0, 0), |(at, num, _)| (*at, *num));
+    if next != from {
+        txn.set_meta("empty_at", uint(next.0))?;
+        txn.set_meta("empty_num", uint(next.1))?;
+    }
+    let mut removed = 0;
+    for (_, _, batch) in empty {
+        let enclosing = touched::with_enclosing(txn, batch)?;
+        let parent = enclosing.get(1).map(|parent| parent.id);
+        let over = enclosing.iter().all(|batch| batch.completed_at.is_some());
+        if !over || !are_over(txn, &enclosing, false)? {
+            continue;
+        }
+        txn.db.run("DELETE FROM jk_batch WHERE id = ?1", [&batch.as_bytes()[..]])?;
+        txn.batches.remove(&batch);
+        removed += 1;
+        if let Some(parent) = parent {
+            touched::remove_member(txn, parent)?;
+        }
+    }
+    Ok(removed)
 }

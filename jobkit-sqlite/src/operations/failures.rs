@@ -1,52 +1,17 @@
 //! Failures by fingerprint.
 
-use jobkit_core::bounds;
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::failure::Fingerprint;
 use jobkit_core::recurring::Pause;
 use jobkit_core::storage::ErrorQuery;
 use rusqlite::params;
 
-use crate::codec::{json, size};
+use crate::codec::json;
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
-/// Adds what a flight counted to its row. A row that cannot be read begins anew: it must keep no job
-/// from being settled.
-pub(crate) fn add(db: &Db<'_>, counted: ErrorGroup) -> Done {
-    let fingerprint = counted.fingerprint.0.cast_signed();
-    let stored =
-        db.one("SELECT body FROM jk_failure WHERE fingerprint = ?1", [fingerprint], |row| {
-            row.get::<_, String>(0)
-        });
-    let stored = stored.ok().flatten().and_then(|body| json::<ErrorGroup>(&body).ok());
-    let is_new = stored.is_none();
-    let group = match stored {
-        Some(mut stored) => {
-            stored.add(&counted);
-            stored
-        }
-        None => counted,
-    };
-    db.run(
-        "INSERT INTO jk_failure (fingerprint, last_seen, body) VALUES (?1, ?2, ?3) \
-         ON CONFLICT (fingerprint) DO UPDATE SET \
-         last_seen = excluded.last_seen, body = excluded.body",
-        params![fingerprint, group.last_seen_at.as_micros(), serde_json::to_string(&group)?],
-    )?;
-    if is_new {
-        db.run(
-            "DELETE FROM jk_failure WHERE fingerprint IN (SELECT fingerprint \
-             FROM jk_failure INDEXED BY jk_failure_seen \
-             ORDER BY last_seen DESC, fingerprint DESC LIMIT -1 OFFSET ?1)",
-            [size(bounds::ERROR_GROUPS)],
-        )?;
-    }
-    Ok(())
-}
-
-/// Groups, the one seen last first. At most a thousand are kept, so all are read.
-pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {
+/// Groups, the one seen last first. At most a thousand are stored, so all are read.
+pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> SqlResult<Vec<ErrorGroup>> {
     let mut groups = Vec::new();
     for (body, mute) in db.all(
         "SELECT body, mute FROM jk_failure INDEXED BY jk_failure_seen WHERE last_seen >= ?1 \
@@ -54,7 +19,7 @@ pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {
         [query.since.map_or(i64::MIN, jobkit_core::Timestamp::as_micros)],
         |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)),
     )? {
-        // One that cannot be read is begun anew by its next failure.
+        // A group that cannot be read begins again with its next failure.
         let Ok(mut group) = json::<ErrorGroup>(&body) else { continue };
         group.mute = mute.and_then(|mute| json(&mute).ok());
         if query.matches(&group) {
@@ -66,7 +31,7 @@ pub(crate) fn groups(db: &Db<'_>, query: &ErrorQuery) -> Done<Vec<ErrorGroup>> {
 }
 
 /// Mutes a group; `false` if there is none.
-pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> Done<bool> {
+pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> SqlResult<bool> {
     let body = mute.map(serde_json::to_string).transpose()?;
     let known = db.run(
         "UPDATE jk_failure SET mute = ?2 WHERE fingerprint = ?1",
@@ -75,8 +40,8 @@ pub(super) fn mute(db: &Db<'_>, group: Fingerprint, mute: Option<&Pause>) -> Don
     Ok(known > 0)
 }
 
-/// Forgets groups not seen since an instant, at most so many.
-pub(super) fn forget_old(db: &Db<'_>, before: [i64; 2]) -> Done {
+/// Removes groups not seen since an instant, up to a number.
+pub(super) fn forget_old(db: &Db<'_>, before: [i64; 2]) -> SqlResult {
     db.run(
         "DELETE FROM jk_failure WHERE fingerprint IN (SELECT fingerprint \
          FROM jk_failure INDEXED BY jk_failure_seen WHERE last_seen < ?1 \

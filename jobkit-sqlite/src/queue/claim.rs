@@ -8,14 +8,19 @@ use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{ClaimRequest, Claimed, ClaimedJob};
 use jobkit_core::{Error, ErrorKind, Name, Timestamp, bounds};
 
-use super::lanes::{Lanes, lanes_of};
-use crate::codec::{Job, MORE, args_aside, int, payload, select_job, uint};
-use crate::error::{Done, tell_of_damage};
-use crate::jobs::alike::stands_alone;
-use crate::jobs::aside;
-use crate::jobs::transition::{Budget, Why};
-use crate::operations::Paused;
-use crate::writer::Flight;
+use super::claim_order::{MergedLanes, lanes_of};
+use crate::codec::job_row::{Job, args_overflow_id, column, select_job};
+use crate::codec::{int, payload, rank_of, uint};
+use crate::error::{SqlResult, warn_corrupt_row};
+use crate::jobs::finish::finish_step;
+use crate::jobs::read::overflow;
+use crate::jobs::transition::{TransitionContext, transition};
+use crate::jobs::unreadable::give_up_unreadable;
+use crate::limits::slots;
+use crate::operations::pauses::Paused;
+use crate::txn::Txn;
+use crate::txn::batch_update::is_self_contained;
+use crate::txn::marks::Budget;
 
 /// A claim in progress.
 struct Claim<'r> {
@@ -23,8 +28,8 @@ struct Claim<'r> {
     now: Timestamp,
     paused: Paused,
     jobs: Vec<ClaimedJob>,
-    /// How many more candidates may turn out not to be claimable.
-    asides: usize,
+    /// How many more candidates may be skipped because they cannot be claimed.
+    skips_left: usize,
 }
 
 /// Whether a kind is served.
@@ -36,204 +41,207 @@ fn wanted_kinds(kinds: &[Name]) -> impl Fn(&Name) -> bool + '_ {
     }
 }
 
-impl Flight<'_, '_> {
-    pub(super) fn claim(&mut self, request: &ClaimRequest) -> Done<Claimed> {
-        let now = self.now(request.now);
-        let incarnation = request.incarnation;
-        let last_claim = self.db.one(
-            "SELECT last_claim FROM jk_server WHERE incarnation = ?1",
-            [incarnation.as_i64()],
-            |row| row.get::<_, i64>(0),
-        )?;
-        let Some(last_claim) = last_claim else {
-            return Err(Error::new(
-                ErrorKind::NotAnnounced,
-                format!("server {} has not announced itself, or was removed", request.server),
-            )
-            .into());
-        };
-        if request.sequence <= uint(last_claim) {
-            let jobs = self.claimed_before(request)?;
-            return Ok(Claimed { jobs, ..Claimed::default() });
-        }
-
-        let mut claim = Claim {
-            request,
-            now,
-            paused: Paused::read(self.db, now)?,
-            jobs: Vec::new(),
-            // Jobs that are not taken after all: bounded, so that a claim ends.
-            asides: request.max.saturating_mul(4).saturating_add(100),
-        };
-        for quota in &request.queues {
-            if claim.jobs.len() >= request.max || claim.asides == 0 {
-                break;
-            }
-            self.claim_from(&mut claim, &quota.queue, quota.max)?;
-        }
-        self.db.run(
-            "UPDATE jk_server SET last_claim = ?2 WHERE incarnation = ?1",
-            [incarnation.as_i64(), int(request.sequence)],
-        )?;
-        let (jobs, more) = (claim.jobs, claim.asides == 0);
-        // Jobs that had to be started earlier were deleted on the way.
-        self.cascade(now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
-        Ok(Claimed { jobs, hint: None, more })
+pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Claimed> {
+    let now = txn.now(request.now);
+    let incarnation = request.incarnation;
+    let last_claim = txn.db.one(
+        "SELECT last_claim FROM jk_server WHERE incarnation = ?1",
+        [incarnation.as_i64()],
+        |row| row.get::<_, i64>(0),
+    )?;
+    let Some(last_claim) = last_claim else {
+        return Err(Error::new(
+            ErrorKind::NotAnnounced,
+            format!("server {} has not announced itself, or was removed", request.server),
+        )
+        .into());
+    };
+    if request.sequence <= uint(last_claim) {
+        let jobs = claimed_before(txn, request)?;
+        return Ok(Claimed { jobs, ..Claimed::default() });
     }
 
-    /// Takes jobs of one queue, by priority and sequence.
-    fn claim_from(&mut self, claim: &mut Claim<'_>, queue: &Name, quota: usize) -> Done {
-        let Some(queue_id) = self.db.name_id(queue)? else { return Ok(()) };
-        if claim.paused.queues.contains(&queue_id) {
-            return Ok(());
+    let mut claim = Claim {
+        request,
+        now,
+        paused: Paused::read(txn.db, now)?,
+        jobs: Vec::new(),
+        // Skipped candidates are bounded, so that a claim ends.
+        skips_left: request.max.saturating_mul(4).saturating_add(100),
+    };
+    for quota in &request.queues {
+        if claim.jobs.len() >= request.max || claim.skips_left == 0 {
+            break;
         }
-        let wanted = wanted_kinds(&claim.request.kinds);
-        let mut kinds = Vec::new();
-        for kind in lanes_of(self.db, queue_id)? {
-            let name = self.db.name(kind)?;
-            if !claim.paused.kinds.contains(&kind) && wanted(&name) {
-                kinds.push(kind);
-            }
-        }
-        let room = quota.min(claim.request.max - claim.jobs.len());
-        let mut taken = 0;
-        let mut lanes = Lanes::new(queue_id, &kinds, room);
-        while taken < room && claim.asides > 0 {
-            let Some(candidate) = lanes.next(self.db)? else { break };
-            if self.claim_one(claim, candidate.seq, candidate.job)? {
-                taken += 1;
-            } else {
-                claim.asides -= 1;
-            }
-        }
-        self.write_gathered()
+        claim_from(txn, &mut claim, &quota.queue, quota.max)?;
     }
+    txn.db.run(
+        "UPDATE jk_server SET last_claim = ?2 WHERE incarnation = ?1",
+        [incarnation.as_i64(), int(request.sequence)],
+    )?;
+    let (jobs, more) = (claim.jobs, claim.skips_left == 0);
+    // Jobs whose latest start has passed were deleted on the way.
+    finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
+    Ok(Claimed { jobs, hint: None, more })
+}
 
-    /// Takes a candidate, unless it is too late, unreadable, or its limit is full.
-    fn claim_one(
-        &mut self,
-        claim: &mut Claim<'_>,
-        seq: i64,
-        read: Done<(Job, Option<Payload>)>,
-    ) -> Done<bool> {
-        let now = claim.now;
-        let readable = read.and_then(|(job, args)| {
+/// Takes jobs of one queue, by priority and sequence.
+fn claim_from(
+    txn: &mut Txn<'_, '_>,
+    claim: &mut Claim<'_>,
+    queue: &Name,
+    quota: usize,
+) -> SqlResult {
+    let Some(queue_id) = txn.db.name_id(queue)? else { return Ok(()) };
+    if claim.paused.queues.contains(&queue_id) {
+        return Ok(());
+    }
+    let wanted = wanted_kinds(&claim.request.kinds);
+    let mut kinds = Vec::new();
+    for kind in lanes_of(txn.db, queue_id)? {
+        let name = txn.db.name(kind)?;
+        if !claim.paused.kinds.contains(&kind) && wanted(&name) {
+            kinds.push(kind);
+        }
+    }
+    let room = quota.min(claim.request.max - claim.jobs.len());
+    let mut taken = 0;
+    let mut lanes = MergedLanes::new(queue_id, &kinds, room);
+    while taken < room && claim.skips_left > 0 {
+        let Some(candidate) = lanes.next(txn.db)? else { break };
+        if claim_one(txn, claim, candidate.seq, candidate.job)? {
+            taken += 1;
+        } else {
+            claim.skips_left -= 1;
+        }
+    }
+    txn.pending.flush(txn.db)
+}
+
+/// Claims a candidate, unless it is too late, unreadable, or its limit is full.
+fn claim_one(
+    txn: &mut Txn<'_, '_>,
+    claim: &mut Claim<'_>,
+    seq: i64,
+    read: SqlResult<(Job, Option<Payload>)>,
+) -> SqlResult<bool> {
+    let now = claim.now;
+    let readable = read.and_then(|(job, args)| {
+        let args = match args {
+            Some(args) => args,
+            None => overflow(txn.db, args_overflow_id(job.seq))?
+                .ok_or_else(|| Error::corrupt("the arguments are missing"))?,
+        };
+        let (limits, extras) = (job.limits()?, job.extras()?);
+        job.unique()?;
+        Ok((job, args, limits, extras))
+    });
+    let (mut job, args, limits, extras) = match readable {
+        Ok(readable) => readable,
+        Err(fault) if fault.is_corrupt_row() => {
+            tracing::warn!(sequence = seq, error = %fault, "an unreadable job becomes Failed");
+            give_up_unreadable(txn, seq, now)?;
+            return Ok(false);
+        }
+        Err(fault) => return Err(fault),
+    };
+    txn.pending.begin(txn.db, &job)?;
+    if job.head.must_start_by(job.start_by).is_some_and(|start_by| start_by <= now) {
+        let _ = transition(txn, &mut job, &Event::StartExpired, &TransitionContext::at(now))?;
+        return Ok(false);
+    }
+    if !limits.is_empty()
+        && let Some(full) = slots::take(txn, &limits, now)?
+    {
+        slots::park(txn, &job, full)?;
+        return Ok(false);
+    }
+    let request = claim.request;
+    let hold = Hold {
+        server: request.server.clone(),
+        incarnation: request.incarnation,
+        claim_sequence: request.sequence,
+        claimed_at: now,
+        expires_at: now.plus(request.lease),
+        started: claim.jobs.len() < request.started,
+        cancel: None,
+    };
+    // Enqueued jobs can always be claimed.
+    let _ = transition(txn, &mut job, &Event::Claim(hold), &TransitionContext::at(now))?;
+    if job.history.is_none() && is_self_contained(&job) {
+        txn.carried.claimed.remember(&job);
+    }
+    claim.jobs.push(claimed(txn, job, args, extras)?);
+    Ok(true)
+}
+
+fn claimed(
+    txn: &Txn<'_, '_>,
+    job: Job,
+    args: Payload,
+    extras: Option<Box<jobkit_core::record::Extras>>,
+) -> SqlResult<ClaimedJob> {
+    let State::Processing(hold) = &job.head.state else {
+        return Err(Error::new(ErrorKind::Internal, "a claimed job is not held").into());
+    };
+    Ok(ClaimedJob {
+        lease: Lease {
+            job: job.id,
+            locator: Locator(uint(job.seq)),
+            fence: job.head.fence,
+            incarnation: hold.incarnation,
+        },
+        kind: txn.db.name(job.kind)?,
+        queue: txn.db.name(job.queue)?,
+        priority: job.priority,
+        args,
+        failures: job.head.failures,
+        crashes: job.head.crashes,
+        run: job.head.run,
+        created_at: job.created_at,
+        enqueued_at: job.enqueued_at.unwrap_or(job.created_at),
+        claimed_at: hold.claimed_at,
+        batch: job.batch,
+        limited: job.limits.is_some(),
+        extras,
+    })
+}
+
+/// The jobs of an earlier claim that are still held.
+fn claimed_before(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Vec<ClaimedJob>> {
+    let mut found = Vec::new();
+    {
+        let mut statement = txn.db.prepare(select_job!(
+            ", args",
+            "INDEXED BY jk_held WHERE state = {processing} AND incarnation = ?1 AND claim_seq = ?2"
+        ))?;
+        let mut rows = statement.query([request.incarnation.as_i64(), int(request.sequence)])?;
+        while let Some(row) = rows.next()? {
+            let read = Job::read(txn.db, row);
+            match read.and_then(|job| Ok((job.extras()?, job, payload(row, column::COUNT)?))) {
+                // No worker runs it, so its lease expires.
+                Err(fault) if fault.is_corrupt_row() => {
+                    warn_corrupt_row(row.get(column::SEQ)?, &fault)
+                }
+                read => found.push(read?),
+            }
+        }
+    }
+    let mut jobs = Vec::with_capacity(found.len());
+    for (extras, job, args) in found {
+        let queue = txn.db.name(job.queue)?;
+        let place = request.queues.iter().position(|quota| quota.queue == queue);
+        jobs.push((place, rank_of(job.priority), job.seq, job, args, extras));
+    }
+    jobs.sort_by_key(|(place, rank, seq, ..)| (*place, *rank, *seq));
+    jobs.into_iter()
+        .map(|(.., job, args, extras)| {
             let args = match args {
                 Some(args) => args,
-                None => aside(self.db, args_aside(job.seq))?
-                    .ok_or_else(|| Error::corrupt("the arguments are missing"))?,
+                None => overflow(txn.db, args_overflow_id(job.seq))?
+                    .unwrap_or_else(Payload::empty_object),
             };
-            let (limits, extras) = (job.limits()?, job.extras()?);
-            job.unique()?;
-            Ok((job, args, limits, extras))
-        });
-        let (mut job, args, limits, extras) = match readable {
-            Ok(readable) => readable,
-            Err(fault) if fault.is_damage() => {
-                tracing::warn!(sequence = seq, error = %fault, "a job cannot be read and becomes Failed");
-                self.give_up_unreadable(seq, now)?;
-                return Ok(false);
-            }
-            Err(fault) => return Err(fault),
-        };
-        self.gather(&job)?;
-        if job.head.must_start_by(job.start_by).is_some_and(|start_by| start_by <= now) {
-            let _ = self.step(&mut job, &Event::StartExpired, &Why::at(now))?;
-            return Ok(false);
-        }
-        if !limits.is_empty()
-            && let Some(full) = self.take_slots(&limits, now)?
-        {
-            self.park(&job, full)?;
-            return Ok(false);
-        }
-        let request = claim.request;
-        let hold = Hold {
-            server: request.server.clone(),
-            incarnation: request.incarnation,
-            claim_sequence: request.sequence,
-            claimed_at: now,
-            expires_at: now.plus(request.lease),
-            started: claim.jobs.len() < request.started,
-            cancel: None,
-        };
-        // Enqueued jobs can always be claimed.
-        let _ = self.step(&mut job, &Event::Claim(hold), &Why::at(now))?;
-        if job.history.is_none() && stands_alone(&job) {
-            self.db.remember_claimed(&job);
-        }
-        claim.jobs.push(self.claimed(job, args, extras)?);
-        Ok(true)
-    }
-
-    fn claimed(
-        &self,
-        job: Job,
-        args: Payload,
-        extras: Option<Box<jobkit_core::record::Extras>>,
-    ) -> Done<ClaimedJob> {
-        let State::Processing(hold) = &job.head.state else {
-            return Err(Error::new(ErrorKind::Internal, "a claimed job is not held").into());
-        };
-        Ok(ClaimedJob {
-            lease: Lease {
-                job: job.id,
-                locator: Locator(uint(job.seq)),
-                fence: job.head.fence,
-                incarnation: hold.incarnation,
-            },
-            kind: self.db.name(job.kind)?,
-            queue: self.db.name(job.queue)?,
-            priority: job.priority,
-            args,
-            failures: job.head.failures,
-            crashes: job.head.crashes,
-            run: job.head.run,
-            created_at: job.created_at,
-            enqueued_at: job.enqueued_at.unwrap_or(job.created_at),
-            claimed_at: hold.claimed_at,
-            batch: job.batch,
-            limited: job.limits.is_some(),
-            extras,
+            claimed(txn, job, args, extras)
         })
-    }
-
-    /// What of an earlier claim is still held.
-    fn claimed_before(&mut self, request: &ClaimRequest) -> Done<Vec<ClaimedJob>> {
-        let mut found = Vec::new();
-        {
-            let mut statement = self.db.prepare(select_job!(
-                ", args",
-                "INDEXED BY jk_held WHERE state = 3 AND incarnation = ?1 AND claim_seq = ?2"
-            ))?;
-            let mut rows =
-                statement.query([request.incarnation.as_i64(), int(request.sequence)])?;
-            while let Some(row) = rows.next()? {
-                let read = Job::read(self.db, row);
-                match read.and_then(|job| Ok((job.extras()?, job, payload(row, MORE)?))) {
-                    // Nobody runs it: its lease expires.
-                    Err(fault) if fault.is_damage() => tell_of_damage(row.get(0)?, &fault),
-                    read => found.push(read?),
-                }
-            }
-        }
-        let mut jobs = Vec::with_capacity(found.len());
-        for (extras, job, args) in found {
-            let queue = self.db.name(job.queue)?;
-            let place = request.queues.iter().position(|quota| quota.queue == queue);
-            jobs.push((place, 9 - job.priority, job.seq, job, args, extras));
-        }
-        jobs.sort_by_key(|(place, rank, seq, ..)| (*place, *rank, *seq));
-        jobs.into_iter()
-            .map(|(.., job, args, extras)| {
-                let args = match args {
-                    Some(args) => args,
-                    None => {
-                        aside(self.db, args_aside(job.seq))?.unwrap_or_else(Payload::empty_object)
-                    }
-                };
-                self.claimed(job, args, extras)
-            })
-            .collect()
-    }
+        .collect()
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::connection::PREPARED;
-use crate::jobs::alike::{CLAIM_RUN, END_RUN};
+use crate::txn::batch_update::{CLAIM_RUN, FINISH_RUN};
 
 struct Sqlite;
 
@@ -64,7 +64,7 @@ fn no_statement_scans_what_grows() {
     schema::migrate(&db).map_err(Error::from).expect("migrates");
     let texts = PREPARED.lock().expect("no test panics with it").clone();
     assert!(texts.len() > 100, "only {} statements", texts.len());
-    for run in [CLAIM_RUN, END_RUN] {
+    for run in [CLAIM_RUN, FINISH_RUN] {
         assert!(texts.contains(run), "neighbours are not written together");
     }
     let mut slow = Vec::new();
@@ -81,10 +81,7 @@ fn no_statement_scans_what_grows() {
             // What is counted in a subquery is bounded by its LIMIT.
             // And a list of values is as long as the statement that it stands in.
             let bounded = |it: &str| {
-                SMALL.contains(&it)
-                    || it == "(subquery-1)"
-                    || it == "row"
-                    || it.ends_with("-ROW")
+                SMALL.contains(&it) || it == "(subquery-1)" || it == "row" || it.ends_with("-ROW")
             };
             let scans = words.next() == Some("SCAN")
                 && !words.next().is_some_and(bounded)
@@ -115,8 +112,8 @@ async fn a_poisoned_call_fails_alone() {
         std::thread::sleep(Duration::from_millis(50));
         Ok(())
     });
-    let poisoned = storage.writer().call("poison", |flight| {
-        flight.db.run("INSERT INTO jk_job (seq) VALUES (1)", [])?;
+    let poisoned = storage.writer().call("poison", |txn| {
+        txn.db.run("INSERT INTO jk_job (seq) VALUES (1)", [])?;
         Ok(())
     });
     let (slow, one, poisoned, two) = tokio::join!(slow, submit(), poisoned, submit());

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test reports by panicking, its helpers too")]
 
 mod conformance;
+mod corruption_fuzz;
 mod damage;
 mod file;
+mod layers;
 #[cfg(target_os = "linux")]
 mod read_only;
 mod rows;
-mod scribble;
 mod support;
 mod transaction;

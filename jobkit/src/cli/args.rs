@@ -14,7 +14,7 @@ Exit codes: 0 done; 1 nothing found, some items refused, or doctor found an erro
 4 refused without confirmation.";
 const FILTERS: &str = "Filters: state:failed queue:mail kind:Send* failed:<2h -tag:vip arg.user.id:42 error:\"timed out\"";
 
-/// Shows and operates background jobs.
+/// Inspect and operate background jobs.
 #[derive(Debug, Parser)]
 #[command(name = "jobkit", version, subcommand_required = true)]
 #[command(arg_required_else_help = true, infer_subcommands = false)]
@@ -31,7 +31,7 @@ impl Arguments {
         let storage = if has_storage {
             "The storage is the one of this program."
         } else {
-            "The storage is named by --url or JOBKIT_URL, such as sqlite:///var/lib/app/jobs.db."
+            "Set the storage with --url or JOBKIT_URL, such as sqlite:///var/lib/app/jobs.db."
         };
         let command = Self::command().bin_name(program);
         let command = command.after_help(format!("{EXIT_CODES}\n\n{storage}\n{FILTERS}"));
@@ -41,76 +41,76 @@ impl Arguments {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Globals {
-    /// The storage; JOBKIT_URL otherwise
+    /// URL of the storage [default: $JOBKIT_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub(super) url: Option<String>,
-    /// One JSON document on standard output; not for top, export and completion
+    /// Print one JSON document; not for top, export and completion
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// Exact instants instead of `5 min ago`
+    /// Print exact times instead of `5 min ago`
     #[arg(long, global = true)]
     pub(super) utc: bool,
-    /// Who acts, for the audit; USER@host otherwise
+    /// Name for the audit [default: USER@host]
     #[arg(long = "as", global = true, value_name = "NAME")]
     pub(super) actor: Option<String>,
-    /// Why, for the audit
+    /// Reason for the audit
     #[arg(long, global = true, value_name = "TEXT")]
     pub(super) reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Everything on one screen, problems first
+    /// Show everything on one screen, problems first
     Status,
-    /// The same, drawn again every second, with rates
+    /// Show the status with rates, refreshed every second
     Top(Top),
-    /// Lists jobs that match a filter
+    /// List jobs that match a filter
     Jobs(JobsArgs),
-    /// Shows one job: facts, history, errors, relations, log
+    /// Show one job: facts, history, errors, relations, log
     Job(JobArgs),
-    /// Tells why a job is not running, and what would change that
+    /// Explain why a job is not running, and what would change that
     Why(OneJob),
-    /// Runs failed jobs again
+    /// Run failed jobs again
     Retry(RunAgain),
-    /// Runs finished jobs again, however they finished
+    /// Run finished jobs again, in whatever state they finished
     Requeue(RunAgain),
-    /// Gives jobs up; running ones are asked to stop
+    /// Delete jobs; running ones are asked to stop
     Delete(Change),
-    /// Runs jobs now that wait for an instant or for parents
+    /// Run scheduled or awaiting jobs now
     RunNow(Change),
-    /// Lists operations on many jobs, shows one, or stops one
+    /// List bulk operations, show one, or stop one
     Bulk(BulkArgs),
-    /// Enqueues a job by the name of its kind
+    /// Enqueue a job by the name of its kind
     Enqueue(Enqueue),
-    /// Lists queues with their depth and pauses
+    /// List queues with their depth and pauses
     Queues,
-    /// Pauses a queue, a kind or a recurring job
+    /// Pause a queue, a kind or a recurring job
     Pause(Pause),
-    /// Resumes a queue, a kind or a recurring job
+    /// Resume a queue, a kind or a recurring job
     Resume(Resume),
-    /// Lists recurring jobs, runs, pauses or resumes one, or previews an expression
+    /// List recurring jobs; run, pause or resume one; preview an expression
     Recurring(RecurringArgs),
-    /// Lists batches, shows one, or cancels one
+    /// List batches, show one, or cancel one
     Batches(BatchesArgs),
-    /// Lists limits, sets one, or frees stuck slots
+    /// List limits, set one, or free stuck slots
     Limits(LimitsArgs),
-    /// Lists servers, or tells one to be quiet, to stop or to go on
+    /// List servers, or tell one to be quiet, stop or resume
     Servers(ServersArgs),
-    /// Lists failures by their group, or mutes one
+    /// List failures in groups, or mute a group
     Errors(ErrorsArgs),
-    /// Who did what, newest first
+    /// Show who did what, newest first
     Audit(Page),
-    /// Checks the storage, and tells what to do
+    /// Check the storage and say what to do
     Doctor,
-    /// Brings the storage's schema up to date, or prints how
+    /// Migrate the storage's schema, or print the statements
     Migrate(Migrate),
-    /// Writes all jobs that match, line by line
+    /// Write all matching jobs, one per line
     Export(Export),
-    /// Copies everything that is not running to another storage, or to a dump and back
+    /// Copy everything that is not running to another storage, or to a dump and back
     Move(Move),
-    /// Prints figures for Prometheus
+    /// Print metrics in Prometheus' text format
     Metrics,
-    /// Prints a script that completes commands in a shell
+    /// Print a shell completion script
     Completion(Completion),
 }
 
@@ -132,10 +132,10 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Page {
-    /// At most so many
+    /// Maximum number of items
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(super) limit: u32,
-    /// After this place, which a page tells as `next`
+    /// Continue after this place: `next` of the previous page
     #[arg(long, value_name = "PLACE")]
     pub(super) after: Option<String>,
 }
@@ -149,7 +149,7 @@ impl Page {
 /// How much is shown of a list without places.
 #[derive(Debug, Args)]
 pub(super) struct First {
-    /// At most so many
+    /// Maximum number of items
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     limit: u32,
 }
@@ -162,17 +162,17 @@ impl First {
 
 #[derive(Debug, Args)]
 pub(super) struct Top {
-    /// How often it is drawn, at most ten times a second
+    /// Refresh interval, at least 100ms
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     pub(super) interval: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct JobsArgs {
-    /// Which jobs; all without
+    /// Filter [default: all jobs]
     #[arg(value_name = "FILTER")]
     pub(super) filter: Vec<String>,
-    /// Tells how many match instead, up to 10,000
+    /// Print only the number of matches, up to 10,000
     #[arg(long)]
     pub(super) count: bool,
     #[command(flatten)]
@@ -190,11 +190,11 @@ pub(super) struct OneJob {
 pub(super) struct JobArgs {
     #[command(flatten)]
     pub(super) job: OneJob,
-    /// Shows all log lines, or so many of the last ones; 10 without
+    /// Show all log lines, or the last N [default: 10]
     #[arg(long, value_name = "LINES", num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t = 10, default_missing_value = "1000", hide_default_value = true)]
     pub(super) logs: usize,
-    /// Shows backtraces
+    /// Show backtraces
     #[arg(long)]
     pub(super) backtrace: bool,
 }
@@ -204,10 +204,10 @@ pub(super) struct Change {
     /// The jobs
     #[arg(value_name = "ID", required_unless_present = "filter", conflicts_with = "filter")]
     pub(super) ids: Vec<JobId>,
-    /// All jobs that match
+    /// All jobs that match this filter
     #[arg(long = "where", value_name = "FILTER")]
     pub(super) filter: Option<String>,
-    /// Asks nobody
+    /// Skip the confirmation prompt
     #[arg(long, short)]
     pub(super) yes: bool,
 }
@@ -216,7 +216,7 @@ pub(super) struct Change {
 pub(super) struct RunAgain {
     #[command(flatten)]
     pub(super) change: Change,
-    /// Spreads the runs evenly over so long
+    /// Spread the runs evenly over this duration
     #[arg(long, value_name = "LENGTH", requires = "filter", value_parser = parse_duration)]
     pub(super) spread: Option<Duration>,
 }
@@ -224,7 +224,7 @@ pub(super) struct RunAgain {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct BulkArgs {
-    /// Shows this one
+    /// Show this one
     #[arg(value_name = "ID")]
     pub(super) id: Option<jobkit_core::OperationId>,
     #[command(flatten)]
@@ -235,12 +235,12 @@ pub(super) struct BulkArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BulkCommand {
-    /// Stops one after its present step
+    /// Stop an operation after its current step
     Stop {
         /// The operation
         id: jobkit_core::OperationId,
     },
-    /// Waits for one, and helps it on
+    /// Wait for an operation, and help to complete it
     Drive {
         /// The operation
         id: jobkit_core::OperationId,
@@ -249,27 +249,27 @@ pub(super) enum BulkCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct Enqueue {
-    /// The name under which the kind is stored, such as send_mail or resize@2
+    /// Stored name of the kind, such as send_mail or resize@2
     pub(super) kind: String,
-    /// The arguments: a JSON object by parameter name, or - for standard input
+    /// Arguments as a JSON object by parameter name, or - for standard input
     #[arg(value_name = "JSON", default_value = "{}")]
     pub(super) args: String,
     /// The queue
     #[arg(long)]
     pub(super) queue: Option<String>,
-    /// 0 to 9; 9 goes first
+    /// Priority from 0 to 9; 9 runs first
     #[arg(long)]
     pub(super) priority: Option<u8>,
-    /// Not before so long from now
+    /// Delay before the job may run, such as 10m
     #[arg(long, value_name = "LENGTH", value_parser = parse_duration)]
     pub(super) delay: Option<Duration>,
-    /// Not before this instant
+    /// Time before which the job must not run
     #[arg(long, value_name = "INSTANT", value_parser = parse_instant, conflicts_with = "delay")]
     pub(super) at: Option<Timestamp>,
-    /// A tag; may be given several times
+    /// Tag; may be repeated
     #[arg(long = "tag")]
     pub(super) tags: Vec<String>,
-    /// The unique key
+    /// Unique key
     #[arg(long, value_name = "KEY")]
     pub(super) unique: Option<String>,
 }
@@ -296,16 +296,16 @@ impl What {
 
 #[derive(Debug, Args)]
 pub(super) struct Until {
-    /// For so long
+    /// Duration, such as 2h
     #[arg(long = "for", value_name = "LENGTH", value_parser = parse_duration)]
     pub(super) length: Option<Duration>,
-    /// Until this instant
+    /// End time
     #[arg(long, value_name = "INSTANT", value_parser = parse_instant, conflicts_with = "length")]
     pub(super) until: Option<Timestamp>,
 }
 
 impl Until {
-    /// The end, which is to come: what had ended already would be done and have no effect.
+    /// The end, which must be in the future; otherwise the action would have no effect.
     pub(super) fn at(&self, now: Timestamp) -> Done<Option<Timestamp>> {
         let at = self.until.or_else(|| self.length.map(|length| now.plus(length)));
         match at {
@@ -319,11 +319,11 @@ impl Until {
 
 #[derive(Debug, Args)]
 pub(super) struct Pause {
-    /// What is paused
+    /// What to pause
     pub(super) what: What,
     /// Its name
     pub(super) name: String,
-    /// Also a queue or kind that no server and no job names yet
+    /// Accept a queue or kind that no server and no job names yet
     #[arg(long)]
     pub(super) force: bool,
     #[command(flatten)]
@@ -332,7 +332,7 @@ pub(super) struct Pause {
 
 #[derive(Debug, Args)]
 pub(super) struct Resume {
-    /// What is resumed
+    /// What to resume
     pub(super) what: What,
     /// Its name
     pub(super) name: String,
@@ -357,42 +357,42 @@ impl RecurringArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RecurringCommand {
-    /// Lists recurring jobs by id
+    /// List recurring jobs by id
     List(Page),
-    /// Shows one with its latest occurrences
+    /// Show one with its latest occurrences
     Show {
         /// The recurring job
         id: String,
     },
-    /// Runs one now, beside its schedule
+    /// Run one now, in addition to its schedule
     Run {
         /// The recurring job
         id: String,
     },
-    /// Pauses one
+    /// Pause one
     Pause {
         /// The recurring job
         id: String,
         #[command(flatten)]
         until: Until,
     },
-    /// Resumes one
+    /// Resume one
     Resume {
         /// The recurring job
         id: String,
     },
-    /// Tells the next instants of a crontab or Quartz expression, which needs no storage, or of a recurring job
+    /// Preview the next times of a recurring job, or of a crontab or Quartz expression (needs no storage)
     Preview {
-        /// The expression, in quotes; or the id of a recurring job, which is one word
+        /// Expression in quotes, or the id of a recurring job
         #[arg(value_name = "CRON|ID")]
         expression: String,
-        /// The IANA time zone; that of the recurring job, or UTC
+        /// IANA time zone [default: the recurring job's, or UTC]
         #[arg(long)]
         zone: Option<String>,
-        /// Reads it in the words of Quartz
+        /// Read the expression as Quartz
         #[arg(long)]
         quartz: bool,
-        /// After this instant instead of now
+        /// Start after this time instead of now
         #[arg(long, value_name = "INSTANT", value_parser = parse_instant)]
         from: Option<Timestamp>,
     },
@@ -401,7 +401,7 @@ pub(super) enum RecurringCommand {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct BatchesArgs {
-    /// Shows this one
+    /// Show this one
     #[arg(value_name = "ID")]
     pub(super) id: Option<jobkit_core::BatchId>,
     #[command(flatten)]
@@ -412,11 +412,11 @@ pub(super) struct BatchesArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BatchesCommand {
-    /// Cancels one: waiting members are deleted, running ones asked to stop
+    /// Cancel one: waiting members are deleted, running ones are asked to stop
     Cancel {
         /// The batch
         id: jobkit_core::BatchId,
-        /// Asks nobody
+        /// Skip the confirmation prompt
         #[arg(long, short)]
         yes: bool,
     },
@@ -433,14 +433,14 @@ pub(super) struct LimitsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LimitsCommand {
-    /// Sets a limit's number, over what jobs name; its window stays
+    /// Set a limit's maximum, overriding what jobs say; its window stays
     Set {
         /// The limit
         name: String,
-        /// How many at once, or starts in its window
+        /// Jobs at the same time, or starts per window
         max: u32,
     },
-    /// Frees slots that are held under expired leases
+    /// Free slots that are held under expired leases
     Release {
         /// The limit
         name: String,
@@ -455,22 +455,22 @@ pub(super) struct ServersArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ServersCommand {
-    /// Takes no more jobs; what it holds goes on
+    /// Claim no more jobs, and finish those that run
     Quiet {
         /// The server
         name: String,
         #[command(flatten)]
         until: Until,
     },
-    /// Shuts down gracefully
+    /// Shut down gracefully
     Stop {
         /// The server
         name: String,
-        /// Asks nobody
+        /// Skip the confirmation prompt
         #[arg(long, short)]
         yes: bool,
     },
-    /// Takes jobs again
+    /// Claim jobs again
     Resume {
         /// The server
         name: String,
@@ -480,10 +480,10 @@ pub(super) enum ServersCommand {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct ErrorsArgs {
-    /// Of jobs of this kind
+    /// Only failures of this kind
     #[arg(long)]
     pub(super) kind: Option<String>,
-    /// Seen within so long
+    /// Only failures within this duration
     #[arg(long, value_name = "LENGTH", value_parser = parse_duration)]
     pub(super) since: Option<Duration>,
     #[command(flatten)]
@@ -494,14 +494,14 @@ pub(super) struct ErrorsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ErrorsCommand {
-    /// Takes a group out of the problems; its failures are counted all the same
+    /// Hide a group from the problems; its failures are still counted
     Mute {
-        /// The group: the beginning of its fingerprint, such as E-91c3
+        /// Group: the beginning of its fingerprint, such as E-91c3
         group: String,
         #[command(flatten)]
         until: Until,
     },
-    /// Takes a group back in
+    /// Show a muted group again
     Unmute {
         /// The group
         group: String,
@@ -510,33 +510,33 @@ pub(super) enum ErrorsCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
-    /// Prints the statements, and changes nothing
+    /// Print the statements and change nothing
     #[arg(long)]
     pub(super) print: bool,
-    /// From this version of the schema; 0 is an empty database
+    /// Schema version to start from; 0 is an empty database
     #[arg(long, value_name = "VERSION", default_value_t = 0, requires = "print")]
     pub(super) from: u32,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Move {
-    /// The storage it comes from, or dump:FILE
+    /// Source storage, or dump:FILE
     #[arg(long, value_name = "URL")]
     pub(super) from: String,
-    /// The storage it goes to, which is made if it is not there, or dump:FILE
+    /// Target storage, created if missing, or dump:FILE
     #[arg(long, value_name = "URL")]
     pub(super) to: String,
-    /// Also while servers live on one of them: what they change meanwhile may be missing
+    /// Copy even while servers are running; their changes may be missing
     #[arg(long)]
     pub(super) force: bool,
-    /// Puts the dump in the place of a file that is there
+    /// Overwrite an existing dump file
     #[arg(long)]
     pub(super) replace: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Form {
-    /// A JSON object on each line
+    /// One JSON object per line
     Ndjson,
     /// Comma-separated values
     Csv,
@@ -544,10 +544,10 @@ pub(super) enum Form {
 
 #[derive(Debug, Args)]
 pub(super) struct Export {
-    /// Which jobs; all without
+    /// Filter [default: all jobs]
     #[arg(value_name = "FILTER")]
     pub(super) filter: Vec<String>,
-    /// The form
+    /// Output format
     #[arg(long, default_value = "ndjson")]
     pub(super) format: Form,
 }

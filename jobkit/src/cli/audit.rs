@@ -16,7 +16,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, page: &Page) -> Done {
         storage.audit(after, limit).await
     };
     let listed = Listed::page(page, fetch, |entry| entry.operation.to_string()).await?;
-    context.listed(&listed, "nobody did anything", json, |context, entries| {
+    context.listed(&listed, "no entries", json, |context, entries| {
         let mut table = Table::new(&["when", "who", "action", "target", "outcome", "reason"]);
         for entry in entries {
             let outcome = if entry.outcome.is_empty() { "not known" } else { &entry.outcome };

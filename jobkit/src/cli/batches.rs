@@ -62,7 +62,7 @@ async fn one(context: &Context<'_, '_>, id: BatchId) -> Done<BatchRecord> {
     found.ok_or_else(|| Stop::Nothing(format!("there is no batch {id}")))
 }
 
-/// Why members are Deleted, of the last so many.
+/// Why members are Deleted: the reasons of those that were deleted last.
 async fn deleted_by_reason(
     context: &Context<'_, '_>,
     batch: &BatchRecord,

@@ -220,7 +220,7 @@ pub(super) fn confirm(console: &mut Console<'_>, what: &str, count: Count) -> Do
         false => format!("{what}? [y/N]"),
     };
     let Some(answer) = console.ask(&hide_in_text(&question))? else {
-        return refused("not confirmed: nobody can be asked without a terminal; give --yes");
+        return refused("confirmation required: there is no terminal to ask on; pass --yes");
     };
     let agreed = match many {
         true => answer.replace([',', ' ', '+'], "") == number.to_string(),

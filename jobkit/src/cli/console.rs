@@ -95,7 +95,7 @@ impl<'a> Console<'a> {
         self.out.flush()
     }
 
-    /// Columns and rows of the terminal; `COLUMNS` goes before, and without either nothing is cut.
+    /// Columns and rows of the terminal; `COLUMNS` takes precedence, and without either nothing is cut.
     pub(super) fn size(&self) -> (usize, usize) {
         let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
         let size = if self.terminal { terminal_size::terminal_size() } else { None };
@@ -261,7 +261,7 @@ fn width(text: &str) -> usize {
     text.chars().map(width_of).sum()
 }
 
-/// The text within so many columns.
+/// The text within this many columns.
 fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();

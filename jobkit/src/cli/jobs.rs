@@ -22,7 +22,7 @@ use super::{Context, Done, Exit, Stop, format, offered, view};
 const ERRORS: usize = 200;
 /// How many relations are shown.
 const RELATIONS: usize = 50;
-/// After so many rows that were looked at a page ends, found or not.
+/// After this many rows that were looked at a page ends, found or not.
 const SEARCHED: u64 = 100_000;
 
 pub(super) async fn list(context: &mut Context<'_, '_>, args: &JobsArgs) -> Done {

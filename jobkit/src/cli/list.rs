@@ -81,7 +81,7 @@ fn place_of(key: &str) -> String {
 }
 
 fn key_at(place: &str) -> Done<String> {
-    let wrong = || Stop::Usage("--after is no place that a page tells as `next`".to_owned());
+    let wrong = || Stop::Usage("--after must be the `next` value of a previous page".to_owned());
     let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|it| u8::try_from(it).ok());
     let (pairs, rest) = place.as_bytes().as_chunks::<2>();
     let bytes = pairs.iter().map(|[high, low]| Some(digit(high)? << 4 | digit(low)?));

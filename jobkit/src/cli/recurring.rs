@@ -107,7 +107,7 @@ fn told(outcome: &RunOutcome) -> String {
     match outcome {
         RunOutcome::Fired { job } => format!("fired as {job}"),
         RunOutcome::Triggered { job } => format!("run by hand as {job}"),
-        RunOutcome::Misfired => "skipped: nobody was there in time".to_owned(),
+        RunOutcome::Misfired => "skipped: no server was running in time".to_owned(),
         RunOutcome::Paused => "skipped: paused".to_owned(),
         RunOutcome::Replaced => {
             "skipped: its schedule was replaced or removed before it was fired".to_owned()

@@ -113,8 +113,8 @@ fn silent(context: &Context<'_, '_>, servers: &[ServerStatus]) -> Vec<Problem> {
     let silent = servers.iter().filter(|server| server.is_silent(context.now));
     bounded(silent.map(|server| {
         let words = format!(
-            "server {} on {} was heard last {}, with {} jobs running; others take them back as long as any \
-             server lives: see whether its process runs",
+            "server {} on {} was last seen {} with {} running jobs; other servers will recover them: check whether \
+             its process is still running",
             server.info.name,
             hide_in_text(&server.info.host),
             context.time(server.heartbeat_at),
@@ -152,7 +152,7 @@ fn forgotten(context: &Context<'_, '_>, pauses: &[PauseRecord]) -> Vec<Problem> 
         };
         let (paused, program) = (queues::paused(context, &record.pause), &context.program);
         let words =
-            format!("{what} {name} is {paused}; `{program} resume {what} {name}` lets it go on");
+            format!("{what} {name} is {paused}; `{program} resume {what} {name}` resumes it");
         Problem { severity: Severity::Warning, code: "paused-long", words }
     }))
 }

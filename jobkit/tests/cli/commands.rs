@@ -133,7 +133,7 @@ async fn exit_codes_are_those_that_are_documented() {
     let ran = run(Some(&gone), &["status"]).expect(3);
     assert!(ran.err.contains("there is no such file, and looking makes none"), "{ran:?}");
     run(None, &["status"]).expect(2);
-    // A mistake in the address cannot be mended by a repetition.
+    // A mistake in the address cannot be fixed by a repetition.
     for wrong in ["?bogus=1", "?readers=many", "?namespace=A-B"] {
         run(Some(&format!("{}{wrong}", world.url)), &["status"]).expect(2);
     }

@@ -21,7 +21,7 @@ fn failing(world: &World) -> Vec<String> {
     kinds
 }
 
-/// Jobs of a kind run to an end that is noted so many minutes ago.
+/// Jobs of a kind run to an end that is noted this many minutes ago.
 async fn end_ago(world: &mut World, kind: &str, ending: Ending, minutes: u64) {
     world.enqueue(job(kind, &json!({}))).await;
     let leases = world.claim(&[kind]).await;

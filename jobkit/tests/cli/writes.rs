@@ -181,7 +181,7 @@ async fn queues_kinds_and_schedules_are_paused_and_resumed() {
     assert!(paused().await);
     let resumed = world.run(&["recurring", "resume", "nightly", "--json"]).expect(0).json();
     assert!(!paused().await);
-    // Two spellings of one deed.
+    // Two spellings of one action.
     let until = ["--until", "2099-01-01", "--json"];
     let one = world.run(&[&["recurring", "pause", "nightly"][..], &until].concat()).expect(0);
     assert!(paused().await);

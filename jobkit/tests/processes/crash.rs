@@ -72,7 +72,7 @@ async fn round(seed: u64) {
     assert!(load.jobs.len() >= 500, "{}", load.jobs.len());
     let victim = Process::start(&db, &ledger);
     let _other = Process::start(&db, &ledger);
-    // A seeded instant: after so many ends, and so many microseconds later.
+    // A seeded instant: after this many ends, and this many microseconds later.
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = |below: u64| {
         random ^= random << 13;

@@ -92,7 +92,7 @@ pub(crate) async fn parent_of(
     ctx: JobContext,
 ) -> anyhow::Result<()> {
     ledger.write(What::Start, &name, &ctx);
-    let child = work(format!("child of {name}"), 1).keyed(&name);
+    let child = work(format!("child of {name}"), 1).idempotency_key(&name);
     ctx.client().enqueue(child).await?;
     ledger.write(What::End, &name, &ctx);
     Ok(())

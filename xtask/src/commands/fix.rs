@@ -1,4 +1,4 @@
-//! `cargo xtask fix`: mends what machines can mend.
+//! `cargo xtask fix`: fixes what machines can fix.
 
 use crate::Outcome;
 use crate::process::{cargo, run as run_program};

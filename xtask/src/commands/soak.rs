@@ -11,7 +11,7 @@ use super::chaos;
 const AGAIN: &str = "again: ";
 
 /// Each part gets its share of the time, of eight; builds come on top.
-const SHARES: [(&str, u64); 4] = [("simulation", 2), ("model", 2), ("scribble", 1), ("chaos", 3)];
+const SHARES: [(&str, u64); 4] = [("simulation", 2), ("model", 2), ("fuzz", 1), ("chaos", 3)];
 
 /// The tests that compare storages with the model: as many at a time as there are, so that each has the
 /// whole share.
@@ -19,7 +19,7 @@ const MODEL_TESTS: &str = "8";
 
 pub(crate) fn run_soak(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments).map_err(Failure::Because)?;
-    requirements::ensure()?;
+    requirements::ensure(&requirements::OF_TESTS)?;
     let seed = options.seed.unwrap_or_else(seed_of_now);
     println!("cargo xtask soak --minutes {} --seed {seed}", options.minutes);
     let mut failed = Vec::new();
@@ -68,11 +68,11 @@ fn run_part(part: &str, seed: u64, seconds: u64) -> (Outcome, Vec<String>) {
             model.env("JOBKIT_MODEL_SEED", &number).env("JOBKIT_MODEL_SECONDS", &text);
             model
         }
-        "scribble" => {
-            let mut scribble = cargo(&["nextest", "run", "--release", "-p", "jobkit-sqlite"]);
-            scribble.args(["-E", "test(whatever_is_written)", "--config-file", chaos::CONFIG]);
-            scribble.env("JOBKIT_SCRIBBLE_SEED", &number).env("JOBKIT_SCRIBBLE_SECONDS", &text);
-            scribble
+        "fuzz" => {
+            let mut fuzz = cargo(&["nextest", "run", "--release", "-p", "jobkit-sqlite"]);
+            fuzz.args(["-E", "test(whatever_is_written)", "--config-file", chaos::CONFIG]);
+            fuzz.env("JOBKIT_FUZZ_SEED", &number).env("JOBKIT_FUZZ_SECONDS", &text);
+            fuzz
         }
         _ => {
             let minutes = seconds.div_ceil(60);

@@ -12,7 +12,7 @@ use crate::{Failure, Outcome, requirements};
 /// The runner's closing line is printed again at the end, so that a log ends with the number of
 /// tests that ran.
 pub(crate) fn run(arguments: &[String]) -> Outcome {
-    requirements::ensure()?;
+    requirements::ensure(&requirements::OF_TESTS)?;
     let started = Instant::now();
     let (tests, closing_line) = run_nextest(arguments)?;
     let documentation = run_program(cargo(&["test", "--doc", "--workspace", "--all-features"]));

@@ -120,7 +120,7 @@ pub fn g3_atomic_submit(history: &History) -> Checked {
     Ok(())
 }
 
-/// What became of a schedule's occurrences.
+/// The outcome of a schedule's occurrences.
 #[derive(Default)]
 struct Occurrences {
     fired: BTreeSet<Timestamp>,

@@ -14,7 +14,7 @@ use crate::keys::{self, end_of, last_id, last_number, open_edges, table};
 
 impl Call<'_> {
     /// Whether an expired member may be removed. A Failed one ends the wait for the success of its batch,
-    /// and of those around it, which would keep everything for ever.
+    /// and of those around it, which would keep everything forever.
     pub(crate) fn lets_members_go(&mut self, id: BatchId, state: StateName) -> Result<bool> {
         let around = self.batches_around(id)?;
         let lost = BatchRecord::lost_with_a_member(&around);

@@ -99,7 +99,7 @@ impl JobContext {
         kept.map(|kept| self.decode("checkpoint", &kept)).transpose()
     }
 
-    /// The jobs this one waited for, in the order in which they were named, with what became of them.
+    /// The jobs this one waited for, in the order in which they were named, with the outcome of them.
     /// Those that were removed since are left out.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl JobContext {
     }
 }
 
-/// What became of a parent.
+/// The outcome of a parent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentOutcome {
     /// Its id.

@@ -12,7 +12,7 @@ use crate::handlers::run::{Handler, RunEnd};
 use crate::jobs::outcome::Failure;
 use crate::model::record::Payload;
 
-/// Goes round every run of a handler: before it, after it, or in its place.
+/// Goes around every run of a handler: before it, after it, or in its place.
 ///
 /// Filters of the server are outside those of its [`Jobs`](crate::Jobs); among each other, the first
 /// added is outermost. A panic in a filter is a failure of the attempt, and a filter is dropped with the

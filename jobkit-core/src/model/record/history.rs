@@ -1,4 +1,4 @@
-//! What became of a job, transition by transition.
+//! The outcome of a job, transition by transition.
 
 use std::time::Duration;
 

@@ -18,12 +18,12 @@ use crate::storage::{
 /// The most ids of one call; beyond, a bulk operation is meant.
 const IDS: usize = crate::model::bounds::STEP_ITEMS;
 
-/// What became of one job.
+/// The outcome of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobOutcome {
     /// The job.
     pub job: JobId,
-    /// What became of it.
+    /// The outcome of it.
     pub outcome: ChangeOutcome,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Edit {
     }
 }
 
-/// What became of an edit.
+/// The outcome of an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edited {
     /// The job itself was changed.
@@ -134,7 +134,7 @@ impl Operator {
             action: action.clone(),
         });
         let changes: Vec<_> = changes.collect();
-        let deed = async {
+        let call = async {
             let mut outcomes = Vec::with_capacity(jobs.len());
             for changes in changes.chunks(IDS) {
                 let changed = crate::client::repeated(|| async {
@@ -147,7 +147,7 @@ impl Operator {
             let outcomes = jobs.iter().zip(outcomes);
             Ok(outcomes.map(|(job, outcome)| JobOutcome { job: *job, outcome }).collect())
         };
-        self.audited(name, target, deed, |outcomes: &Vec<JobOutcome>| {
+        self.audited(name, target, call, |outcomes: &Vec<JobOutcome>| {
             let done = outcomes.iter().filter(|outcome| outcome.is_done()).count();
             (done as u64, format!("{done} changed, {} refused", outcomes.len() - done))
         })
@@ -185,7 +185,7 @@ impl Operator {
             let copy = self.client.sealed(copy)?;
             let id = copy.id;
             let guard = Guard::Version(record.head.version);
-            let deed = async {
+            let call = async {
                 let submitted = crate::client::repeated(|| {
                     let actor = Some(self.actor.as_str());
                     self.storage().edit_job(EditJob {
@@ -211,7 +211,7 @@ impl Operator {
                 }
             };
             let told = |_: &Edited| (1, format!("new job {id}"));
-            return self.audited("edit arguments", job.to_string(), deed, told).await;
+            return self.audited("edit arguments", job.to_string(), call, told).await;
         }
         let mut version = record.head.version;
         let mut actions = Vec::new();

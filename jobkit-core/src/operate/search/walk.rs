@@ -238,7 +238,7 @@ async fn waits_for_any<S: Storage + ?Sized>(
     }))
 }
 
-/// How many jobs a filter finds, up to `most`: exactly, or at least so many where there are more or a
+/// How many jobs a filter finds, up to `most`: exactly, or at least this many where there are more or a
 /// bounded look did not reach the end.
 ///
 /// # Errors

@@ -188,9 +188,9 @@ impl Dispatcher {
     fn replace_by_bare(&mut self, outcome: Outcome, reason: &dyn std::fmt::Display) {
         let job = outcome.settle.lease.job;
         if self.outcomes.replace_by_bare(outcome, reason) {
-            tracing::warn!(%job, reason = %reason, "the storage cannot keep an outcome");
+            tracing::warn!(%job, reason = %reason, "the storage refused an outcome");
         } else {
-            let text = format!("the storage refuses to note the end of job {job}: {reason}");
+            let text = format!("the storage refused the outcome of job {job}: {reason}");
             self.engine.health.failed("outcomes", &text);
         }
     }
@@ -213,7 +213,7 @@ impl Dispatcher {
                 }
                 SettleAnswer::AlreadyApplied => {}
                 SettleAnswer::LeaseLost => {
-                    tracing::warn!(job = %lease.job, fence = lease.fence, "the lease was lost, the outcome does not count");
+                    tracing::warn!(job = %lease.job, fence = lease.fence, "lease lost, discarding the outcome");
                 }
                 SettleAnswer::Refused(refusal) => {
                     self.replace_by_bare(outcome, &refusal);

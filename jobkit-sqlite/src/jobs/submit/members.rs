@@ -6,50 +6,48 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::StateName;
 use jobkit_core::{BatchId, JobId, bounds};
 
-use crate::error::Done;
-use crate::writer::Flight;
+use crate::batches::touched;
+use crate::error::SqlResult;
+use crate::jobs::read;
+use crate::txn::Txn;
 
-impl Flight<'_, '_> {
-    /// Why a batch is not opened inside this one.
-    pub(super) fn refuse_nested(&mut self, parent: BatchId) -> Done<Option<Refusal>> {
-        if let Some(refusal) = self.refuse_batch(parent)? {
-            return Ok(Some(refusal));
-        }
-        let depth = self.batches_around(parent)?.len();
-        Ok((depth >= bounds::BATCH_NESTING).then(too_deep))
+/// Why a batch is not opened inside this one.
+pub(crate) fn refuse_nested(txn: &mut Txn<'_, '_>, parent: BatchId) -> SqlResult<Option<Refusal>> {
+    if let Some(refusal) = refuse_batch(txn, parent)? {
+        return Ok(Some(refusal));
     }
+    let depth = touched::with_enclosing(txn, parent)?.len();
+    Ok((depth >= bounds::BATCH_NESTING).then(too_deep))
+}
 
-    /// Why nothing is attached to a batch.
-    pub(super) fn refuse_batch(&mut self, id: BatchId) -> Done<Option<Refusal>> {
-        if self.batch_is_cancelled(id)? {
-            return Ok(Some(Refusal::BatchCancelled { batch: id }));
-        }
-        Ok(match self.batch(id)?.map(|batch| &batch.record) {
-            None => Some(Refusal::BatchGone { batch: id }),
-            Some(batch) if batch.completed_at.is_some() => {
-                Some(Refusal::BatchFinished { batch: id })
-            }
-            Some(_) => None,
-        })
+/// Why nothing is attached to a batch.
+pub(crate) fn refuse_batch(txn: &mut Txn<'_, '_>, id: BatchId) -> SqlResult<Option<Refusal>> {
+    if touched::is_cancelled(txn, id)? {
+        return Ok(Some(Refusal::BatchCancelled { batch: id }));
     }
+    Ok(match touched::batch(txn, id)?.map(|batch| &batch.record) {
+        None => Some(Refusal::BatchGone { batch: id }),
+        Some(batch) if batch.completed_at.is_some() => Some(Refusal::BatchFinished { batch: id }),
+        Some(_) => None,
+    })
+}
 
-    /// Why the holder of a new member's key does not stand in its place: the batch would not wait for it
-    /// (SUB-17).
-    pub(super) fn refuse_stand_in(
-        &mut self,
-        job: &NewRecord,
-        holder: JobId,
-    ) -> Done<Option<Refusal>> {
-        let Some(batch) = job.batch else { return Ok(None) };
-        // One that is gone held the key for a period: nothing is left to wait for.
-        let Some(stored) = self.find(holder)? else { return Ok(None) };
-        if stored.state() == StateName::Succeeded {
-            return Ok(None);
-        }
-        let waits = match stored.batch {
-            Some(inner) => BatchRecord::waits_for(batch, &self.batches_around(inner)?),
-            None => false,
-        };
-        Ok((!waits).then_some(Refusal::KeyHeldOutside { job: job.id, batch, holder }))
+/// Why the holder of a new member's key does not stand in for it: the batch would not wait for the holder
+/// (SUB-17).
+pub(crate) fn refuse_stand_in(
+    txn: &mut Txn<'_, '_>,
+    job: &NewRecord,
+    holder: JobId,
+) -> SqlResult<Option<Refusal>> {
+    let Some(batch) = job.batch else { return Ok(None) };
+    // A holder that was removed held the key for a period: there is nothing to wait for.
+    let Some(stored) = read::find(txn.db, holder)? else { return Ok(None) };
+    if stored.state() == StateName::Succeeded {
+        return Ok(None);
     }
+    let waits = match stored.batch {
+        Some(inner) => BatchRecord::waits_for(batch, &touched::with_enclosing(txn, inner)?),
+        None => false,
+    };
+    Ok((!waits).then_some(Refusal::KeyHeldOutside { job: job.id, batch, holder }))
 }

@@ -1,4 +1,4 @@
-//! Lists of finished jobs: those of each lane stand in one index in their order, and are merged.
+//! Lists of finished jobs: one index holds those of each lane in order, and the lanes are merged.
 
 use std::collections::BinaryHeap;
 
@@ -6,28 +6,31 @@ use jobkit_core::Timestamp;
 use rusqlite::params;
 use rusqlite::types::Value;
 
-use super::{CHUNK, Filter, Place, Row, rows};
-use crate::codec::{select_job, size};
+use super::filter::Filter;
+use super::rows::{CHUNK, ListKey, ListRow, rows};
+use crate::codec::job_row::select_job;
+use crate::codec::size;
+use crate::codec::sql_text::sql;
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The next finished jobs, newest first.
 pub(super) fn chunk(
     db: &Db<'_>,
     filter: &Filter<'_>,
-    after: Option<Place>,
+    after: Option<ListKey>,
     most: usize,
-) -> Done<Vec<Row>> {
+) -> SqlResult<Vec<ListRow>> {
     let state = size(filter.query.state.index());
     let after = after.unwrap_or((i64::MAX, i64::MAX));
-    // Nothing newer than what is asked for need be walked.
+    // Rows newer than the query asks for need not be read.
     let after = match filter.query.to {
         Some(to) if to.as_micros() < after.0 => (to.as_micros(), 0),
         _ => after,
     };
     let from = filter.query.from.map_or(i64::MIN, Timestamp::as_micros);
     let lanes = lanes_of_finished(db, filter.queue, filter.kind)?;
-    // More than their share, since lanes are rarely alike.
+    // More than their share, since lanes rarely have the same length.
     let at_first = (most * 3 / (2 * lanes.len().max(1)) + 2).min(most);
     let lane = |(queue, kind)| FinishedLane {
         queue,
@@ -52,19 +55,23 @@ pub(super) fn chunk(
 }
 
 /// The lanes in which anything has finished, of a queue and a kind if they are given. A seek for each.
-fn lanes_of_finished(db: &Db<'_>, queue: Option<i64>, kind: Option<i64>) -> Done<Vec<(i64, i64)>> {
+fn lanes_of_finished(
+    db: &Db<'_>,
+    queue: Option<i64>,
+    kind: Option<i64>,
+) -> SqlResult<Vec<(i64, i64)>> {
     if let (Some(queue), Some(kind)) = (queue, kind) {
         return Ok(vec![(queue, kind)]);
     }
     let mut lanes = Vec::new();
     let mut last = (Value::Integer(queue.unwrap_or(i64::MIN)), Value::Integer(i64::MIN));
     while let Some(there) = db.one(
-        "SELECT queue, kind FROM jk_job INDEXED BY jk_done_lane \
-         WHERE state >= 4 AND (queue, kind) > (?1, ?2) AND queue <= ?3 ORDER BY queue, kind LIMIT 1",
+        sql!("SELECT queue, kind FROM jk_job INDEXED BY jk_done_lane \
+         WHERE state >= {finished} AND (queue, kind) > (?1, ?2) AND queue <= ?3 ORDER BY queue, kind LIMIT 1"),
         params![last.0, last.1, queue.unwrap_or(i64::MAX)],
         |row| Ok((row.get::<_, Value>(0)?, row.get::<_, Value>(1)?)),
     )? {
-        // What is no integer is damaged, and nobody's lane.
+        // A value that is no integer is corrupt, and no lane.
         if let (Value::Integer(queue), Value::Integer(kind_there)) = there
             && kind.is_none_or(|kind| kind == kind_there)
         {
@@ -78,26 +85,28 @@ fn lanes_of_finished(db: &Db<'_>, queue: Option<i64>, kind: Option<i64>) -> Done
 struct FinishedLane {
     queue: i64,
     kind: i64,
-    /// What was read and not given out, last first.
-    places: Vec<Place>,
+    /// What was read and not returned yet, last first.
+    places: Vec<ListKey>,
     /// The place after which more is to be read, if there may be any.
-    after: Option<Place>,
-    /// So many are read next.
+    after: Option<ListKey>,
+    /// How many are read next.
     at_once: usize,
 }
 
 impl FinishedLane {
-    /// The next place; index entries alone are read, and one whose instant is damaged is passed over.
-    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> Done<Option<Place>> {
+    /// The next key. Only index entries are read, and one with a corrupt instant is skipped.
+    fn next(&mut self, db: &Db<'_>, state: i64, from: i64) -> SqlResult<Option<ListKey>> {
         if self.places.is_empty()
             && let Some((entered_at, seq)) = self.after.take()
         {
             self.places = db.all(
-                "SELECT entered_at, seq FROM jk_job INDEXED BY jk_done_lane \
-                 WHERE state >= 4 AND queue = ?1 AND kind = ?2 AND state = ?3 \
+                sql!(
+                    "SELECT entered_at, seq FROM jk_job INDEXED BY jk_done_lane \
+                 WHERE state >= {finished} AND queue = ?1 AND kind = ?2 AND state = ?3 \
                  AND (entered_at, seq) < (?4, ?5) AND entered_at >= ?6 \
                  AND typeof(entered_at) = 'integer' \
-                 ORDER BY entered_at DESC, seq DESC LIMIT ?7",
+                 ORDER BY entered_at DESC, seq DESC LIMIT ?7"
+                ),
                 [self.queue, self.kind, state, entered_at, seq, from, size(self.at_once)],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )?;

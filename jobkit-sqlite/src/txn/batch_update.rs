@@ -1,9 +1,9 @@
-//! Rows that change alike, written by one statement.
+//! Rows that change in the same way are written by one statement.
 //!
 //! A statement that updates one row of `jk_job` opens a dozen indexes, and clears a hundred registers
-//! when it ends: as much work as the change itself. The claims of a flight differ in nothing but the
-//! job, its ends in little more, so they are gathered while the state machine judges them one by one,
-//! and written together before anything else looks at their rows.
+//! when it ends: as much work as the change itself. The claims of a transaction differ only in the job,
+//! and its finishes in little more. So they are buffered while the state machine decides them one by
+//! one, and written together before anything else reads their rows.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -11,35 +11,36 @@ use std::sync::LazyLock;
 use jobkit_core::state::Hold;
 use rusqlite::params;
 
-use crate::codec::{ENDED, Job, STARTED, TIMED, int, micros, size};
+use crate::codec::job_row::{CHILDREN, ENDED, Job, STARTED, TIMED};
+use crate::codec::sql_text::sql;
+use crate::codec::{int, micros, size};
 use crate::connection::Db;
-use crate::error::Done;
-use crate::writer::Flight;
+use crate::error::SqlResult;
 
 /// Rows of a statement that names each.
 const ROWS: [usize; 3] = [1, 8, 64];
 
-/// So many neighbours make a run, which one statement changes without naming each.
+/// A run is at least this many neighbours, which one statement changes without naming each.
 const RUN: usize = 4;
 
 /// What ten digits hold of a duration in microseconds: 2.7 hours. Longer ones are named row by row.
 const TEN_DIGITS: std::ops::Range<i64> = 0..10_000_000_000;
 
-// An error rolls back more than the statement anyway, so SQLite need not be able to undo it alone. A
-// number below zero is a damaged one, and counts as zero here as where it is read.
+// `OR FAIL`: an error rolls back more than the statement anyway, so SQLite need not be able to undo the
+// statement alone. A number below zero is corrupt, and counts as zero here as where it is read.
 macro_rules! claim {
     ($rows:literal) => {
-        concat!(
-            "UPDATE OR FAIL jk_job SET state = 3, was = reason, reason = ?1, \
+        sql!(concat!(
+            "UPDATE OR FAIL jk_job SET state = {processing}, was = reason, reason = ?1, \
              fence = fence * (fence > 0) + 1, version = version * (version > 0) + 1, \
              entered_at = ?2, claimed_at = ?2, server = ?3, incarnation = ?4, claim_seq = ?5, \
              lease_until = ?6, cancel = NULL, flags = flags & ?7 | ?8 WHERE ",
             $rows
-        )
+        ))
     };
 }
 
-macro_rules! end {
+macro_rules! finish {
     ($duration:literal, $rows:literal) => {
         concat!(
             "UPDATE OR FAIL jk_job SET state = ?1, reason = ?2, \
@@ -54,43 +55,43 @@ macro_rules! end {
 static CLAIM: LazyLock<[String; 3]> = LazyLock::new(|| {
     ROWS.map(|rows| {
         let rows: Vec<_> = (9..9 + rows).map(|n| format!("?{n}")).collect();
-        format!(claim!("seq IN ({})"), rows.join(", "))
+        format!("{}seq IN ({})", claim!(""), rows.join(", "))
     })
 });
 
 pub(crate) static CLAIM_RUN: &str = claim!("seq BETWEEN ?9 AND ?10");
 
-static END: LazyLock<[String; 3]> = LazyLock::new(|| {
+static FINISH: LazyLock<[String; 3]> = LazyLock::new(|| {
     ROWS.map(|rows| {
         let rows: Vec<_> =
             (0..rows).map(|n| 7 + n * 2).map(|n| format!("(?{n}, ?{})", n + 1)).collect();
         format!(
-            end!("row.column2", " FROM (VALUES {}) AS row WHERE seq = row.column1"),
+            finish!("row.column2", " FROM (VALUES {}) AS row WHERE seq = row.column1"),
             rows.join(", ")
         )
     })
 });
 
-/// The durations stand in a row of digits, in the order of the sequences. (In bytes: of a text SQLite
-/// counts the characters from its beginning. So they are digits in a database of UTF-8 alone.)
-pub(crate) static END_RUN: &str =
-    end!("CAST(substr(?9, (seq - ?7) * 10 + 1, 10) AS INTEGER)", " WHERE seq BETWEEN ?7 AND ?8");
+/// The durations are one row of digits, in the order of the sequences. They are bytes, since SQLite
+/// counts the characters of a text from its beginning; so they are digits only in a UTF-8 database.
+pub(crate) static FINISH_RUN: &str =
+    finish!("CAST(substr(?9, (seq - ?7) * 10 + 1, 10) AS INTEGER)", " WHERE seq BETWEEN ?7 AND ?8");
 
-/// What was gathered.
+/// Changes of rows that are not written yet.
 #[derive(Debug, Default)]
-pub(crate) struct Alike {
-    /// Whether what comes now may be gathered.
-    on: bool,
+pub(crate) struct PendingRows {
+    /// Whether the next change may be buffered.
+    buffering: bool,
     claim: Option<[i64; 8]>,
     claims: Vec<i64>,
-    ends: Vec<Ends>,
-    /// The jobs whose rows are not what they will be.
+    finishes: Vec<FinishGroup>,
+    /// The jobs whose rows are out of date.
     jobs: HashSet<i64>,
 }
 
-/// Ends that differ in their jobs and durations alone.
+/// Finishes that differ only in their jobs and durations.
 #[derive(Debug)]
-struct Ends {
+struct FinishGroup {
     shared: [Option<i64>; 6],
     rows: Vec<(i64, Option<i64>)>,
 }
@@ -116,38 +117,41 @@ impl Before {
     }
 }
 
-/// Whether nothing but its own row, the statistics and its errors and lines change when the job is
-/// claimed or ends.
-pub(crate) fn stands_alone(job: &Job) -> bool {
-    job.limits.is_none()
-        && job.unique.is_none()
-        && job.batch.is_none()
-        && !job.has(crate::codec::CHILDREN)
+/// Whether a claim or the finish of the job changes only its own row, its errors and log lines, and the
+/// statistics.
+pub(crate) fn is_self_contained(job: &Job) -> bool {
+    job.limits.is_none() && job.unique.is_none() && job.batch.is_none() && !job.has(CHILDREN)
 }
 
-impl Flight<'_, '_> {
-    /// Begins to gather, if the job may be; otherwise writes what was gathered so far.
-    pub(crate) fn gather(&mut self, job: &Job) -> Done {
-        self.alike.on = stands_alone(job);
-        if self.alike.on { Ok(()) } else { self.write_gathered() }
+impl PendingRows {
+    /// Prepares for a change of the job: buffers it if it is self-contained, and flushes otherwise.
+    pub(crate) fn begin(&mut self, db: &Db<'_>, job: &Job) -> SqlResult {
+        self.buffering = is_self_contained(job);
+        if self.buffering { Ok(()) } else { self.flush(db) }
     }
 
-    /// Whether the row of a job is not yet what it will be.
-    pub(crate) fn is_gathered(&self, seq: i64) -> bool {
-        self.alike.jobs.contains(&seq)
+    /// Whether the row of a job is out of date.
+    pub(crate) fn contains(&self, seq: i64) -> bool {
+        self.jobs.contains(&seq)
     }
 
-    /// Writes what a claim of a plainly enqueued job changes.
-    pub(crate) fn write_claim(&mut self, job: &Job, hold: &Hold, before: Before) -> Done {
+    /// Buffers what a claim of a plainly enqueued job changes, or writes it.
+    pub(crate) fn buffer_claim(
+        &mut self,
+        db: &Db<'_>,
+        job: &Job,
+        hold: &Hold,
+        before: Before,
+    ) -> SqlResult {
         let head = &job.head;
-        // A number at the edge, of a damaged row, is written as it was computed.
+        // A number at the limit, in a corrupt row, is written as it was computed.
         let sane = |number: u64| number < u64::from(u32::MAX);
         let regular = head.fence == before.fence + 1
             && head.version == before.version + 1
             && sane(before.version)
             && (1..u64::from(u32::MAX)).contains(&head.fence);
-        let (true, true, Some(server)) = (self.alike.on, regular, job.server) else {
-            return job.write_claim(self.db, hold);
+        let (true, true, Some(server)) = (self.buffering, regular, job.server) else {
+            return job.write_claim(db, hold);
         };
         let claim = [
             size(head.reason.index()),
@@ -159,29 +163,29 @@ impl Flight<'_, '_> {
             !(STARTED | ENDED | TIMED),
             job.flags & STARTED,
         ];
-        if !self.alike.ends.is_empty() || self.alike.claim.is_some_and(|other| other != claim) {
-            self.write_gathered()?;
-            self.alike.on = true;
+        if !self.finishes.is_empty() || self.claim.is_some_and(|other| other != claim) {
+            self.flush(db)?;
+            self.buffering = true;
         }
-        self.alike.claim = Some(claim);
-        self.alike.claims.push(job.seq);
-        self.alike.jobs.insert(job.seq);
+        self.claim = Some(claim);
+        self.claims.push(job.seq);
+        self.jobs.insert(job.seq);
         Ok(())
     }
 
-    /// Writes what the end of such a claim changes, when the job is finished then.
-    pub(crate) fn write_end(&mut self, job: &Job, before: Before) -> Done {
+    /// Buffers what the end of such a claim changes when the job is finished by it, or writes it.
+    pub(crate) fn buffer_finish(&mut self, db: &Db<'_>, job: &Job, before: Before) -> SqlResult {
         let head = &job.head;
         let regular = head.version == before.version + 1
             && head.failures == before.failures
             && head.crashes == before.crashes;
         let by = match head.settled {
-            Some((fence, by)) if regular && self.alike.on && fence == head.fence => by,
-            _ => return job.write_end(self.db),
+            Some((fence, by)) if regular && self.buffering && fence == head.fence => by,
+            _ => return job.write_finish(db),
         };
-        if !self.alike.claims.is_empty() {
-            self.write_gathered()?;
-            self.alike.on = true;
+        if !self.claims.is_empty() {
+            self.flush(db)?;
+            self.buffering = true;
         }
         let shared = [
             Some(size(head.state.name().index())),
@@ -192,29 +196,29 @@ impl Flight<'_, '_> {
             Some(job.flags),
         ];
         let row = (job.seq, job.duration.map(micros));
-        match self.alike.ends.iter_mut().find(|ends| ends.shared == shared) {
-            Some(ends) => ends.rows.push(row),
-            None => self.alike.ends.push(Ends { shared, rows: vec![row] }),
+        match self.finishes.iter_mut().find(|group| group.shared == shared) {
+            Some(group) => group.rows.push(row),
+            None => self.finishes.push(FinishGroup { shared, rows: vec![row] }),
         }
-        self.alike.jobs.insert(job.seq);
+        self.jobs.insert(job.seq);
         Ok(())
     }
 
-    /// Writes what was gathered.
-    pub(crate) fn write_gathered(&mut self) -> Done {
-        self.alike.on = false;
-        if self.alike.jobs.is_empty() {
+    /// Writes what is buffered.
+    pub(crate) fn flush(&mut self, db: &Db<'_>) -> SqlResult {
+        self.buffering = false;
+        if self.jobs.is_empty() {
             return Ok(());
         }
-        let alike = std::mem::take(&mut self.alike);
-        if let Some(claim) = alike.claim {
-            write_claims(self.db, claim, alike.claims)?;
+        let rows = std::mem::take(self);
+        if let Some(claim) = rows.claim {
+            write_claims(db, claim, rows.claims)?;
         }
-        alike.ends.into_iter().try_for_each(|ends| write_ends(self.db, ends))
+        rows.finishes.into_iter().try_for_each(|group| write_finishes(db, group))
     }
 }
 
-fn write_claims(db: &Db<'_>, claim: [i64; 8], mut seqs: Vec<i64>) -> Done {
+fn write_claims(db: &Db<'_>, claim: [i64; 8], mut seqs: Vec<i64>) -> SqlResult {
     seqs.sort_unstable();
     let mut scattered = Vec::new();
     for run in seqs.chunk_by(|one, next| one + 1 == *next) {
@@ -231,8 +235,8 @@ fn write_claims(db: &Db<'_>, claim: [i64; 8], mut seqs: Vec<i64>) -> Done {
     write(db, &CLAIM, &claim.map(Some), &scattered)
 }
 
-fn write_ends(db: &Db<'_>, ends: Ends) -> Done {
-    let Ends { shared, mut rows } = ends;
+fn write_finishes(db: &Db<'_>, group: FinishGroup) -> SqlResult {
+    let FinishGroup { shared, mut rows } = group;
     rows.sort_unstable();
     let mut scattered = Vec::new();
     let fits = |row: &(i64, Option<i64>)| row.1.is_some_and(|it| TEN_DIGITS.contains(&it));
@@ -248,24 +252,24 @@ fn write_ends(db: &Db<'_>, ends: Ends) -> Done {
                 .collect();
             let [state, reason, at, by, expires_at, flags] = shared;
             db.run(
-                END_RUN,
+                FINISH_RUN,
                 params![state, reason, at, by, expires_at, flags, first.0, last, digits.as_bytes()],
             )?;
         } else {
             scattered.extend(run.iter().map(|(seq, duration)| [Some(*seq), *duration]));
         }
     }
-    write(db, &END, &shared, &scattered)
+    write(db, &FINISH, &shared, &scattered)
 }
 
-/// Runs the statement of the fitting size as often as needed; rows that are left over are NULL, and match
+/// Runs the statement of the best size as often as needed. Rows that are left over are NULL, which matches
 /// nothing.
 fn write<const N: usize>(
     db: &Db<'_>,
     texts: &'static [String; 3],
     shared: &[Option<i64>],
     mut rows: &[[Option<i64>; N]],
-) -> Done {
+) -> SqlResult {
     while !rows.is_empty() {
         let fits = ROWS.iter().position(|size| *size >= rows.len()).unwrap_or(ROWS.len() - 1);
         let (now, later) = rows.split_at(rows.len().min(ROWS[fits]));

@@ -1,8 +1,8 @@
 //! Anything is written into any column of any row: reads and writes answer an error or pass over the row,
 //! nothing panics or hangs, and who is not touched goes on.
 //!
-//! `JOBKIT_SCRIBBLE_SEED` repeats what a failure names, `JOBKIT_SCRIBBLE_CASES` asks for more,
-//! `JOBKIT_SCRIBBLE_SECONDS` for as many seeds as there is time for.
+//! `JOBKIT_FUZZ_SEED` repeats what a failure names, `JOBKIT_FUZZ_CASES` asks for more,
+//! `JOBKIT_FUZZ_SECONDS` for as many seeds as there is time for.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,7 +33,7 @@ use rusqlite::types::Value;
 
 /// Where one cell is, by numbers that are taken modulo what there is, and what is written there.
 #[derive(Clone, Debug)]
-struct Scribble {
+struct Corruption {
     table: usize,
     column: usize,
     row: usize,
@@ -49,7 +49,7 @@ enum What {
     Changed(usize, u8),
 }
 
-fn scribble() -> impl Strategy<Value = Scribble> {
+fn corruption() -> impl Strategy<Value = Corruption> {
     let extreme = vec![
         0,
         1,
@@ -85,7 +85,7 @@ fn scribble() -> impl Strategy<Value = Scribble> {
     ]);
     // Jobs are the most, and have the most columns.
     let table = Union::new_weighted(vec![(2, Just(0_usize).boxed()), (3, (0..40_usize).boxed())]);
-    (table, 0..64_usize, 0..64_usize, what).prop_map(|(table, column, row, what)| Scribble {
+    (table, 0..64_usize, 0..64_usize, what).prop_map(|(table, column, row, what)| Corruption {
         table,
         column,
         row,
@@ -111,16 +111,16 @@ const PRIVATE: [&str; 13] = [
 ];
 
 /// Writes it down; the table, or nothing where the schema does not allow it.
-fn apply(conn: &Connection, scribble: &Scribble) -> rusqlite::Result<Option<String>> {
+fn apply(conn: &Connection, corruption: &Corruption) -> rusqlite::Result<Option<String>> {
     let texts = |sql: &str| -> rusqlite::Result<Vec<String>> {
         conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
     };
     let mut tables = texts("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")?;
     let jobs = tables.iter().position(|it| it == "jobkit_job").unwrap_or(0);
     tables.swap(0, jobs);
-    let table = &tables[scribble.table % tables.len()];
+    let table = &tables[corruption.table % tables.len()];
     let columns = texts(&format!("SELECT name FROM pragma_table_info('{table}')"))?;
-    let column = &columns[scribble.column % columns.len()];
+    let column = &columns[corruption.column % columns.len()];
     let mut keys =
         texts(&format!("SELECT name FROM pragma_table_info('{table}') WHERE pk > 0 ORDER BY pk"))?
             .join(", ");
@@ -137,10 +137,10 @@ fn apply(conn: &Connection, scribble: &Scribble) -> rusqlite::Result<Option<Stri
     if count == 0 {
         return Ok(None);
     }
-    let row = i64::try_from(scribble.row).unwrap_or(0) % count;
+    let row = i64::try_from(corruption.row).unwrap_or(0) % count;
     let chosen =
         format!("SELECT {keys} FROM {table} {spared} ORDER BY {keys} LIMIT 1 OFFSET {row}");
-    let mut value = match &scribble.what {
+    let mut value = match &corruption.what {
         What::Cell(value) => value.clone(),
         What::Truncated(_) | What::Changed(..) => {
             let cell = format!("SELECT {column} FROM {table} WHERE ({keys}) IN ({chosen})");
@@ -154,7 +154,7 @@ fn apply(conn: &Connection, scribble: &Scribble) -> rusqlite::Result<Option<Stri
     };
     if let Some(mut bytes) = bytes {
         let was_text = matches!(value, Value::Text(_));
-        match &scribble.what {
+        match &corruption.what {
             What::Truncated(at) => bytes.truncate(at % (bytes.len() + 1)),
             What::Changed(at, to) if !bytes.is_empty() => {
                 let at = at % bytes.len();
@@ -473,7 +473,7 @@ fn watch_for_panics() {
 
 async fn survive(
     template: &Path,
-    scribbles: &[Scribble],
+    corruptions: &[Corruption],
     leases: &[Lease],
     now: Timestamp,
 ) -> Result<(), String> {
@@ -481,9 +481,9 @@ async fn survive(
     let path = dir.path().join("jobs.db");
     std::fs::copy(template, &path).unwrap();
     let conn = Connection::open(&path).unwrap();
-    let tables: Vec<String> = scribbles
+    let tables: Vec<String> = corruptions
         .iter()
-        .filter_map(|scribble| apply(&conn, scribble).expect("the schema is known"))
+        .filter_map(|corruption| apply(&conn, corruption).expect("the schema is known"))
         .collect();
     drop(conn);
     let clock = TestClock::at(now);
@@ -509,8 +509,8 @@ const SEEDS: &[u64] = &[20_787, 4];
 fn whatever_is_written_into_a_row_nothing_panics_and_others_go_on() {
     watch_for_panics();
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let cases = number("JOBKIT_SCRIBBLE_CASES").unwrap_or(60);
-    let (first, seconds) = (number("JOBKIT_SCRIBBLE_SEED"), number("JOBKIT_SCRIBBLE_SECONDS"));
+    let cases = number("JOBKIT_FUZZ_CASES").unwrap_or(60);
+    let (first, seconds) = (number("JOBKIT_FUZZ_SEED"), number("JOBKIT_FUZZ_SECONDS"));
     let seeds: Box<dyn Iterator<Item = u64>> = match (first, seconds) {
         (first, Some(_)) => Box::new(first.unwrap_or(SEEDS[0])..),
         (Some(seed), None) => Box::new(std::iter::once(seed)),
@@ -543,15 +543,15 @@ fn survive_all(seed: u64, cases: u64) {
     };
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let tested =
-        TestRunner::new_with_rng(config, random).run(&vec(scribble(), 1..4), |scribbles| {
-            let survived = survive(&template, &scribbles, &leases, clock.now());
+        TestRunner::new_with_rng(config, random).run(&vec(corruption(), 1..4), |corruptions| {
+            let survived = survive(&template, &corruptions, &leases, clock.now());
             let hangs = Duration::from_secs(30);
             let survived = runtime.block_on(async { tokio::time::timeout(hangs, survived).await });
             survived.unwrap_or_else(|_| Err("something hangs".into())).map_err(TestCaseError::fail)
         });
     if let Err(failed) = tested {
         panic!(
-            "{failed}\nagain: JOBKIT_SCRIBBLE_SEED={seed} JOBKIT_SCRIBBLE_CASES={cases} \
+            "{failed}\nagain: JOBKIT_FUZZ_SEED={seed} JOBKIT_FUZZ_CASES={cases} \
              cargo nextest run -p jobkit-sqlite -E 'test(whatever_is_written)'"
         );
     }

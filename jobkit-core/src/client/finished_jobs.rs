@@ -58,7 +58,7 @@ impl Client {
     /// }
     /// # }
     /// ```
-    pub async fn subscribe(&self) -> Result<Ends> {
+    pub async fn subscribe(&self) -> Result<FinishedJobs> {
         let client = self.clone();
         let storage = client.dyn_storage();
         let filter = WakeUpFilter {
@@ -69,7 +69,7 @@ impl Client {
         // One who asks must be told at once that there is nothing to be had.
         storage.list(&JobQuery { limit: 1, ..JobQuery::new(StateName::Succeeded) }).await?;
         let since = storage.now().await?;
-        Ok(Ends {
+        Ok(FinishedJobs {
             pushes,
             since,
             looked_at: Instant::now(),
@@ -86,7 +86,7 @@ impl Client {
 }
 
 /// The ends of jobs; made by [`Client::subscribe`].
-pub struct Ends {
+pub struct FinishedJobs {
     client: Client,
     pushes: Pushes,
     /// Up to where everything was seen.
@@ -104,13 +104,13 @@ pub struct Ends {
     look_at: Option<Instant>,
 }
 
-impl fmt::Debug for Ends {
+impl fmt::Debug for FinishedJobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ends").field("since", &self.since).finish_non_exhaustive()
+        f.debug_struct("FinishedJobs").field("since", &self.since).finish_non_exhaustive()
     }
 }
 
-impl Ends {
+impl FinishedJobs {
     /// Of this kind only.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Ends {
             match self.ended(from, to).await? {
                 Some(found) => break found,
                 None if length <= STEP => {
-                    tracing::warn!("more jobs end than a subscriber can follow, some are not told");
+                    tracing::warn!("subscriber fell behind, some finished jobs were skipped");
                     break Vec::new();
                 }
                 None => to = from.plus((length / 2).max(STEP)),

@@ -1,4 +1,4 @@
-//! What operators keep: bulk operations, the audit, shared secrets.
+//! The state that operators keep: bulk operations, the audit, shared secrets.
 
 use jobkit_core::ids::OperationId;
 use jobkit_core::storage::{AuditEntry, BulkRecord};
@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::failures;
 use crate::codec::{at, int, json, size};
 use crate::connection::Db;
-use crate::error::Done;
+use crate::error::SqlResult;
 
 /// The most rows of one kind that one step forgets.
 const FORGOTTEN: i64 = 500;
@@ -18,7 +18,7 @@ fn key(id: &OperationId) -> &[u8] {
 }
 
 /// Stores a bulk operation if the stored version is the one before.
-pub(super) fn save(db: &Db<'_>, bulk: &BulkRecord) -> Done<bool> {
+pub(super) fn save(db: &Db<'_>, bulk: &BulkRecord) -> SqlResult<bool> {
     let stored = db.one("SELECT version FROM jk_bulk WHERE id = ?1", [key(&bulk.id)], |row| {
         row.get::<_, i64>(0)
     })?;
@@ -39,14 +39,14 @@ pub(super) fn save(db: &Db<'_>, bulk: &BulkRecord) -> Done<bool> {
     Ok(true)
 }
 
-pub(super) fn bulk(db: &Db<'_>, id: OperationId) -> Done<Option<BulkRecord>> {
+pub(super) fn bulk(db: &Db<'_>, id: OperationId) -> SqlResult<Option<BulkRecord>> {
     let body = db
         .one("SELECT body FROM jk_bulk WHERE id = ?1", [key(&id)], |row| row.get::<_, String>(0))?;
     body.map(|body| json(&body)).transpose()
 }
 
-/// Those that have not ended first, oldest first; then the others, newest first.
-pub(super) fn bulks(db: &Db<'_>, limit: usize) -> Done<Vec<BulkRecord>> {
+/// Bulk operations that have not ended first, oldest first; then the others, newest first.
+pub(super) fn bulks(db: &Db<'_>, limit: usize) -> SqlResult<Vec<BulkRecord>> {
     let mut bodies = db.all(
         "SELECT body FROM jk_bulk WHERE ended_at IS NULL ORDER BY id LIMIT ?1",
         [size(limit)],
@@ -60,12 +60,12 @@ pub(super) fn bulks(db: &Db<'_>, limit: usize) -> Done<Vec<BulkRecord>> {
     Ok(readable(&bodies))
 }
 
-/// Those that can be read: one that cannot must not hide the others.
+/// Reads what can be read: a row that cannot must not hide the others.
 fn readable<T: serde::de::DeserializeOwned>(bodies: &[String]) -> Vec<T> {
     let read = |body: &String| {
         let read = json(body);
         if let Err(fault) = &read {
-            tracing::warn!(error = %fault, "what an operator did cannot be read and is passed over");
+            tracing::warn!(error = %fault, "skipped an unreadable audit entry");
         }
         read.ok()
     };
@@ -73,7 +73,7 @@ fn readable<T: serde::de::DeserializeOwned>(bodies: &[String]) -> Vec<T> {
 }
 
 /// Appends an entry, or replaces that of the same operation.
-pub(super) fn append_audit(db: &Db<'_>, entry: &AuditEntry, now: Timestamp) -> Done {
+pub(super) fn append_audit(db: &Db<'_>, entry: &AuditEntry, now: Timestamp) -> SqlResult {
     let known =
         db.one("SELECT at FROM jk_audit WHERE operation = ?1", [key(&entry.operation)], |row| {
             row.get::<_, i64>(0)
@@ -92,9 +92,9 @@ pub(super) fn audit(
     db: &Db<'_>,
     after: Option<OperationId>,
     limit: usize,
-) -> Done<Vec<AuditEntry>> {
+) -> SqlResult<Vec<AuditEntry>> {
     let after = match after {
-        // One that is forgotten was among the oldest: nothing comes after it.
+        // An entry that was removed was among the oldest: none comes after it.
         Some(after) => db
             .one("SELECT n FROM jk_audit WHERE operation = ?1", [key(&after)], |row| row.get(0))?
             .unwrap_or(0),
@@ -108,9 +108,9 @@ pub(super) fn audit(
     Ok(readable(&bodies))
 }
 
-/// The secret of a name, made at the first time by SQLite's own generator, which the operating system
-/// seeds.
-pub(super) fn secret(db: &Db<'_>, name: &str) -> Done<[u8; 32]> {
+/// The secret of a name. The first call creates it with the generator of SQLite, which the operating
+/// system seeds.
+pub(super) fn secret(db: &Db<'_>, name: &str) -> SqlResult<[u8; 32]> {
     db.run("INSERT OR IGNORE INTO jk_secret (name, body) VALUES (?1, randomblob(32))", [name])?;
     let body = db.one("SELECT body FROM jk_secret WHERE name = ?1", [name], |row| {
         row.get::<_, Vec<u8>>(0)
@@ -119,8 +119,8 @@ pub(super) fn secret(db: &Db<'_>, name: &str) -> Done<[u8; 32]> {
     Ok(body.ok_or_else(|| jobkit_core::Error::corrupt("a shared secret is not 32 bytes long"))?)
 }
 
-/// Forgets what has been kept for long enough, in a bounded step.
-pub(crate) fn forget_old(db: &Db<'_>, now: Timestamp) -> Done {
+/// Removes what is past its retention, in a bounded step.
+pub(crate) fn forget_old(db: &Db<'_>, now: Timestamp) -> SqlResult {
     let before = |kept| [now.minus(kept).as_micros(), FORGOTTEN];
     failures::forget_old(db, before(bounds::ERROR_GROUP_KEPT))?;
     db.run(

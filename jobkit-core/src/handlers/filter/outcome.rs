@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use crate::handlers::context::JobContext;
-use crate::jobs::outcome::{Advice, Failure};
+use crate::jobs::outcome::{Failure, Retry};
 use crate::model::bounds::LOG_LINE_BYTES;
 use crate::model::clock::Timestamp;
 use crate::model::failure::cleaned;
@@ -14,7 +14,7 @@ use crate::model::state::{Reason, Retention};
 use crate::model::state_machine::Ending;
 use crate::storage::{LogLevel, LogLine};
 
-/// Has a say in what follows from the end of a run, before it is settled.
+/// Decides what follows from the end of a run, before it is settled.
 ///
 /// Asked in this order: [`Retrying`] with the job's policy, the filters of its
 /// [`Jobs`](crate::Jobs), the filters of the server; each sees what those before it decided. Not asked
@@ -24,25 +24,25 @@ use crate::storage::{LogLevel, LogLine};
 /// # Example: a retry policy of one's own
 /// ```
 /// use std::time::Duration;
-/// use jobkit::filter::{ElectFilter, Election, Ended};
+/// use jobkit::filter::{OutcomeFilter, Decision, Ended};
 ///
 /// struct AtNightOnly;
 ///
-/// impl ElectFilter for AtNightOnly {
-///     fn elect(&self, ended: &Ended<'_>, next: &mut Election) {
+/// impl OutcomeFilter for AtNightOnly {
+///     fn decide(&self, ended: &Ended<'_>, next: &mut Decision) {
 ///         if ended.failure().is_some_and(|failure| failure.text().contains("quota")) {
 ///             next.retry_after(Duration::from_secs(8 * 3600));
 ///         }
 ///     }
 /// }
 /// ```
-pub trait ElectFilter: Send + Sync + 'static {
+pub trait OutcomeFilter: Send + Sync + 'static {
     /// Looks at the end, and changes what follows.
-    fn elect(&self, ended: &Ended<'_>, next: &mut Election);
+    fn decide(&self, ended: &Ended<'_>, next: &mut Decision);
 }
 
-impl<F: Fn(&Ended<'_>, &mut Election) + Send + Sync + 'static> ElectFilter for F {
-    fn elect(&self, ended: &Ended<'_>, next: &mut Election) {
+impl<F: Fn(&Ended<'_>, &mut Decision) + Send + Sync + 'static> OutcomeFilter for F {
+    fn decide(&self, ended: &Ended<'_>, next: &mut Decision) {
         self(ended, next);
     }
 }
@@ -78,16 +78,16 @@ impl Ended<'_> {
     }
 }
 
-/// What follows from the end of a run: elected by filters, settled in one step.
+/// What follows from the end of a run: decided by filters, settled in one step.
 #[derive(Clone, Debug)]
-pub struct Election {
+pub struct Decision {
     pub(crate) ending: Ending,
     pub(crate) retention: Retention,
     pub(crate) lines: Vec<LogLine>,
     now: Timestamp,
 }
 
-impl Election {
+impl Decision {
     pub(crate) fn new(ending: Ending, retention: Retention, now: Timestamp) -> Self {
         Self { ending, retention, lines: Vec::new(), now }
     }
@@ -144,7 +144,7 @@ fn bounded(delay: Duration) -> Duration {
     delay.min(Duration::from_secs(365 * 24 * 3600))
 }
 
-/// The first filter of every election: what an error advises, else what the retry policy says.
+/// The first filter of every decision: what an error advises, else what the retry policy says.
 #[derive(Clone, Debug)]
 pub struct Retrying(RetryPolicy);
 
@@ -155,35 +155,35 @@ impl Retrying {
     }
 }
 
-impl ElectFilter for Retrying {
-    fn elect(&self, ended: &Ended<'_>, next: &mut Election) {
+impl OutcomeFilter for Retrying {
+    fn decide(&self, ended: &Ended<'_>, next: &mut Decision) {
         let Some(failure) = ended.failure() else { return };
         let ending = match (failure.advice(), self.0.next(ended.failures(), random_fraction())) {
-            (Some(Advice::Snooze(delay)), _) => Ending::Snoozed { delay: bounded(delay) },
-            (Some(Advice::Permanent), _) => Ending::Failed(Reason::Permanent),
+            (Retry::Snooze(delay), _) => Ending::Snoozed { delay: bounded(delay) },
+            (Retry::Permanent, _) => Ending::Failed(Reason::Permanent),
             (_, RetryDecision::GiveUp) => Ending::Failed(Reason::OutOfAttempts),
-            (Some(Advice::RetryAfter(delay)), _) => Ending::Retry { delay: bounded(delay) },
-            (None, RetryDecision::RetryAfter(delay)) => Ending::Retry { delay },
+            (Retry::After(delay), _) => Ending::Retry { delay: bounded(delay) },
+            (Retry::ByPolicy, RetryDecision::RetryAfter(delay)) => Ending::Retry { delay },
         };
         next.change(ending);
     }
 }
 
 /// Asks the filters one after the other.
-pub(crate) fn elect<'a>(
-    filters: impl IntoIterator<Item = &'a dyn ElectFilter>,
+pub(crate) fn decide<'a>(
+    filters: impl IntoIterator<Item = &'a dyn OutcomeFilter>,
     ended: &Ended<'_>,
-    mut election: Election,
-) -> Election {
+    mut decision: Decision,
+) -> Decision {
     for filter in filters {
-        let mut next = election.clone();
-        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| filter.elect(ended, &mut next)));
+        let mut next = decision.clone();
+        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| filter.decide(ended, &mut next)));
         match asked {
-            Ok(()) => election = next,
+            Ok(()) => decision = next,
             Err(_) => {
-                tracing::error!(job = %ended.context.id(), "a filter panicked, its say does not count");
+                tracing::error!(job = %ended.context.id(), "filter panicked, ignoring its decision");
             }
         }
     }
-    election
+    decision
 }
