@@ -33,10 +33,10 @@ pub mod guarantees {}
 pub use handlers::context;
 pub use jobs::{capture, codec};
 pub use model::{
-    batch, bounds, clock, edge, error, error_group, failure, ids, limit, name, record, recurring,
-    redact, refusal, retry, schedule, state, state_machine, stats, unique,
+    batch, bounds, clock, duration, edge, error, error_group, failure, ids, limit, name, record,
+    recurring, redact, refusal, retry, schedule, state, state_machine, stats, unique,
 };
-pub use operate::{bulk, operator, prometheus, search, transfer, why};
+pub use operate::{bulk, operator, prometheus, search, transfer, view, why};
 
 pub use clock::{Clock, SystemClock, TestClock, Timestamp};
 pub use error::{Applied, Error, ErrorKind, Result};

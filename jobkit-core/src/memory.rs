@@ -27,10 +27,11 @@ mod transfer;
 mod transitions;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::model::clock::{Clock, SystemClock, Timestamp};
 use crate::model::ids::JobId;
+use crate::model::sync::lock;
 use crate::storage::{
     Capabilities, Durability, Level, Support, TextSearch, WakeUpHub, WakeUpReach,
 };
@@ -103,7 +104,7 @@ impl MemoryStorage {
     /// A panic inside cannot leave a half-done step behind that matters more than going on: it is a
     /// bug that its test reports.
     fn lock(&self) -> MutexGuard<'_, Tables> {
-        self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.tables)
     }
 
     /// Reads, at `now` or by the clock.

@@ -1,4 +1,5 @@
-//! For operators: bulk operations, searches, why a job does not run, figures, moves between storages.
+//! For operators: bulk operations, searches, why a job does not run, jobs as JSON, figures,
+//! moves between storages.
 //! It imports from `client` and below.
 
 pub mod bulk;
@@ -6,4 +7,5 @@ pub mod operator;
 pub mod prometheus;
 pub mod search;
 pub mod transfer;
+pub mod view;
 pub mod why;

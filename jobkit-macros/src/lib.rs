@@ -1,6 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 mod arguments;
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "a copy of the file in jobkit-core, where they are public"
+)]
+mod duration;
 mod expand;
 mod options;
 
@@ -28,10 +34,10 @@ use proc_macro::TokenStream;
 /// | `max_attempts = n` | failures it may have, the first run included | the server's, 11 |
 /// | `retry = expression` | its `RetryPolicy` | the server's |
 /// | `classify = path` | `fn(&E) -> Retry`, asked about errors that carry no advice | by policy |
-/// | `timeout = "2m"` | how long one attempt may take (`ms`, `s`, `m`, `h`, `d`) | the server's, none |
-/// | `retention = "7d"` | how long finished ones are kept: a length, `"forever"`, or a `Retention` | the server's |
+/// | `timeout = "2m"` | how long one attempt may take, such as `90s` or `1h30m` | the server's, none |
+/// | `retention = "7d"` | how long finished ones are kept: a duration, `"forever"`, or a `Retention` | the server's |
 /// | `unique = "welcome:{user_id}"` | at most one job holds this key; names are arguments | none |
-/// | `unique_until = "started"` | until when the key is held: `started`, `finished`, or a length such as `"10m"` | `finished` |
+/// | `unique_until = "started"` | until when the key is held: `started`, `finished`, or a duration such as `"10m"` | `finished` |
 /// | `on_conflict = "reject"` | when it is held: `return_existing`, `reject`, `replace` | `return_existing` |
 /// | `limit("smtp", 10)` | at most this many at once under this name, which may hold arguments | none |
 /// | `rate_limit("api", 100, "1m")` | at most this many starts in any such length | none |

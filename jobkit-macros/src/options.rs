@@ -6,7 +6,9 @@ use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Expr, ExprLit, Ident, Lit, LitInt, LitStr, Path, Result, Token, parenthesized};
 
-/// A length of time, or a word for one.
+use crate::duration::{DURATIONS, parse_duration};
+
+/// A duration, or a word for one.
 #[derive(Clone)]
 pub(crate) enum Until {
     Word(Ident),
@@ -123,7 +125,8 @@ impl Options {
                     "started" => Until::Word(Ident::new("Started", text.span())),
                     "finished" => Until::Word(Ident::new("Finished", text.span())),
                     _ => Until::Period(duration(&text).map_err(|_| {
-                        let expected = "must be `started`, `finished` or a length such as \"10m\"";
+                        let expected =
+                            format!("must be `started`, `finished` or a duration; {DURATIONS}");
                         Error::new(text.span(), expected)
                     })?),
                 });
@@ -278,25 +281,11 @@ pub(crate) fn name(text: &LitStr) -> Result<LitStr> {
 }
 
 fn duration(text: &LitStr) -> Result<Duration> {
-    let value = text.value();
-    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
-    let (number, unit) = value.split_at(digits);
-    let millis = match unit.trim() {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(86_400_000),
-        _ => None,
-    };
-    match (number.parse::<u64>(), millis) {
-        (Ok(number), Some(millis)) if number > 0 => {
-            Ok(Duration::from_millis(number.saturating_mul(millis)))
-        }
-        _ => Err(Error::new(
-            text.span(),
-            "must be a length such as \"500ms\", \"30s\", \"2m\", \"1h\" or \"1d\"",
-        )),
+    let duration =
+        parse_duration(&text.value()).map_err(|reason| Error::new(text.span(), reason))?;
+    match duration.is_zero() {
+        true => Err(Error::new(text.span(), "must be longer than zero")),
+        false => Ok(duration),
     }
 }
 
@@ -317,65 +306,13 @@ mod tests {
         }
     }
 
-    fn length(text: &str) -> Result<Duration> {
-        duration(&LitStr::new(text, Span::call_site()))
-    }
-
     #[test]
-    fn a_length_is_a_number_and_a_unit() {
-        for (text, seconds) in [("30s", 30), ("2m", 120), ("1 h", 3600), ("007d", 604_800)] {
-            assert_eq!(length(text).ok(), Some(Duration::from_secs(seconds)), "{text}");
-        }
-        assert_eq!(length("500ms").ok(), Some(Duration::from_millis(500)));
-        // Too long for what checks it later, and no panic here.
-        assert!(length("18446744073709551615d").is_ok());
-        let wrong = [
-            "",
-            "s",
-            "0s",
-            "-1s",
-            "+1s",
-            "1.5s",
-            "1",
-            "1w",
-            "1ss",
-            "\u{661}s",
-            "18446744073709551616s",
-            "1s\0",
-        ];
-        for text in wrong {
-            assert!(length(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn no_text_makes_a_length_panic() {
-        const PARTS: [&str; 14] = [
-            "0",
-            "1",
-            "99",
-            "18446744073709551615",
-            "ms",
-            "s",
-            "m",
-            "h",
-            "d",
-            " ",
-            "-",
-            ".",
-            "\u{e4}",
-            "\0",
-        ];
-        let mut random = Random(20_261_123);
-        let mut read = 0;
-        for n in 0..20_000 {
-            let text: String = (0..n % 5).map(|_| random.pick(&PARTS)).collect();
-            if let Ok(length) = length(&text) {
-                read += 1;
-                assert!(!length.is_zero(), "{text:?}");
-            }
-        }
-        assert!(read > 200, "some of it is read: {read}");
+    fn durations_are_read_as_everywhere_and_zero_is_refused() {
+        let read = |text| duration(&LitStr::new(text, Span::call_site()));
+        assert_eq!(read("1h30m").ok(), Some(Duration::from_secs(5_400)));
+        let refused = |text| read(text).expect_err("is refused").to_string();
+        assert_eq!(refused("0s"), "must be longer than zero");
+        assert_eq!(refused("1y"), format!("`1y` is not a duration; {DURATIONS}"));
     }
 
     #[test]

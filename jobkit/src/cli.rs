@@ -78,6 +78,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::FromArgMatches;
+use jobkit_core::error::offered;
 use jobkit_core::storage::{IntoStorage, Storage};
 use jobkit_core::{Client, Error, ErrorKind, Jobs, Timestamp, redact};
 
@@ -412,10 +413,8 @@ impl Context<'_, '_> {
         let actor = self.globals.actor.clone().unwrap_or_else(|| {
             let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
             let user = var("USER").or_else(|| var("USERNAME")).unwrap_or_else(|| "unknown".into());
-            let host = var("HOSTNAME").or_else(|| {
-                std::fs::read_to_string("/etc/hostname").ok().map(|name| name.trim().to_owned())
-            });
-            format!("{user}@{}", host.unwrap_or_else(|| "localhost".into()))
+            let host = jobkit_core::server::hostname().unwrap_or_else(|| "localhost".into());
+            format!("{user}@{host}")
         });
         let operator = self.client.operator(actor).from_peer("jobkit");
         operator.because(self.globals.reason.clone().unwrap_or_default())
@@ -437,14 +436,5 @@ impl Context<'_, '_> {
             self.console.say(&redact::hide_in_text(words))?
         }
         Ok(Exit::Done)
-    }
-}
-
-/// What a storage does not offer is not shown.
-fn offered<T>(answer: jobkit_core::Result<T>) -> jobkit_core::Result<Option<T>> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -47,10 +47,10 @@ pub mod limit {
 }
 
 /// For operators and their tools: audited actions, bulk operations, searches, why a job does not run,
-/// figures for Prometheus, moves between storages.
+/// jobs as JSON without secrets, figures for Prometheus, moves between storages.
 pub mod ops {
     pub use jobkit_core::OperationId;
-    pub use jobkit_core::{bulk, operator, prometheus, search, transfer, why};
+    pub use jobkit_core::{bulk, operator, prometheus, search, transfer, view, why};
 }
 
 /// Jobs and batches as they are stored and read.

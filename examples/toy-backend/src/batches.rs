@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jobkit_core::batch::{BatchRecord, BatchState, NewBatch, Starts, too_deep};
-use jobkit_core::edge::{BatchCounts, Finish, Parent};
+use jobkit_core::edge::{BatchCounts, Finish, Parent, Verdict};
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
 use crate::call::Call;
-use crate::edges::{Ended, Verdict};
+use crate::edges::Ended;
 use crate::fault::Fault;
 use crate::keys::{self, Key, last_id, last_number, table};
 use crate::record::Job;

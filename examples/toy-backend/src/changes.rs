@@ -1,16 +1,14 @@
 //! Changes of jobs by the hand of a client or person.
 
-use jobkit_core::bounds;
-use jobkit_core::record::{check_instant, check_tags, retention_of};
+use jobkit_core::record::retention_of_deleted;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::{Keep, Reason, Retention, StateName};
+use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::{Event, Forbidden};
 use jobkit_core::storage::{Action, Change, ChangeOutcome};
 use jobkit_core::{Name, Result};
 
 use crate::call::{Call, With};
 use crate::fault::Fault;
-use crate::record::Job;
 
 impl Call<'_> {
     // [guide: change]
@@ -33,14 +31,18 @@ impl Call<'_> {
         {
             return refused(refusal);
         }
-        if let Err(refusal) = self.check_change(&job, &change.action)? {
+        if let Err(refusal) = change.action.check() {
             return refused(refusal);
+        }
+        let requeued = matches!(change.action, Action::Requeue { .. }) && state.is_finished();
+        if requeued && let Some(holder) = self.other_holder(&job)? {
+            return refused(Refusal::UniqueConflict { holder });
         }
         let mut with = With { actor, ..With::default() };
         let event = match &change.action {
             Action::Requeue { run_at } => Event::Requeue { run_at: *run_at },
             Action::Delete { keep } => {
-                with.retention = Some(deleted_retention(&job, *keep));
+                with.retention = Some(retention_of_deleted(record.extras.as_deref(), *keep));
                 let running = state == StateName::Processing;
                 Event::Delete(if running { Reason::Cancelled } else { Reason::Deleted })
             }
@@ -73,30 +75,6 @@ impl Call<'_> {
     }
     // [end]
 
-    /// What is wrong with an action before the state machine is asked.
-    fn check_change(&self, job: &Job, action: &Action) -> Result<std::result::Result<(), Refusal>> {
-        let checked = match action {
-            Action::Requeue { run_at } => check_instant("run_at", *run_at),
-            Action::Reschedule { run_at } => check_instant("run_at", Some(*run_at)),
-            Action::Retag { tags } => check_tags(tags),
-            _ => Ok(()),
-        };
-        if let Err(error) = checked {
-            return Ok(Err(error.into()));
-        }
-        if let Action::Move { priority: Some(priority), .. } = action
-            && *priority > bounds::MAX_PRIORITY
-        {
-            let reason = format!("is {priority}, where 0 to {} are allowed", bounds::MAX_PRIORITY);
-            return Ok(Err(Refusal::Invalid { field: "priority", reason }));
-        }
-        let requeued = matches!(action, Action::Requeue { .. }) && job.record.state().is_finished();
-        if requeued && let Some(holder) = self.other_holder(job)? {
-            return Ok(Err(Refusal::UniqueConflict { holder }));
-        }
-        Ok(Ok(()))
-    }
-
     /// The state machine has said that it may; its sequence stays.
     fn move_job(&mut self, place: u64, queue: Option<&Name>, priority: Option<u8>) -> Result<()> {
         let mut job = self.job(place)?;
@@ -106,16 +84,5 @@ impl Call<'_> {
         job.record.priority = priority.unwrap_or(job.record.priority);
         self.moved_at_limits(&mut job);
         self.save(&job)
-    }
-}
-
-/// The job's own retention, else what the caller says of deleted jobs, else the default.
-fn deleted_retention(job: &Job, keep: Option<Keep>) -> Retention {
-    let extras = job.record.extras.as_deref();
-    let own = extras.is_some_and(|extras| extras.overrides.retention.is_some());
-    let retention = retention_of(extras);
-    match keep {
-        Some(deleted) if !own => Retention { deleted, ..retention },
-        _ => retention,
     }
 }

@@ -1,6 +1,6 @@
 //! Edges: what a child waits for, and the decision about children when a parent ends.
 
-use jobkit_core::edge::{BatchCounts, Decision, Edge, Finish, On, Parent};
+use jobkit_core::edge::{Decision, Edge, Finish, On, Parent, Verdict};
 use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
@@ -22,26 +22,6 @@ pub(crate) struct Ended {
     pub(crate) verdict: Verdict,
     /// The last sequence when it ended: children that came later wait for a later end.
     pub(crate) through: u64,
-}
-
-/// How a parent ended.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum Verdict {
-    Finished(Finish),
-    /// A completed batch.
-    Batch(BatchCounts),
-    /// It is removed.
-    Gone,
-}
-
-impl Verdict {
-    fn decide(&self, on: On) -> Decision {
-        match self {
-            Self::Finished(finish) => on.decide(*finish),
-            Self::Batch(counts) => on.decide_batch(true, counts),
-            Self::Gone => on.decide_removed(),
-        }
-    }
 }
 
 pub(crate) const CONDITIONS: [On; 3] = [On::Any, On::Success, On::Failed];
@@ -80,9 +60,9 @@ impl Call<'_> {
             }
             let decision = match parent {
                 Parent::Job(id) => match (within(id), self.job_by_id(id)?) {
-                    (Some(PlannedJob::New(new)), _) => decide_now(on, new.head.state.name()),
+                    (Some(PlannedJob::New(new)), _) => on.decide_now(new.head.state.name()),
                     (_, Some(_)) if self.has(Fault::ChildOfAFinishedParentWaits) => Decision::Open,
-                    (_, Some(stored)) => decide_now(on, stored.record.state()),
+                    (_, Some(stored)) => on.decide_now(stored.record.state()),
                     (_, None) => return Ok(Err(Refusal::ParentGone { parent })),
                 },
                 // Its members are counted first; then it decides like any other.
@@ -208,9 +188,4 @@ impl Call<'_> {
             marks => self.tx.put(marks_of(parent), (marks - 1).to_be_bytes()),
         }
     }
-}
-
-/// What a parent in this state means for a new edge.
-fn decide_now(on: On, state: StateName) -> Decision {
-    Finish::of(state).map_or(Decision::Open, |finish| on.decide(finish))
 }

@@ -2,9 +2,8 @@
 
 use jobkit_core::failure::ErrorDetail;
 use jobkit_core::record::Lease;
-use jobkit_core::refusal::Refusal;
 use jobkit_core::state::State;
-use jobkit_core::state_machine::{Ending, Event, JobHead};
+use jobkit_core::state_machine::{Event, JobHead};
 use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
 use jobkit_core::{Result, bounds};
 
@@ -36,11 +35,8 @@ impl Call<'_> {
                 head.fence == lease.fence && head.settled == Some((lease.fence, lease.incarnation));
             return Ok(if last { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost });
         }
-        let result = settle.result.as_ref().filter(|_| settle.ending == Ending::Succeeded);
-        if let Some(result) = result.filter(|result| result.len() > bounds::RESULT_BYTES) {
-            let (has, most) = (result.len(), bounds::RESULT_BYTES);
-            let reason = format!("has {has} bytes, where at most {most} are allowed");
-            return Ok(SettleAnswer::Refused(Refusal::Invalid { field: "result", reason }));
+        if let Err(refusal) = settle.check() {
+            return Ok(SettleAnswer::Refused(refusal));
         }
         self.append_log(place, lease.fence, &settle.log, settle.log_dropped, &settle.progress)?;
         let (retention, duration) = (Some(settle.retention), settle.duration);
@@ -51,7 +47,9 @@ impl Call<'_> {
         let mut job = self.job(place)?;
         job.record.duration = settle.duration.or(job.record.duration);
         self.save(&job)?;
-        if let Some(result) = result.filter(|_| !self.has(Fault::SettleDropsTheResult)) {
+        if let Some(result) = settle.kept_result()
+            && !self.has(Fault::SettleDropsTheResult)
+        {
             self.tx.put(beside(place, "result"), result.as_bytes());
         }
         if let Some(detail) = &settle.error {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use jobkit_core::edge::{Finish, Parent};
+use jobkit_core::edge::Finish;
 use jobkit_core::ids::{IdAge, id_age};
 use jobkit_core::record::{History, HistoryEntry, JobRecord, NewRecord};
 use jobkit_core::refusal::Refusal;
@@ -85,7 +85,11 @@ impl Call<'_> {
             jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
         let mut planned: Vec<Option<PlannedJob>> = jobs.iter().map(|_| None).collect();
         let mut keys = PlannedKeys::default();
-        for i in parents_first(jobs, &places) {
+        let order = match submission.parents_first() {
+            Ok(order) => order,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        for i in order {
             let job = &jobs[i];
             if let Some(stored) = self.job_by_id(job.id)?
                 && !self.has(Fault::SubmitOverwrites)
@@ -277,34 +281,4 @@ fn not_offered(submission: &Submission) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(offered, asked, what)| (asked && !offered).then_some(what))
-}
-
-/// The jobs so that parents come before their children, else in the order given. The submission was
-/// checked to have no circles.
-fn parents_first(jobs: &[NewRecord], places: &HashMap<JobId, usize>) -> Vec<usize> {
-    let mut open = vec![0_usize; jobs.len()];
-    let mut children = vec![Vec::new(); jobs.len()];
-    for (child, job) in jobs.iter().enumerate() {
-        for edge in &job.edges {
-            if let Parent::Job(parent) = edge.parent
-                && let Some(parent) = places.get(&parent)
-            {
-                open[child] += 1;
-                children[*parent].push(child);
-            }
-        }
-    }
-    let mut free: std::collections::BTreeSet<usize> =
-        (0..jobs.len()).filter(|job| open[*job] == 0).collect();
-    let mut order = Vec::with_capacity(jobs.len());
-    while let Some(job) = free.pop_first() {
-        order.push(job);
-        for child in &children[job] {
-            open[*child] -= 1;
-            if open[*child] == 0 {
-                free.insert(*child);
-            }
-        }
-    }
-    order
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use jobkit_core::edge::Parent;
+use jobkit_core::edge::{Parent, Verdict};
 use jobkit_core::state::Reason;
 use jobkit_core::storage::Step;
 use jobkit_core::{BatchId, Result, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::call::Call;
-use crate::edges::{Ended, Verdict};
+use crate::edges::Ended;
 use crate::fault::Fault;
 use crate::keys::{self, last_id, table};
 

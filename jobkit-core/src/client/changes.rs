@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::client::{BatchHandle, Client};
 use crate::jobs::codec::Place;
+use crate::model::backoff::Backoff;
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::{BatchId, JobId, OperationId};
@@ -183,14 +184,13 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T>>,
 {
-    let mut pause = Duration::from_millis(20);
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
     for _ in 0..16 {
         match call().await {
             Err(error) if error.is_retryable() => {}
             answer => return answer,
         }
-        tokio::time::sleep(crate::model::ids::jittered(pause)).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        tokio::time::sleep(backoff.next()).await;
     }
     call().await
 }

@@ -18,7 +18,7 @@ mod window;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use self::round_trip::{Driver, RoundTrip};
 use self::window::Window;
 use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::sync::lock;
 
 /// How long a caller waits before it polls the round trip itself. Longer than most calls take, and short
 /// enough that a runtime which stands still delays nobody for long.
@@ -367,8 +368,4 @@ impl<C: BatchCall> Drop for Caller<C> {
 fn interrupted() -> Error {
     let text = "the runtime that sent the call has ended, so its outcome is unknown";
     Error::new(ErrorKind::Unavailable, text).maybe_applied()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ use crate::model::ids::JobId;
 use crate::model::name::Name;
 use crate::model::record::JobRecord;
 use crate::model::state::StateName;
-use crate::storage::{JobQuery, OtherPushes, WakeUp, WakeUpFilter, WakeUps};
+use crate::storage::{JobQuery, OtherPushes, Pushes, WakeUp, WakeUpFilter};
 
 /// How long a subscriber lets ends gather, so that a busy storage is not asked for each.
 const GATHER: Duration = Duration::from_millis(50);
@@ -65,7 +65,7 @@ impl Client {
             queues: Vec::new(),
             others: OtherPushes { finished: true, ..OtherPushes::default() },
         };
-        let pushes = storage.wake_ups(filter).await?;
+        let pushes = Pushes::new(storage.wake_ups(filter).await?);
         // One who asks must be told at once that there is nothing to be had.
         storage.list(&JobQuery { limit: 1, ..JobQuery::new(StateName::Succeeded) }).await?;
         let since = storage.now().await?;
@@ -88,7 +88,7 @@ impl Client {
 /// The ends of jobs; made by [`Client::subscribe`].
 pub struct FinishedJobs {
     client: Client,
-    pushes: Option<Box<dyn WakeUps>>,
+    pushes: Pushes,
     /// Up to where everything was seen.
     since: Timestamp,
     /// When that was.
@@ -156,23 +156,17 @@ impl FinishedJobs {
 
     /// Waits for a reason to look; when to do so.
     async fn hint(&mut self) -> Instant {
-        let Some(pushes) = &mut self.pushes else { return Instant::now() + POLL };
+        if !self.pushes.are_offered() {
+            return Instant::now() + POLL;
+        }
         let push = async {
-            loop {
-                match pushes.next().await {
-                    Some(WakeUp::Finished(_) | WakeUp::Lost) => return true,
-                    Some(_) => {}
-                    None => return false,
-                }
-            }
+            while !matches!(self.pushes.next().await, WakeUp::Finished(_) | WakeUp::Lost) {}
         };
         match tokio::time::timeout(POLL, push).await {
-            Ok(true) => return Instant::now() + GATHER,
-            Ok(false) => self.pushes = None,
+            Ok(()) => Instant::now() + GATHER,
             // Another process does not push here.
-            Err(_) => {}
+            Err(_) => Instant::now(),
         }
-        Instant::now()
     }
 
     /// Reads what ended since the last look, or the first part of it where that is more than one look

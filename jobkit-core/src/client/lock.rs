@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::client::Client;
+use crate::model::backoff::Backoff;
 use crate::model::bounds::LEASE;
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::ids::{Incarnation, jittered};
+use crate::model::ids::Incarnation;
 use crate::model::name::check_label;
 use crate::storage::{LockRequest, Storage};
 
@@ -60,18 +61,17 @@ impl Client {
     /// A dropped future may leave the lock taken for `ttl`.
     pub async fn lock(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Lock> {
         let give_up_at = Instant::now() + wait.min(Duration::from_secs(366 * 24 * 3600));
-        let mut pause = Duration::from_millis(10);
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
         loop {
             if let Some(lock) = self.try_lock(name, ttl).await? {
                 return Ok(lock);
             }
-            let next = jittered(pause);
+            let next = backoff.next();
             if Instant::now() + next > give_up_at {
                 let text = "another still holds the lock";
                 return Err(Error::new(ErrorKind::Timeout, text).with("lock", name));
             }
             tokio::time::sleep(next).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
 }

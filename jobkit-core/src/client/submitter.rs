@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use crate::client::coalescer::{BatchCall, Coalescer, Size};
 use crate::metrics;
+use crate::model::backoff::Backoff;
 use crate::model::bounds;
 use crate::model::error::{Error, ErrorKind, Result};
-use crate::model::ids::jittered;
 use crate::model::refusal::Refusal;
 use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
@@ -75,7 +75,7 @@ impl Submitter {
         let begun = Instant::now();
         let give_up_at = begun + timeout;
         let answer_by = if timeout.is_zero() { begun + ONE_TRY } else { give_up_at };
-        let mut pause = Duration::from_millis(20);
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             let error = match flights.request(Arc::clone(&submission), answer_by).await {
                 Ok(Submitted::Created(jobs)) => {
@@ -89,13 +89,12 @@ impl Submitter {
                 Err(error) if error.is_retryable() => error,
                 Err(error) => return Err(error.during("enqueue")),
             };
-            let wait = jittered(pause);
+            let wait = backoff.next();
             if Instant::now() + wait > give_up_at {
                 return Err(error.during("enqueue"));
             }
             tracing::debug!(error = %error, "enqueue failed, retrying");
             tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 }

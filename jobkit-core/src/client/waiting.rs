@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -12,13 +12,15 @@ use tokio::time::Instant;
 
 use crate::client::{Client, WaitError};
 use crate::jobs::new_job::AsParent;
+use crate::model::backoff::Backoff;
 use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::model::edge::Parent;
 use crate::model::error::{Error, Result};
 use crate::model::ids::JobId;
 use crate::model::record::{JobDetails, JobRecord};
 use crate::model::state::StateName;
-use crate::storage::{JobSubmitted, OtherPushes, Storage, WakeUp, WakeUpFilter};
+use crate::model::sync::lock;
+use crate::storage::{JobSubmitted, OtherPushes, Pushes, Storage, WakeUp, WakeUpFilter};
 
 /// A job that was enqueued, and the way to its result.
 pub struct JobHandle<T = ()> {
@@ -225,10 +227,6 @@ impl WaitingRoom {
     }
 }
 
-fn lock(room: &Mutex<Room>) -> std::sync::MutexGuard<'_, Room> {
-    room.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The one task that looks. However it ends, those who wait learn it and begin another.
 struct Looker {
     number: u64,
@@ -283,10 +281,10 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
         others: OtherPushes { finished: true, ..OtherPushes::default() },
     };
     let mut pushes = match storage.upgrade() {
-        Some(storage) => storage.wake_ups(filter).await.ok().flatten(),
-        None => None,
+        Some(storage) => Pushes::subscribe(&*storage, filter).await,
+        None => return,
     };
-    let mut pause = SHORTEST;
+    let mut backoff = Backoff::new(SHORTEST, LONGEST);
     let mut asked: Option<Vec<JobId>> = None;
     while let Some(ids) = looker.wanted(asked.take()) {
         let Some(storage) = storage.upgrade() else { return };
@@ -300,30 +298,23 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
             }
         }
         drop(storage);
-        let slept = tokio::time::sleep(if pushes.is_some() { LONGEST } else { pause });
+        let pause = if pushes.are_offered() { LONGEST } else { backoff.next_exact() };
         tokio::select! {
             biased;
-            () = slept => pause = (pause * 2).min(LONGEST),
-            () = came.notified() => pause = SHORTEST,
+            () = tokio::time::sleep(pause) => {}
+            () = came.notified() => backoff.reset(),
             push = next_finished(&mut pushes, &looker.room) => asked = push,
         }
     }
 }
 
 /// The next push that someone waits for; `None` to look at everything.
-async fn next_finished(
-    pushes: &mut Option<Box<dyn crate::storage::WakeUps>>,
-    room: &Mutex<Room>,
-) -> Option<Vec<JobId>> {
+async fn next_finished(pushes: &mut Pushes, room: &Mutex<Room>) -> Option<Vec<JobId>> {
     loop {
-        let Some(source) = pushes else { std::future::pending().await };
-        match source.next().await {
-            Some(WakeUp::Finished(id)) if lock(room).waiters.contains_key(&id) => {
-                return Some(vec![id]);
-            }
-            Some(WakeUp::Lost) => return None,
-            Some(_) => {}
-            None => *pushes = None,
+        match pushes.next().await {
+            WakeUp::Finished(id) if lock(room).waiters.contains_key(&id) => return Some(vec![id]),
+            WakeUp::Lost => return None,
+            _ => {}
         }
     }
 }

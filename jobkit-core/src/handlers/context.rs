@@ -24,6 +24,7 @@ use crate::model::ids::{BatchId, JobId};
 use crate::model::name::Name;
 use crate::model::record::{Extras, Lease, Progress};
 use crate::model::state::Retention;
+use crate::model::sync::lock;
 use crate::storage::{ClaimedJob, LogLevel, LogLine, LogWrite};
 
 pub use durable::{FromParent, FromParents, ParentOutcome};
@@ -267,8 +268,7 @@ impl JobContext {
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        // A panic between lock and unlock leaves nothing half-done here.
-        self.0.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.0.told)
     }
 
     /// What was told and not sent yet: lines, how many were dropped, and bars.

@@ -7,9 +7,9 @@ use crate::model::bounds;
 use crate::model::clock::Timestamp;
 use crate::model::error::Result;
 use crate::model::ids::JobId;
-use crate::model::record::{JobDetails, JobRecord, check_instant, check_tags, retention_of};
+use crate::model::record::{JobDetails, JobRecord, retention_of_deleted};
 use crate::model::refusal::Refusal;
-use crate::model::state::{Keep, Reason, Retention, StateName};
+use crate::model::state::{Reason, StateName};
 use crate::model::state_machine::{Event, Forbidden};
 use crate::storage::{
     Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
@@ -94,42 +94,31 @@ impl Tables {
         let record = &job.record;
         change.guard.check(&record.head)?;
         change.action.check_start_by(&record.head, record.start_by, work.now)?;
+        change.action.check()?;
         let state = record.state();
         let (id, batch) = (record.id, record.batch);
         let mut with = With { actor, ..With::default() };
         let changed = match &change.action {
             Action::Requeue { run_at } => {
-                check_instant("run_at", *run_at)?;
                 if state.is_finished() {
                     self.check_key(place, work.now)?;
                 }
                 self.transition(work, place, &Event::Requeue { run_at: *run_at }, with)
             }
             Action::Delete { keep } => {
-                with.retention = Some(deleted_retention(job, *keep));
+                with.retention = Some(retention_of_deleted(record.extras.as_deref(), *keep));
                 let running = state == StateName::Processing;
                 let reason = if running { Reason::Cancelled } else { Reason::Deleted };
                 self.transition(work, place, &Event::Delete(reason), with)
             }
             Action::Reschedule { run_at } => {
-                check_instant("run_at", Some(*run_at))?;
                 self.transition(work, place, &Event::Reschedule { run_at: *run_at }, with)
             }
             Action::RunNow => self.transition(work, place, &Event::RunNow, with),
             Action::Move { queue, priority } => {
-                if let Some(priority) = priority.filter(|it| *it > bounds::MAX_PRIORITY) {
-                    return Err(Refusal::Invalid {
-                        field: "priority",
-                        reason: format!(
-                            "is {priority}, where 0 to {} are allowed",
-                            bounds::MAX_PRIORITY
-                        ),
-                    });
-                }
                 self.move_job(work, place, queue.as_ref(), *priority)
             }
             Action::Retag { tags } => {
-                check_tags(tags)?;
                 let moved = self.transition(work, place, &Event::Move, with);
                 if moved.is_ok() {
                     self.job_mut(place).record.tags.clone_from(tags);
@@ -160,16 +149,5 @@ impl Tables {
             Some(holder) if holder != record.id => Err(Refusal::UniqueConflict { holder }),
             _ => Ok(()),
         }
-    }
-}
-
-/// The job's own retention, else what the caller says of deleted jobs, else the default.
-fn deleted_retention(job: &Job, keep: Option<Keep>) -> Retention {
-    let extras = job.record.extras.as_deref();
-    let own = extras.is_some_and(|extras| extras.overrides.retention.is_some());
-    let retention = retention_of(extras);
-    match keep {
-        Some(deleted) if !own => Retention { deleted, ..retention },
-        _ => retention,
     }
 }

@@ -14,9 +14,8 @@ use crate::model::error_group::ErrorGroup;
 use crate::model::ids::Incarnation;
 use crate::model::name::Name;
 use crate::model::record::{AttemptError, Lease, Locator};
-use crate::model::refusal::Refusal;
 use crate::model::state::{Hold, State};
-use crate::model::state_machine::{Ending, Event, SCHEDULED_AHEAD};
+use crate::model::state_machine::{Event, SCHEDULED_AHEAD};
 use crate::storage::{
     ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer, RenewRequest,
     Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUpFilter,
@@ -304,17 +303,10 @@ impl Tables {
             }
             return if repeated { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost };
         }
-        let result = settle.result.as_ref().filter(|_| settle.ending == Ending::Succeeded);
-        if let Some(result) = result.filter(|result| result.len() > bounds::RESULT_BYTES) {
-            return SettleAnswer::Refused(Refusal::Invalid {
-                field: "result",
-                reason: format!(
-                    "has {} bytes, where at most {} are allowed",
-                    result.len(),
-                    bounds::RESULT_BYTES
-                ),
-            });
+        if let Err(refusal) = settle.check() {
+            return SettleAnswer::Refused(refusal);
         }
+        let result = settle.kept_result();
         self.append_log(place, lease.fence, &settle.log, settle.log_dropped, &settle.progress);
         let with =
             With { retention: Some(settle.retention), duration: settle.duration, actor: None };

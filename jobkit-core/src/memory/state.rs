@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use crate::model::batch::BatchRecord;
 use crate::model::bounds;
 use crate::model::clock::Timestamp;
-use crate::model::edge::{BatchCounts, Decision, Finish, On, Parent};
+use crate::model::edge::{Finish, On, Parent, Verdict};
 use crate::model::ids::{BatchId, Incarnation, JobId, OperationId};
 use crate::model::name::Name;
 use crate::model::record::{
@@ -208,26 +208,6 @@ pub(super) struct Ended {
     pub(super) verdict: Verdict,
     /// The last sequence when it ended: children that came later wait for a later end.
     pub(super) through: Place,
-}
-
-/// How a parent ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Verdict {
-    Finished(Finish),
-    /// A completed batch.
-    Batch(BatchCounts),
-    /// It is removed, or its success is not waited for any longer.
-    Gone,
-}
-
-impl Verdict {
-    pub(super) fn decide(&self, on: On) -> Decision {
-        match self {
-            Self::Finished(finish) => on.decide(*finish),
-            Self::Batch(counts) => on.decide_batch(true, counts),
-            Self::Gone => on.decide_removed(),
-        }
-    }
 }
 
 /// A lock.

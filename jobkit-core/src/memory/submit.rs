@@ -1,13 +1,12 @@
 //! Storing submissions: planned without changing anything, so that a refusal leaves no trace, then
 //! stored in one go.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::model::batch::{BatchRecord, NewBatch, Starts};
 use crate::model::bounds;
 use crate::model::clock::Timestamp;
-use crate::model::edge::{BatchCounts, Decision, Edge, Finish, On, Parent};
+use crate::model::edge::{BatchCounts, Decision, Edge, Finish, Parent};
 use crate::model::ids::{BatchId, IdAge, JobId, id_age};
 use crate::model::record::{EdgeStatus, History, HistoryEntry, JobRecord, NewRecord};
 use crate::model::refusal::Refusal;
@@ -76,7 +75,7 @@ impl Tables {
         let mut planned: Vec<Option<Planned>> = jobs.iter().map(|_| None).collect();
         let mut keys: HashMap<KeyHash, JobId> = HashMap::new();
         let mut replaced = Vec::new();
-        for i in parents_first(jobs, &places) {
+        for i in submission.parents_first()? {
             let job = &jobs[i];
             let digest = job.content_digest();
             if let Some(place) = self.find(job.id) {
@@ -233,9 +232,9 @@ impl Tables {
             }
             let decision = match parent {
                 Parent::Job(id) => match within(id) {
-                    Some(Planned::New(new)) => decide_now(*on, new.head.state.name()),
+                    Some(Planned::New(new)) => on.decide_now(new.head.state.name()),
                     _ => match self.find(id) {
-                        Some(place) => decide_now(*on, self.job(place).record.state()),
+                        Some(place) => on.decide_now(self.job(place).record.state()),
                         None => return Err(Refusal::ParentGone { parent }),
                     },
                 },
@@ -455,42 +454,4 @@ fn check_age(job: JobId, storage_now: Timestamp) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
-}
-
-/// What a parent in this state means for a new edge.
-fn decide_now(on: On, state: StateName) -> Decision {
-    Finish::of(state).map_or(Decision::Open, |finish| on.decide(finish))
-}
-
-/// The jobs so that parents come before their children, else in the order given. The submission was
-/// checked to have no circles.
-fn parents_first(jobs: &[NewRecord], places: &HashMap<JobId, usize>) -> Vec<usize> {
-    if jobs.iter().all(|job| job.edges.is_empty()) {
-        return (0..jobs.len()).collect();
-    }
-    let mut open = vec![0_usize; jobs.len()];
-    let mut children = vec![Vec::new(); jobs.len()];
-    for (child, job) in jobs.iter().enumerate() {
-        for edge in &job.edges {
-            if let Parent::Job(parent) = edge.parent
-                && let Some(parent) = places.get(&parent)
-            {
-                open[child] += 1;
-                children[*parent].push(child);
-            }
-        }
-    }
-    let mut free: BinaryHeap<Reverse<usize>> =
-        (0..jobs.len()).filter(|job| open[*job] == 0).map(Reverse).collect();
-    let mut order = Vec::with_capacity(jobs.len());
-    while let Some(Reverse(job)) = free.pop() {
-        order.push(job);
-        for child in &children[job] {
-            open[*child] -= 1;
-            if open[*child] == 0 {
-                free.push(Reverse(*child));
-            }
-        }
-    }
-    order
 }

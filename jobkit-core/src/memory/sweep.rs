@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::model::bounds;
-use crate::model::edge::Parent;
+use crate::model::edge::{Parent, Verdict};
 use crate::model::ids::BatchId;
 use crate::model::state::{Reason, StateName};
 use crate::model::state_machine::Event;
 use crate::storage::Step;
 
 use super::planted::Planted;
-use super::state::{Ended, Mark, Place, Tables, Verdict, Work, on_index};
+use super::state::{Ended, Mark, Place, Tables, Work, on_index};
 
 impl Tables {
     pub(super) fn sweep(&mut self, work: &mut Work, max: usize) -> Step {

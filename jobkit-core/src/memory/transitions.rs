@@ -2,7 +2,7 @@
 //! batches, and the decision about children.
 
 use crate::model::clock::Timestamp;
-use crate::model::edge::{Decision, Finish, Parent};
+use crate::model::edge::{Decision, Finish, Parent, Verdict};
 use crate::model::ids::BatchId;
 use crate::model::limit::Limit;
 use crate::model::name::Name;
@@ -15,7 +15,7 @@ use crate::model::unique::Until;
 
 use super::limits::ADMITTED_AT_ONCE;
 use super::planted::Planted;
-use super::state::{CONDITIONS, Children, Ended, Mark, Place, Tables, Verdict, Work, on_index};
+use super::state::{CONDITIONS, Children, Ended, Mark, Place, Tables, Work, on_index};
 
 /// How long an empty batch is kept once it has completed.
 pub(super) const EMPTY_BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

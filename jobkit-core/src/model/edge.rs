@@ -66,6 +66,11 @@ impl On {
         }
     }
 
+    /// What a parent job that is in this state now means for a new edge.
+    pub fn decide_now(self, state: StateName) -> Decision {
+        Finish::of(state).map_or(Decision::Open, |finish| self.decide(finish))
+    }
+
     /// What the removal of a parent means for an edge that is still open.
     pub const fn decide_removed(self) -> Decision {
         match self {
@@ -125,6 +130,29 @@ impl BatchCounts {
             Finish::Deleted => &mut self.deleted,
         };
         *count = count.saturating_add_signed(by);
+    }
+}
+
+/// How a parent ended, for its edges that are still open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// A job that finished so.
+    Finished(Finish),
+    /// A completed batch, with these counts.
+    Batch(BatchCounts),
+    /// It is removed, or its success is not waited for any longer.
+    Gone,
+}
+
+impl Verdict {
+    /// What it means for an edge with this condition.
+    pub const fn decide(&self, on: On) -> Decision {
+        match self {
+            Self::Finished(finish) => on.decide(*finish),
+            Self::Batch(counts) => on.decide_batch(true, counts),
+            Self::Gone => on.decide_removed(),
+        }
     }
 }
 

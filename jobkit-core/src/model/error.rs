@@ -220,6 +220,18 @@ impl Error {
     }
 }
 
+/// `None` for what a storage does not offer; other errors stay.
+///
+/// # Errors
+/// Those of `answer`, but for [`Unsupported`](ErrorKind::Unsupported).
+pub fn offered<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;

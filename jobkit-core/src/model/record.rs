@@ -18,7 +18,7 @@ use crate::model::ids::{BatchId, Incarnation, JobId};
 use crate::model::limit::Limit;
 use crate::model::name::{Name, check_text};
 use crate::model::retry::RetryPolicy;
-use crate::model::state::{Retention, Start, State, StateName};
+use crate::model::state::{Keep, Retention, Start, State, StateName};
 use crate::model::state_machine::JobHead;
 use crate::model::unique::Unique;
 
@@ -284,6 +284,15 @@ pub fn check_instant(field: &'static str, at: Option<Timestamp>) -> Result<()> {
 /// The retention a job carries itself, else the default.
 pub fn retention_of(extras: Option<&Extras>) -> Retention {
     extras.and_then(|extras| extras.overrides.retention).unwrap_or_default()
+}
+
+/// How long a job is kept that is deleted by a request: as it says itself, else as the request says.
+pub fn retention_of_deleted(extras: Option<&Extras>, keep: Option<Keep>) -> Retention {
+    match (keep, extras.and_then(|extras| extras.overrides.retention)) {
+        (_, Some(own)) => own,
+        (Some(deleted), None) => Retention { deleted, ..Retention::default() },
+        (None, None) => Retention::default(),
+    }
 }
 
 /// A job as it is stored, without its arguments and result.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::model::bounds;
 use crate::model::clock::Timestamp;
-use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::error::{Error, ErrorKind, Result, offered};
 use crate::model::ids::OperationId;
 use crate::model::record::JobRecord;
 use crate::model::refusal::Refusal;
@@ -329,10 +329,7 @@ async fn audit<S: Storage + ?Sized>(storage: &S, record: &BulkRecord) -> Result<
         outcome,
         reason: record.reason.clone(),
     };
-    match storage.append_audit(&entry, None).await {
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
-        answer => answer,
-    }
+    offered(storage.append_audit(&entry, None).await).map(drop)
 }
 
 /// Stops an operation after its present step; `false` if it had ended, or there is none.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::model::clock::Timestamp;
-use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::error::{Error, ErrorKind, Result, offered};
 use crate::model::failure::Fingerprint;
 use crate::model::ids::{BatchId, JobId, OperationId};
 use crate::model::limit::Limit;
@@ -92,11 +92,7 @@ impl Operator {
             reason: self.reason.clone(),
         };
         entry.check()?;
-        let kept = match self.storage().append_audit(&entry, None).await {
-            Ok(()) => true,
-            Err(error) if error.kind() == ErrorKind::Unsupported => false,
-            Err(error) => return Err(error),
-        };
+        let kept = offered(self.storage().append_audit(&entry, None).await)?.is_some();
         let answer = call.await;
         tracing::info!(
             target: "jobkit::audit",

@@ -37,7 +37,7 @@ use std::fmt;
 
 use crate::model::bounds::PAGE;
 use crate::model::clock::Timestamp;
-use crate::model::error::{ErrorKind, Result};
+use crate::model::error::{Result, offered};
 use crate::model::redact::hide_in_text;
 use crate::model::state::StateName;
 use crate::model::stats::{Scope, Tally};
@@ -68,10 +68,7 @@ impl Figures {
     /// # Cancel safety
     /// It only reads.
     pub async fn read<S: Storage + ?Sized>(storage: &S) -> Result<Self> {
-        let limits = match storage.limits(None, PAGE).await {
-            Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
-            limits => limits?,
-        };
+        let limits = offered(storage.limits(None, PAGE).await)?.unwrap_or_default();
         Ok(Self {
             snapshot: storage.snapshot(None).await?,
             counters: storage.counters(&Scope::Total).await?,

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::model::clock::Timestamp;
 use crate::model::edge::{Decision, Finish, On, Parent};
-use crate::model::error::{ErrorKind, Result};
+use crate::model::error::{Result, offered};
 use crate::model::ids::{BatchId, JobId};
 use crate::model::limit::Limit;
 use crate::model::name::Name;
@@ -180,15 +180,6 @@ pub async fn why<S: Storage + ?Sized>(
         State::Succeeded | State::Failed | State::Deleted => look.finished().await?,
     };
     Ok(Some(Why { state: record.state(), causes, now }))
-}
-
-/// What a storage does not offer tells nothing.
-fn offered<T>(answer: Result<T>) -> Result<Option<T>> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 struct Look<'a, S: ?Sized> {

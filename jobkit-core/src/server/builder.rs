@@ -19,6 +19,7 @@ use crate::model::record::MAX_TIMEOUT;
 use crate::model::recurring::RecurringSpec;
 use crate::server::engine::Engine;
 use crate::server::failed::{FailedJob, Hooks};
+use crate::server::host::hostname;
 use crate::server::options::{MAX_WORKERS, ServerOptions};
 use crate::server::queues::Queues;
 use crate::server::shutdown::{self, ServerHandle};
@@ -252,7 +253,7 @@ impl ServerBuilder {
             }
         }
         errors.splice(0..0, self.options.errors());
-        let host = hostname();
+        let host = hostname().unwrap_or_else(|| "server".to_owned());
         let name = match &self.name {
             Some(name) => Name::new("server name", name.as_str()),
             None => Ok(default_name(&host)),
@@ -456,16 +457,6 @@ fn default_name(host: &str) -> Name {
         .collect();
     let random = crate::model::ids::random() & 0xffff;
     Name::from_stored(format!("{host}-{}-{random:04x}", std::process::id()))
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .map(|name| name.trim().to_owned())
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .or_else(|| std::env::var("COMPUTERNAME").ok())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "server".to_owned())
 }
 
 /// Why a server could not be built: every error.

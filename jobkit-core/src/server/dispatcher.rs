@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use self::flight::{Flight, Pending, landed};
 use self::rooms::Rooms;
 use self::suspects::Suspects;
+use crate::model::backoff::Backoff;
 use crate::model::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
@@ -26,8 +27,8 @@ use crate::server::held::{Phase, attempt};
 use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
 use crate::server::settler;
-use crate::server::supervisor::Backoff;
-use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, WakeUp, WakeUpFilter, WakeUps, caught};
+use crate::server::supervisor;
+use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, Pushes, WakeUpFilter};
 
 /// After how long a job that was claimed ahead and not started is given back.
 const PREFETCH_KEPT: Duration = Duration::from_millis(200);
@@ -77,7 +78,7 @@ pub(super) struct Dispatcher {
     claims_from: Instant,
     /// The mean duration of a job in seconds, newer ones weighing more.
     mean: Option<f64>,
-    pushes: Option<Box<dyn WakeUps>>,
+    pushes: Pushes,
 }
 
 impl Dispatcher {
@@ -102,13 +103,13 @@ impl Dispatcher {
             may_be_work: true,
             claimed_too_far: false,
             poll_at: now,
-            backoff: Backoff::new(),
+            backoff: supervisor::retries(),
             blocked_until: None,
-            brake: Backoff::new(),
+            brake: supervisor::retries(),
             is_braked: false,
             claims_from: now,
             mean: None,
-            pushes: None,
+            pushes: Pushes::new(None),
         }
     }
 
@@ -160,7 +161,7 @@ impl Dispatcher {
                     flight = None;
                     answered = self.landed(landed);
                 }
-                push = next_push(&mut self.pushes) => self.pushed(push),
+                _ = self.pushes.next() => self.look_again(),
                 () = engine.signals.dispatcher.notified() => self.look_again(),
                 () = engine.signals.renewed.notified(), if self.suspects.wait() => {}
                 () = engine.stopping.cancelled(), if !stopping => {}
@@ -176,15 +177,8 @@ impl Dispatcher {
             others: OtherPushes::default(),
         };
         match self.engine.bounded(self.engine.storage.wake_ups(filter)).await {
-            Ok(pushes) => self.pushes = pushes,
+            Ok(pushes) => self.pushes = Pushes::new(pushes),
             Err(error) => tracing::debug!(error = %error, "no wake-ups, polling"),
-        }
-    }
-
-    fn pushed(&mut self, push: Option<WakeUp>) {
-        match push {
-            Some(_) => self.look_again(),
-            None => self.pushes = None,
         }
     }
 
@@ -383,13 +377,5 @@ impl Dispatcher {
         } else {
             self.engine.health.works("handlers");
         }
-    }
-}
-
-/// The next push; `None` when no more come, as after a panic of the storage.
-async fn next_push(pushes: &mut Option<Box<dyn WakeUps>>) -> Option<WakeUp> {
-    match pushes {
-        Some(pushes) => caught(async { Ok(pushes.next().await) }).await.ok().flatten(),
-        None => std::future::pending().await,
     }
 }

@@ -6,13 +6,13 @@ use tokio::time::Instant;
 
 use crate::model::clock::Timestamp;
 use crate::server::engine::Engine;
-use crate::storage::{OtherPushes, WakeUp, WakeUpFilter, WakeUps};
+use crate::storage::{OtherPushes, Pushes, WakeUp, WakeUpFilter};
 
 /// Pushes closer together than this are one, so that a thousand new instants are few looks.
 const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Tells when something is due earlier than was known.
-pub(super) struct DuePushes(Option<Box<dyn WakeUps>>);
+pub(super) struct DuePushes(Pushes);
 
 impl DuePushes {
     pub(super) async fn subscribe(engine: &Engine) -> Self {
@@ -20,12 +20,12 @@ impl DuePushes {
             queues: Vec::new(),
             others: OtherPushes { due: true, ..OtherPushes::default() },
         };
-        Self(engine.storage.wake_ups(filter).await.ok().flatten())
+        Self(Pushes::subscribe(&*engine.storage, filter).await)
     }
 
     /// Whether the storage pushes at all.
     pub(super) fn are_pushed(&self) -> bool {
-        self.0.is_some()
+        self.0.are_offered()
     }
 
     /// Waits for the push of an instant that lies before the end of `pause`, and then for that instant.
@@ -43,26 +43,14 @@ impl DuePushes {
                     None => std::future::pending().await,
                 }
             };
-            let push = async {
-                match &mut self.0 {
-                    Some(pushes) => pushes.next().await,
-                    None => std::future::pending().await,
-                }
-            };
             let push = tokio::select! {
                 biased;
                 () = reached => return,
-                push = push => push,
+                push = self.0.next() => push,
             };
             let wait = match (push, storage_now) {
-                (Some(WakeUp::Due(due)), Some(now)) => {
-                    due.since(now).saturating_sub(began.elapsed())
-                }
-                (Some(_), _) => Duration::ZERO,
-                (None, _) => {
-                    self.0 = None;
-                    continue;
-                }
+                (WakeUp::Due(due), Some(now)) => due.since(now).saturating_sub(began.elapsed()),
+                _ => Duration::ZERO,
             };
             let due = Instant::now() + wait.max(TOGETHER);
             if due < began + pause && at.is_none_or(|at| due < at) {

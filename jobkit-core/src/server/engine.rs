@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -22,6 +22,7 @@ use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::{Incarnation, JobId};
 use crate::model::name::Name;
 use crate::model::state::{Reason, State};
+use crate::model::sync::lock;
 use crate::server::failed::{FailedJob, Hooks};
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
@@ -49,7 +50,7 @@ pub(crate) struct Engine {
     pub(crate) health: HealthBoard,
     pub(crate) held: Held,
     pub(crate) clock: ClockGuard,
-    paused: RwLock<Pauses>,
+    paused: Mutex<Pauses>,
     /// Nothing more is claimed.
     pub(crate) quiet: CancellationToken,
     /// The same, as long as an operator's order holds.
@@ -118,7 +119,7 @@ impl Engine {
             health: HealthBoard::default(),
             held: Held::default(),
             clock: ClockGuard::default(),
-            paused: RwLock::default(),
+            paused: Mutex::default(),
             quiet: CancellationToken::new(),
             ordered_quiet: AtomicBool::new(false),
             stands_by: AtomicBool::new(false),
@@ -210,7 +211,7 @@ impl Engine {
     /// has been resumed since. To give it back would be to claim it again at once, and so on until the
     /// next heartbeat.
     pub(crate) fn is_paused(&self, queue: &Name, kind: &Name, claimed_at: Instant) -> bool {
-        let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
+        let paused = lock(&self.paused);
         !paused.targets.is_empty()
             && paused.read_at.is_some_and(|read_at| claimed_at < read_at)
             && (paused.targets.contains(&PauseTarget::Queue(queue.clone()))
@@ -219,7 +220,7 @@ impl Engine {
 
     pub(crate) fn set_paused(&self, now: Vec<PauseTarget>) {
         let now: HashSet<_> = now.into_iter().collect();
-        let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
+        let mut paused = lock(&self.paused);
         paused.read_at = Some(Instant::now());
         if paused.targets != now {
             paused.targets = now;
@@ -298,7 +299,7 @@ impl ClockGuard {
 
     /// Takes a reading of the storage's clock; whether it can be trusted.
     pub(crate) fn read(&self, storage_now: Timestamp) -> bool {
-        let mut guarded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guarded = lock(&self.0);
         let now = Instant::now();
         if let Some((at, reading)) = guarded.last {
             let expected = reading.plus(now.duration_since(at));
@@ -312,7 +313,7 @@ impl ClockGuard {
 
     /// Whether the last reading could be trusted.
     pub(crate) fn is_trusted(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).jumped
+        !lock(&self.0).jumped
     }
 }
 

@@ -1,8 +1,9 @@
 //! What goes wrong with a server, told once per change.
 
+use crate::model::sync::lock;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// How a server is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,6 @@ impl HealthBoard {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -1,7 +1,7 @@
 //! The leases a server holds, shared between the dispatcher and the renewal.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::handlers::context::JobContext;
 use crate::model::ids::JobId;
 use crate::model::record::Lease;
+use crate::model::sync::lock;
 
 /// Why a running job is asked to stop; the first cause stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ pub(super) struct HeldJobs {
 
 impl Held {
     pub(super) fn lock(&self) -> MutexGuard<'_, HeldJobs> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Stops every running job.

@@ -11,7 +11,9 @@ use crate::model::ids::jittered;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
-use crate::storage::{ExpiredLease, OtherPushes, RescueRequest, Step, StepRequest, WakeUpFilter};
+use crate::storage::{
+    ExpiredLease, OtherPushes, Pushes, RescueRequest, Step, StepRequest, WakeUpFilter,
+};
 
 /// How soon marks are swept after something was written.
 const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
@@ -95,9 +97,9 @@ async fn sweep(engine: &Engine) {
         queues: engine.queues.names().to_vec(),
         others: OtherPushes { finished: false, due: false, cancels_of: Some(engine.incarnation()) },
     };
-    let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
+    let mut pushes = Pushes::subscribe(&*engine.storage, filter).await;
     // Where pushes tell of writes, looking without one merely finds what a lost push left.
-    let idle = engine.options.janitor_interval * if pushes.is_some() { 4 } else { 1 };
+    let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
     loop {
         let step = engine.bounded(engine.storage.sweep(StepRequest::default())).await;
         let pause = match &step {
@@ -110,12 +112,6 @@ async fn sweep(engine: &Engine) {
             engine.signals.dispatcher.notify_one();
         }
         report(engine, &step.map(drop));
-        let push = async {
-            match &mut pushes {
-                Some(pushes) => pushes.next().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = engine.ended.cancelled() => return,
@@ -125,10 +121,7 @@ async fn sweep(engine: &Engine) {
                     return;
                 }
             }
-            push = push => {
-                if push.is_none() {
-                    pushes = None;
-                }
+            _ = pushes.next() => {
                 if !engine.sleep(SWEEP_AFTER_ACTIVITY).await {
                     return;
                 }

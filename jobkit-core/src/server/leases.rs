@@ -13,7 +13,7 @@ use crate::model::ids::source_now;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
-    Heartbeat, OtherPushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
+    Heartbeat, OtherPushes, Pushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
 };
 
 /// How soon a failed renewal is tried again.
@@ -58,26 +58,18 @@ async fn renewals(engine: &Engine) {
         queues: Vec::new(),
         others: OtherPushes { cancels_of: Some(engine.incarnation()), ..OtherPushes::default() },
     };
-    let mut pushes = engine.storage.wake_ups(filter).await.ok().flatten();
+    let mut pushes = Pushes::subscribe(&*engine.storage, filter).await;
     // The last claim up to which everything is known to be settled.
     let mut settled_through = 0;
     let mut pause = interval;
     loop {
-        let push = async {
-            match &mut pushes {
-                Some(pushes) => pushes.next().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = engine.ended.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = engine.signals.renew.notified() => {}
             // The renewal says whether it is true, and for which of ours.
-            push = push => if push.is_none() {
-                pushes = None;
-            },
+            _ = pushes.next() => {}
         }
         let renewed = renew(engine, &mut settled_through).await;
         pause = next_try(engine, renewed, interval);

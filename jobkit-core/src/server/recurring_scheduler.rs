@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::model::backoff::Backoff;
 use crate::model::bounds::STEP_ITEMS;
 use crate::model::clock::Timestamp;
 use crate::model::error::{ErrorKind, Result};
@@ -13,7 +14,7 @@ use crate::model::recurring::{RANGE, RecurringRecord};
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::recurring_plan::plan;
-use crate::server::supervisor::Backoff;
+use crate::server::supervisor;
 use crate::storage::{DueRecurring, Fire, FireOutcome, SaveRecurring};
 
 /// Schedules handled in one step.
@@ -41,7 +42,7 @@ const PART: &str = "schedules";
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut due = DuePushes::subscribe(&engine).await;
     let longest = if due.are_pushed() { WITH_PUSHES } else { LONGEST };
-    let mut backoff = Backoff::new();
+    let mut backoff = supervisor::retries();
     let mut scheduler = Scheduler::new(&engine);
     loop {
         let mut storage_now = None;
@@ -93,7 +94,7 @@ impl<'e> Scheduler<'e> {
             ahead: Vec::new(),
             clock: None,
             audit_at: Instant::now(),
-            vain: Backoff::new(),
+            vain: supervisor::retries(),
         }
     }
 

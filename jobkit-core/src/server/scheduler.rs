@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
-use crate::server::supervisor::Backoff;
+use crate::server::supervisor;
 use crate::storage::StepRequest;
 
 /// The shortest time between two looks, so that a thousand instants in a second are few steps.
@@ -17,7 +17,7 @@ const WITH_PUSHES: Duration = Duration::from_secs(60);
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut due = DuePushes::subscribe(&engine).await;
     let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
-    let mut backoff = Backoff::new();
+    let mut backoff = supervisor::retries();
     loop {
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use crate::model::duration::parse_duration;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::state::Keep;
 use crate::server::options::{Prefetch, ServerOptions};
@@ -57,9 +58,10 @@ impl ServerOptions {
     /// | `JOBKIT_MAX_RESULT_BYTES` | `65536` | |
     /// | `JOBKIT_UNSERVED_AFTER` | `30s` | |
     ///
-    /// Lengths are a number and `ms`, `s`, `m`, `h` or `d`. Other variables are left alone. What a
-    /// builder is told by [`workers`](crate::ServerBuilder::workers),
-    /// [`queues`](crate::ServerBuilder::queues) or [`name`](crate::ServerBuilder::name) takes precedence.
+    /// Durations are numbers with the units `ms`, `s`, `m` or `min`, `h` and `d`, such as `90s` or `1h30m`.
+    /// Other variables are left alone. What a builder is told by [`workers`](crate::ServerBuilder::workers),
+    /// [`queues`](crate::ServerBuilder::queues) or [`name`](crate::ServerBuilder::name) takes
+    /// precedence.
     ///
     /// # Errors
     /// All values that cannot be read, together; ranges are checked when the server is built.
@@ -233,22 +235,8 @@ fn keep(value: &str) -> Result<Keep, String> {
     if value == "forever" { Ok(Keep::Forever) } else { length(value).map(Keep::For) }
 }
 
-/// A number and its unit.
 fn length(value: &str) -> Result<Duration, String> {
-    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
-    let (number, unit) = value.split_at(digits);
-    let millis: Option<u64> = match unit.trim() {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(86_400_000),
-        _ => None,
-    };
-    let length = number.parse::<u64>().ok().zip(millis).and_then(|(n, unit)| n.checked_mul(unit));
-    length.map(Duration::from_millis).ok_or_else(|| {
-        format!("is {value:?}, where a length such as 500ms, 30s, 2m, 1h or 1d is expected")
-    })
+    parse_duration(value).map_err(|reason| format!("is wrong: {reason}"))
 }
 
 #[cfg(test)]
@@ -305,7 +293,8 @@ mod tests {
                         JOBKIT_WORKERS is \"many\", where a number is expected; \
                         JOBKIT_QUEUE_WORKERS is \"mail:5\", where names with numbers, such as \
                         mail=5,default=20, are expected; \
-                        JOBKIT_LEASE is \"30\", where a length such as 500ms, 30s, 2m, 1h or 1d is expected; \
+                        JOBKIT_LEASE is wrong: `30` is not a duration; write numbers with the units ms, s, \
+                        m (or min), h and d, such as 250ms, 90s, 1h30m or 2d, up to 36500d; \
                         JOBKIT_PREFETCH is \"-1\", where `adaptive` or a number is expected";
         assert_eq!(error.to_string(), expected);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use crate::model::ids::jittered;
+use crate::model::backoff::Backoff;
 use crate::server::engine::Engine;
 
 /// Runs a process until the server ends. A panic, which is a bug, restarts it with back-off.
@@ -16,7 +16,7 @@ where
     F: Fn(Arc<Engine>) -> Fut,
     Fut: Future<Output = ()>,
 {
-    let mut pause = Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     while !engine.ended.is_cancelled() {
         match AssertUnwindSafe(process(Arc::clone(&engine))).catch_unwind().await {
             Ok(()) => return,
@@ -24,33 +24,11 @@ where
                 engine.health.failed(part, &"panicked, which is a bug in jobkit or the storage")
             }
         }
-        engine.sleep(jittered(pause)).await;
-        pause = (pause * 2).min(Duration::from_secs(10));
+        engine.sleep(backoff.next()).await;
     }
 }
 
-/// The growing pauses between tries.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(5);
-
-    pub(super) fn new() -> Self {
-        Self { next: Self::FIRST }
-    }
-
-    /// How long to wait now; the next time longer.
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = jittered(self.next);
-        self.next = (self.next * 2).min(Self::LONGEST);
-        pause
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.next = Self::FIRST;
-    }
+/// The pauses between tries of a call to the storage.
+pub(super) const fn retries() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(5))
 }

@@ -1,5 +1,7 @@
 //! `JobStore`: what clients need.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +14,7 @@ use crate::model::edge::Parent;
 use crate::model::error::{Error, Result};
 use crate::model::ids::{JobId, OperationId};
 use crate::model::name::Name;
-use crate::model::record::{JobDetails, JobRecord, NewRecord};
+use crate::model::record::{JobDetails, JobRecord, NewRecord, check_instant, check_tags};
 use crate::model::refusal::Refusal;
 use crate::model::state::{Keep, StateName};
 use crate::model::state_machine::JobHead;
@@ -217,30 +219,34 @@ impl Submission {
         for job in &self.jobs {
             job.check()?;
         }
-        self.check_edges()
-    }
-
-    /// Refuses an id used twice, a job that waits for itself, and circles. Linear.
-    fn check_edges(&self) -> Result<()> {
-        if self.jobs.len() == 1 {
-            let job = &self.jobs[0];
+        if let [job] = &self.jobs[..] {
             return match job.edges.iter().any(|edge| edge.parent == Parent::Job(job.id)) {
                 true => Err(Error::invalid("parents", "contain the job itself")),
                 false => Ok(()),
             };
         }
-        let mut places = std::collections::HashMap::with_capacity(self.jobs.len());
-        for (place, job) in self.jobs.iter().enumerate() {
-            if places.insert(job.id, place).is_some() {
-                return Err(Error::invalid(
-                    "jobs",
-                    format_args!("contain the id {} twice", job.id),
-                ));
-            }
+        let mut ids = HashSet::with_capacity(self.jobs.len());
+        if let Some(twice) = self.jobs.iter().find(|job| !ids.insert(job.id)) {
+            return Err(Error::invalid("jobs", format_args!("contain the id {} twice", twice.id)));
         }
-        let mut open = vec![0_usize; self.jobs.len()];
-        let mut children = vec![Vec::new(); self.jobs.len()];
-        for (child, job) in self.jobs.iter().enumerate() {
+        self.parents_first().map(drop)
+    }
+
+    /// The places of the jobs, such that parents come before their children, and otherwise in the order
+    /// given.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) with field `parents`, for a circle.
+    pub fn parents_first(&self) -> Result<Vec<usize>> {
+        let jobs = &self.jobs;
+        if jobs.iter().all(|job| job.edges.is_empty()) {
+            return Ok((0..jobs.len()).collect());
+        }
+        let places: HashMap<JobId, usize> =
+            jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
+        let mut open = vec![0_usize; jobs.len()];
+        let mut children = vec![Vec::new(); jobs.len()];
+        for (child, job) in jobs.iter().enumerate() {
             for edge in &job.edges {
                 if let Parent::Job(parent) = edge.parent
                     && let Some(parent) = places.get(&parent)
@@ -250,24 +256,25 @@ impl Submission {
                 }
             }
         }
-        let mut free: Vec<usize> = (0..open.len()).filter(|job| open[*job] == 0).collect();
-        let mut reached = 0;
-        while let Some(job) = free.pop() {
-            reached += 1;
+        let mut free: BinaryHeap<Reverse<usize>> =
+            (0..jobs.len()).filter(|job| open[*job] == 0).map(Reverse).collect();
+        let mut order = Vec::with_capacity(jobs.len());
+        while let Some(Reverse(job)) = free.pop() {
+            order.push(job);
             for child in &children[job] {
                 open[*child] -= 1;
                 if open[*child] == 0 {
-                    free.push(*child);
+                    free.push(Reverse(*child));
                 }
             }
         }
-        if reached < self.jobs.len() {
+        if order.len() < jobs.len() {
             return Err(Error::invalid(
                 "parents",
                 "form a circle, so that none of its jobs could ever run",
             ));
         }
-        Ok(())
+        Ok(order)
     }
 }
 
@@ -385,6 +392,28 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether what it holds is within its bounds. Storages ask it once the guard fits.
+    ///
+    /// # Errors
+    /// [`Invalid`](Refusal::Invalid), with the field.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Requeue { run_at } => Ok(check_instant("run_at", *run_at)?),
+            Self::Reschedule { run_at } => Ok(check_instant("run_at", Some(*run_at))?),
+            Self::Retag { tags } => Ok(check_tags(tags)?),
+            Self::Move { priority: Some(priority), .. } if *priority > bounds::MAX_PRIORITY => {
+                Err(Refusal::Invalid {
+                    field: "priority",
+                    reason: format!(
+                        "is {priority}, where 0 to {} are allowed",
+                        bounds::MAX_PRIORITY
+                    ),
+                })
+            }
+            Self::Move { .. } | Self::Delete { .. } | Self::RunNow => Ok(()),
+        }
+    }
+
     /// Refuses to run a job at an instant at which it would be deleted instead, since it had to be
     /// started before (CHG-14). Storages ask it once the guard fits.
     ///
@@ -496,6 +525,40 @@ mod tests {
         assert!(
             flow.check().expect_err("a circle").to_string().starts_with("parents: form a circle")
         );
+    }
+
+    #[test]
+    fn parents_come_first_and_otherwise_the_order_given_stays() {
+        let mut jobs: Vec<_> = (0..6).map(|_| job()).collect();
+        let stranger = job();
+        jobs[0].edges = vec![after(&jobs[4]), after(&jobs[2])];
+        jobs[1].edges = vec![after(&stranger)];
+        jobs[2].edges = vec![after(&jobs[3])];
+        let order = Submission::flow(jobs.clone()).parents_first().expect("no circle");
+        assert_eq!(order, [1, 3, 2, 4, 0, 5]);
+        jobs[3].edges = vec![after(&jobs[0])];
+        let error = Submission::flow(jobs).parents_first().expect_err("a circle");
+        assert_eq!(error.field(), Some("parents"));
+        assert_eq!(Submission::flow(vec![job(), job()]).parents_first().expect("none"), [0, 1]);
+    }
+
+    #[test]
+    fn an_action_out_of_bounds_is_refused_with_its_field() {
+        let far = Timestamp::from_micros(i64::MAX);
+        for (action, field) in [
+            (Action::Requeue { run_at: Some(far) }, "run_at"),
+            (Action::Reschedule { run_at: far }, "run_at"),
+            (Action::Retag { tags: vec![String::new()] }, "tags"),
+            (Action::Move { queue: None, priority: Some(10) }, "priority"),
+        ] {
+            let refusal = action.check().expect_err("out of bounds");
+            assert!(
+                matches!(&refusal, Refusal::Invalid { field: of, .. } if *of == field),
+                "{refusal:?}"
+            );
+        }
+        Action::Move { queue: None, priority: Some(9) }.check().expect("within");
+        Action::Requeue { run_at: None }.check().expect("within");
     }
 
     #[test]

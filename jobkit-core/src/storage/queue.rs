@@ -301,6 +301,26 @@ pub struct Settle {
 }
 
 impl Settle {
+    /// What is kept of the result: all of it where the attempt succeeded.
+    pub fn kept_result(&self) -> Option<&Payload> {
+        self.result.as_ref().filter(|_| self.ending == Ending::Succeeded)
+    }
+
+    /// Whether the result is small enough to be kept. Storages ask it once the lease fits.
+    ///
+    /// # Errors
+    /// [`Invalid`](Refusal::Invalid), with field `result`.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let max = bounds::RESULT_BYTES;
+        match self.kept_result().map(|result| result.len()).filter(|has| *has > max) {
+            None => Ok(()),
+            Some(has) => Err(Refusal::Invalid {
+                field: "result",
+                reason: format!("has {has} bytes, where at most {max} are allowed"),
+            }),
+        }
+    }
+
     /// An end without anything beside it.
     pub fn new(lease: Lease, ending: Ending) -> Self {
         Self {

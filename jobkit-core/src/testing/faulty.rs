@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
+use crate::model::sync::lock;
 use crate::storage::{
     Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire, FireOutcome,
     LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest, SettleAnswer,
@@ -191,7 +192,7 @@ impl FaultyStorage {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn fault(&self, method: &'static str) -> Fault {

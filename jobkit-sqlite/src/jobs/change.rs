@@ -1,11 +1,11 @@
 //! Changes that operators and clients make to a job.
 
-use jobkit_core::record::{check_instant, check_tags};
+use jobkit_core::record::retention_of_deleted;
 use jobkit_core::refusal::Refusal;
-use jobkit_core::state::{Reason, Retention, StateName};
+use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::{Event, Forbidden};
 use jobkit_core::storage::{Action, Change, ChangeOutcome};
-use jobkit_core::{Error, Result, Timestamp, bounds};
+use jobkit_core::{Timestamp, bounds};
 use rusqlite::params;
 
 use super::finish::finish_step;
@@ -36,18 +36,16 @@ pub(crate) fn change(
     if let Err(refusal) = change.action.check_start_by(&job.head, job.start_by, now) {
         return Ok(ChangeOutcome::Refused(refusal));
     }
-    if let Err(error) = check_action(&change.action) {
-        return Ok(ChangeOutcome::Refused(error.into()));
+    if let Err(refusal) = change.action.check() {
+        return Ok(ChangeOutcome::Refused(refusal));
     }
 
     let mut retention = None;
     let event = match &change.action {
         Action::Requeue { run_at } => Event::Requeue { run_at: *run_at },
         Action::Delete { keep } => {
-            let own = job.extras().ok().flatten().and_then(|e| e.overrides.retention);
-            if let (Some(keep), None) = (keep, own) {
-                retention = Some(Retention { deleted: *keep, ..Retention::default() });
-            }
+            let extras = job.extras().ok().flatten();
+            retention = Some(retention_of_deleted(extras.as_deref(), *keep));
             let running = state == StateName::Processing;
             Event::Delete(if running { Reason::Cancelled } else { Reason::Deleted })
         }
@@ -105,21 +103,6 @@ pub(crate) fn change(
         (Action::Delete { .. }, StateName::Processing) => ChangeOutcome::Cancelling,
         (_, state) => ChangeOutcome::Changed { state, version: job.head.version },
     })
-}
-
-fn check_action(action: &Action) -> Result<()> {
-    match action {
-        Action::Requeue { run_at } => check_instant("run_at", *run_at),
-        Action::Reschedule { run_at } => check_instant("run_at", Some(*run_at)),
-        Action::Move { priority: Some(priority), .. } if *priority > bounds::MAX_PRIORITY => {
-            Err(Error::invalid(
-                "priority",
-                format_args!("is {priority}, where 0 to {} are allowed", bounds::MAX_PRIORITY),
-            ))
-        }
-        Action::Retag { tags } => check_tags(tags),
-        _ => Ok(()),
-    }
 }
 
 fn refusal(forbidden: Forbidden, job: &Job) -> Refusal {

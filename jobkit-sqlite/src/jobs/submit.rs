@@ -4,7 +4,7 @@ mod members;
 pub(crate) mod prepared;
 mod rows;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use jobkit_core::batch::NewBatch;
 use jobkit_core::edge::{Decision, Edge, Finish, Parent};
@@ -64,8 +64,14 @@ pub(crate) fn submit(
             txn.db.intern(&job.record.kind)?;
         }
         let savepoint = txn.savepoint()?;
-        let stored =
-            submit_all(txn, submission.batch.as_ref(), &submission.jobs, Reason::Submitted, now)?;
+        let stored = submit_all(
+            txn,
+            submission.batch.as_ref(),
+            &submission.jobs,
+            &submission.order,
+            Reason::Submitted,
+            now,
+        )?;
         match &stored {
             Ok(_) => txn.release()?,
             Err(_) => txn.rollback_to(savepoint)?,
@@ -145,7 +151,14 @@ pub(crate) fn submit_nested(
     if let Some(refusal) = &submission.refused {
         return Ok(Err(refusal.clone()));
     }
-    submit_all(txn, submission.batch.as_ref(), &submission.jobs, Reason::Submitted, now)
+    submit_all(
+        txn,
+        submission.batch.as_ref(),
+        &submission.jobs,
+        &submission.order,
+        Reason::Submitted,
+        now,
+    )
 }
 
 /// Stores one job of a schedule.
@@ -160,7 +173,7 @@ pub(crate) fn submit_one(
     txn.db.intern(&job.queue)?;
     txn.db.intern(&job.kind)?;
     let savepoint = txn.savepoint()?;
-    let stored = submit_all(txn, None, &[PreparedJob::new(job)], Reason::Recurring, now)?;
+    let stored = submit_all(txn, None, &[PreparedJob::new(job)], &[0], Reason::Recurring, now)?;
     Ok(match stored {
         Ok(jobs) => {
             txn.release()?;
@@ -282,6 +295,7 @@ fn submit_all(
     txn: &mut Txn<'_, '_>,
     batch: Option<&NewBatch>,
     jobs: &[PreparedJob],
+    order: &[usize],
     submitted: Reason,
     now: Timestamp,
 ) -> SqlResult<Result<Vec<JobSubmitted>, Refusal>> {
@@ -300,7 +314,7 @@ fn submit_all(
     let mut keys = KeyOutcomes::default();
     // Sequences follow the given order, whatever order the parents demand.
     let seqs = jobs.iter().map(|_| txn.next_seq()).collect::<SqlResult<Vec<i64>>>()?;
-    for place in parents_first(jobs) {
+    for &place in order {
         let job = &jobs[place];
         let answer = match submit_job(txn, seqs[place], job, &mut keys, submitted, now)? {
             Ok(answer) => answer,
@@ -478,37 +492,4 @@ fn evaluate_new(
         return Ok(Err(refusal));
     }
     Ok(Ok(Evaluated { head, edges }))
-}
-
-/// The indices of jobs such that parents come before their children, and otherwise in the given order.
-fn parents_first(jobs: &[PreparedJob]) -> Vec<usize> {
-    if jobs.iter().all(|job| job.record.edges.is_empty()) {
-        return (0..jobs.len()).collect();
-    }
-    let places: HashMap<JobId, usize> =
-        jobs.iter().enumerate().map(|(place, job)| (job.record.id, place)).collect();
-    let mut open = vec![0_usize; jobs.len()];
-    let mut children = vec![Vec::new(); jobs.len()];
-    for (child, job) in jobs.iter().enumerate() {
-        for edge in &job.record.edges {
-            if let Parent::Job(parent) = edge.parent
-                && let Some(parent) = places.get(&parent)
-            {
-                open[child] += 1;
-                children[*parent].push(child);
-            }
-        }
-    }
-    let mut free: BTreeSet<usize> = (0..jobs.len()).filter(|place| open[*place] == 0).collect();
-    let mut order = Vec::with_capacity(jobs.len());
-    while let Some(place) = free.pop_first() {
-        order.push(place);
-        for child in &children[place] {
-            open[*child] -= 1;
-            if open[*child] == 0 {
-                free.insert(*child);
-            }
-        }
-    }
-    order
 }

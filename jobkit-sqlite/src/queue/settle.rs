@@ -2,8 +2,7 @@
 
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::record::Lease;
-use jobkit_core::refusal::Refusal;
-use jobkit_core::state_machine::{Ending, Event};
+use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
 use jobkit_core::{Timestamp, bounds};
 use rusqlite::params;
@@ -21,9 +20,6 @@ use crate::limits::admission;
 use crate::log::lines;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
-
-/// The largest result. A larger one is settled as a failure.
-const RESULT_BYTES: usize = bounds::RESULT_BYTES;
 
 pub(crate) fn settle_all(
     txn: &mut Txn<'_, '_>,
@@ -48,18 +44,10 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResu
             && job.head.fence == lease.fence;
         return Ok(if again { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost });
     }
-    let result = match settle.ending {
-        Ending::Succeeded => settle.result.as_ref(),
-        _ => None,
-    };
-    if let Some(result) = result
-        && result.len() > RESULT_BYTES
-    {
-        return Ok(SettleAnswer::Refused(Refusal::Invalid {
-            field: "result",
-            reason: format!("has {} bytes, where at most {RESULT_BYTES} are allowed", result.len()),
-        }));
+    if let Err(refusal) = settle.check() {
+        return Ok(SettleAnswer::Refused(refusal));
     }
+    let result = settle.kept_result();
 
     let overflows = result.is_some_and(|result| result.len() > INLINE_BYTES);
     if overflows

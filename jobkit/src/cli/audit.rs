@@ -37,7 +37,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, page: &Page) -> Done {
 fn json(entry: &AuditEntry) -> Value {
     json!({
         "operation": entry.operation,
-        "at": view::instant(entry.at),
+        "at": view::time(entry.at),
         "actor": hide_in_text(&entry.actor),
         "peer": hide_in_text(&entry.peer),
         "action": entry.action,

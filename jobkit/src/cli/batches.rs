@@ -108,11 +108,11 @@ fn json(batch: &BatchRecord) -> Value {
         "succeeded": batch.counts.succeeded,
         "failed": batch.counts.failed,
         "deleted": batch.counts.deleted,
-        "created_at": view::instant(batch.created_at),
-        "started_at": view::maybe(batch.started_at),
-        "completed_at": view::maybe(batch.completed_at),
-        "succeeded_at": view::maybe(batch.succeeded_at),
-        "cancelled_at": view::maybe(batch.cancelled_at),
+        "created_at": view::time(batch.created_at),
+        "started_at": view::time_or_null(batch.started_at),
+        "completed_at": view::time_or_null(batch.completed_at),
+        "succeeded_at": view::time_or_null(batch.succeeded_at),
+        "cancelled_at": view::time_or_null(batch.cancelled_at),
     })
 }
 

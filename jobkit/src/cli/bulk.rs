@@ -102,7 +102,7 @@ pub(super) fn json(record: &BulkRecord) -> Value {
         "state": state(record),
         "action": action(&record.action),
         "filter": hide_in_text(&record.filter),
-        "as_of": view::instant(record.as_of),
+        "as_of": view::time(record.as_of),
         "spread_ms": view::millis(record.spread),
         "previewed": record.previewed,
         "done": record.done,
@@ -110,7 +110,7 @@ pub(super) fn json(record: &BulkRecord) -> Value {
         "refused": record.refused,
         "actor": hide_in_text(&record.actor),
         "reason": hide_in_text(&record.reason),
-        "ended_at": view::maybe(record.ended_at),
+        "ended_at": view::time_or_null(record.ended_at),
         "cancelled": record.cancelled,
     })
 }

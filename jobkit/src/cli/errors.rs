@@ -19,7 +19,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &ErrorsArgs) -> Don
             let until = until.at(context.now)?;
             let group = meant(context, group).await?;
             context.operator().mute(group, until).await?;
-            let json = json!({ "group": format!("{group:?}"), "muted": true, "until": view::maybe(until) });
+            let json = json!({ "group": format!("{group:?}"), "muted": true, "until": view::time_or_null(until) });
             context.done(&format!("{group:?} is muted"), &json)
         }
         Some(ErrorsCommand::Unmute { group }) => {
@@ -54,8 +54,8 @@ pub(super) fn json(group: &ErrorGroup, now: Timestamp) -> Value {
         "message": hide_in_text(&group.message),
         "count": group.count,
         "trend": group.trend(24, now),
-        "first_seen_at": view::instant(group.first_seen_at),
-        "last_seen_at": view::instant(group.last_seen_at),
+        "first_seen_at": view::time(group.first_seen_at),
+        "last_seen_at": view::time(group.last_seen_at),
         "last_job": group.last_job,
         "mute": view::pause(group.mute.as_ref()),
     })

@@ -153,7 +153,7 @@ pub(super) async fn why(context: &mut Context<'_, '_>, args: &OneJob) -> Done {
     };
     let sentences: Vec<_> = why.sentences().iter().map(|it| hide_in_text(it)).collect();
     if context.globals.json {
-        let now = view::instant(why.now);
+        let now = view::time(why.now);
         let answer = json!({ "id": args.id, "state": why.state, "causes": sentences, "now": now });
         context.console.json(&answer)?;
     } else {
@@ -257,24 +257,10 @@ pub(super) async fn show(context: &mut Context<'_, '_>, args: &JobArgs) -> Done 
 }
 
 fn as_json(context: &Context<'_, '_>, job: &JobDetails, told: &Told) -> Value {
-    let mut value = view::record(&job.record);
+    let mut value = view::job(&context.client, job);
     value["why"] = json!(told.why);
-    value["args"] = view::args(&context.client, job);
-    value["result"] = json!(view::result(&context.client, job));
-    value["history"] = job.history.entries.iter().map(view::history).collect();
-    value["history_dropped"] = json!(job.history.dropped);
-    value["errors"] = job.errors.iter().map(view::error).collect();
     value["relations"] = json!(told.relations);
-    value["progress"] = view::redacted(json!(job.progress));
-    let log = told.log.as_ref().map(|page| {
-        let line = |(number, line): &(u64, jobkit_core::storage::LogLine)| {
-            let at = view::instant(line.at);
-            json!({ "number": number, "at": at, "level": line.level, "text": view::text(&line.text) })
-        };
-        let lines: Vec<_> = page.lines.iter().map(line).collect();
-        json!({ "fence": page.fence, "dropped": page.dropped, "lines": lines })
-    });
-    value["log"] = json!(log);
+    value["log"] = json!(told.log.as_ref().map(view::log));
     value["misfit"] = json!(told.misfit);
     value
 }

@@ -49,7 +49,7 @@ fn json(usage: &LimitUsage) -> Value {
         "sliding": matches!(usage.limit.window, Some(Window::Sliding(_))),
         "used": usage.used,
         "waiting": usage.waiting,
-        "room_at": view::maybe(usage.room_at),
+        "room_at": view::time_or_null(usage.room_at),
         "defined_by_operator": usage.defined_by_operator,
     })
 }

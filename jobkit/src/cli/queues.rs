@@ -47,7 +47,7 @@ pub(super) fn json(queue: &QueueSnapshot) -> Value {
         "enqueued": queue.enqueued,
         "processing": queue.processing,
         "scheduled": queue.scheduled,
-        "oldest_at": view::maybe(queue.oldest_at),
+        "oldest_at": view::time_or_null(queue.oldest_at),
         "pause": view::pause(queue.pause.as_ref()),
     })
 }
@@ -165,7 +165,8 @@ pub(super) async fn pause(
         None => " until somebody resumes it".to_owned(),
     };
     let words = format!("{what} {name} is paused{end}");
-    context.done(&words, &json!({ "paused": what, "name": name, "until": view::maybe(until) }))
+    context
+        .done(&words, &json!({ "paused": what, "name": name, "until": view::time_or_null(until) }))
 }
 
 pub(super) async fn resume(context: &mut Context<'_, '_>, what: What, name: &str) -> Done {

@@ -87,18 +87,18 @@ fn json(client: &Client, record: &RecurringRecord) -> Value {
         "misfire": spec.misfire,
         "overlap": spec.overlap,
         "jitter_ms": view::millis(spec.jitter),
-        "starts_at": view::maybe(spec.starts_at),
-        "ends_at": view::maybe(spec.ends_at),
+        "starts_at": view::time_or_null(spec.starts_at),
+        "ends_at": view::time_or_null(spec.ends_at),
         "kind": job.kind,
         "queue": job.queue,
         "priority": job.priority,
         "args": view::recurring_args(client, spec),
         "tags": view::redacted(json!(job.tags)),
-        "next_at": view::maybe(record.next.map(|next| next.due_at)),
-        "last_nominal_at": view::maybe(record.last_nominal_at),
+        "next_at": view::time_or_null(record.next.map(|next| next.due_at)),
+        "last_nominal_at": view::time_or_null(record.last_nominal_at),
         "last_job": record.last_job,
         "pause": view::pause(record.pause.as_ref()),
-        "created_at": view::instant(record.created_at),
+        "created_at": view::time(record.created_at),
         "etag": record.etag,
     })
 }
@@ -135,15 +135,15 @@ async fn show(context: &mut Context<'_, '_>, id: &str) -> Done {
         let mut value = json(&context.client, &record);
         let run = |run: &RecurringRun| {
             json!({
-                "nominal_at": view::instant(run.nominal_at),
-                "through": view::instant(run.through),
+                "nominal_at": view::time(run.nominal_at),
+                "through": view::time(run.through),
                 "count": run.count,
                 "outcome": view::redacted(json!(run.outcome)),
-                "at": view::instant(run.at),
+                "at": view::time(run.at),
             })
         };
         value["runs"] = runs.iter().map(run).collect();
-        value["upcoming"] = next.into_iter().map(view::instant).collect();
+        value["upcoming"] = next.into_iter().map(view::time).collect();
         context.console.json(&value)?;
         return Ok(Exit::Done);
     }
@@ -204,7 +204,7 @@ fn show_upcoming(
             .iter()
             .map(|(at, offset, change)| {
                 json!({
-                    "at": view::instant(*at),
+                    "at": view::time(*at),
                     "local": local(*at, *offset),
                     "offset_seconds": offset,
                     "clock_change_seconds": change,

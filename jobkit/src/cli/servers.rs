@@ -59,8 +59,8 @@ pub(super) fn json(server: &ServerStatus, now: Timestamp) -> Value {
         "busy": server.busy,
         "queues": info.queues,
         "kinds": info.kinds,
-        "started_at": view::instant(info.started_at),
-        "heartbeat_at": view::instant(server.heartbeat_at),
+        "started_at": view::time(info.started_at),
+        "heartbeat_at": view::time(server.heartbeat_at),
         "order": server.order.as_ref().map(|order| json!({
             "command": order.command,
             "given": view::pause(Some(&order.given)),

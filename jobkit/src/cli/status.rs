@@ -181,7 +181,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
             "backend": storage.backend(),
             "namespace": storage.namespace(),
             "location": storage.location(),
-            "now": view::instant(snapshot.now),
+            "now": view::time(snapshot.now),
             "by_state": counts,
             "parked": snapshot.parked,
             "recurring": snapshot.recurring,

@@ -2,6 +2,7 @@
 
 mod canary;
 mod commands;
+mod durations;
 mod embedded;
 mod golden;
 mod moves;

@@ -1,6 +1,6 @@
 //! Before step 6: no job has parents, so nothing is to be decided.
 
-use jobkit_core::edge::{Finish, Parent};
+use jobkit_core::edge::{Finish, Parent, Verdict};
 use jobkit_core::record::NewRecord;
 use jobkit_core::{BatchId, JobId, Result};
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,6 @@ pub(crate) struct Ended {
     pub(crate) parent: Parent,
     pub(crate) verdict: Verdict,
     pub(crate) through: u64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum Verdict {
-    Gone,
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "as edges.rs has it")]

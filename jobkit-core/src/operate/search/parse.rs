@@ -8,6 +8,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime};
 use super::filter::{Field, JobFilter, Property, Range, StateTerm, Term, When};
 use crate::model::bounds;
 use crate::model::clock::Timestamp;
+use crate::model::duration::{DURATIONS, parse_duration};
 use crate::model::error::{Error, Result};
 use crate::model::ids::{BatchId, JobId};
 use crate::model::redact::is_secret;
@@ -173,8 +174,8 @@ fn field(word: Word) -> Result<Field> {
         "server" => Field::Server(texts()),
         "priority" => Field::Priority(each(&values, |value| range(value, number))?),
         "attempt" => Field::Attempt(each(&values, |value| range(value, number))?),
-        "wait" => Field::Wait(each(&values, |value| range(value, length))?),
-        "run" => Field::Run(each(&values, |value| range(value, length))?),
+        "wait" => Field::Wait(each(&values, |value| range(value, parse_duration))?),
+        "run" => Field::Run(each(&values, |value| range(value, parse_duration))?),
         "created" => Field::Created(each(&values, |value| range(value, when))?),
         "entered" => Field::Entered(each(&values, |value| range(value, when))?),
         "finished" => Field::Finished(each(&values, |value| range(value, when))?),
@@ -251,22 +252,6 @@ fn number(text: &str) -> std::result::Result<u64, String> {
     text.parse().map_err(|_| format!("`{text}` is no number"))
 }
 
-pub(super) fn length(text: &str) -> std::result::Result<Duration, String> {
-    let wrong = || format!("`{text}` is no length of time, such as 500ms, 10s, 5m, 2h, 7d");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    let unit = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    let millis = number.checked_mul(unit).filter(|it| *it < 400 * 86_400_000 * 100);
-    Ok(Duration::from_millis(millis.ok_or_else(wrong)?))
-}
-
 fn when(text: &str) -> std::result::Result<When, String> {
     if let Ok(day) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
         let from = Timestamp::from(day.and_time(NaiveTime::MIN).and_utc());
@@ -276,11 +261,11 @@ fn when(text: &str) -> std::result::Result<When, String> {
         let from = Timestamp::from(at);
         return in_range(When::At(from, from.plus(Duration::from_micros(1))), text);
     }
-    match length(text) {
+    match parse_duration(text) {
         Ok(length) => Ok(When::Ago(length)),
         Err(_) => Err(format!(
-            "`{text}` is neither a length of time, such as 2h, nor a day or instant, such as 2026-11-01 or \
-             2026-11-01T12:00:00Z"
+            "`{text}` is neither a day or time, such as 2026-11-01 or 2026-11-01T12:00:00Z, nor a duration; \
+             {DURATIONS}"
         )),
     }
 }

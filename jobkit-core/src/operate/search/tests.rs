@@ -62,8 +62,8 @@ fn an_error_points_at_the_place() {
         ("state:failed  colour:red", 15, "`colour` is unknown"),
         ("state:failed,lost", 14, "`lost` is no state"),
         ("attempt:>two", 9, "`two` is no number"),
-        ("run:>1y", 5, "`1y` is no length of time"),
-        ("created:yesterday", 9, "`yesterday` is neither a length of time"),
+        ("run:>1y", 5, "`1y` is not a duration; write numbers"),
+        ("created:yesterday", 9, "`yesterday` is neither a day or time"),
         ("id:7", 4, "`7` is no job id"),
         ("queue:", 7, "`queue` needs a value"),
         ("queue:a,,b", 9, "`queue` needs a value"),
@@ -74,7 +74,7 @@ fn an_error_points_at_the_place() {
         ("größe:1 q", 1, "`größe` is unknown"),
         ("a b\0", 4, "a NUL character"),
         ("-", 1, "an empty term"),
-        ("created:9999999999999d", 9, "is neither a length"),
+        ("created:9999999999999d", 9, "is neither a day or time"),
     ];
     for (text, column, reason) in cases {
         let error = text.parse::<JobFilter>().expect_err(text);

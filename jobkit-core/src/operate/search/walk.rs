@@ -3,7 +3,7 @@
 use super::filter::{Field, JobFilter};
 use super::plan::{Plan, Source};
 use crate::model::bounds;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, Result, offered};
 use crate::model::ids::JobId;
 use crate::model::record::JobRecord;
 use crate::storage::{Count, Cursor, ErrorQuery, JobQuery, Relation, Storage};
@@ -74,11 +74,8 @@ async fn resolve_groups<S: Storage + ?Sized>(storage: &S, filter: &mut JobFilter
         if digits.len() == 16 {
             continue;
         }
-        let known = match storage.error_groups(&ErrorQuery::default()).await {
-            Ok(known) => known,
-            Err(error) if error.kind() == crate::model::error::ErrorKind::Unsupported => continue,
-            Err(error) => return Err(error),
-        };
+        let answer = storage.error_groups(&ErrorQuery::default()).await;
+        let Some(known) = offered(answer)? else { continue };
         let mut meant = known
             .iter()
             .map(|group| format!("{:016x}", group.fingerprint.0))

@@ -207,7 +207,7 @@ impl Dispatcher {
                     }
                     let ending = outcome.settle.ending;
                     let later = matches!(ending, Ending::Retry { .. } | Ending::Snoozed { .. });
-                    if later && self.pushes.is_none() {
+                    if later && !self.pushes.are_offered() {
                         self.engine.signals.scheduler.notify_one();
                     }
                 }
@@ -274,7 +274,8 @@ impl Dispatcher {
             _ => options.poll_interval,
         };
         // Where the storage pushes, polling merely finds what a lost push left.
-        let pause = if self.pushes.is_some() { options.max_poll_interval } else { self.poll_pause };
+        let pause =
+            if self.pushes.are_offered() { options.max_poll_interval } else { self.poll_pause };
         self.poll_at = now + crate::model::ids::jittered(pause);
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());

@@ -15,6 +15,8 @@ use crate::codec::to_json;
 pub(crate) struct PreparedSubmission {
     pub(super) batch: Option<NewBatch>,
     pub(super) jobs: Vec<PreparedJob>,
+    /// The indices of the jobs, parents before their children.
+    pub(super) order: Vec<usize>,
     /// Only an id can be refused after part of it is stored.
     pub(super) simple: bool,
     pub(super) refused: Option<Refusal>,
@@ -45,6 +47,8 @@ impl PreparedSubmission {
             refused: submission.check().err().map(Refusal::from),
             batch: submission.batch.clone(),
             jobs: submission.jobs.iter().map(PreparedJob::new).collect(),
+            // A circle is refused.
+            order: submission.parents_first().unwrap_or_default(),
             simple,
         }
     }
