@@ -17,6 +17,9 @@ const CONTRACT: &[&str] = &[
     include_str!("../../jobkit-core/src/storage/servers.rs"),
     include_str!("../../jobkit-core/src/storage/monitoring.rs"),
     include_str!("../../jobkit-core/src/storage/operations.rs"),
+    include_str!("../../jobkit-core/src/storage/bulk.rs"),
+    include_str!("../../jobkit-core/src/storage/audit.rs"),
+    include_str!("../../jobkit-core/src/storage/transfer.rs"),
 ];
 
 /// The ids of the bullets: `- **SUB-1** …`.

@@ -134,6 +134,9 @@ impl LimitStore for CoreOnly {}
 impl JobLog for CoreOnly {}
 impl Monitoring for CoreOnly {}
 impl Operations for CoreOnly {}
+impl BulkStore for CoreOnly {}
+impl AuditStore for CoreOnly {}
+impl TransferStore for CoreOnly {}
 
 #[async_trait]
 impl Storage for CoreOnly {

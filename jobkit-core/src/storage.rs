@@ -28,7 +28,9 @@
 //! A backend may stop at [`Level::Core`] or [`Level::Standard`]; what lies beyond has default
 //! methods that answer [`Unsupported`](crate::ErrorKind::Unsupported).
 
+mod audit;
 mod batches;
+mod bulk;
 mod capabilities;
 mod hub;
 mod jobs;
@@ -43,6 +45,7 @@ mod recurring;
 mod servers;
 #[cfg(test)]
 mod stored_tests;
+mod transfer;
 mod whole;
 
 use std::any::Any;
@@ -54,7 +57,9 @@ use async_trait::async_trait;
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 
+pub use audit::*;
 pub use batches::*;
+pub use bulk::*;
 pub use capabilities::*;
 pub use hub::*;
 pub use jobs::*;
@@ -67,6 +72,7 @@ pub(crate) use pushes::Pushes;
 pub use queue::*;
 pub use recurring::*;
 pub use servers::*;
+pub use transfer::*;
 pub use whole::*;
 
 /// A place where jobs are kept: every trait of the contract, usable as `Arc<dyn Storage>`.
@@ -78,6 +84,8 @@ pub use whole::*;
 /// - **STO-3** Two namespaces on one server never see each other's jobs, locks or servers.
 /// - **STO-4** What is committed is there after the storage was closed and opened again, as far as
 ///   [`Capabilities::durability`] says (G1).
+/// - **OPS-12** `secret` answers the same 32 random bytes to all who ask for a name, also when several
+///   ask first; another name, another secret.
 #[async_trait]
 pub trait Storage:
     JobStore
@@ -90,6 +98,9 @@ pub trait Storage:
     + JobLog
     + Monitoring
     + Operations
+    + BulkStore
+    + AuditStore
+    + TransferStore
     + Any
     + fmt::Debug
     + Send
@@ -121,6 +132,11 @@ pub trait Storage:
 
     /// The storage's clock.
     async fn now(&self) -> Result<Timestamp>;
+
+    /// 32 random bytes under a name, the same for all who ask; made at the first time.
+    async fn secret(&self, _name: &str) -> Result<[u8; 32]> {
+        Err(Error::unsupported("shared secrets"))
+    }
 }
 
 /// What a migration did.

@@ -32,6 +32,7 @@ mod connection;
 mod error;
 mod file;
 mod schema;
+mod secret;
 
 pub use options::{SqliteDurability, SqliteOptions};
 pub use schema::print_migrations;

@@ -9,11 +9,11 @@ pub(crate) mod pauses;
 use async_trait::async_trait;
 use jobkit_core::failure::Fingerprint;
 use jobkit_core::ids::OperationId;
-use jobkit_core::name::check_label;
 use jobkit_core::recurring::Pause;
 use jobkit_core::storage::{
-    AuditEntry, BulkRecord, EditJob, ExportPage, Imported, Operations, PauseRecord, PauseTarget,
-    ServerOrder, Submitted, Whole, check_export, check_items,
+    AuditEntry, AuditStore, BulkRecord, BulkStore, EditJob, ExportPage, Imported, Operations,
+    PauseRecord, PauseTarget, ServerOrder, Submitted, TransferStore, Whole, check_export,
+    check_items,
 };
 use jobkit_core::{Name, Result, Timestamp};
 use rusqlite::params;
@@ -119,20 +119,6 @@ impl Operations for SqliteStorage {
             .await
     }
 
-    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
-        bulk.check()?;
-        let bulk = bulk.clone();
-        self.writer().call("save_bulk", move |txn| operator_state::save(txn.db, &bulk)).await
-    }
-
-    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
-        self.read("bulk", move |db| operator_state::bulk(db, id)).await
-    }
-
-    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
-        self.read("bulks", move |db| operator_state::bulks(db, limit)).await
-    }
-
     async fn mute(
         &self,
         group: Fingerprint,
@@ -152,7 +138,27 @@ impl Operations for SqliteStorage {
             })
             .await
     }
+}
 
+#[async_trait]
+impl BulkStore for SqliteStorage {
+    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+        bulk.check()?;
+        let bulk = bulk.clone();
+        self.writer().call("save_bulk", move |txn| operator_state::save(txn.db, &bulk)).await
+    }
+
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
+        self.read("bulk", move |db| operator_state::bulk(db, id)).await
+    }
+
+    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
+        self.read("bulks", move |db| operator_state::bulks(db, limit)).await
+    }
+}
+
+#[async_trait]
+impl AuditStore for SqliteStorage {
     async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
         entry.check()?;
         let entry = entry.clone();
@@ -167,7 +173,10 @@ impl Operations for SqliteStorage {
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
         self.read("audit", move |db| operator_state::audit(db, after, limit)).await
     }
+}
 
+#[async_trait]
+impl TransferStore for SqliteStorage {
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
         check_export(limit)?;
         let after = after.map(str::to_owned);
@@ -183,11 +192,5 @@ impl Operations for SqliteStorage {
                 import::import(txn, &items, now)
             })
             .await
-    }
-
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
-        check_label("secret", name)?;
-        let name = name.to_owned();
-        self.writer().call("secret", move |txn| operator_state::secret(txn.db, &name)).await
     }
 }

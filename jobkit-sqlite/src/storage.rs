@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use jobkit_core::name::check_label;
 use jobkit_core::storage::{
     Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, Support, TextSearch,
     WakeUpHub, WakeUpReach,
@@ -24,6 +25,7 @@ use crate::error::{Fault, SqlResult, is_busy, sqlite};
 use crate::file::{DatabaseFile, Seen, log_bytes, place_of};
 use crate::options::{SqliteDurability, SqliteOptions};
 use crate::schema;
+use crate::secret::secret;
 use crate::writer::{Shared, Writer, WriterThread};
 
 /// The write-ahead log is copied back when it has this many pages: 32 MiB.
@@ -481,6 +483,12 @@ impl Storage for SqliteStorage {
 
     async fn now(&self) -> Result<Timestamp> {
         Ok(self.inner.shared.clock.now())
+    }
+
+    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+        check_label("secret", name)?;
+        let name = name.to_owned();
+        self.writer().call("secret", move |txn| secret(txn.db, &name)).await
     }
 }
 

@@ -10,7 +10,7 @@ fn check(text: &str) {
         "charge: refused",
         "page: paged, since the card does not cover 1000000 cents",
         "ship: waits",
-        "ship: never, deleted",
+        "ship: never, on request",
         "report: the whole house is counted",
         "the house: 2 of 2 members succeeded",
         "somebody deletes it",

@@ -90,8 +90,11 @@ mod unique;
 pub use fault::Fault;
 pub use storage::ToyStorage;
 
-use jobkit_core::storage::{Monitoring, Operations};
+use jobkit_core::storage::{AuditStore, BulkStore, Monitoring, Operations, TransferStore};
 
 // What the dashboard needs is left at its default, which answers `Unsupported`.
 impl Monitoring for ToyStorage {}
 impl Operations for ToyStorage {}
+impl BulkStore for ToyStorage {}
+impl AuditStore for ToyStorage {}
+impl TransferStore for ToyStorage {}

@@ -112,8 +112,12 @@ impl Monitoring for MemoryStorage {
 
     async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
         Ok(self.read(None, |tables, _| {
-            let mut groups: Vec<_> =
-                tables.desk.groups().filter(|group| query.matches(group)).cloned().collect();
+            let mut groups: Vec<_> = tables
+                .operator_state
+                .groups()
+                .filter(|group| query.matches(group))
+                .cloned()
+                .collect();
             groups.sort_by_key(|group| (std::cmp::Reverse(group.last_seen_at), group.fingerprint));
             groups
         }))

@@ -12,13 +12,14 @@ use crate::model::error::Result;
 use crate::model::error_group::ErrorGroup;
 use crate::model::failure::Fingerprint;
 use crate::model::ids::OperationId;
-use crate::model::name::{Name, check_label};
+use crate::model::name::Name;
 use crate::model::recurring::Pause;
 use crate::model::refusal::Refusal;
 use crate::model::state::{Reason, StateName};
 use crate::storage::{
-    AuditEntry, BulkRecord, EditJob, ExportPage, Imported, JobSubmitted, Operations, PauseRecord,
-    PauseTarget, ServerOrder, Submission, Submitted, Whole, check_export, check_items,
+    AuditEntry, AuditStore, BulkRecord, BulkStore, EditJob, ExportPage, Imported, JobSubmitted,
+    Operations, PauseRecord, PauseTarget, ServerOrder, Submission, Submitted, TransferStore, Whole,
+    check_export, check_items,
 };
 
 use crate::model::state_machine::Event;
@@ -29,14 +30,19 @@ use super::transitions::With;
 
 /// What operators keep.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
+pub(super) struct OperatorState {
     bulks: BTreeMap<OperationId, BulkRecord>,
     groups: HashMap<Fingerprint, ErrorGroup>,
     audit: Vec<AuditEntry>,
     secrets: HashMap<String, [u8; 32]>,
 }
 
-impl Desk {
+impl OperatorState {
+    /// The secret of a name; the first call makes it.
+    pub(super) fn secret(&mut self, name: &str) -> [u8; 32] {
+        *self.secrets.entry(name.to_owned()).or_insert_with(crate::model::ids::random_bytes)
+    }
+
     /// Whether a bulk operation has not ended.
     pub(super) fn is_busy(&self) -> bool {
         self.bulks.values().any(|bulk| bulk.ended_at.is_none())
@@ -139,33 +145,6 @@ impl Operations for MemoryStorage {
         }))
     }
 
-    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
-        bulk.check()?;
-        Ok(self.write(None, |tables, _| {
-            let bulks = &mut tables.desk.bulks;
-            let stored = bulks.get(&bulk.id).map_or(0, |stored| stored.version);
-            let fits = bulk.version == stored + 1;
-            if fits {
-                bulks.insert(bulk.id, bulk.clone());
-            }
-            fits
-        }))
-    }
-
-    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
-        Ok(self.read(None, |tables, _| tables.desk.bulks.get(&id).cloned()))
-    }
-
-    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
-        Ok(self.read(None, |tables, _| {
-            // Ids sort by time.
-            let bulks = &tables.desk.bulks;
-            let open = bulks.values().filter(|bulk| bulk.ended_at.is_none());
-            let ended = bulks.values().rev().filter(|bulk| bulk.ended_at.is_some());
-            open.chain(ended).take(limit).cloned().collect()
-        }))
-    }
-
     async fn mute(
         &self,
         group: Fingerprint,
@@ -176,16 +155,49 @@ impl Operations for MemoryStorage {
             mute.check()?;
         }
         Ok(self.write(now, |tables, work| {
-            let Some(group) = tables.desk.groups.get_mut(&group) else { return false };
+            let Some(group) = tables.operator_state.groups.get_mut(&group) else { return false };
             group.mute = mute.map(|mute| Pause { since: work.now, ..mute.clone() });
             true
         }))
     }
+}
 
+#[async_trait]
+impl BulkStore for MemoryStorage {
+    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+        bulk.check()?;
+        Ok(self.write(None, |tables, _| {
+            let bulks = &mut tables.operator_state.bulks;
+            let stored = bulks.get(&bulk.id).map_or(0, |stored| stored.version);
+            let fits = bulk.version == stored + 1;
+            if fits {
+                bulks.insert(bulk.id, bulk.clone());
+            }
+            fits
+        }))
+    }
+
+    async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
+        Ok(self.read(None, |tables, _| tables.operator_state.bulks.get(&id).cloned()))
+    }
+
+    async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
+        Ok(self.read(None, |tables, _| {
+            // Ids sort by time.
+            let bulks = &tables.operator_state.bulks;
+            let open = bulks.values().filter(|bulk| bulk.ended_at.is_none());
+            let ended = bulks.values().rev().filter(|bulk| bulk.ended_at.is_some());
+            open.chain(ended).take(limit).cloned().collect()
+        }))
+    }
+}
+
+#[async_trait]
+impl AuditStore for MemoryStorage {
     async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
         entry.check()?;
         self.write(now, |tables, work| {
-            let audit = &mut tables.desk.audit;
+            let audit = &mut tables.operator_state.audit;
             let known = audit.iter_mut().rev().find(|it| it.operation == entry.operation);
             match known {
                 Some(known) => *known = AuditEntry { at: known.at, ..entry.clone() },
@@ -197,14 +209,17 @@ impl Operations for MemoryStorage {
 
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
         Ok(self.read(None, |tables, _| {
-            let mut entries = tables.desk.audit.iter().rev();
+            let mut entries = tables.operator_state.audit.iter().rev();
             if let Some(after) = after {
                 entries.by_ref().find(|entry| entry.operation == after);
             }
             entries.take(limit).cloned().collect()
         }))
     }
+}
 
+#[async_trait]
+impl TransferStore for MemoryStorage {
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
         check_export(limit)?;
         self.read(None, |tables, _| tables.export(after, limit))
@@ -213,14 +228,6 @@ impl Operations for MemoryStorage {
     async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
         check_items("items", items.len())?;
         self.write(None, |tables, work| tables.import(work, items))
-    }
-
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
-        check_label("secret", name)?;
-        Ok(self.write(None, |tables, _| {
-            let secrets = &mut tables.desk.secrets;
-            *secrets.entry(name.to_owned()).or_insert_with(crate::model::ids::random_bytes)
-        }))
     }
 }
 

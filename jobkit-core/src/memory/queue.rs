@@ -321,7 +321,7 @@ impl Tables {
         if let Some(detail) = &settle.error {
             if settle.ending.has_failed(state) {
                 let failed = ErrorGroup::first(&job.record.kind, job.record.id, detail, now);
-                self.desk.count_failure(failed);
+                self.operator_state.count_failure(failed);
             }
             let job = self.job_mut(place);
             job.errors.push_back(AttemptError {

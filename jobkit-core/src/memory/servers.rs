@@ -71,7 +71,7 @@ impl ServerRegistry for MemoryStorage {
                 }
                 None => (false, None),
             };
-            HeartbeatAnswer { known, command, paused, bulk: tables.desk.is_busy(), now }
+            HeartbeatAnswer { known, command, paused, bulk: tables.operator_state.is_busy(), now }
         }))
     }
 

@@ -17,7 +17,7 @@ use crate::storage::{LogLine, PauseTarget, ServerInfo, ServerOrder};
 
 use super::keys::Keys;
 use super::limit_row::{LimitRow, note_room_at};
-use super::operations::Desk;
+use super::operations::OperatorState;
 use super::planted::Planted;
 use super::statistics::Statistics;
 
@@ -84,7 +84,7 @@ pub(super) struct Tables {
     /// The last etag given.
     pub(super) etag: u64,
     pub(super) stats: Statistics,
-    pub(super) desk: Desk,
+    pub(super) operator_state: OperatorState,
 }
 
 /// A stored job.

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use crate::memory::MemoryStorage;
 use crate::model::clock::Timestamp;
 use crate::model::error::Result;
+use crate::model::name::check_label;
 use crate::storage::{Capabilities, Finding, Migrated, Severity, Storage};
 
 #[async_trait]
@@ -35,5 +36,10 @@ impl Storage for MemoryStorage {
 
     async fn now(&self) -> Result<Timestamp> {
         Ok(self.shared.clock.now())
+    }
+
+    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+        check_label("secret", name)?;
+        Ok(self.write(None, |tables, _| tables.operator_state.secret(name)))
     }
 }

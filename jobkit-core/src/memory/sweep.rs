@@ -134,7 +134,7 @@ impl Tables {
 
     pub(super) fn purge(&mut self, work: &mut Work, max: usize) -> Step {
         let now = work.now;
-        self.desk.forget_old(now);
+        self.operator_state.forget_old(now);
         let mut done = 0;
         let mut looked = 0;
         let mut stopped = false;

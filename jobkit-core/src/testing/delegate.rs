@@ -373,6 +373,18 @@ impl Operations for FaultyStorage {
         self.call("edit_job", self.inner.edit_job(edit)).await
     }
 
+    async fn mute(
+        &self,
+        group: Fingerprint,
+        mute: Option<&Pause>,
+        now: Option<Timestamp>,
+    ) -> Result<bool> {
+        self.call("mute", self.inner.mute(group, mute, now)).await
+    }
+}
+
+#[async_trait]
+impl BulkStore for FaultyStorage {
     async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
         self.call("save_bulk", self.inner.save_bulk(bulk)).await
     }
@@ -384,16 +396,10 @@ impl Operations for FaultyStorage {
     async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
         self.call("bulks", self.inner.bulks(limit)).await
     }
+}
 
-    async fn mute(
-        &self,
-        group: Fingerprint,
-        mute: Option<&Pause>,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
-        self.call("mute", self.inner.mute(group, mute, now)).await
-    }
-
+#[async_trait]
+impl AuditStore for FaultyStorage {
     async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
         self.call("append_audit", self.inner.append_audit(entry, now)).await
     }
@@ -401,16 +407,15 @@ impl Operations for FaultyStorage {
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
         self.call("audit", self.inner.audit(after, limit)).await
     }
+}
 
+#[async_trait]
+impl TransferStore for FaultyStorage {
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
         self.call("export", self.inner.export(after, limit)).await
     }
 
     async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
         self.call("import", self.inner.import(items)).await
-    }
-
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
-        self.call("secret", self.inner.secret(name)).await
     }
 }

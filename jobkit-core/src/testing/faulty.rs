@@ -319,4 +319,8 @@ impl Storage for FaultyStorage {
     async fn now(&self) -> Result<Timestamp> {
         self.call("now", self.inner.now()).await
     }
+
+    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+        self.call("secret", self.inner.secret(name)).await
+    }
 }

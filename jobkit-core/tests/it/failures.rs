@@ -177,9 +177,9 @@ async fn the_hook_hears_of_panics_bad_arguments_results_and_vanished_servers() {
 async fn a_job_that_a_filter_deletes_is_logged_and_no_hook_hears_of_it() {
     struct GiveUp;
     impl OutcomeFilter for GiveUp {
-        fn decide(&self, ended: &Ended<'_>, election: &mut Decision) {
+        fn decide(&self, ended: &Ended<'_>, decision: &mut Decision) {
             if ended.failure().is_some() {
-                election.delete();
+                decision.delete();
             }
         }
     }

@@ -6,7 +6,7 @@ use jobkit_core::ErrorKind;
 use jobkit_core::operator::{Edit, Edited};
 use jobkit_core::search::JobFilter;
 use jobkit_core::state::{Reason, StateName};
-use jobkit_core::storage::{Action, Monitoring, Operations, ServerRegistry};
+use jobkit_core::storage::{Action, AuditStore, BulkStore, Monitoring, ServerRegistry};
 
 use crate::support::{Act, Bench, eventually, quick, script};
 
