@@ -95,8 +95,10 @@ struct SpinWait {
 
 impl SpinWait {
     /// How long a caller spins. Meanwhile its thread does nothing else, as if it had done the work
-    /// itself, which takes 30 to 60 µs where the log is not synced, depending on the machine's hour.
-    const SPIN: Duration = Duration::from_micros(120);
+    /// itself. That takes 30 to 60 µs where the log is not synced, and twice as long when the machine is
+    /// busy. A limit near that time turns into sleeps just then: with 120 µs, six runs by turns on a busy
+    /// machine made 9,600 enqueues a second (median), with 200 and 300 µs 11,500.
+    const SPIN: Duration = Duration::from_micros(250);
     /// After this many misses in a row callers stop spinning. A few misses are normal: after a pause the
     /// writer has to be woken first, and now and then it copies the log back.
     const MISSES: usize = 4;
