@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
-// From the top down: imports go one way, which `tests/it/layers.rs` checks.
+// The storage and how it is opened. `tests/it/layers.rs` checks that only what implements the contract
+// imports it, and that the transaction and the codec at the bottom import nothing from above.
 mod options;
 mod storage;
 
-// One file for each trait of the contract; what it does in a transaction is in the folder of its name.
+// What implements the contract: a file for each trait (`operations` has four small ones). What a trait
+// does in a transaction is in the folder of its name.
 mod batches;
 mod jobs;
 mod limits;

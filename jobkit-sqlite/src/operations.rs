@@ -1,4 +1,4 @@
-//! `Operations`.
+//! `Operations`, and what belongs to it: `BulkStore`, `AuditStore`, `TransferStore`.
 
 mod export;
 pub(crate) mod failures;

@@ -84,10 +84,16 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) file: Arc<DatabaseFile>,
     capabilities: Capabilities,
+    threads: Threads,
+}
+
+/// The threads that hold connections. Dropping it ends them and closes the file, also where the storage
+/// could not be opened to the end.
+struct Threads {
     /// `None` only while it is dropped.
     channels: Option<Channels>,
-    /// The writer's thread, then those of the readers.
-    threads: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 struct Channels {
@@ -97,11 +103,11 @@ struct Channels {
 
 impl Inner {
     pub(crate) fn writer(&self) -> &Writer {
-        &self.channels.as_ref().expect("taken only by drop").writer
+        &self.threads.channels.as_ref().expect("taken only by drop").writer
     }
 }
 
-impl Drop for Inner {
+impl Drop for Threads {
     fn drop(&mut self) {
         let here = std::thread::current().id();
         // Waits, so that the next process or storage to open the file finds it closed.
@@ -112,11 +118,12 @@ impl Drop for Inner {
         };
         let Some(Channels { writer, reads }) = self.channels.take() else { return };
         // Readers first. The last connection to close removes the log, and of two that close at the
-        // same time each takes the other for one that stays.
+        // same time each takes the other for one that stays. A reader that drops this itself is not waited
+        // for, and may leave the log behind, which does no harm.
         drop(reads);
-        wait_for(&mut self.threads.drain(1..));
+        wait_for(&mut self.readers.drain(..));
         drop(writer);
-        wait_for(&mut self.threads.drain(..));
+        wait_for(&mut self.writer.take().into_iter());
     }
 }
 
@@ -174,8 +181,6 @@ impl SqliteStorage {
             foreign_others: watch::Sender::new(()),
             clock: Arc::clone(&options.clock),
         });
-        let mut threads = Vec::new();
-
         let (requests, received) = channel();
         let (opened, open) = oneshot::channel();
         let thread_of = {
@@ -199,17 +204,24 @@ impl SqliteStorage {
                 }
             }
         };
-        threads.push(spawn("writer", thread_of)?);
+        let thread = spawn("writer", thread_of)?;
         let lost = || Error::new(ErrorKind::Internal, "a thread of the storage ended");
         let during = |error: Error| error.during("open").with("path", options.path.display());
+        // Until here nobody waits for the thread: it may have to wait for another process.
         let file: Arc<DatabaseFile> = open.await.map_err(|_| lost())?.map_err(during)?;
+        let (reads, read) = channel::<Read>();
+        let mut threads = Threads {
+            channels: Some(Channels { writer: Writer::new(requests), reads }),
+            writer: Some(thread),
+            readers: Vec::new(),
+        };
 
-        let (reads, received) = channel::<Read>();
-        let received = Arc::new(Mutex::new(received));
+        let received = Arc::new(Mutex::new(read));
         for _ in 0..options.readers {
             let conn = open_to_read(&options)?;
             let (prefix, received) = (Arc::clone(&prefix), Arc::clone(&received));
-            threads.push(spawn("reader", move || serve_reads(&conn, prefix, &received))?);
+            let serve = move || serve_reads(&conn, prefix, &received);
+            threads.readers.push(spawn("reader", serve)?);
         }
         // The readers opened what the path named at that moment.
         file.check_all().map_err(during)?;
@@ -223,10 +235,7 @@ impl SqliteStorage {
         capabilities.transactions = Support::Yes;
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
-        let channels = Some(Channels { writer: Writer::new(requests), reads });
-        Ok(Self {
-            inner: Arc::new(Inner { options, shared, file, capabilities, channels, threads }),
-        })
+        Ok(Self { inner: Arc::new(Inner { options, shared, file, capabilities, threads }) })
     }
 
     pub(crate) fn writer(&self) -> &Writer {
@@ -260,7 +269,7 @@ impl SqliteStorage {
             let _ = to.send(answer);
         });
         let closed = || Error::closed("the storage").during(operation);
-        let channels = self.inner.channels.as_ref().ok_or_else(closed)?;
+        let channels = self.inner.threads.channels.as_ref().ok_or_else(closed)?;
         channels.reads.send(run).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?.map_err(|error| error.during(operation))
     }
@@ -555,7 +564,7 @@ impl Inner {
     /// Begins to poll for writes of other processes.
     pub(crate) fn watch(&self) {
         if self.shared.sleepers.load(Ordering::SeqCst) > 0
-            && let Some(channels) = &self.channels
+            && let Some(channels) = &self.threads.channels
         {
             channels.writer.watch();
         }

@@ -64,8 +64,8 @@ impl SqliteScope<'_> {
     ///
     /// # Errors
     /// Invalid input names the field: also for parents and batches that exist already. A conflict says
-    /// with what. [`Schema`](ErrorKind::Schema) when the transaction's file holds no such storage. In
-    /// every case nothing of it is in the transaction, which may go on.
+    /// with what. [`Schema`](ErrorKind::Schema) when the transaction's file holds no such storage, and
+    /// [`Configuration`](ErrorKind::Configuration) when the client's storage is not SQLite. In every case nothing of it is in the transaction, which may go on.
     pub fn enqueue<J: IntoSubmission>(&self, jobs: J) -> Result<J::Ids> {
         let during = |error: Error| error.during("enqueue");
         let (mut submission, ids) = jobs.into_submission().map_err(during)?;
@@ -94,8 +94,8 @@ impl SqliteScope<'_> {
     ///
     /// # Errors
     /// A conflict when the lease is lost or the attempt was settled before: roll back, since another
-    /// attempt may run. Invalid input when
-    /// JSON cannot hold the output, or it is larger than a result may be.
+    /// attempt may run. Invalid input when JSON cannot hold the output, or it is larger than a result may be.
+    /// [`Schema`](ErrorKind::Schema) and [`Configuration`](ErrorKind::Configuration) as for `enqueue`.
     pub fn succeed<T: Serialize>(&self, context: &JobContext, output: &T) -> Result<()> {
         let during = |error: Error| error.during("succeed");
         let mut settle = Settle::new(context.lease(), Ending::Succeeded);

@@ -1,7 +1,7 @@
 //! The transaction in progress: what is known in it, what it counts, and how it ends.
 //!
-//! Everything that writes is a function that takes a [`Txn`], in the file of its domain; this file and
-//! those in `txn/` import none of them.
+//! What writes takes a [`Txn`], in the file of its domain; small tables of their own need its connection
+//! alone. This file and those in `txn/` import none of them.
 
 pub(crate) mod batch_update;
 pub(crate) mod claimed_rows;
@@ -42,8 +42,8 @@ pub(crate) struct TouchedBatch {
     pub(crate) changed: bool,
 }
 
-/// What one transaction of the writer leaves to its next one. It is void as soon as anything else may
-/// have written: another process, or a transaction that was rolled back.
+/// What one transaction of the writer leaves to its next one. It is void when another process has written,
+/// and after a rollback, since it may describe what was undone.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
     /// Rows of jobs that were claimed and have not changed since.
@@ -167,6 +167,10 @@ impl<'d, 'c> Txn<'d, 'c> {
 
     /// Begins a part that may be undone alone.
     pub(crate) fn savepoint(&mut self) -> SqlResult<Savepoint> {
+        debug_assert!(
+            self.pending.is_empty(),
+            "buffered rows would be undone, or written, by halves"
+        );
         self.db.run("SAVEPOINT part", [])?;
         Ok(Savepoint {
             counters: self.counters.clone(),

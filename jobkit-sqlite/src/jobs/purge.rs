@@ -32,7 +32,7 @@ const EMPTY_AT_ONCE: usize = 100;
 
 /// What is known about batches whose members expired. It holds until something is decided.
 #[derive(Debug, Default)]
-struct Verdicts {
+struct BatchAnswers {
     /// Whether the members may be removed.
     may_go: HashMap<BatchId, bool>,
     /// Whether jobs wait only for the success of this batch and the enclosing ones.
@@ -67,7 +67,7 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
     let full = expired.len() == max;
     let (mut removed, mut highest) = (0, 0);
     let (mut kept, mut reached) = (false, from);
-    let mut verdicts = Verdicts::default();
+    let mut answers = BatchAnswers::default();
     for job in expired {
         if budget.0 == 0 {
             break;
@@ -87,14 +87,14 @@ pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
             continue;
         }
         if let Some(batch) = job.batch
-            && !may_lose_members(txn, batch, &job, now, &mut budget, &mut verdicts)?
+            && !may_lose_members(txn, batch, &job, now, &mut budget, &mut answers)?
         {
             kept = true;
             continue;
         }
         if job.has(CHILDREN) {
             // Children that are given up may be what a batch waits for, or its continuations.
-            verdicts = Verdicts::default();
+            answers = BatchAnswers::default();
             if !release_children(txn, &job, now, &mut budget)? {
                 kept = true;
                 continue;
@@ -152,26 +152,26 @@ fn may_lose_members(
     member: &Job,
     now: Timestamp,
     budget: &mut Budget,
-    verdicts: &mut Verdicts,
+    answers: &mut BatchAnswers,
 ) -> SqlResult<bool> {
     let failed = member.state() == StateName::Failed;
-    if let Some(may_go) = verdicts.may_go.get(&id).filter(|_| !failed) {
+    if let Some(may_go) = answers.may_go.get(&id).filter(|_| !failed) {
         return Ok(*may_go);
     }
     let enclosing = touched::with_enclosing(txn, id)?;
     if enclosing.iter().any(|batch| batch.completed_at.is_none()) {
-        verdicts.may_go.insert(id, false);
+        answers.may_go.insert(id, false);
         return Ok(false);
     }
     let (lost, others) = enclosing.split_at(BatchRecord::lost_with_a_member(&enclosing));
     let losing = lost.iter().filter(|batch| !batch.counts.lost);
     let losing: Vec<BatchId> = losing.map(|batch| batch.id).collect();
     if failed && !losing.is_empty() {
-        let but_for_success = match verdicts.but_for_success.get(&id) {
+        let but_for_success = match answers.but_for_success.get(&id) {
             Some(known) => *known,
             None => are_over(txn, lost, true)? && are_over(txn, others, false)?,
         };
-        verdicts.but_for_success.insert(id, but_for_success);
+        answers.but_for_success.insert(id, but_for_success);
         if but_for_success {
             // Without it none of these batches can succeed, and nothing may wait for that forever.
             for id in losing {
@@ -181,14 +181,14 @@ fn may_lose_members(
                 }
             }
             finish_step(txn, now, budget)?;
-            *verdicts = Verdicts::default();
+            *answers = BatchAnswers::default();
         }
     }
-    let may_go = match verdicts.may_go.get(&id) {
+    let may_go = match answers.may_go.get(&id) {
         Some(known) => *known,
         None => are_over(txn, &enclosing, false)?,
     };
-    verdicts.may_go.insert(id, may_go);
+    answers.may_go.insert(id, may_go);
     Ok(may_go)
 }
 

@@ -42,7 +42,9 @@ pub(crate) fn holder(
         params![&hash[..]],
         |row| {
             let holder = row.get_ref(1)?.as_blob_or_null()?;
-            let (until, taken_at) = (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?);
+            // What cannot be read must not fail each submission of the key: it is held as long as its job
+            // lasts, and `Replace` takes it over.
+            let (until, taken_at) = (row.get(2).unwrap_or(None), row.get(3).unwrap_or(None));
             let is_held = is_held(until.map(at), taken_at.map(at), now);
             let holder = holder.map(|id| JobId::from_bytes(bytes16(id)));
             Ok(is_held.then_some((row.get::<_, i64>(0)?, holder)))

@@ -57,15 +57,15 @@ pub(super) fn bulks(db: &Db<'_>, limit: usize) -> SqlResult<Vec<BulkRecord>> {
         [size(limit - bodies.len())],
         |row| row.get::<_, String>(0),
     )?);
-    Ok(readable(&bodies))
+    Ok(readable(&bodies, "bulk operation"))
 }
 
 /// Reads what can be read: a row that cannot must not hide the others.
-fn readable<T: serde::de::DeserializeOwned>(bodies: &[String]) -> Vec<T> {
+fn readable<T: serde::de::DeserializeOwned>(bodies: &[String], what: &str) -> Vec<T> {
     let read = |body: &String| {
         let read = json(body);
         if let Err(fault) = &read {
-            tracing::warn!(error = %fault, "skipped an unreadable audit entry");
+            tracing::warn!(what, error = %fault, "skipped an unreadable record of an operator");
         }
         read.ok()
     };
@@ -105,7 +105,7 @@ pub(super) fn audit(
         [after, size(limit)],
         |row| row.get::<_, String>(0),
     )?;
-    Ok(readable(&bodies))
+    Ok(readable(&bodies, "audit entry"))
 }
 
 /// Removes what is past its retention, in a bounded step.

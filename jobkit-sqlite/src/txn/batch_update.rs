@@ -124,6 +124,11 @@ pub(crate) fn is_self_contained(job: &Job) -> bool {
 }
 
 impl PendingRows {
+    /// Whether everything is written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.finishes.is_empty()
+    }
+
     /// Prepares for a change of the job: buffers it if it is self-contained, and flushes otherwise.
     pub(crate) fn begin(&mut self, db: &Db<'_>, job: &Job) -> SqlResult {
         self.buffering = is_self_contained(job);

@@ -14,8 +14,7 @@ use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::failure::ErrorDetail;
 use jobkit_core::limit::{Limit, Window};
 use jobkit_core::record::{Lease, NewRecord, Payload, Progress};
-use jobkit_core::recurring::{JobTemplate, Misfire, NextRun, Overlap, Pause, RecurringSpec};
-use jobkit_core::schedule::{Schedule, TimeZone};
+use jobkit_core::recurring::{JobTemplate, NextRun, Overlap, Pause};
 use jobkit_core::state::{Reason, Start, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::stats::{Scope, Step as Span};
@@ -30,6 +29,8 @@ use proptest::strategy::Union;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use rusqlite::Connection;
 use rusqlite::types::Value;
+
+use crate::support::every_minute;
 
 /// Where one cell is, by numbers that are taken modulo what there is, and what is written there.
 #[derive(Clone, Debug)]
@@ -287,17 +288,7 @@ async fn fill(path: &Path, clock: &TestClock) -> Vec<Lease> {
     let template = JobTemplate::from_record(&job("k", 99)).unwrap();
     let next = Some(NextRun { nominal_at: clock.now(), due_at: clock.now() });
     for id in ["a", "b"] {
-        let spec = RecurringSpec {
-            id: id.into(),
-            schedule: Schedule::every(Duration::from_secs(60)).unwrap(),
-            time_zone: TimeZone::UTC,
-            misfire: Misfire::RunOnce,
-            overlap: Overlap::Skip,
-            jitter: Duration::ZERO,
-            starts_at: None,
-            ends_at: None,
-            job: template.clone(),
-        };
+        let spec = every_minute(id, template.clone());
         let save = SaveRecurring { spec, next, if_etag: None };
         storage.save_recurring(&[save], None).await.unwrap();
         fire(&storage, id, clock.now(), if id == "a" { 40 } else { 41 }).await.unwrap();

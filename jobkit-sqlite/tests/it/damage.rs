@@ -5,15 +5,15 @@ use std::time::Duration;
 use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::limit::Limit;
 use jobkit_core::record::Occurrence;
-use jobkit_core::recurring::{JobTemplate, Misfire, NextRun, Overlap, RecurringSpec, RunOutcome};
+use jobkit_core::recurring::{JobTemplate, NextRun, Overlap, RunOutcome};
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::*;
-use jobkit_core::unique::Unique;
-use jobkit_core::{JobId, Name, OperationId, Schedule, TimeZone};
+use jobkit_core::unique::{OnConflict, Unique, Until};
+use jobkit_core::{JobId, Name, OperationId};
 use jobkit_sqlite::SqliteStorage;
 
-use crate::support::{claim, job, opened, served, server, settle, submit};
+use crate::support::{claim, every_minute, job, opened, served, server, settle, submit};
 
 /// A row that cannot even be read is passed over: by promotion, rescue, purge, settle and lists.
 #[tokio::test]
@@ -274,6 +274,31 @@ async fn a_damaged_key_is_free_with_the_end() {
     submit(&storage, keyed()).await;
 }
 
+/// The end of a key's period, and when it was taken, may be anything: the key is held, and can be taken over.
+#[tokio::test]
+async fn a_damaged_period_of_a_key_fails_no_submission() {
+    let (_dir, path, storage, _server) = served().await;
+    let keyed = |on_conflict| {
+        let mut keyed = job();
+        let hour = Until::Period(Duration::from_secs(3600));
+        keyed.jobs[0].unique = Some(Unique { until: hour, on_conflict, ..Unique::new("key") });
+        keyed
+    };
+    let conn = rusqlite::Connection::open(&path).expect("opens");
+    conn.busy_timeout(Duration::from_secs(5)).expect("is set");
+    for column in ["until", "taken_at"] {
+        submit(&storage, keyed(OnConflict::Replace)).await;
+        let damage = format!("UPDATE jobkit_ukey SET {column} = 'x'");
+        assert_eq!(conn.execute(&damage, []).expect("writes"), 1, "{column}");
+        let again = [keyed(OnConflict::ReturnExisting)];
+        let request = SubmitRequest { submissions: &again, now: None };
+        let answers = storage.submit(request).await.expect("answers");
+        let Submitted::Created(jobs) = &answers[0] else { panic!("{column}: {answers:?}") };
+        assert!(matches!(jobs[0], JobSubmitted::Existing(_)), "{column}: {jobs:?}");
+    }
+    submit(&storage, keyed(OnConflict::Replace)).await;
+}
+
 /// A schedule whose last job or whose occurrences cannot be read fails none of those that are fired with it:
 /// the one goes on, the other says why it does not.
 #[tokio::test]
@@ -289,17 +314,7 @@ async fn a_damaged_schedule_fails_no_other() {
     let template = JobTemplate::from_record(&job().jobs[0]).expect("can recur");
     let ids = ["a", "last job", "occurrences", "z"];
     for id in ids {
-        let spec = RecurringSpec {
-            id: id.into(),
-            schedule: Schedule::every(Duration::from_secs(60)).expect("is valid"),
-            time_zone: TimeZone::UTC,
-            misfire: Misfire::RunOnce,
-            overlap: Overlap::Skip,
-            jitter: Duration::ZERO,
-            starts_at: None,
-            ends_at: None,
-            job: template.clone(),
-        };
+        let spec = every_minute(id, template.clone());
         let save = SaveRecurring { spec, next: Some(run(0)), if_etag: None };
         storage.save_recurring(&[save], None).await.expect("saves");
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jobkit_core::record::NewRecord;
+use jobkit_core::recurring::{JobTemplate, Misfire, Overlap, RecurringSpec};
 use jobkit_core::storage::*;
-use jobkit_core::{JobId, Name};
+use jobkit_core::{JobId, Name, Schedule, TimeZone};
 use jobkit_sqlite::SqliteStorage;
 use tempfile::TempDir;
 
@@ -80,4 +81,19 @@ pub(crate) async fn settle(storage: &SqliteStorage, server: &ServerInfo, settles
     let request = SettleRequest { server: server.name.clone(), settles, now: None };
     let answers = storage.settle(&request).await.expect("settles");
     assert!(answers.iter().all(|answer| matches!(answer, SettleAnswer::Settled(_))), "{answers:?}");
+}
+
+/// A schedule that fires each minute.
+pub(crate) fn every_minute(id: &str, job: JobTemplate) -> RecurringSpec {
+    RecurringSpec {
+        id: id.into(),
+        schedule: Schedule::every(Duration::from_secs(60)).expect("is valid"),
+        time_zone: TimeZone::UTC,
+        misfire: Misfire::RunOnce,
+        overlap: Overlap::Skip,
+        jitter: Duration::ZERO,
+        starts_at: None,
+        ends_at: None,
+        job,
+    }
 }
