@@ -6,13 +6,16 @@ use crate::model::clock::Timestamp;
 use crate::model::edge::{Edge, On, Parent};
 use crate::model::error::{Error, ErrorKind};
 use crate::model::record::{AttemptError, JobDetails};
+use crate::model::redact::hide_in_text;
 use crate::model::state::{Reason, State};
 
 /// How many of the parents that a job waits for are named.
 const NAMED: usize = 5;
 
 /// Why waiting gave no result.
-#[derive(Debug)]
+///
+/// `Debug` says what `Display` says: a job's record holds captured context and metadata, which are not for
+/// logs.
 #[non_exhaustive]
 pub enum WaitError {
     /// It has not finished in time; it may still. The job as it was when the time was up, unless the
@@ -26,6 +29,12 @@ pub enum WaitError {
     Gone,
     /// The storage could not answer.
     Storage(Error),
+}
+
+impl fmt::Debug for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WaitError({self})")
+    }
 }
 
 impl fmt::Display for WaitError {
@@ -91,6 +100,7 @@ fn now(job: &JobDetails) -> String {
             }
         }
         (State::Enqueued, Some(limit)) => {
+            let limit = hide_in_text(limit);
             format!("has been parked at limit `{limit}` since {since}{attempt}")
         }
         (State::Enqueued, None) => {

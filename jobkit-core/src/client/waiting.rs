@@ -20,7 +20,7 @@ use crate::model::ids::JobId;
 use crate::model::record::{JobDetails, JobRecord};
 use crate::model::state::StateName;
 use crate::model::sync::lock;
-use crate::storage::{JobSubmitted, OtherPushes, Pushes, Storage, WakeUp, WakeUpFilter};
+use crate::storage::{JobSubmitted, OtherPushes, Pushes, Storage, WakeUp, WakeUpFilter, caught};
 
 /// A job that was enqueued, and the way to its result.
 pub struct JobHandle<T = ()> {
@@ -53,7 +53,8 @@ impl<T> JobHandle<T> {
 impl<T: DeserializeOwned> JobHandle<T> {
     /// Waits until the job has finished, and gives its result.
     ///
-    /// When the time is up, the job is read once more. If it has just finished, you get its result;
+    /// When the time is up, the job is read once more, for which the storage has another second. If it has
+    /// just finished, you get its result;
     /// otherwise [`WaitError::TimedOut`] says what it is doing, or what it waits for.
     ///
     /// # Errors
@@ -73,8 +74,8 @@ impl<T: DeserializeOwned> JobHandle<T> {
             if !self.client.shared.waiting.finished(self.id).await {
                 return Err(WaitError::Gone);
             }
-            let details =
-                self.client.dyn_storage().job(self.id).await.map_err(WaitError::Storage)?;
+            let look = caught(self.client.dyn_storage().job(self.id));
+            let details = look.await.map_err(WaitError::Storage)?;
             match self.ended(details) {
                 // Requeued between the two looks.
                 Err(WaitError::TimedOut(_)) => {}
@@ -84,7 +85,7 @@ impl<T: DeserializeOwned> JobHandle<T> {
     }
 
     async fn look_once_more(&self) -> Result<T, WaitError> {
-        let look = self.client.dyn_storage().job(self.id);
+        let look = caught(self.client.dyn_storage().job(self.id));
         match tokio::time::timeout(LAST_LOOK, look).await {
             Ok(Ok(details)) => self.ended(details),
             Ok(Err(_)) | Err(_) => Err(WaitError::TimedOut(None)),
@@ -289,7 +290,7 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
     while let Some(ids) = looker.wanted(asked.take()) {
         let Some(storage) = storage.upgrade() else { return };
         for ids in ids.chunks(MAX_STEP_ITEMS) {
-            match tokio::time::timeout(CALL_LIMIT, storage.jobs(ids)).await {
+            match tokio::time::timeout(CALL_LIMIT, caught(storage.jobs(ids))).await {
                 Ok(Ok(records)) => looker.found(ids, records),
                 Ok(Err(error)) => {
                     tracing::debug!(error = %error, "reading finished jobs failed")

@@ -176,10 +176,7 @@ impl Dispatcher {
             queues: self.engine.queues.names().to_vec(),
             others: OtherPushes::default(),
         };
-        match self.engine.bounded(self.engine.storage.wake_ups(filter)).await {
-            Ok(pushes) => self.pushes = Pushes::new(pushes),
-            Err(error) => tracing::debug!(error = %error, "no wake-ups, polling"),
-        }
+        self.pushes = Pushes::subscribe(&*self.engine.storage, filter).await;
     }
 
     fn look_again(&mut self) {

@@ -129,7 +129,7 @@ impl Engine {
         }
     }
 
-    /// The handler of a kind with all filters round it.
+    /// The handler of a kind with all filters around it.
     pub(crate) fn perform(
         &self,
         kind: &Kind,
@@ -279,6 +279,33 @@ impl Engine {
             () = self.ended.cancelled() => false,
         }
     }
+
+    /// Says that a job is Failed since its server vanished too often. Its server is gone, so the one that took it
+    /// back does; what it was is read, since a rescue answers ids alone.
+    pub(super) async fn report_crashed(&self, job: JobId) {
+        match self.bounded(self.storage.job(job)).await {
+            Ok(Some(details)) => {
+                let record = details.record;
+                // Somebody may have run it again by now.
+                let reason = match record.head.state {
+                    State::Failed => record.head.reason,
+                    _ => Reason::CrashLimit,
+                };
+                self.hooks.failed(&FailedJob {
+                    id: job,
+                    kind: record.kind,
+                    queue: record.queue,
+                    attempt: record.head.failures.saturating_add(1),
+                    reason,
+                    error: None,
+                });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%job, %error, "job failed for good, but its record cannot be read");
+            }
+        }
+    }
 }
 
 /// Suspends what the storage's clock decides while that clock jumps.
@@ -314,35 +341,6 @@ impl ClockGuard {
     /// Whether the last reading could be trusted.
     pub(crate) fn is_trusted(&self) -> bool {
         !lock(&self.0).jumped
-    }
-}
-
-impl Engine {
-    /// Says that a job is Failed since its server vanished too often. Its server is gone, so the one that took it
-    /// back does; what it was is read, since a rescue answers ids alone.
-    pub(super) async fn report_crashed(&self, job: JobId) {
-        match self.bounded(self.storage.job(job)).await {
-            Ok(Some(details)) => {
-                let record = details.record;
-                // Somebody may have run it again by now.
-                let reason = match record.head.state {
-                    State::Failed => record.head.reason,
-                    _ => Reason::CrashLimit,
-                };
-                self.hooks.failed(&FailedJob {
-                    id: job,
-                    kind: record.kind,
-                    queue: record.queue,
-                    attempt: record.head.failures.saturating_add(1),
-                    reason,
-                    error: None,
-                });
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(%job, %error, "job failed for good, but its record cannot be read");
-            }
-        }
     }
 }
 

@@ -98,9 +98,10 @@ async fn sweep(engine: &Engine) {
         others: OtherPushes { finished: false, due: false, cancels_of: Some(engine.incarnation()) },
     };
     let mut pushes = Pushes::subscribe(&*engine.storage, filter).await;
-    // Where pushes tell of writes, looking without one merely finds what a lost push left.
-    let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
     loop {
+        // Where pushes tell of writes, looking without one merely finds what a lost push left. Asked each
+        // time: pushes may end.
+        let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
         let step = engine.bounded(engine.storage.sweep(StepRequest::default())).await;
         let pause = match &step {
             Ok(Step { more: true, .. }) => Duration::ZERO,

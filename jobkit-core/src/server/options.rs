@@ -75,16 +75,6 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// How long a job is kept once finished: as the job says, else its kind, else the server.
-    pub(super) fn retention_of(&self, extras: Option<&Extras>, kind: Option<&Kind>) -> Retention {
-        extras
-            .and_then(|extras| extras.overrides.retention)
-            .or_else(|| kind.and_then(|kind| kind.options.retention))
-            .unwrap_or(self.retention)
-    }
-}
-
-impl ServerOptions {
     /// How many jobs run at once, 1 to 10,000; 20 by default. Handlers that wait cost little; those that
     /// compute want about one worker a core.
     #[must_use]
@@ -258,6 +248,14 @@ impl ServerOptions {
             self.retry.validate(),
         ];
         checks.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// How long a job is kept once finished: as the job says, else its kind, else the server.
+    pub(super) fn retention_of(&self, extras: Option<&Extras>, kind: Option<&Kind>) -> Retention {
+        extras
+            .and_then(|extras| extras.overrides.retention)
+            .or_else(|| kind.and_then(|kind| kind.options.retention))
+            .unwrap_or(self.retention)
     }
 }
 

@@ -41,10 +41,11 @@ const PART: &str = "schedules";
 
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut due = DuePushes::subscribe(&engine).await;
-    let longest = if due.are_pushed() { WITH_PUSHES } else { LONGEST };
     let mut backoff = supervisor::retries();
     let mut scheduler = Scheduler::new(&engine);
     loop {
+        // Asked each time: pushes may end.
+        let longest = if due.are_pushed() { WITH_PUSHES } else { LONGEST };
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
             match scheduler.step(longest).await {

@@ -16,9 +16,10 @@ const WITH_PUSHES: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut due = DuePushes::subscribe(&engine).await;
-    let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
     let mut backoff = supervisor::retries();
     loop {
+        // Asked each time: pushes may end.
+        let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
             match engine.bounded(engine.storage.promote_due(StepRequest::default())).await {

@@ -153,7 +153,7 @@ fn policy(overrides: &Overrides, kind: Option<&Kind>, options: &ServerOptions) -
     let policy = overrides.retry.clone().or_else(|| kind.and_then(|kind| kind.retry.clone()));
     let attempts = overrides
         .max_attempts
-        // A policy of the job's own wins the kind's number.
+        // A policy of the job's own takes precedence over the kind's number.
         .or_else(|| {
             if overrides.retry.is_some() { None } else { kind.and_then(|kind| kind.max_attempts) }
         });

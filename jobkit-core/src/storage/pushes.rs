@@ -1,6 +1,12 @@
 //! The pushes of a storage, for those who go on without them.
 
+use std::time::Duration;
+
+use crate::model::error::{Error, ErrorKind};
 use crate::storage::{Storage, WakeUp, WakeUpFilter, WakeUps, caught};
+
+/// How long a storage may take to answer whether it pushes.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The pushes of a storage, where it offers any.
 pub(crate) struct Pushes(Option<Box<dyn WakeUps>>);
@@ -11,9 +17,18 @@ impl Pushes {
         Self(offered)
     }
 
-    /// Asks for them; an error is as if none were offered.
+    /// Asks for them. An error, a panic or no answer within 30 s is as if none were offered: who asks has
+    /// work that must not wait for it.
     pub(crate) async fn subscribe(storage: &dyn Storage, filter: WakeUpFilter) -> Self {
-        Self(storage.wake_ups(filter).await.ok().flatten())
+        let asked = tokio::time::timeout(LIMIT, caught(storage.wake_ups(filter))).await;
+        let offered = asked.unwrap_or_else(|_| {
+            let text = format!("the storage has not answered for {LIMIT:?}");
+            Err(Error::new(ErrorKind::Timeout, text))
+        });
+        if let Err(error) = &offered {
+            tracing::debug!(%error, "no wake-ups, polling");
+        }
+        Self(offered.ok().flatten())
     }
 
     /// Whether the storage pushes at all, or still does.
@@ -39,9 +54,14 @@ impl Pushes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::memory::MemoryStorage;
+    use crate::storage::OtherPushes;
+    use crate::testing::{Fault, FaultyStorage};
 
     struct TwoPushes(u8);
 
@@ -55,6 +75,19 @@ mod tests {
                 _ => None,
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storage_that_hangs_or_panics_is_as_one_without_pushes() {
+        let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+        let filter = || WakeUpFilter { queues: Vec::new(), others: OtherPushes::default() };
+        for fault in [Fault::Late(LIMIT * 100), Fault::Panic, Fault::Before] {
+            storage.fail_next("wake_ups", fault);
+            let began = tokio::time::Instant::now();
+            let pushes = Pushes::subscribe(&storage, filter()).await;
+            assert!(!pushes.are_offered() && began.elapsed() <= LIMIT, "{fault:?}");
+        }
+        assert!(Pushes::subscribe(&storage, filter()).await.are_offered());
     }
 
     #[test]

@@ -116,3 +116,29 @@ async fn a_storage_that_does_not_answer_delays_the_error_by_a_second_at_most() {
     assert!(error.to_string().contains("the storage did not say"), "{error}");
     assert!(began.elapsed() < Duration::from_millis(1_100), "{:?}", began.elapsed());
 }
+
+/// The error is printed by `unwrap` and by `main`: nothing of the record but what the text says is in it.
+#[tokio::test]
+async fn no_debug_of_the_error_shows_the_record() {
+    let bench = Bench::new();
+    let job = script("delayed", Act::Return(1)).delay(HOUR).metadata("card", "4111");
+    let job = bench.client.enqueue(job).await.unwrap();
+    let error = in_vain(&job).await;
+    assert!(matches!(&error, WaitError::TimedOut(Some(_))));
+    assert_eq!(format!("{error:?}"), format!("WaitError({error})"));
+    assert!(!format!("{error:?}").contains("4111"));
+}
+
+/// Who waits polls on, and does not ask again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_panics_delays_those_who_wait_and_no_more() {
+    let bench = Bench::new();
+    let faulty = FaultyStorage::new(Arc::new(bench.storage.clone()));
+    let client = Client::new(faulty.clone());
+    let _server = bench.server(quick()).await;
+    faulty.fail_next("wake_ups", Fault::Panic);
+    faulty.fail_next("jobs", Fault::Panic);
+    let job = client.enqueue(script("a", Act::Sleep(50))).await.unwrap();
+    job.wait(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(faulty.calls("wake_ups"), 1);
+}
