@@ -23,7 +23,7 @@ pub use jobkit_core::JobLogLayer;
 pub use jobkit_core::metrics;
 pub use jobkit_core::{capture, codec, filter, storage};
 
-/// What a client takes and returns, beside [`Client`], [`Batch`] and the handles.
+/// What a client takes and returns, apart from [`Client`], [`Batch`] and the handles.
 pub mod client {
     pub use jobkit_core::client::{
         Deleted, Enqueue, EnqueueMany, FinishedJobs, HasOutput, InTransaction, IntoSubmission, Lock,
@@ -31,12 +31,12 @@ pub mod client {
     pub use jobkit_core::{AsParent, Untyped};
 }
 
-/// What a handler's parameters can be made of, beside [`Data`], [`FromParent`] and [`FromContext`].
+/// What a handler's parameters are made of, apart from [`Data`], [`FromParent`] and [`FromContext`].
 pub mod context {
     pub use jobkit_core::{ParentOutcome, Requirements};
 }
 
-/// Whether an error was applied, beside [`Error`] and [`ErrorKind`].
+/// Whether a failed call may have been applied, and why items are refused.
 pub mod error {
     pub use jobkit_core::{Applied, refusal::Refusal};
 }
@@ -65,7 +65,7 @@ pub mod record {
     };
 }
 
-/// What becomes of a schedule's occurrences, beside [`Recurring`] and [`Schedule`].
+/// Schedules as they are stored, and the outcomes of their occurrences.
 pub mod recurring {
     pub use jobkit_core::recurring::{
         JobTemplate, Misfire, NextRun, Overlap, Pause, RecurringRecord, RecurringRun,
@@ -73,7 +73,7 @@ pub mod recurring {
     };
 }
 
-/// What a failed attempt is followed by, beside [`RetryPolicy`] and [`Failure`].
+/// What follows a failed attempt, apart from [`RetryPolicy`] and [`Failure`].
 pub mod retry {
     pub use jobkit_core::retry::{
         DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_DELAY, MAX_ATTEMPTS, MAX_LISTED_DELAYS, MAX_RETRY_DELAY,
@@ -82,7 +82,7 @@ pub mod retry {
     pub use jobkit_core::{Directive, IntoJobResult, Retry};
 }
 
-/// What a server tells, beside [`Server`] and its options.
+/// Health, problems and failures that a server reports.
 pub mod server {
     pub use jobkit_core::server::{BuildError, FailedJob, Health, Prefetch, Problem, stop_signal};
     pub use jobkit_core::{Incarnation, JobFn};

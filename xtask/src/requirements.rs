@@ -108,8 +108,10 @@ pub(crate) fn have(wanted: Requirement) -> Result<bool, Failure> {
     match ensure(&[wanted]) {
         Ok(()) => Ok(true),
         Err(failure) if permission().as_deref() == Some("yes") => Err(failure),
-        Err(_) => {
-            println!("missing: {}", wanted.advice());
+        Err(failure) => {
+            if let Failure::Because(why) = failure {
+                println!("{why}\n(with JOBKIT_INSTALL=no nothing is installed)");
+            }
             Ok(false)
         }
     }

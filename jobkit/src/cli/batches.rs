@@ -32,11 +32,13 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &BatchesArgs) -> Do
             let batch = one(context, id).await?;
             let reasons = deleted_by_reason(context, &batch).await?;
             let named: Vec<_> =
-                reasons.iter().map(|(reason, n)| format!("{n} {}", reason.as_str())).collect();
+                reasons.iter().map(|(reason, n)| format!("{}: {n}", reason.as_str())).collect();
             let named = match reasons.values().sum::<u64>() {
                 0 => String::new(),
                 // More than a page, or batches inside.
-                n if n < batch.counts.deleted => format!(" (of {n}: {})", named.join(", ")),
+                n if n < batch.counts.deleted => {
+                    format!(" (of the latest {n}: {})", named.join(", "))
+                }
                 _ => format!(" ({})", named.join(", ")),
             };
             let words = format!(

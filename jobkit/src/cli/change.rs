@@ -95,7 +95,9 @@ async fn named(context: &mut Context<'_, '_>, verb: Verb, args: &Change) -> Done
     let outcomes = operator.change_guarded(&args.ids, verb.action(), verb.guard()).await?;
     let refused = outcomes.iter().filter(|outcome| !outcome.is_done()).count();
     let deleted = outcomes.iter().filter(|it| is_refused_as_deleted(&it.outcome)).map(|it| it.job);
-    let reasons = view::reasons(&*context.storage(), &deleted.collect::<Vec<_>>()).await?;
+    // The outcomes are reported even if what would explain them cannot be read.
+    let reasons = view::reasons(&*context.storage(), &deleted.collect::<Vec<_>>()).await;
+    let reasons = reasons.unwrap_or_default();
     let told = outcomes.iter().map(|it| (it.job, told(&it.outcome, reasons.get(&it.job))));
     if context.globals.json {
         let items: Vec<Value> = told

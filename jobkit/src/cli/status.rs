@@ -113,8 +113,8 @@ fn silent(context: &Context<'_, '_>, servers: &[ServerStatus]) -> Vec<Problem> {
     let silent = servers.iter().filter(|server| server.is_silent(context.now));
     bounded(silent.map(|server| {
         let words = format!(
-            "server {} on {} was last seen {} with {} running jobs; other servers will recover them: check whether \
-             its process is still running",
+            "server {} on {} was last seen {} with {} running jobs; live servers recover them when their leases \
+             expire: check whether its process is still running",
             server.info.name,
             hide_in_text(&server.info.host),
             context.time(server.heartbeat_at),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jobkit_core::JobId;
+use jobkit_core::bounds::MAX_STEP_ITEMS;
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::search::JobFilter;
 use jobkit_core::state::{Reason, StateName};
@@ -17,11 +18,12 @@ use super::{Done, Stop};
 
 /// The reasons for the states of jobs, where they are still stored.
 pub(super) async fn reasons(storage: &dyn Storage, ids: &[JobId]) -> Done<BTreeMap<JobId, Reason>> {
-    if ids.is_empty() {
-        return Ok(BTreeMap::new());
+    let mut reasons = BTreeMap::new();
+    for ids in ids.chunks(MAX_STEP_ITEMS) {
+        let records = storage.jobs(ids).await?.into_iter().flatten();
+        reasons.extend(records.map(|job| (job.id, job.head.reason)));
     }
-    let records = storage.jobs(ids).await?.into_iter().flatten();
-    Ok(records.map(|job| (job.id, job.head.reason)).collect())
+    Ok(reasons)
 }
 
 /// A filter, or where it is wrong.

@@ -337,7 +337,7 @@ async fn the_reason_is_shown_wherever_a_job_is_deleted() {
             &[unmeetable, &format!("in vain for job {deleted} (deleted) to succeed")],
         ),
         (&["retry", &child], 1, &[&format!("the job is deleted ({unmeetable}); `requeue`")]),
-        (&["batches", &batch], 0, &["2 deleted (2 its batch was cancelled)"]),
+        (&["batches", &batch], 0, &["2 deleted (its batch was cancelled: 2)"]),
         (&["export", "--format", "csv"], 0, &[",deleted,unmeetable,", ",deleted,batch_cancelled,"]),
         (&["export", "--format", "ndjson"], 0, &["\"reason\":\"unmeetable\""]),
     ] {

@@ -1,4 +1,5 @@
-//! `cargo xtask verify`: everything that can be said without running a test. It changes nothing.
+//! `cargo xtask verify`: every check that runs no test. It changes no file of the repository; programs that
+//! it needs are installed where that is allowed (`JOBKIT_INSTALL`).
 
 use std::process::Command;
 
@@ -59,7 +60,11 @@ pub(crate) fn run(_arguments: &[String]) -> Outcome {
         }
         return Ok(());
     }
-    Err(Failure::Because(format!("not in order: {}", failed.join(", "))))
+    let left_out = match left_out.is_empty() {
+        true => String::new(),
+        false => format!("; not checked, since its program is missing: {}", left_out.join(", ")),
+    };
+    Err(Failure::Because(format!("not in order: {}{left_out}", failed.join(", "))))
 }
 
 fn lints(arguments: &[&str]) -> Command {
