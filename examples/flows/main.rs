@@ -64,7 +64,7 @@ async fn order(client: &Client, cents: u64) -> Result<()> {
 async fn tell(name: &str, job: &JobHandle<String>) -> Result<()> {
     match job.wait(SOON).await {
         Ok(output) => println!("   {name}: {output}"),
-        Err(WaitError::Deleted(reason)) => println!("   {name}: never, {}", reason.as_str()),
+        Err(WaitError::Deleted(reason)) => println!("   {name}: deleted, {}", reason.as_str()),
         Err(error) => bail!(error),
     }
     Ok(())

@@ -129,8 +129,7 @@ impl ClientOptions {
             filter.submit(job)?;
         }
         if job.id != id {
-            let reason =
-                "is from creation: handles and edges name it, so a filter cannot change it";
+            let reason = "was fixed when the job value was made: handles and edges refer to it, so a filter cannot change it";
             return Err(Error::invalid("id", reason));
         }
         if !self.codecs.is_empty() {

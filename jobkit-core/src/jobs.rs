@@ -1,6 +1,5 @@
 //! What describes a job in code: its type, its values and their options, versions of its arguments,
-//! codecs, what travels with it, and what its result means. Imports from `model` and `storage` alone, so
-//! a process that only enqueues needs nothing else.
+//! codecs, what travels with it, and what its result means. Imports from `model` and `storage` alone.
 
 pub(crate) mod arguments;
 pub mod capture;

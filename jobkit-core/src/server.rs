@@ -1,6 +1,6 @@
 //! [`Server`]: claims jobs and runs them.
 //!
-//! A server is a handful of background processes round one engine: the dispatcher
+//! A server is a handful of background processes around one engine: the dispatcher
 //! claims, starts and settles; leases are renewed; the scheduler promotes what is due; the recurring
 //! scheduler fires; the janitor rescues, sweeps and purges; the reporter sends what handlers tell. Every
 //! one of them may run on every server at once.

@@ -40,7 +40,7 @@ use proc_macro::TokenStream;
 /// | `unique_until = "started"` | until when the key is held: `started`, `finished`, or a duration such as `"10m"` | `finished` |
 /// | `on_conflict = "reject"` | when it is held: `return_existing`, `reject`, `replace` | `return_existing` |
 /// | `limit("smtp", 10)` | at most this many at once under this name, which may hold arguments | none |
-/// | `rate_limit("api", 100, "1m")` | at most this many starts in any such length | none |
+/// | `rate_limit("api", 100, "1m")` | at most this many starts in any period of this length | none |
 /// | `display_name = "Welcome {user_id}"` | a name of each job for people | the kind |
 /// | `tags("vip", "user:{user_id}")` | tags of each job | none |
 /// | `sensitive(card, pin)` | as `#[sensitive]` on these arguments | none |

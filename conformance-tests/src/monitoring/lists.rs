@@ -442,7 +442,7 @@ pub async fn what_matches_is_counted(env: Env) {
     assert!(counted > 50, "there was much to count: {counted}");
 }
 
-/// MON-9: the claimable jobs of the queue that go before a job are counted; those of other queues and
+/// MON-9: the claimable jobs of the queue that run before a job are counted; those of other queues and
 /// those that are parked are not.
 pub async fn jobs_that_go_before_are_counted(env: Env) {
     let low = env.add(NewRecord { priority: 1, ..job() }).await;

@@ -6,16 +6,16 @@ fn check(text: &str) {
     let story = [
         "charge: 1700 cents",
         "ship: on its way, paid with 1700 cents",
-        "page: never, its condition can no longer be met",
+        "page: deleted, its condition can no longer be met",
         "charge: refused",
         "page: paged, since the card does not cover 1000000 cents",
         "ship: waits",
-        "ship: never, on request",
+        "ship: deleted, on request",
         "report: the whole house is counted",
         "the house: 2 of 2 members succeeded",
         "somebody deletes it",
         "oven: turned off",
-        "oven: never, cancelled while running",
+        "oven: deleted, cancelled while running",
     ];
     let places = story.map(place);
     assert!(places.is_sorted(), "out of order:\n{text}");

@@ -1,16 +1,15 @@
-//! Words that read as if they were translated stay out of code and documents; `docs/ARCHITECTURE.md` has the
-//! vocabulary.
+//! Code and documents use the vocabulary of `docs/ARCHITECTURE.md`, and none of the words that it replaced.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What was said before, and what to say.
+/// A word that was replaced, and what to write.
 const OLD: [(&str, &str); 12] = [
     ("became of", "the outcome of"),
     ("deed", "action"),
     ("for ever", "forever"),
     ("from birth", "from creation"),
-    ("go before the", "take precedence over the"),
+    ("go before", "take precedence over, or run before"),
     ("goes before", "takes precedence over, or runs before"),
     ("goodbye", "deregister"),
     ("mend", "fix"),
@@ -60,8 +59,14 @@ fn old_words_stay_out() {
             continue;
         }
         let text = fs::read_to_string(&path).expect("a text").to_lowercase();
-        for (number, line) in text.lines().enumerate() {
-            for (old, new) in OLD.iter().filter(|(old, _)| stands_in(line, old)) {
+        let lines: Vec<_> =
+            text.lines().map(|line| line.trim_start_matches([' ', '/', '!'])).collect();
+        for (number, line) in lines.iter().enumerate() {
+            // A phrase may go on in the next line.
+            let both = format!("{line} {}", lines.get(number + 1).unwrap_or(&""));
+            let next = lines.get(number + 1).unwrap_or(&"");
+            let is_here = |old: &str| stands_in(&both, old) && !stands_in(next, old);
+            for (old, new) in OLD.iter().filter(|(old, _)| is_here(old) || stands_in(line, old)) {
                 wrong.push(format!("{name}:{}: `{old}`: {new}", number + 1));
             }
         }

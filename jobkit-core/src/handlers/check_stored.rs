@@ -1,12 +1,13 @@
 //! Whether stored jobs fit a set of [`Jobs`], asked before a deploy.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
 use crate::client::Client;
-use crate::handlers::registry::Jobs;
+use crate::handlers::registry::{Jobs, Kind};
 use crate::jobs::codec::Place;
 use crate::jobs::upgrade::ArgumentMismatch;
 use crate::model::bounds::PAGE;
@@ -121,17 +122,8 @@ impl Jobs {
     pub fn check_job(&self, client: &Client, job: &JobDetails) -> Option<IncompatibleJob> {
         let (kinds, _) = self.by_name();
         let record = &job.record;
-        let fits = match (kinds.get(record.kind.as_str()), client.open_args(job)) {
-            (Some(served), Ok(args)) => (served.check)(&record.kind, &args),
-            (Some(_), Err(error)) => {
-                Err(ArgumentMismatch { field: None, reason: error.to_string() })
-            }
-            (None, _) => Err(unknown()),
-        };
-        let mut misfit = fits.err()?;
-        if job.args.is_sealed() {
-            misfit.hide("not told, since the arguments are sealed");
-        }
+        let args = client.open_args(job);
+        let misfit = mismatch(&kinds, &record.kind, args, job.args.is_sealed())?;
         let ArgumentMismatch { field, reason } = misfit;
         let what = StoredJob::Job(record.id);
         Some(IncompatibleJob { what, kind: record.kind.clone(), field, reason })
@@ -140,10 +132,10 @@ impl Jobs {
     /// Decodes every job that waits or runs, and every recurring job's, as a server of these jobs would,
     /// and tells which do not fit.
     ///
-    /// For use before a deploy, with the new program's jobs and a client of the storage in use, which has
-    /// the codecs if there are any. It changes nothing and
-    /// reads in pages; jobs that are enqueued meanwhile may or may not be looked at. A kind that none of
-    /// these jobs serves is told as well: give it the jobs of all servers, merged.
+    /// Use it before a deploy, with the new program's jobs and a client of the storage in use, which has
+    /// the codecs if there are any. It changes nothing and reads in pages. Jobs that are enqueued meanwhile
+    /// may or may not be checked. A kind that none of these jobs serves is reported too: pass the jobs of
+    /// all servers, merged.
     ///
     /// # Errors
     /// The storage's.
@@ -170,13 +162,6 @@ impl Jobs {
     pub async fn check_stored(&self, client: &Client) -> Result<CompatibilityReport> {
         let storage = client.storage();
         let (kinds, _) = self.by_name();
-        let check = |kind: &Name, args: Result<Payload>| match (kinds.get(kind.as_str()), args) {
-            (Some(served), Ok(args)) => (served.check)(kind, &args),
-            (Some(_), Err(error)) => {
-                Err(ArgumentMismatch { field: None, reason: error.to_string() })
-            }
-            (None, _) => Err(unknown()),
-        };
         let mut found = CompatibilityReport::default();
         // Told already: a job may move on into the next list.
         let mut told = HashSet::new();
@@ -191,12 +176,9 @@ impl Jobs {
                         let (id, kind) = (job.record.id, &job.record.kind);
                         let extras = job.record.extras.as_deref();
                         let args = client.open_stored_args(id, extras, &job.args);
-                        if let Err(mut misfit) = check(kind, args)
+                        if let Some(misfit) = mismatch(&kinds, kind, args, job.args.is_sealed())
                             && !told.contains(&id)
                         {
-                            if job.args.is_sealed() {
-                                misfit.hide("not told, since the arguments are sealed");
-                            }
                             if told.len() < MAX_REPORTED {
                                 told.insert(id);
                             }
@@ -218,10 +200,8 @@ impl Jobs {
                 let job = &recurring.spec.job;
                 let place = Place { owner: &recurring.spec.id, part: "args" };
                 let args = Payload::from(job.args.get().as_bytes());
-                if let Err(mut misfit) = check(&job.kind, client.codecs().open(place, &args)) {
-                    if args.is_sealed() {
-                        misfit.hide("not told, since the arguments are sealed");
-                    }
+                let opened = client.codecs().open(place, &args);
+                if let Some(misfit) = mismatch(&kinds, &job.kind, opened, args.is_sealed()) {
                     let what = StoredJob::Recurring(recurring.spec.id.clone());
                     found.add(what, &job.kind, misfit);
                 }
@@ -236,4 +216,23 @@ impl Jobs {
 
 fn unknown() -> ArgumentMismatch {
     ArgumentMismatch { field: None, reason: "no registered job is of this kind".to_owned() }
+}
+
+/// Why arguments do not fit the kind that serves them, if they do not. Of sealed ones nothing is quoted.
+fn mismatch(
+    kinds: &BTreeMap<String, Arc<Kind>>,
+    kind: &Name,
+    args: Result<Payload>,
+    is_sealed: bool,
+) -> Option<ArgumentMismatch> {
+    let fits = match (kinds.get(kind.as_str()), args) {
+        (Some(served), Ok(args)) => (served.check)(kind, &args),
+        (Some(_), Err(error)) => Err(ArgumentMismatch { field: None, reason: error.to_string() }),
+        (None, _) => Err(unknown()),
+    };
+    let mut mismatch = fits.err()?;
+    if is_sealed {
+        mismatch.hide("not told, since the arguments are sealed");
+    }
+    Some(mismatch)
 }

@@ -171,7 +171,7 @@ pub async fn run_blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 's
     if let Some(context) = JobContext::current() {
         context.set_blocking();
     }
-    // With the scopes that filters began round the run.
+    // With the scopes that filters began around the run.
     let captured = capture::current();
     let span = tracing::Span::current();
     let caught = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! What travels with a job: captured where it is enqueued, restored round its run, inherited by its
+//! What travels with a job: captured where it is enqueued, restored around its run, inherited by its
 //! children. W3C trace, locale, tenant, keys of one's own; at most 4 KiB a job.
 
 use std::any::Any;

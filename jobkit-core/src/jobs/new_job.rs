@@ -132,7 +132,7 @@ impl<J> NewJob<J> {
         })
     }
 
-    /// Not before so long after it is stored, or after its last parent was decided.
+    /// Not before this long after it is stored, or after its last parent was decided.
     pub fn delay(self, delay: Duration) -> Self {
         self.set(|record| record.start = Start::After(delay))
     }
@@ -170,7 +170,7 @@ impl<J> NewJob<J> {
         })
     }
 
-    /// A value that travels with the job and its children, over what is captured round the enqueue; 4 KiB
+    /// A value that travels with the job and its children, in addition to what is captured at the enqueue; 4 KiB
     /// in all. See [`capture`](crate::jobs::capture).
     pub fn capture(self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.set(|record| {

@@ -173,7 +173,7 @@ impl Failure {
         self.advice
     }
 
-    /// This failure, followed by this.
+    /// This failure, with what should follow it.
     #[must_use]
     pub fn advise(mut self, advice: Retry) -> Self {
         self.advice = advice;

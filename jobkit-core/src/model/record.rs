@@ -67,7 +67,7 @@ pub struct Extras {
     /// Values by which people and filters tell jobs apart; at most 4 KiB in all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// What was captured at enqueue and is restored round the run: `traceparent`, `tracestate`,
+    /// What was captured at enqueue and is restored around the run: `traceparent`, `tracestate`,
     /// `locale`, `tenant`, own keys; at most 4 KiB in all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub context: BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! Recurring jobs: what is stored of a schedule, and the outcome of its occurrences (G10).
+//! Recurring jobs: what is stored of a schedule, and the outcomes of its occurrences (G10).
 
 mod occurrences;
 #[cfg(test)]
@@ -364,7 +364,7 @@ pub struct RecurringRun {
     /// How many occurrences the range holds, at most 10,000. Where a schedule with more of them due was
     /// replaced, removed or resumed, 10,000 stands for all up to the end of the range.
     pub count: u32,
-    /// The outcome of it.
+    /// Its outcome.
     pub outcome: RunOutcome,
     /// When that was, by the storage's clock.
     pub at: Timestamp,

@@ -1,7 +1,7 @@
 //! Operations on everything that matches a filter, in bounded steps.
 //!
 //! A step announces in the storage which jobs it is about to change, in which versions; changes them,
-//! each guarded by its version and judged by the state machine; and notes the outcome of them. Killed
+//! each guarded by its version and judged by the state machine; and notes the outcomes. Killed
 //! anywhere between, the next one who looks finds the announcement, and changes what has not been changed
 //! yet: nothing is changed twice, nothing is left out. Any number may drive one operation: servers do,
 //! as soon as a heartbeat tells them of one, and so does whoever asked for it and waits.
@@ -42,7 +42,7 @@ pub struct NewBulk {
     pub reason: String,
     /// How many were counted before; see [`search::count`].
     pub previewed: u64,
-    /// Requeued jobs are spread evenly over so long; zero runs them at once.
+    /// Requeued jobs are spread evenly over this duration; zero runs them at once.
     pub spread: Duration,
     /// Only jobs that were in their state by this instant, such as that of the preview; now if `None`.
     pub as_of: Option<Timestamp>,

@@ -1,7 +1,7 @@
 //! [`Operator`]: what a person does, with their name to it.
 //!
 //! Everything an operator does is written to the audit before it is done, and how it went after it: a
-//! crash between leaves an entry without an outcome, never a action without an entry.
+//! crash between leaves an entry without an outcome, never an action without an entry.
 
 mod jobs;
 

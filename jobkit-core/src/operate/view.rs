@@ -87,7 +87,7 @@ pub fn pause(pause: Option<&Pause>) -> Value {
     })
 }
 
-/// All that the storage keeps of a job, but for its log: [`record`], [`args`], [`result`], its history, its
+/// All that the storage keeps of a job, except its log, memos and checkpoint: [`record`], [`args`], [`result`], its history, its
 /// failed attempts and its progress.
 pub fn job(client: &Client, job: &JobDetails) -> Value {
     let mut value = record(&job.record);

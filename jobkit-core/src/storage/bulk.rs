@@ -53,7 +53,7 @@ pub struct BulkRecord {
     pub action: Action,
     /// Only jobs that were in their state by this instant.
     pub as_of: Timestamp,
-    /// Requeued jobs are spread evenly over so long.
+    /// Requeued jobs are spread evenly over this duration.
     #[serde(default)]
     pub spread: Duration,
     /// How many matched when it was asked for; zero if nobody counted.

@@ -34,7 +34,7 @@ use crate::model::stats::{Histogram, Scope, Step, Tally};
 ///   the first in line has been claimable, and costs a look for each, not for each job.
 /// - **MON-8** `count` tells how many jobs `list` would page from the query's place on: exactly, or that
 ///   there are at least this many, where that is more than `most`, or more than a bounded look finds.
-/// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue go before an Enqueued one,
+/// - **MON-9** `jobs_before` tells how many claimable jobs of the same queue run before an Enqueued one,
 ///   up to `most`; `None` for a job that is not Enqueued.
 /// - **MON-10** Every attempt that was settled with an error and [failed](crate::model::state_machine::Ending::has_failed)
 ///   is counted once in its group, whether it is repeated or not, with the instants of the first and the last and the counts by the hour; a repeated settle
@@ -92,7 +92,7 @@ pub trait Monitoring {
         Err(Error::unsupported("monitoring"))
     }
 
-    /// How many claimable jobs of its queue go before an Enqueued one.
+    /// How many claimable jobs of its queue run before an Enqueued one.
     async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
         Err(Error::unsupported("monitoring"))
     }

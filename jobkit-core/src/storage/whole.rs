@@ -59,7 +59,7 @@ impl From<PauseRecord> for Whole {
     }
 }
 
-/// A schedule with the outcome of its occurrences.
+/// A schedule with the outcomes of its occurrences.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WholeRecurring {
     /// Its id.

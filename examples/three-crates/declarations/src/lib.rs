@@ -21,7 +21,7 @@ fn usual_width() -> u32 {
     200
 }
 
-/// The outcome of it.
+/// Its outcome.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// Where the small picture is.

@@ -99,7 +99,7 @@ impl JobContext {
         kept.map(|kept| self.decode("checkpoint", &kept)).transpose()
     }
 
-    /// The jobs this one waited for, in the order in which they were named, with the outcome of them.
+    /// The jobs this one waited for, in the order in which they were named, with their outcomes.
     /// Those that were removed since are left out.
     ///
     /// # Errors

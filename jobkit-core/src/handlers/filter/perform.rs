@@ -42,7 +42,7 @@ pub trait PerformFilter: Send + Sync + 'static {
     async fn perform(&self, context: &JobContext, next: Next<'_>) -> Performed;
 }
 
-/// What a [`PerformFilter`] is laid round: the filters inside it, and the handler.
+/// What a [`PerformFilter`] wraps: the filters inside it, and the handler.
 pub struct Next<'a> {
     context: &'a JobContext,
     filters: &'a [Arc<dyn PerformFilter>],

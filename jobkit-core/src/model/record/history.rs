@@ -1,4 +1,4 @@
-//! The outcome of a job, transition by transition.
+//! The history of a job, transition by transition.
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ const IDS: usize = crate::model::bounds::STEP_ITEMS;
 pub struct JobOutcome {
     /// The job.
     pub job: JobId,
-    /// The outcome of it.
+    /// Its outcome.
     pub outcome: ChangeOutcome,
 }
 
