@@ -37,6 +37,11 @@ impl Ran {
     }
 }
 
+/// Whom the audit names: the user, at this machine.
+pub(crate) fn actor() -> String {
+    format!("ann@{}", jobkit_core::server::hostname().unwrap_or_else(|| "localhost".into()))
+}
+
 /// Runs the program without a terminal.
 pub(crate) fn run(url: Option<&str>, arguments: &[&str]) -> Ran {
     run_on(Stdio::null(), url, arguments)
@@ -49,7 +54,7 @@ pub(crate) fn run_on(stdin: Stdio, url: Option<&str>, arguments: &[&str]) -> Ran
     for name in ["JOBKIT_URL", "NO_COLOR", "COLUMNS"] {
         command.env_remove(name);
     }
-    command.env("USER", "ann").env("HOSTNAME", "desk");
+    command.env("USER", "ann");
     if let Some(url) = url {
         command.env("JOBKIT_URL", url);
     }
