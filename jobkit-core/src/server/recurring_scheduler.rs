@@ -10,7 +10,7 @@ use crate::model::backoff::Backoff;
 use crate::model::bounds::STEP_ITEMS;
 use crate::model::clock::Timestamp;
 use crate::model::error::{ErrorKind, Result};
-use crate::model::recurring::{RANGE, RecurringRecord};
+use crate::model::recurring::{NextRun, RANGE, RecurringRecord};
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::recurring_plan::plan;
@@ -105,7 +105,7 @@ impl<'e> Scheduler<'e> {
         let max = (STEP + self.failing.len()).min(STEP_ITEMS);
         let storage = &self.engine.storage;
         let mut due = self.engine.bounded(storage.due_recurring(max, None)).await?;
-        if self.is_audit_due(due.now) && self.audit(due.now).await {
+        if self.is_audit_due(due.now) && self.audit().await {
             due = self.engine.bounded(storage.due_recurring(max, None)).await?;
         }
         let is_due = |id: &String| due.due.iter().any(|record| record.spec.id == *id);
@@ -164,8 +164,8 @@ impl<'e> Scheduler<'e> {
 
     /// Looks for schedules whose next occurrence lies beyond the first that was not fired, since it was
     /// computed while the clock was ahead, and sets it anew; whether any was found.
-    async fn audit(&mut self, storage_now: Timestamp) -> bool {
-        let ahead = self.engine.bounded(set_anew(self.engine, storage_now)).await;
+    async fn audit(&mut self) -> bool {
+        let ahead = self.engine.bounded(set_anew(self.engine)).await;
         let found = match ahead {
             Ok(ahead) => {
                 self.ahead = ahead;
@@ -210,7 +210,7 @@ fn listed(what: &str, items: impl ExactSizeIterator<Item = String>) -> Option<St
 
 /// Saves each schedule with its first occurrence that was not fired, where the stored one lies beyond;
 /// answers which.
-async fn set_anew(engine: &Engine, now: Timestamp) -> Result<Vec<String>> {
+async fn set_anew(engine: &Engine) -> Result<Vec<String>> {
     let storage = &engine.storage;
     let mut found = Vec::new();
     let mut after: Option<String> = None;
@@ -218,12 +218,12 @@ async fn set_anew(engine: &Engine, now: Timestamp) -> Result<Vec<String>> {
         let page = storage.list_recurring(after.as_deref(), STEP).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after = Some(last.spec.id.clone());
-        let saves: Vec<_> = page.iter().filter_map(|record| earlier(record, now)).collect();
-        if !saves.is_empty() {
-            storage.save_recurring(&saves, None).await?;
-        }
-        for save in &saves {
-            let (id, next) = (&save.spec.id, save.next.map(|next| next.nominal_at));
+        // After the schedules were read: a time from before would take for ahead what another server has
+        // computed since, on a clock that was set forward meanwhile.
+        let now = storage.now().await?;
+        let earlier: Vec<_> = page.iter().filter_map(|record| earlier(record, now)).collect();
+        for (id, next) in set_all(engine, &earlier).await? {
+            let next = next.nominal_at;
             tracing::warn!(recurring = %id, ?next, "the clock went back, recomputed the next occurrence");
             found.push(format!("`{id}`"));
         }
@@ -231,13 +231,50 @@ async fn set_anew(engine: &Engine, now: Timestamp) -> Result<Vec<String>> {
     }
 }
 
-fn earlier(record: &RecurringRecord, now: Timestamp) -> Option<SaveRecurring> {
+fn earlier(record: &RecurringRecord, now: Timestamp) -> Option<(&RecurringRecord, NextRun)> {
     if record.pause.as_ref().is_some_and(|pause| pause.holds(now)) {
         return None;
     }
-    let next = record.recomputed_next(now)?;
-    // Saving the same definition keeps the earlier occurrence.
-    Some(SaveRecurring { spec: record.spec.clone(), next: Some(next), if_etag: Some(record.etag) })
+    Some((record, record.recomputed_next(now)?))
+}
+
+/// Sets next occurrences, each only where the schedule is as it was read: another server may have set or
+/// fired it meanwhile. Answers which were set.
+async fn set_all<'r>(
+    engine: &Engine,
+    earlier: &[(&'r RecurringRecord, NextRun)],
+) -> Result<Vec<(&'r str, NextRun)>> {
+    let mut set = Vec::new();
+    let (going, over): (Vec<_>, Vec<_>) = earlier.iter().partition(|(it, _)| it.next.is_some());
+    let fires = going.iter().filter_map(|(record, next)| {
+        Some(Fire {
+            id: record.spec.id.clone(),
+            expected: record.next?.nominal_at,
+            etag: record.etag,
+            skipped: Vec::new(),
+            job: None,
+            next: Some(*next),
+        })
+    });
+    let fires: Vec<_> = fires.collect();
+    if !fires.is_empty() {
+        let outcomes = engine.storage.fire_recurring(&fires, None).await?;
+        let is_set = |outcome: &FireOutcome| matches!(outcome, FireOutcome::Skipped);
+        let applied = going.iter().zip(&outcomes).filter(|(_, outcome)| is_set(outcome));
+        set.extend(applied.map(|((record, next), _)| (record.spec.id.as_str(), *next)));
+    }
+    // One that was over while the clock was ahead has none that could be compared.
+    let saves = over.iter().map(|(record, next)| SaveRecurring {
+        spec: record.spec.clone(),
+        next: Some(*next),
+        if_etag: Some(record.etag),
+    });
+    let saves: Vec<_> = saves.collect();
+    if !saves.is_empty() {
+        engine.storage.save_recurring(&saves, None).await?;
+        set.extend(over.iter().map(|(record, next)| (record.spec.id.as_str(), *next)));
+    }
+    Ok(set)
 }
 
 /// What to do with the schedules that are due; whether that is all of it.
