@@ -165,7 +165,7 @@ async fn end_all(fresh: &Fresh, failures: usize) -> Result<JobId> {
         max: STEP,
         started: STEP,
         lease: Duration::from_secs(300),
-        sleeps_if_empty: false,
+        sleeps_below: 0,
         hint: None,
         now: None,
     };

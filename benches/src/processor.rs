@@ -49,7 +49,7 @@ pub async fn drain_bare(storage: &Arc<dyn Storage>, jobs: usize) -> Result<()> {
             max: AT_ONCE,
             started: AT_ONCE,
             lease: Duration::from_secs(30),
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             hint: None,
             now: None,
         };

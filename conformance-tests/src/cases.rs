@@ -438,7 +438,11 @@ macro_rules! __list {
             queue {
                 an_idle_claimer_is_told_of_new_work
                 an_idle_claimer_is_told_of_releases_slots_and_resumes
-                ends_cancellations_and_due_instants_are_told
+                a_claimer_that_took_less_than_it_could_is_told
+                sleepers_are_told_of_what_they_would_take
+                what_is_left_to_sweeps_is_told
+                cancellations_and_due_instants_are_told
+                the_ends_of_watched_jobs_are_told
             }
             limits {
                 the_instant_of_room_is_told

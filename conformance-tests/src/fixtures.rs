@@ -402,7 +402,7 @@ impl Claimer {
             max,
             started: self.started.min(max),
             lease: LEASE,
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             hint: None,
             now: self.env.at(),
         }

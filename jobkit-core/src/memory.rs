@@ -18,6 +18,7 @@ mod planted;
 mod queue;
 mod recurring;
 mod servers;
+mod sleepers;
 mod state;
 mod statistics;
 mod storage;
@@ -39,6 +40,7 @@ use crate::storage::{
 #[cfg(feature = "_planted")]
 #[doc(hidden)]
 pub use planted::Planted;
+use sleepers::Sleepers;
 use state::{Tables, Work};
 
 /// A storage that lives as long as the process: for tests, and for work that may be lost.
@@ -86,6 +88,14 @@ impl MemoryStorage {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Tells claimers that sleep one by one, each once, as storages do that many processes share. For tests
+    /// of what runs on those.
+    #[doc(hidden)]
+    pub fn tells_sleepers(self) -> Self {
+        self.lock().sleepers = Some(Sleepers::default());
+        self
+    }
+
     /// Accepts ids whatever their time says, for a clock that a test moves away from that of the ids.
     pub(crate) fn accept_any_id_age(&self) {
         self.lock().any_id_age = true;
@@ -120,13 +130,24 @@ impl MemoryStorage {
         let mut tables = self.lock();
         let mut work = Work::at(now.unwrap_or_else(|| self.shared.clock.now()));
         work.ended.extend(tables.late.drain(..));
+        let marks = tables.marks.len();
         let answer = f(&mut tables, &mut work);
         tables.settle_down(&mut work);
         tables.stats.advance(work.now);
+        let marked = work.marks || work.look_again.is_some() || tables.marks.len() > marks;
+        let alone = tables.sleepers.is_some();
+        let woken = tables.woken(&work);
         drop(tables);
         let hub = &self.shared.hub;
-        if work.claimable {
+        if work.claimable && !alone {
             hub.work();
+        }
+        for claimer in woken {
+            hub.work_for(claimer);
+        }
+        // A sweep answers itself what it has left.
+        if marked && !work.sweeps {
+            hub.marks();
         }
         if let Some(at) = work.due {
             hub.due(at);

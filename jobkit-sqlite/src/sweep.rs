@@ -18,6 +18,7 @@ pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
     let mut done = 0;
     let mut limits_left = true;
     txn.recheck_limits_at = None;
+    let told = txn.marks;
 
     while budget.0 > 0 {
         let mark = txn.db.one(
@@ -60,8 +61,11 @@ pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
         finish_step(txn, now, &mut budget)?;
     }
 
+    // The answer tells of the marks that are left.
+    txn.marks = told;
     if budget.0 > 0 {
         done += discard_batches(txn, now, &mut budget)?;
+        txn.marks = told;
         let from = txn.meta("limits_from")?;
         let (admitted, next) = admission::admit_at_open_limits(txn, int(from), budget.0, now)?;
         done += admitted;
@@ -79,7 +83,8 @@ pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<St
         |row| row.get::<_, Option<i64>>(0),
     )?;
     let discard_at = filling.flatten().map(|since| at(since).plus(bounds::BATCH_FILLING));
-    let next_at = discard_at.into_iter().chain(txn.recheck_limits_at).min();
+    // The answer tells of this, too.
+    let next_at = discard_at.into_iter().chain(txn.recheck_limits_at.take()).min();
     Ok(Step {
         done,
         more: more || limits_left || discard_at.is_some_and(|at| at <= now),

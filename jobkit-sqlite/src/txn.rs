@@ -60,6 +60,8 @@ pub(crate) struct Txn<'d, 'c> {
     pub(crate) counters: Counters,
     /// Whether jobs became claimable.
     pub(crate) work: bool,
+    /// Whether something was left to sweeps.
+    pub(crate) marks: bool,
     pub(crate) pushes: Vec<Push>,
     /// Parents that ended and whose children are to be decided, in the order of their ends.
     pub(crate) ended: VecDeque<(Parent, Verdict)>,
@@ -79,6 +81,7 @@ pub(crate) struct Txn<'d, 'c> {
 pub(crate) struct Savepoint {
     counters: Counters,
     work: bool,
+    marks: bool,
     pushes: usize,
     next_seq: Option<i64>,
 }
@@ -86,6 +89,7 @@ pub(crate) struct Savepoint {
 /// What follows a commit.
 pub(crate) struct Committed {
     pub(crate) work: bool,
+    pub(crate) marks: bool,
     pub(crate) pushes: Vec<Push>,
     pub(crate) folded: bool,
     pub(crate) tail: Option<Tail>,
@@ -100,6 +104,7 @@ impl<'d, 'c> Txn<'d, 'c> {
             clock,
             counters: Counters::default(),
             work: false,
+            marks: false,
             pushes: Vec::new(),
             ended: VecDeque::new(),
             batches: HashMap::new(),
@@ -175,6 +180,7 @@ impl<'d, 'c> Txn<'d, 'c> {
         Ok(Savepoint {
             counters: self.counters.clone(),
             work: self.work,
+            marks: self.marks,
             pushes: self.pushes.len(),
             next_seq: self.next_seq,
         })
@@ -185,6 +191,7 @@ impl<'d, 'c> Txn<'d, 'c> {
         self.db.run("ROLLBACK TO part", [])?;
         self.counters = savepoint.counters;
         self.work = savepoint.work;
+        self.marks = savepoint.marks;
         self.pushes.truncate(savepoint.pushes);
         self.next_seq = savepoint.next_seq;
         self.ended.clear();
@@ -220,6 +227,7 @@ impl<'d, 'c> Txn<'d, 'c> {
                 }
                 Ok(Committed {
                     work: self.work,
+                    marks: self.leaves_marks(),
                     pushes: self.pushes,
                     folded: fold,
                     tail,
@@ -237,12 +245,18 @@ impl<'d, 'c> Txn<'d, 'c> {
         }
     }
 
+    /// Whether sweeps have something to do that they do not know of.
+    fn leaves_marks(&self) -> bool {
+        self.marks || self.recheck_limits_at.is_some()
+    }
+
     /// Signals other processes, which read it when they see that something was written.
     fn signal(&self) -> SqlResult {
-        if self.work || !self.pushes.is_empty() {
+        let others = !self.pushes.is_empty() || self.leaves_marks();
+        if self.work || others {
             self.db.run(
                 "UPDATE jk_delta SET work = work + ?1, others = others + ?2 WHERE id = 0",
-                [i64::from(self.work), i64::from(!self.pushes.is_empty())],
+                [i64::from(self.work), i64::from(others)],
             )?;
         }
         Ok(())

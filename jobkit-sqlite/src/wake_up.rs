@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use jobkit_core::storage::{WakeUp, WakeUpFilter, WakeUps};
+use jobkit_core::{JobId, Result};
 use tokio::sync::watch;
 
 use crate::storage::{Inner, SqliteStorage};
@@ -20,11 +21,10 @@ struct Listener {
 
 pub(crate) fn subscribe(storage: &SqliteStorage, filter: &WakeUpFilter) -> Box<dyn WakeUps> {
     let shared = &storage.inner.shared;
-    let others = filter.others;
     Box::new(Listener {
         near: shared.hub.subscribe(filter),
         far_work: (!filter.queues.is_empty()).then(|| shared.foreign_work.subscribe()),
-        far_others: (others.finished || others.due || others.cancels_of.is_some())
+        far_others: (filter.marks || filter.due || filter.cancels_of.is_some())
             .then(|| shared.foreign_others.subscribe()),
         storage: Arc::downgrade(&storage.inner),
         sleepers: Arc::clone(&shared.sleepers),
@@ -60,5 +60,13 @@ impl WakeUps for Listener {
             open = changed(&mut self.far_work) => open.then_some(WakeUp::Work),
             open = changed(&mut self.far_others) => open.then_some(WakeUp::Lost),
         }
+    }
+
+    async fn watch(&mut self, jobs: &[JobId]) -> Result<bool> {
+        if self.far_others.is_none() {
+            let storage = self.storage.upgrade();
+            self.far_others = storage.map(|it| it.shared.foreign_others.subscribe());
+        }
+        self.near.watch(jobs).await
     }
 }

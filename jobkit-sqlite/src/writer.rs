@@ -217,12 +217,16 @@ impl<'c> WriterThread<'c> {
         }
         if let Some((_, signal)) = &mut self.seen {
             signal.0 = signal.0.wrapping_add(i64::from(committed.work));
-            signal.1 = signal.1.wrapping_add(i64::from(!committed.pushes.is_empty()));
+            let others = !committed.pushes.is_empty() || committed.marks;
+            signal.1 = signal.1.wrapping_add(i64::from(others));
         }
         self.tail = committed.tail;
         self.carried = committed.carried;
         if committed.work {
             self.shared.hub.work();
+        }
+        if committed.marks {
+            self.shared.hub.marks();
         }
         for push in committed.pushes {
             match push {

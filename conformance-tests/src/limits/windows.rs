@@ -6,7 +6,7 @@ use jobkit_core::limit::{Limit, Window};
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{Start, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Level, OtherPushes, Promoted, StepRequest, WakeUp, WakeUpFilter};
+use jobkit_core::storage::{Level, Promoted, StepRequest, WakeUp, WakeUpFilter};
 use jobkit_core::{ErrorKind, JobId, Timestamp};
 
 use super::park_all;
@@ -186,8 +186,7 @@ pub async fn the_instant_of_room_is_told(env: Env) {
         return;
     }
     let mut server = env.claimer("s").await;
-    let others = OtherPushes { finished: false, due: true, cancels_of: None };
-    let filter = WakeUpFilter { queues: Vec::new(), others };
+    let filter = WakeUpFilter { due: true, ..WakeUpFilter::default() };
     let mut wake_ups = env.storage.wake_ups(filter).await.expect("subscribes").expect("pushes");
     env.add_many(several(3, || rated("l", 1, Window::Sliding(MINUTE)))).await;
     assert_eq!(server.claim(10).await.len(), 1);

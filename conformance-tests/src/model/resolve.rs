@@ -234,7 +234,7 @@ impl World {
             max: plan.max,
             started: plan.max / 2,
             lease: LEASE,
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             hint: None,
             now: None,
         }

@@ -36,6 +36,8 @@ pub(crate) struct Call<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     pub(crate) work: bool,
+    /// Something was left to sweeps.
+    pub(crate) marks: bool,
     pub(crate) due: Option<Timestamp>,
     pub(crate) finished: Vec<JobId>,
     pub(crate) cancelled: Vec<JobId>,

@@ -87,6 +87,8 @@ faults! {
     ClaimIgnoresPriority
     /// New work is told to nobody.
     NobodyIsWoken
+    /// What is left to sweeps is told to nobody.
+    MarksAreNotTold
     /// The history does not tell of claims.
     HistoryForgetsClaims
     /// Purge removes finished jobs before their time.

@@ -128,6 +128,10 @@ impl ToyStorage {
         if told.work && self.shared.fault != Some(Fault::NobodyIsWoken) {
             hub.work();
         }
+        let marks = told.marks || told.look_again.is_some();
+        if marks && self.shared.fault != Some(Fault::MarksAreNotTold) {
+            hub.marks();
+        }
         if let Some(at) = told.due {
             hub.due(at);
         }

@@ -32,6 +32,7 @@ pub(crate) enum Spread {
 impl Call<'_> {
     /// Leaves work behind those that wait.
     pub(crate) fn mark(&mut self, mark: &Mark) -> Result<()> {
+        self.told.marks = true;
         let number = self.next("mark");
         self.put(table("mark").number(number), mark)
     }
@@ -59,7 +60,9 @@ impl Call<'_> {
         let (admitted, more) = self.fill_limits(max.saturating_sub(done))?;
         let next = self.first_instant("filling").map(|at| at.plus(bounds::BATCH_FILLING));
         let more = more || self.first(&table("mark")).is_some();
-        let next_at = next.into_iter().chain(self.told.look_again).min();
+        // The answer tells of what is left.
+        self.told.marks = false;
+        let next_at = next.into_iter().chain(self.told.look_again.take()).min();
         let next_in = next_at.map(|at| at.since(self.now));
         Ok(Step {
             done: done + admitted,

@@ -127,6 +127,7 @@ faults! {
     RetryIsNoStart G13 "limits::nothing_gives_a_start_back"
     ClaimIgnoresPriority G14 "queue::claims_go_by_priority_and_then_by_age"
     NobodyIsWoken G16 "queue::an_idle_claimer_is_told_of_new_work"
+    MarksAreNotTold G7 "queue::what_is_left_to_sweeps_is_told"
     HistoryForgetsClaims G17 "submit::the_history_tells_what_was_applied"
     HistoryForgetsTheActor G17 "states::the_history_names_who_changed_a_job"
     PurgeIsEarly G19 "retention::purge_removes_what_has_expired_and_nothing_else"

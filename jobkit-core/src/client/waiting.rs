@@ -1,6 +1,6 @@
 //! Waiting for jobs to finish: pushes where there are any, else one shared poll for all waiters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, Weak};
@@ -20,7 +20,7 @@ use crate::model::ids::JobId;
 use crate::model::record::{JobDetails, JobRecord};
 use crate::model::state::StateName;
 use crate::model::sync::lock;
-use crate::storage::{JobSubmitted, OtherPushes, Pushes, Storage, WakeUp, WakeUpFilter, caught};
+use crate::storage::{JobSubmitted, Pushes, Storage, WakeUp, WakeUpFilter, caught};
 
 /// A job that was enqueued, and the way to its result.
 pub struct JobHandle<T = ()> {
@@ -144,6 +144,9 @@ type Fate = Option<bool>;
 /// The first and the longest pause between two looks at a storage that does not push.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
+/// The pause between two looks at everything where the storage tells what finished. Shorter than
+/// [`STALLED`], since a look is the sign of life of the task that looks.
+const TOLD: Duration = Duration::from_secs(2);
 /// How long one call to the storage may take.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long the look at a job may take that was waited for in vain.
@@ -245,18 +248,14 @@ impl Drop for Looker {
 }
 
 impl Looker {
-    /// The jobs that somebody waits for, of those asked for or of all; `None` when there is nothing to do
-    /// for this task.
-    fn wanted(&self, asked: Option<Vec<JobId>>) -> Option<Vec<JobId>> {
+    /// The jobs that somebody waits for; `None` when there is nothing to do for this task.
+    fn wanted(&self) -> Option<BTreeSet<JobId>> {
         let mut room = lock(&self.room);
         room.waiters.retain(|_, waiter| waiter.receiver_count() > 0);
         if !room.looks(self.number) || room.waiters.is_empty() {
             return None;
         }
-        Some(match asked {
-            Some(ids) => ids.into_iter().filter(|id| room.waiters.contains_key(id)).collect(),
-            None => room.waiters.keys().copied().collect(),
-        })
+        Some(room.waiters.keys().copied().collect())
     }
 
     fn found(&self, ids: &[JobId], records: Vec<Option<JobRecord>>) {
@@ -275,20 +274,44 @@ impl Looker {
     }
 }
 
+/// Why the task looks again.
+enum Look {
+    /// A job that somebody waits for has finished.
+    Finished(JobId),
+    /// Somebody else waits.
+    Came,
+    /// A push may have been lost, or it is time to look at everything.
+    All,
+}
+
 /// Looks for finished jobs until nobody waits any more.
 async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
-    let filter = WakeUpFilter {
-        queues: Vec::new(),
-        others: OtherPushes { finished: true, ..OtherPushes::default() },
-    };
     let mut pushes = match storage.upgrade() {
-        Some(storage) => Pushes::subscribe(&*storage, filter).await,
+        Some(storage) => Pushes::subscribe(&*storage, WakeUpFilter::default()).await,
         None => return,
     };
     let mut backoff = Backoff::new(SHORTEST, LONGEST);
-    let mut asked: Option<Vec<JobId>> = None;
-    while let Some(ids) = looker.wanted(asked.take()) {
+    // The jobs whose end the storage tells.
+    let mut watched: BTreeSet<JobId> = BTreeSet::new();
+    let mut why = Look::All;
+    let mut all_at = Instant::now();
+    while let Some(wanted) = looker.wanted() {
         let Some(storage) = storage.upgrade() else { return };
+        watched.retain(|id| wanted.contains(id));
+        let mut new: Vec<JobId> = wanted.difference(&watched).copied().collect();
+        // Before the look, so that nothing ends between the two.
+        if pushes.are_offered() && !new.is_empty() && pushes.watch(&new).await {
+            watched.extend(&new);
+        }
+        let is_told = watched.len() == wanted.len();
+        let ids = match why {
+            Look::Finished(id) => {
+                new.extend(wanted.get(&id));
+                new
+            }
+            Look::Came if is_told => new,
+            Look::Came | Look::All => wanted.into_iter().collect(),
+        };
         for ids in ids.chunks(MAX_STEP_ITEMS) {
             match tokio::time::timeout(CALL_LIMIT, caught(storage.jobs(ids))).await {
                 Ok(Ok(records)) => looker.found(ids, records),
@@ -299,22 +322,33 @@ async fn look(looker: Looker, storage: Weak<dyn Storage>, came: Arc<Notify>) {
             }
         }
         drop(storage);
-        let pause = if pushes.are_offered() { LONGEST } else { backoff.next_exact() };
-        tokio::select! {
+        match why {
+            Look::Finished(_) => {}
+            Look::Came if is_told => {}
+            // Where ends are told, looking at everything merely finds what a lost push left.
+            Look::Came | Look::All => {
+                let pause = if is_told { TOLD } else { backoff.next_exact() };
+                all_at = Instant::now() + pause;
+            }
+        }
+        why = tokio::select! {
             biased;
-            () = tokio::time::sleep(pause) => {}
-            () = came.notified() => backoff.reset(),
-            push = next_finished(&mut pushes, &looker.room) => asked = push,
+            () = tokio::time::sleep_until(all_at) => Look::All,
+            () = came.notified() => {
+                backoff.reset();
+                Look::Came
+            }
+            why = next_finished(&mut pushes) => why,
         }
     }
 }
 
-/// The next push that someone waits for; `None` to look at everything.
-async fn next_finished(pushes: &mut Pushes, room: &Mutex<Room>) -> Option<Vec<JobId>> {
+/// The next reason to look that the storage gives.
+async fn next_finished(pushes: &mut Pushes) -> Look {
     loop {
         match pushes.next().await {
-            WakeUp::Finished(id) if lock(room).waiters.contains_key(&id) => return Some(vec![id]),
-            WakeUp::Lost => return None,
+            WakeUp::Finished(id) => return Look::Finished(id),
+            WakeUp::Lost => return Look::All,
             _ => {}
         }
     }

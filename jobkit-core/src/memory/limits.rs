@@ -170,7 +170,7 @@ impl Tables {
             job.admitted = job.record.parked_at.take().map(admitted);
             self.index(*place);
         }
-        work.claimable |= !next.is_empty();
+        next.iter().for_each(|((_, place), _)| work.claimable(*place));
         next.len()
     }
 
@@ -236,7 +236,7 @@ impl Tables {
     /// now; those beyond a bound by the next sweep.
     pub(super) fn refill_limits(&self, work: &mut Work) {
         work.limits.extend(self.full_limits.iter().take(LIMITS_SWEPT).cloned());
-        work.claimable |= self.full_limits.len() > LIMITS_SWEPT;
+        work.marks |= self.full_limits.len() > LIMITS_SWEPT;
     }
 
     /// Looks at the next limits that have waiters, and goes on with the next step where this one

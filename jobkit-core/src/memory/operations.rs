@@ -100,7 +100,9 @@ impl Operations for MemoryStorage {
         Ok(self.write(None, |tables, work| {
             let pause = tables.pauses.remove(target);
             if pause.is_some() {
+                // Which jobs it holds is not known; everybody looks.
                 work.claimable = true;
+                work.places.clear();
                 tables.refill_limits(work);
             }
             pause.is_some_and(|pause| pause.holds(work.now))

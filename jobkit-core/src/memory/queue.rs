@@ -131,6 +131,9 @@ impl Tables {
             self.planted == Some(Planted::RepeatedClaimClaimsMore) && cfg!(feature = "_planted");
         if request.sequence <= server.last_claim && !more {
             let jobs = self.claimed_by(request);
+            if let Some(sleepers) = &mut self.sleepers {
+                sleepers.claimed(request, jobs.len());
+            }
             return Ok(Claimed { jobs, ..Claimed::default() });
         }
         server.last_claim = request.sequence;
@@ -140,6 +143,9 @@ impl Tables {
         for quota in &request.queues {
             let most = quota.max.min(request.max - jobs.len());
             self.claim_from(work, request, &quota.queue, most, &mut skips, &mut jobs);
+        }
+        if let Some(sleepers) = &mut self.sleepers {
+            sleepers.claimed(request, jobs.len());
         }
         Ok(Claimed { jobs, hint: None, more: skips == 0 })
     }

@@ -19,6 +19,7 @@ use super::keys::Keys;
 use super::limit_row::{LimitRow, note_room_at};
 use super::operations::OperatorState;
 use super::planted::Planted;
+use super::sleepers::Sleepers;
 use super::statistics::Statistics;
 
 /// The sequence of a job: where its record is, and its locator.
@@ -85,6 +86,8 @@ pub(super) struct Tables {
     pub(super) etag: u64,
     pub(super) stats: Statistics,
     pub(super) operator_state: OperatorState,
+    /// Where claimers are told one by one: those who sleep.
+    pub(super) sleepers: Option<Sleepers>,
 }
 
 /// A stored job.
@@ -261,13 +264,26 @@ pub(super) struct Work {
     pub(super) limits: BTreeSet<String>,
     /// When sweeps are to look at limits again, since room that was given will not have been used.
     pub(super) look_again: Option<Timestamp>,
+    /// Whether jobs became claimable.
     pub(super) claimable: bool,
+    /// Which, where sleepers are told one by one.
+    pub(super) places: Vec<Place>,
+    /// Whether sweeps have something to do that they do not know of.
+    pub(super) marks: bool,
+    /// Whether it is a sweep itself.
+    pub(super) sweeps: bool,
     pub(super) due: Option<Timestamp>,
     pub(super) finished: Vec<JobId>,
     pub(super) cancelled: Vec<JobId>,
 }
 
 impl Work {
+    /// A job became claimable.
+    pub(super) fn claimable(&mut self, place: Place) {
+        self.claimable = true;
+        self.places.push(place);
+    }
+
     /// Something is to be done at an instant.
     pub(super) fn due_at(&mut self, at: Timestamp) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
@@ -282,6 +298,9 @@ impl Work {
             limits: BTreeSet::new(),
             look_again: None,
             claimable: false,
+            places: Vec::new(),
+            marks: false,
+            sweeps: false,
             due: None,
             finished: Vec::new(),
             cancelled: Vec::new(),

@@ -409,7 +409,9 @@ impl Tables {
         self.ids.insert(job.id, place);
         self.jobs.insert(place, Box::new(stored));
         self.index(place);
-        work.claimable |= state == StateName::Enqueued;
+        if state == StateName::Enqueued {
+            work.claimable(place);
+        }
         if let Some(run_at) = run_at {
             work.due = Some(work.due.map_or(run_at, |due| due.min(run_at)));
         }

@@ -14,6 +14,7 @@ use super::state::{Ended, Mark, Place, Tables, Work, on_index};
 
 impl Tables {
     pub(super) fn sweep(&mut self, work: &mut Work, max: usize) -> Step {
+        work.sweeps = true;
         let mut done = 0;
         while done < max
             && let Some(mark) = self.marks.pop_front()

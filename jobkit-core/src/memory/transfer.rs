@@ -333,7 +333,9 @@ impl Tables {
                 batch.unreleased.insert(place);
             }
         }
-        work.claimable |= state == StateName::Enqueued;
+        if state == StateName::Enqueued {
+            work.claimable(place);
+        }
         if let State::Scheduled { run_at } = record.head.state {
             work.due_at(run_at);
         }

@@ -107,7 +107,7 @@ impl Tables {
             record.claimed_at = Some(work.now);
         }
         if effects.claimable {
-            work.claimable = true;
+            work.claimable(place);
             if effects.history {
                 record.enqueued_at = Some(work.now);
             }

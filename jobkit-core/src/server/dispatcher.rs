@@ -28,7 +28,7 @@ use crate::server::options::Prefetch;
 use crate::server::outcomes::Outcomes;
 use crate::server::settler;
 use crate::server::supervisor;
-use crate::storage::{ClaimHint, ClaimedJob, OtherPushes, Pushes, WakeUpFilter};
+use crate::storage::{ClaimHint, ClaimedJob, Pushes, WakeUpFilter};
 
 /// After how long a job that was claimed ahead and not started is given back.
 const PREFETCH_KEPT: Duration = Duration::from_millis(200);
@@ -174,7 +174,8 @@ impl Dispatcher {
     async fn subscribe(&mut self) {
         let filter = WakeUpFilter {
             queues: self.engine.queues.names().to_vec(),
-            others: OtherPushes::default(),
+            claimer: Some(self.engine.incarnation()),
+            ..WakeUpFilter::default()
         };
         self.pushes = Pushes::subscribe(&*self.engine.storage, filter).await;
     }

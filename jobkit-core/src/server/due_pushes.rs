@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::model::clock::Timestamp;
 use crate::server::engine::Engine;
-use crate::storage::{OtherPushes, Pushes, WakeUp, WakeUpFilter};
+use crate::storage::{Pushes, WakeUp, WakeUpFilter};
 
 /// Pushes closer together than this are one, so that a thousand new instants are few looks.
 const TOGETHER: Duration = Duration::from_millis(10);
@@ -16,10 +16,7 @@ pub(super) struct DuePushes(Pushes);
 
 impl DuePushes {
     pub(super) async fn subscribe(engine: &Engine) -> Self {
-        let filter = WakeUpFilter {
-            queues: Vec::new(),
-            others: OtherPushes { due: true, ..OtherPushes::default() },
-        };
+        let filter = WakeUpFilter { due: true, ..WakeUpFilter::default() };
         Self(Pushes::subscribe(&*engine.storage, filter).await)
     }
 

@@ -67,7 +67,7 @@ impl Inline {
             max: 1,
             started: 1,
             lease: engine.options.lease,
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             hint: None,
             now: None,
         };

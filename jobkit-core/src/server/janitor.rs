@@ -11,9 +11,7 @@ use crate::model::ids::jittered;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
-use crate::storage::{
-    ExpiredLease, OtherPushes, Pushes, RescueRequest, Step, StepRequest, WakeUpFilter,
-};
+use crate::storage::{ExpiredLease, Pushes, RescueRequest, Step, StepRequest, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
 const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
@@ -93,13 +91,10 @@ async fn rescue(engine: &Engine) {
 
 /// Completes marks soon after anything was written, else now and then.
 async fn sweep(engine: &Engine) {
-    let filter = WakeUpFilter {
-        queues: engine.queues.names().to_vec(),
-        others: OtherPushes { finished: false, due: false, cancels_of: Some(engine.incarnation()) },
-    };
+    let filter = WakeUpFilter { marks: true, ..WakeUpFilter::default() };
     let mut pushes = Pushes::subscribe(&*engine.storage, filter).await;
     loop {
-        // Where pushes tell of writes, looking without one merely finds what a lost push left. Asked each
+        // Where pushes tell of marks, looking without one merely finds what a lost push left. Asked each
         // time: pushes may end.
         let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
         let step = engine.bounded(engine.storage.sweep(StepRequest::default())).await;

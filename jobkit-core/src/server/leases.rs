@@ -13,7 +13,7 @@ use crate::model::ids::source_now;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
-    Heartbeat, OtherPushes, Pushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
+    Heartbeat, Pushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
 };
 
 /// How soon a failed renewal is tried again.
@@ -54,10 +54,7 @@ pub(super) async fn keep(engine: Arc<Engine>) {
 
 async fn renewals(engine: &Engine) {
     let interval = engine.options.renew_interval();
-    let filter = WakeUpFilter {
-        queues: Vec::new(),
-        others: OtherPushes { cancels_of: Some(engine.incarnation()), ..OtherPushes::default() },
-    };
+    let filter = WakeUpFilter { cancels_of: Some(engine.incarnation()), ..WakeUpFilter::default() };
     let mut pushes = Pushes::subscribe(&*engine.storage, filter).await;
     // The last claim up to which everything is known to be settled.
     let mut settled_through = 0;

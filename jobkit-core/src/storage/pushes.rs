@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::error::{Error, ErrorKind};
+use crate::model::ids::JobId;
 use crate::storage::{Storage, WakeUp, WakeUpFilter, WakeUps, caught};
 
 /// How long a storage may take to answer whether it pushes.
@@ -50,6 +51,13 @@ impl Pushes {
         }
         std::future::pending().await
     }
+
+    /// Asks to be told when these jobs finish; whether the storage does so. An error, a panic or no answer
+    /// within 30 s is as if it did not.
+    pub(crate) async fn watch(&mut self, jobs: &[JobId]) -> bool {
+        let Some(pushes) = &mut self.0 else { return false };
+        matches!(tokio::time::timeout(LIMIT, caught(pushes.watch(jobs))).await, Ok(Ok(true)))
+    }
 }
 
 #[cfg(test)]
@@ -60,7 +68,6 @@ mod tests {
 
     use super::*;
     use crate::memory::MemoryStorage;
-    use crate::storage::OtherPushes;
     use crate::testing::{Fault, FaultyStorage};
 
     struct TwoPushes(u8);
@@ -80,7 +87,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_storage_that_hangs_or_panics_is_as_one_without_pushes() {
         let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
-        let filter = || WakeUpFilter { queues: Vec::new(), others: OtherPushes::default() };
+        let filter = WakeUpFilter::default;
         for fault in [Fault::Late(LIMIT * 100), Fault::Panic, Fault::Before] {
             storage.fail_next("wake_ups", fault);
             let began = tokio::time::Instant::now();

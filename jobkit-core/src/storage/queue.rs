@@ -95,9 +95,16 @@ use crate::storage::log::LogLine;
 ///   is not.
 ///
 /// **Contract: `wake_ups`**
-/// - **WAK-1** Where pushes are claimed, an idle claimer is told within 100 ms that work became
-///   claimable by submit, release, requeue, run-now, resume, retry or a freed slot (G16, G21).
+/// - **WAK-1** Where pushes are claimed, a claimer that sleeps is told within 100 ms that work which it
+///   would take became claimable by submit, release, requeue, run-now, resume, retry or a freed slot
+///   (G16, G21). It sleeps if its last claim took fewer jobs than
+///   [`sleeps_below`](ClaimRequest::sleeps_below), named the queue and the kind, and it does not drain.
 /// - **WAK-2** It may tell too often; after a lost push polling finds the work.
+/// - **WAK-3** A storage may tell sleepers alone: one for each job that became claimable, each once until
+///   it claims again.
+/// - **WAK-4** Where pushes are claimed, a listener for marks is told within 100 ms that a call left work
+///   to sweeps, even if nothing became claimable by it (G7, G9).
+/// - **WAK-5** A watched job that finishes is told to who watches it, and to nobody else.
 #[async_trait]
 pub trait JobQueue {
     /// Takes jobs under a lease.
@@ -154,9 +161,10 @@ pub struct ClaimRequest {
     pub started: usize,
     /// How long the lease is.
     pub lease: Duration,
-    /// The server sleeps if it gets nothing: a storage that pushes remembers to wake it, in the same
-    /// step.
-    pub sleeps_if_empty: bool,
+    /// The server sleeps if it gets fewer jobs than this: the number of its free workers. A storage that
+    /// tells sleepers registers it in the same step, in place of what an earlier claim registered, and
+    /// wakes it once. 0: it does not sleep.
+    pub sleeps_below: usize,
     /// What the last claim answered, to skip what is known to be taken.
     pub hint: Option<ClaimHint>,
     /// Replaces the storage's clock; tests only.
@@ -451,20 +459,17 @@ pub struct Rescue {
 /// Which pushes a listener wants. A storage may send others too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WakeUpFilter {
-    /// New work in these queues.
+    /// New work in these queues; none by default.
     pub queues: Vec<Name>,
-    /// Ends of jobs, and new due instants.
-    pub others: OtherPushes,
-}
-
-/// Pushes beside new work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OtherPushes {
-    /// Jobs that finished.
-    pub finished: bool,
-    /// Instants that are due earlier than what was known.
+    /// The life whose claims say that it sleeps ([`ClaimRequest::sleeps_below`]). A storage that tells
+    /// sleepers tells it alone of the work that it was woken for. By default nobody: such a listener may
+    /// hear of no work at all.
+    pub claimer: Option<Incarnation>,
+    /// Work that was left to sweeps. A storage may tell one listener alone.
+    pub marks: bool,
+    /// Times that are due earlier than what was known.
     pub due: bool,
-    /// Cancellations of jobs this life holds.
+    /// Cancellations of jobs that this life holds.
     pub cancels_of: Option<Incarnation>,
 }
 
@@ -474,9 +479,11 @@ pub struct OtherPushes {
 pub enum WakeUp {
     /// Work became claimable.
     Work,
+    /// Work was left to sweeps.
+    Marks,
     /// Something is due at this instant.
     Due(Timestamp),
-    /// The job finished.
+    /// A job that this listener [watches](WakeUps::watch) finished.
     Finished(JobId),
     /// Cancellation of this running job was requested.
     Cancel(JobId),
@@ -486,10 +493,22 @@ pub enum WakeUp {
 
 /// A stream of pushes.
 #[async_trait]
+#[allow(unused_variables, reason = "default bodies")]
 pub trait WakeUps: Send {
     /// The next push; `None` when the storage was closed.
     ///
     /// # Cancel safety
     /// Dropping the future loses no push.
     async fn next(&mut self) -> Option<WakeUp>;
+
+    /// Asks to be told when these jobs finish, each once, besides those asked for before. Answers whether
+    /// the storage does so; if not, which is the default, the caller looks now and then instead.
+    ///
+    /// What finishes after the answer is told. What finished before may not be: look once afterwards.
+    ///
+    /// # Errors
+    /// The call failed; the caller goes on as if it had answered `false`.
+    async fn watch(&mut self, jobs: &[JobId]) -> Result<bool> {
+        Ok(false)
+    }
 }

@@ -282,6 +282,10 @@ impl WakeUps for Pushes {
             }
         }
     }
+
+    async fn watch(&mut self, jobs: &[crate::model::ids::JobId]) -> Result<bool> {
+        self.inner.watch(jobs).await
+    }
 }
 
 impl fmt::Debug for FaultyStorage {

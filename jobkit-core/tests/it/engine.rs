@@ -35,6 +35,62 @@ async fn an_idle_server_notices_a_push_at_once() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_new_job_starts_at_once_beside_long_ones() {
+    let bench = Bench::new();
+    let options = jobkit_core::ServerOptions::default().workers(20);
+    let _server = bench.server(options).await;
+    for _ in 0..3 {
+        bench.client.enqueue(script("long", Act::Hang)).await.unwrap();
+    }
+    eventually("they run", || async { bench.starts_of("long") == 3 }).await;
+    // The server has claimed all there was, and 17 workers are free.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let began = tokio::time::Instant::now();
+        let job = bench.client.enqueue(script("new", Act::Return(1))).await.unwrap();
+        job.wait(SOON).await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_to_sweeps_is_done_soon_on_an_idle_system() {
+    let bench = Bench::new();
+    let _server = bench.server(jobkit_core::ServerOptions::default()).await;
+    let within = Duration::from_secs(2);
+    let hour = Duration::from_secs(3600);
+
+    let parent = script("parent", Act::Return(1)).delay(hour);
+    let children: Vec<_> =
+        (0..150).map(|_| script("child", Act::Return(1)).after(&parent)).collect();
+    let ids: Vec<_> = children.iter().map(jobkit_core::NewJob::id).collect();
+    let parent = bench.client.enqueue(parent).await.unwrap();
+    bench.client.enqueue_many(children).await.unwrap();
+    let members = (0..600).map(|_| script("member", Act::Return(1)).delay(hour));
+    let batch = bench.client.enqueue(Batch::new("b").jobs(members)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+
+    let began = tokio::time::Instant::now();
+    bench.client.delete(parent.id()).await.unwrap();
+    eventually("the last child is deleted", || async {
+        let last = bench.client.state(ids[149]).await.unwrap();
+        let first = bench.client.state(ids[0]).await.unwrap();
+        first == Some(StateName::Deleted) && last == Some(StateName::Deleted)
+    })
+    .await;
+    assert!(began.elapsed() < within, "{:?}", began.elapsed());
+
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let began = tokio::time::Instant::now();
+    batch.cancel().await.unwrap();
+    eventually("the batch has ended", || async {
+        batch.status().await.unwrap().unwrap().counts.deleted == 600
+    })
+    .await;
+    assert!(began.elapsed() < within, "{:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_retried_until_attempts_are_used_up() {
     let bench = Bench::new();

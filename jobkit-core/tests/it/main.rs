@@ -20,3 +20,6 @@ mod secrets;
 mod support;
 mod test_server;
 mod waiting;
+
+/// Whether the storage of the tests tells claimers that sleep one by one.
+const TELLS_SLEEPERS: bool = false;

@@ -164,6 +164,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let storage = MemoryStorage::new();
+        let storage = if crate::TELLS_SLEEPERS { storage.tells_sleepers() } else { storage };
         Self { client: Client::new(storage.clone()), storage, ledger: Shared::default() }
     }
 

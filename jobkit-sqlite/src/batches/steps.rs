@@ -108,12 +108,12 @@ fn begin_mark(
     if members {
         let until = txn.last_seq()?;
         if let Some(done) = members_step(txn, &mark, 0, until, room, now)? {
-            marks::insert(txn.db, &mark, done, until)?;
+            marks::insert(txn, &mark, done, until)?;
         }
     }
     let (mark, until) = (mark.of_nested(), touched::last_number(txn)?);
     if let Some(done) = nested_step(txn, &mark, 0, until, room, now)? {
-        marks::insert(txn.db, &mark, done, until)?;
+        marks::insert(txn, &mark, done, until)?;
     }
     Ok(())
 }

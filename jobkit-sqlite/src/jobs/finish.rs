@@ -52,7 +52,7 @@ fn decide_or_mark(
     if marks::is_marked(txn.db, parent)?
         || decide_children(txn, parent, verdict, until, now, budget)?
     {
-        marks::insert(txn.db, &Mark::Decide { parent, verdict }, 0, until)?;
+        marks::insert(txn, &Mark::Decide { parent, verdict }, 0, until)?;
     }
     Ok(())
 }

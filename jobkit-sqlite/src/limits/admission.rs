@@ -57,8 +57,7 @@ struct LaneScan {
 pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     while let Some(limit) = txn.dirty_limits.pop_first() {
         let (_, more) = admit_at(txn, limit, now, ADMITTED_AT_ONCE, &mut { LANES_AT_ONCE })?;
-        // Whoever hears of work sweeps soon.
-        txn.work |= more;
+        txn.marks |= more;
     }
     Ok(())
 }
@@ -68,8 +67,7 @@ pub(crate) fn admit_waiters(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult 
 pub(crate) fn admit_everywhere(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult {
     txn.db.run("UPDATE jk_limit INDEXED BY jk_limit_asleep SET asleep = 0 WHERE asleep > 0", [])?;
     let (_, left) = admit_at_open_limits(txn, 0, ADMITTED_AT_ONCE, now)?;
-    // Whoever hears of work sweeps soon.
-    txn.work |= left.is_some();
+    txn.marks |= left.is_some();
     Ok(())
 }
 
@@ -136,7 +134,7 @@ pub(crate) fn admit_at_due_limits(
         if done < max {
             let (admitted, more) = admit_at(txn, limit, now, max - done, &mut { LANES_AT_ONCE })?;
             done += admitted;
-            txn.work |= more;
+            txn.marks |= more;
         }
     }
     Ok(done)

@@ -7,6 +7,7 @@ use rusqlite::params;
 use crate::codec::parent_columns;
 use crate::connection::Db;
 use crate::error::SqlResult;
+use crate::txn::Txn;
 
 /// The most members or children that one step handles.
 pub(crate) const STEP: usize = 500;
@@ -129,9 +130,10 @@ impl Mark {
     }
 }
 
-pub(crate) fn insert(db: &Db<'_>, mark: &Mark, done: i64, until: i64) -> SqlResult {
+pub(crate) fn insert(txn: &mut Txn<'_, '_>, mark: &Mark, done: i64, until: i64) -> SqlResult {
     let (what, subject, arg) = mark.row();
-    db.run(
+    txn.marks = true;
+    txn.db.run(
         "INSERT INTO jk_mark (what, subject, arg, done, until) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![what, &subject[..], arg, done, until],
     )?;

@@ -206,7 +206,7 @@ fn claim(sequence: u64, kind: &str, max: usize) -> ClaimRequest {
         max,
         started: max / 2,
         lease: Duration::from_secs(30),
-        sleeps_if_empty: false,
+        sleeps_below: 0,
         hint: None,
         now: None,
     }

@@ -6,6 +6,7 @@ mod conformance;
 mod corruption_fuzz;
 mod damage;
 mod file;
+mod idle;
 mod layers;
 #[cfg(target_os = "linux")]
 mod read_only;

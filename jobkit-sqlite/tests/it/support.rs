@@ -69,7 +69,7 @@ pub(crate) async fn claim(
         max: 10,
         started: 10,
         lease: Duration::from_secs(30),
-        sleeps_if_empty: false,
+        sleeps_below: 0,
         hint: None,
         now: None,
     };

@@ -133,7 +133,7 @@ impl World {
             max: 100,
             started: 100,
             lease: Duration::from_secs(3600),
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             hint: None,
             now: None,
         };

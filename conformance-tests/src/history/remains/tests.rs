@@ -65,7 +65,7 @@ impl Run {
             max: 50,
             started: 50,
             lease: 30 * SECOND,
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             hint: None,
             now: None,
         };

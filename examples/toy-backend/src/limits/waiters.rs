@@ -126,7 +126,7 @@ impl Call<'_> {
     /// those beyond a bound by the next sweep.
     pub(crate) fn refill_limits(&mut self) {
         let mut limits = self.limits_with_waiters(None, LIMITS_SWEPT + 1);
-        self.told.work |= limits.len() > LIMITS_SWEPT;
+        self.told.marks |= limits.len() > LIMITS_SWEPT;
         limits.truncate(LIMITS_SWEPT);
         self.limits.extend(limits);
     }

@@ -230,7 +230,7 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
             started: 1,
             lease: Duration::from_secs(3600),
             hint: None,
-            sleeps_if_empty: false,
+            sleeps_below: 0,
             now: None,
         };
         let claimed = storage.claim(&claim).await.expect("claims");

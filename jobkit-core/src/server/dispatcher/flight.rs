@@ -85,6 +85,7 @@ impl Dispatcher {
             self.hint_since = Instant::now();
         }
         self.may_be_work = false;
+        let free = self.free_workers().saturating_sub(self.waiting.len());
         ClaimRequest {
             server: self.engine.info.name.clone(),
             incarnation: self.engine.incarnation(),
@@ -95,10 +96,10 @@ impl Dispatcher {
             // While one is suspected, a crash counts against it alone.
             started: match self.suspects.are_there() {
                 true => 0,
-                false => self.free_workers().saturating_sub(self.waiting.len()),
+                false => free,
             },
             lease: self.engine.options.lease,
-            sleeps_if_empty: true,
+            sleeps_below: free,
             hint: self.hint.clone(),
             now: None,
         }
