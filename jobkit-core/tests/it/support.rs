@@ -197,13 +197,13 @@ impl Bench {
     }
 }
 
-/// Polls until a condition holds, for ten seconds at the most.
+/// Polls until a condition holds, for thirty seconds at the most.
 pub(crate) async fn eventually<F, Fut>(what: &str, condition: F)
 where
     F: Fn() -> Fut,
     Fut: Future<Output = bool>,
 {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
