@@ -13,25 +13,25 @@ use crate::ToyStorage;
 impl JobQueue for ToyStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
-        self.write(request.now, |call| call.claim(request))
+        self.write(request.now, |txn| txn.claim(request))
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         request.check()?;
-        self.write(request.now, |call| call.settle_all(request))
+        self.write(request.now, |txn| txn.settle_all(request))
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
         request.check()?;
-        self.write(request.now, |call| call.renew(request))
+        self.write(request.now, |txn| txn.renew(request))
     }
 
     async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
-        self.write(request.now, |call| call.promote(request.max))
+        self.write(request.now, |txn| txn.promote(request.max))
     }
 
     async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
-        self.write(request.now, |call| call.rescue(request))
+        self.write(request.now, |txn| txn.rescue(request))
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {

@@ -11,9 +11,9 @@ use jobkit_core::storage::{
 };
 use jobkit_core::{Clock, Error, ErrorKind, Result, SystemClock, Timestamp, bounds};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::kv::Kv;
+use crate::txn::Txn;
 
 /// The version of what is written, as `migrate` tells it.
 const SCHEMA: u32 = 1;
@@ -93,9 +93,9 @@ impl ToyStorage {
     /// The file could not be written.
     #[doc(hidden)]
     pub fn make_unreadable(&self, id: jobkit_core::JobId) -> Result<bool> {
-        self.write(None, |call| {
-            let Some(place) = call.find(id) else { return Ok(false) };
-            call.tx.put(crate::keys::beside(place, "extras"), "{not json");
+        self.write(None, |txn| {
+            let Some(place) = txn.find(id) else { return Ok(false) };
+            txn.tx.put(crate::keys::beside(place, "extras"), "{not json");
             Ok(true)
         })
     }
@@ -105,16 +105,16 @@ impl ToyStorage {
     pub(crate) fn write<R>(
         &self,
         now: Option<Timestamp>,
-        f: impl FnOnce(&mut Call<'_>) -> Result<R>,
+        f: impl FnOnce(&mut Txn<'_>) -> Result<R>,
     ) -> Result<R> {
         let mut kv = lock(&self.shared.kv);
         // Under the lock, so that instants grow in the order of commits.
         let now = now.unwrap_or_else(|| SystemClock.now());
-        let mut call = Call::new(kv.begin(), now, self.shared.fault);
+        let mut txn = Txn::new(kv.begin(), now, self.shared.fault);
         // An error drops the transaction: nothing has changed.
-        let answer = f(&mut call)?;
-        call.settle_down()?;
-        let Call { tx, told, .. } = call;
+        let answer = f(&mut txn)?;
+        txn.settle_down()?;
+        let Txn { tx, told, .. } = txn;
         if tx.is_dirty() {
             #[cfg(feature = "_faults")]
             if self.shared.fault == Some(Fault::CommitIsNotWritten) {
@@ -141,11 +141,11 @@ impl ToyStorage {
     pub(crate) fn read<R>(
         &self,
         now: Option<Timestamp>,
-        f: impl FnOnce(&Call<'_>) -> Result<R>,
+        f: impl FnOnce(&Txn<'_>) -> Result<R>,
     ) -> Result<R> {
         let mut kv = lock(&self.shared.kv);
         let now = now.unwrap_or_else(|| SystemClock.now());
-        f(&Call::new(kv.begin(), now, self.shared.fault))
+        f(&Txn::new(kv.begin(), now, self.shared.fault))
     }
 }
 
