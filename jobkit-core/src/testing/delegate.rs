@@ -16,14 +16,14 @@ use crate::model::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
 use crate::model::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::model::stats::{Histogram, Scope, Tally};
 use crate::storage::*;
-use crate::testing::{Call, FaultyStorage};
+use crate::testing::{FaultyStorage, ObservedCall};
 
 #[async_trait]
 impl JobStore for FaultyStorage {
     async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
         let mut answers = self
             .seen("submit", self.inner.submit(request), |observer, answers| {
-                observer.applied(&Call::Submit(request, answers));
+                observer.applied(&ObservedCall::Submit(request, answers));
             })
             .await?;
         if self.swaps() && request.submissions.iter().all(|one| one.jobs.len() == 1) {
@@ -42,7 +42,7 @@ impl JobStore for FaultyStorage {
 
     async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
         self.seen("change_state", self.inner.change_state(request), |observer, answers| {
-            observer.applied(&Call::ChangeState(request, answers));
+            observer.applied(&ObservedCall::ChangeState(request, answers));
         })
         .await
     }
@@ -60,14 +60,14 @@ impl JobStore for FaultyStorage {
 impl JobQueue for FaultyStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
         self.seen("claim", self.inner.claim(request), |observer, claimed| {
-            observer.applied(&Call::Claim(request, claimed));
+            observer.applied(&ObservedCall::Claim(request, claimed));
         })
         .await
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         self.seen("settle", self.inner.settle(request), |observer, answers| {
-            observer.applied(&Call::Settle(request, answers));
+            observer.applied(&ObservedCall::Settle(request, answers));
         })
         .await
     }
@@ -79,14 +79,14 @@ impl JobQueue for FaultyStorage {
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
         let call = self.inner.settle_and_claim(settle, claim);
         self.seen("settle_and_claim", call, |observer, (answers, claimed)| {
-            observer.applied(&Call::SettleAndClaim(settle, answers, claim, claimed));
+            observer.applied(&ObservedCall::SettleAndClaim(settle, answers, claim, claimed));
         })
         .await
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
         self.seen("renew", self.inner.renew(request), |observer, renewed| {
-            observer.applied(&Call::Renew(request, renewed));
+            observer.applied(&ObservedCall::Renew(request, renewed));
         })
         .await
     }
@@ -97,7 +97,7 @@ impl JobQueue for FaultyStorage {
 
     async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
         self.seen("rescue_expired", self.inner.rescue_expired(request), |observer, rescue| {
-            observer.applied(&Call::Rescue(request, rescue));
+            observer.applied(&ObservedCall::Rescue(request, rescue));
         })
         .await
     }
@@ -112,7 +112,7 @@ impl JobQueue for FaultyStorage {
 impl LockStore for FaultyStorage {
     async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
         self.seen("try_acquire", self.inner.try_acquire(request), |observer, lease| {
-            observer.applied(&Call::Acquire(request, lease));
+            observer.applied(&ObservedCall::Acquire(request, lease));
         })
         .await
     }
@@ -182,7 +182,7 @@ impl RecurringStore for FaultyStorage {
         now: Option<Timestamp>,
     ) -> Result<Vec<FireOutcome>> {
         self.seen("fire_recurring", self.inner.fire_recurring(fires, now), |observer, outcomes| {
-            observer.applied(&Call::Fire(fires, outcomes));
+            observer.applied(&ObservedCall::Fire(fires, outcomes));
         })
         .await
     }
