@@ -24,7 +24,7 @@ pub async fn an_idle_claimer_is_told_of_new_work(env: Env) {
     let mut server = env.claimer("s").await;
     let mut request = server.request(1, 1);
     request.sleeps_if_empty = true;
-    env.storage.claim(&request).await.expect("claims");
+    env.storage.claim(&env.call(), &request).await.expect("claims");
     server.sequence = 1;
 
     let id = env.add(job()).await;
@@ -84,10 +84,10 @@ pub async fn an_idle_claimer_is_told_of_releases_slots_and_resumes(env: Env) {
 
     let queue = PauseTarget::Queue(name("default"));
     let pause = jobkit_core::recurring::Pause::new("op", "why");
-    if env.storage.pause(&queue, &pause, None).await.is_ok() {
+    if env.storage.pause(&env.call(), &queue, &pause).await.is_ok() {
         env.add(job()).await;
         let mut wake_ups = env.storage.wake_ups(filter).await.expect("subscribes").expect("pushes");
-        env.storage.resume(&queue).await.expect("resumes");
+        env.storage.resume(&env.call(), &queue).await.expect("resumes");
         told(&mut wake_ups, "a resume").await;
         server.run_one(Ending::Succeeded).await;
     }
@@ -133,7 +133,7 @@ pub async fn polling_finds_work_without_a_push(env: Env) {
     let mut server = env.claimer("s").await;
     let mut request = server.request(1, 1);
     request.sleeps_if_empty = true;
-    assert!(env.storage.claim(&request).await.expect("claims").jobs.is_empty());
+    assert!(env.storage.claim(&env.call(), &request).await.expect("claims").jobs.is_empty());
     server.sequence = 1;
     let id = env.add(job()).await;
     assert_eq!(server.claim_ids(1).await, [id]);

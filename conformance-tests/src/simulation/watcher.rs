@@ -13,7 +13,7 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{State, StateName};
 use jobkit_core::stats::Scope;
 use jobkit_core::storage::{
-    BatchStore, ChangeOutcome, FireOutcome, JobStore, JobSubmitted, LimitStore, Monitoring,
+    BatchStore, Call, ChangeOutcome, FireOutcome, JobStore, JobSubmitted, LimitStore, Monitoring,
     RenewAnswer, ServerRegistry, SettleAnswer, SubmitRequest, Submitted,
 };
 use jobkit_core::testing::{ObservedCall, Observer};
@@ -142,7 +142,7 @@ impl Watcher {
         if let Some(tally) = now(self.storage.counters(&Scope::Total)) {
             seen.history.push(s, at, Fact::Totals(tally.to));
         }
-        if let Some(snapshot) = now(self.storage.snapshot(None)) {
+        if let Some(snapshot) = now(self.storage.snapshot(&Call::default())) {
             seen.history.push(s, at, Fact::Standing(snapshot.by_state));
         }
         seen.history.push(s, at, Fact::Quiet);
@@ -320,7 +320,7 @@ impl Look {
                 *before = batch;
             }
         }
-        for limit in now(storage.limits(None, 100)).unwrap_or_default() {
+        for limit in now(storage.limits(&Call::default(), None, 100)).unwrap_or_default() {
             let name = limit.limit.name;
             let figures = (limit.limit.max, limit.used);
             if seen.limits.insert(name.clone(), figures) != Some(figures) {

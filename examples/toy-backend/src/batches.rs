@@ -11,8 +11,8 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Event;
-use jobkit_core::storage::{BatchOutcome, BatchStore, Submission};
-use jobkit_core::{BatchId, JobId, Result, Timestamp, bounds};
+use jobkit_core::storage::{BatchOutcome, BatchStore, Call, Submission};
+use jobkit_core::{BatchId, JobId, Result, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
@@ -56,8 +56,8 @@ fn members(batch: BatchId) -> Key {
 
 #[async_trait]
 impl BatchStore for ToyStorage {
-    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.write(now, |txn| {
+    async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.write(call, |txn| {
             let Some(mut batch) = txn.find_batch(id)? else {
                 return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
             };
@@ -81,8 +81,8 @@ impl BatchStore for ToyStorage {
         })
     }
 
-    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.write(now, |txn| {
+    async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.write(call, |txn| {
             let Some(batch) = txn.stored_batch(id)? else {
                 return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
             };
@@ -98,7 +98,7 @@ impl BatchStore for ToyStorage {
     }
 
     async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
-        self.read(None, |txn| txn.stored_batch(id))
+        self.read(|txn| txn.stored_batch(id))
     }
 
     async fn batches(
@@ -107,7 +107,7 @@ impl BatchStore for ToyStorage {
         before: Option<BatchId>,
         limit: usize,
     ) -> Result<Vec<BatchRecord>> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             let all = table("batch");
             let end = before.map_or(all.end(), |before| keys::batch(before).into());
             let keys: Vec<&[u8]> = txn.tx.keys(&all, &end).collect();

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use jobkit_core::limit::Limit;
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{State, StateName};
-use jobkit_core::storage::{LimitHolder, LimitStore, LimitUsage};
+use jobkit_core::storage::{Call, LimitHolder, LimitStore, LimitUsage};
 use jobkit_core::{Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -54,9 +54,9 @@ fn room_key(at: Timestamp, limit: &str) -> Key {
 
 #[async_trait]
 impl LimitStore for ToyStorage {
-    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+    async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
         limit.check()?;
-        self.write(None, |txn| {
+        self.write(call, |txn| {
             if txn.limit_row(&limit.name)?.is_none() {
                 txn.define(limit, true)?;
             }
@@ -73,8 +73,13 @@ impl LimitStore for ToyStorage {
         })
     }
 
-    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
-        self.read(None, |txn| {
+    async fn limits(
+        &self,
+        call: &Call,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<LimitUsage>> {
+        self.read_at(call, |txn| {
             let rows = table("limit");
             let from = after.map_or(rows.to_vec(), |after| row_key(after).end());
             let rows = txn.keys_from(&rows, &from, limit);
@@ -83,12 +88,12 @@ impl LimitStore for ToyStorage {
         })
     }
 
-    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
-        self.read(None, |txn| txn.limit_row(name)?.map(|row| txn.usage(row)).transpose())
+    async fn limit(&self, call: &Call, name: &str) -> Result<Option<LimitUsage>> {
+        self.read_at(call, |txn| txn.limit_row(name)?.map(|row| txn.usage(row)).transpose())
     }
 
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             if txn.limit_row(name)?.is_none_or(|row| row.limit.window.is_some()) {
                 return Ok(Vec::new());
             }

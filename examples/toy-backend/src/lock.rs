@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
-use jobkit_core::storage::{LockLease, LockRequest, LockStore};
+use jobkit_core::storage::{Call, LockLease, LockRequest, LockStore};
 use jobkit_core::{Error, Incarnation, Result, Timestamp, bounds};
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +27,9 @@ impl Lock {
 #[async_trait]
 impl LockStore for ToyStorage {
     // [guide: lock]
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>> {
         check(request)?;
-        self.write(request.now, |txn| {
+        self.write(call, |txn| {
             let mut lock: Lock = txn.get(&key(request))?.unwrap_or_default();
             let expires_at = txn.now.plus(request.ttl);
             match lock.holder.filter(|(_, until)| *until > txn.now) {
@@ -52,9 +52,14 @@ impl LockStore for ToyStorage {
     }
     // [end]
 
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn renew_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
-        self.write(request.now, |txn| {
+        self.write(call, |txn| {
             let mut lock: Lock = txn.get(&key(request))?.unwrap_or_default();
             // Also after its expiry, as long as nobody else has taken it.
             let held = lock.is_of(request, generation);
@@ -66,9 +71,14 @@ impl LockStore for ToyStorage {
         })
     }
 
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
-        self.write(request.now, |txn| {
+        self.write(call, |txn| {
             let mut lock: Lock = txn.get(&key(request))?.unwrap_or_default();
             let any = txn.has(Fault::ReleaseForgetsTheGeneration);
             if !lock.is_of(request, if any { lock.generation } else { generation }) {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
 use jobkit_core::record::{Lease, Payload, Progress};
-use jobkit_core::storage::{JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
+use jobkit_core::storage::{Call, JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
 use jobkit_core::{Error, JobId, Result, bounds};
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +34,9 @@ fn memo(place: u64, key: &str) -> Key {
 #[async_trait]
 impl JobLog for ToyStorage {
     // [guide: log]
-    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+    async fn write_log(&self, call: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
         check_items("writes", writes.len())?;
-        self.write(None, |txn| {
+        self.write(call, |txn| {
             let write = |write: &LogWrite| {
                 let Some(place) = txn.writable(&write.lease)? else {
                     return Ok(WriteAnswer::LeaseLost);
@@ -57,7 +57,7 @@ impl JobLog for ToyStorage {
         after: u64,
         limit: usize,
     ) -> Result<LogPage> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             let Some(job) = txn.job_by_id(job)? else { return Ok(LogPage::default()) };
             let place = job.record.sequence;
             let fence = fence.unwrap_or(job.record.head.fence);
@@ -74,10 +74,16 @@ impl JobLog for ToyStorage {
         })
     }
 
-    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
+    async fn put_memo(
+        &self,
+        call: &Call,
+        lease: Lease,
+        key: &str,
+        value: &Payload,
+    ) -> Result<Option<Payload>> {
         check_label("memo", key)?;
         check_value("memo", value)?;
-        self.write(None, |txn| {
+        self.write(call, |txn| {
             let Some(place) = txn.writable(&lease)? else { return Ok(None) };
             // The first write of the run stays.
             if let Some(kept) = txn.tx.get(&memo(place, key)) {
@@ -89,15 +95,20 @@ impl JobLog for ToyStorage {
     }
 
     async fn memo(&self, job: JobId, key: &str) -> Result<Option<Payload>> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             let place = txn.find(job);
             Ok(place.and_then(|place| txn.tx.get(&memo(place, key))).map(Payload::from))
         })
     }
 
-    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
+    async fn put_checkpoint(
+        &self,
+        call: &Call,
+        lease: Lease,
+        value: &Payload,
+    ) -> Result<WriteAnswer> {
         check_value("checkpoint", value)?;
-        self.write(None, |txn| {
+        self.write(call, |txn| {
             let Some(place) = txn.writable(&lease)? else { return Ok(WriteAnswer::LeaseLost) };
             txn.tx.put(beside(place, "checkpoint"), value.as_bytes());
             Ok(WriteAnswer::Written)
@@ -105,7 +116,7 @@ impl JobLog for ToyStorage {
     }
 
     async fn checkpoint(&self, job: JobId) -> Result<Option<Payload>> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             let place = txn.find(job);
             let kept = place.and_then(|place| txn.tx.get(&beside(place, "checkpoint")));
             Ok(kept.map(Payload::from))

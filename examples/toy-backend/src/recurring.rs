@@ -6,7 +6,7 @@ use jobkit_core::recurring::{Fired, Overlap, Pause, RecurringRecord, RecurringRu
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::Reason;
 use jobkit_core::storage::{
-    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    Call, DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
     SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,
 };
 use jobkit_core::{Result, Timestamp, bounds};
@@ -62,15 +62,15 @@ fn runs(id: &str) -> Key {
 impl RecurringStore for ToyStorage {
     async fn save_recurring(
         &self,
+        call: &Call,
         saves: &[SaveRecurring],
-        now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
         check_items("saves", saves.len())?;
-        self.write(now, |txn| saves.iter().map(|save| txn.save_definition(save)).collect())
+        self.write(call, |txn| saves.iter().map(|save| txn.save_definition(save)).collect())
     }
 
-    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
-        self.write(now, |txn| {
+    async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
+        self.write(call, |txn| {
             let Some(schedule) = txn.schedule(id)? else { return Ok(false) };
             if let Some(due) = schedule.due() {
                 txn.tx.delete(due);
@@ -95,16 +95,11 @@ impl RecurringStore for ToyStorage {
         })
     }
 
-    async fn pause_recurring(
-        &self,
-        id: &str,
-        change: PauseChange,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
         if let PauseChange::Pause(pause) = &change {
             pause.check()?;
         }
-        self.write(now, |txn| {
+        self.write(call, |txn| {
             let Some(mut schedule) = txn.schedule(id)? else { return Ok(false) };
             let record = &mut schedule.record;
             let mut dropped = Vec::new();
@@ -132,8 +127,8 @@ impl RecurringStore for ToyStorage {
         })
     }
 
-    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
-        self.read(now, |txn| {
+    async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
+        self.read_at(call, |txn| {
             let fires = table("fires");
             let waiting = txn.keys(&fires, max.saturating_add(1));
             let is_due = |key: &&Vec<u8>| instant(&fires, key) <= txn.now;
@@ -151,22 +146,18 @@ impl RecurringStore for ToyStorage {
         })
     }
 
-    async fn fire_recurring(
-        &self,
-        fires: &[Fire],
-        now: Option<Timestamp>,
-    ) -> Result<Vec<FireOutcome>> {
+    async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         check_items("fires", fires.len())?;
-        self.write(now, |txn| fires.iter().map(|fire| txn.fire(fire)).collect())
+        self.write(call, |txn| fires.iter().map(|fire| txn.fire(fire)).collect())
     }
 
     async fn trigger_recurring(
         &self,
+        call: &Call,
         id: &str,
         job: &NewRecord,
-        now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
-        self.write(now, |txn| {
+        self.write(call, |txn| {
             if txn.schedule(id)?.is_none() {
                 return Ok(TriggerOutcome::NotFound);
             }
@@ -194,7 +185,7 @@ impl RecurringStore for ToyStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RecurringRecord>> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             let all = table("schedule");
             let from = after.map_or(all.to_vec(), |after| Schedule::key(after).end());
             let keys = txn.keys_from(&all, &from, limit);
@@ -204,11 +195,11 @@ impl RecurringStore for ToyStorage {
     }
 
     async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
-        self.read(None, |txn| Ok(txn.schedule(id)?.map(|schedule| schedule.record)))
+        self.read(|txn| Ok(txn.schedule(id)?.map(|schedule| schedule.record)))
     }
 
     async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
-        self.read(None, |txn| {
+        self.read(|txn| {
             let keys = txn.keys(&runs(id), usize::MAX);
             let newest_first = keys.iter().rev().take(limit);
             newest_first.filter_map(|key| txn.get(key).transpose()).collect()

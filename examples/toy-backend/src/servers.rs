@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jobkit_core::record::Lease;
 use jobkit_core::state::State;
 use jobkit_core::storage::{
-    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
+    Announced, Call, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
 };
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -44,8 +44,8 @@ impl Server {
 #[async_trait]
 impl ServerRegistry for ToyStorage {
     // [guide: announce]
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
-        self.write(now, |txn| {
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced> {
+        self.write(call, |txn| {
             let life = server.incarnation;
             let former: Option<Server> = txn.get(&Server::key(&server.name))?;
             let other = former.clone().filter(|former| former.info.incarnation != life);
@@ -78,8 +78,8 @@ impl ServerRegistry for ToyStorage {
     }
     // [end]
 
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
-        self.write(now, |txn| {
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer> {
+        self.write(call, |txn| {
             let server = txn.server_of(beat.incarnation)?;
             let known = server.is_some() || txn.has(Fault::HeartbeatRevivesTheDead);
             if let Some(server) = server {
@@ -91,8 +91,13 @@ impl ServerRegistry for ToyStorage {
         })
     }
 
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
-        self.write(None, |txn| {
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()> {
+        self.write(call, |txn| {
             for lease in still_running.iter().filter(|lease| lease.incarnation == incarnation) {
                 let Some(place) = txn.find_held(lease)? else { continue };
                 let mut job = txn.job(place)?;
@@ -108,8 +113,8 @@ impl ServerRegistry for ToyStorage {
         })
     }
 
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
-        self.write(now, |txn| {
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>> {
+        self.write(call, |txn| {
             let mut dead = Vec::new();
             for server in txn.servers()? {
                 let kept = txn.has(Fault::DeadServersAreNeverForgotten);
@@ -126,7 +131,7 @@ impl ServerRegistry for ToyStorage {
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
-        self.read(None, |txn| Ok(txn.servers()?.into_iter().map(Server::status).collect()))
+        self.read(|txn| Ok(txn.servers()?.into_iter().map(Server::status).collect()))
     }
 }
 

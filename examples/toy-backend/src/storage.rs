@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use jobkit_core::storage::{
-    Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, WakeUpHub, WakeUpReach,
+    Call, Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, WakeUpHub,
+    WakeUpReach,
 };
 use jobkit_core::{Clock, Error, ErrorKind, Result, SystemClock, Timestamp, bounds};
 
@@ -93,7 +94,7 @@ impl ToyStorage {
     /// The file could not be written.
     #[doc(hidden)]
     pub fn make_unreadable(&self, id: jobkit_core::JobId) -> Result<bool> {
-        self.write(None, |txn| {
+        self.write(&Call::default(), |txn| {
             let Some(place) = txn.find(id) else { return Ok(false) };
             txn.tx.put(crate::keys::beside(place, "extras"), "{not json");
             Ok(true)
@@ -104,12 +105,12 @@ impl ToyStorage {
     /// One call that changes: a transaction, and after its commit the word to those who wait.
     pub(crate) fn write<R>(
         &self,
-        now: Option<Timestamp>,
+        call: &Call,
         f: impl FnOnce(&mut Txn<'_>) -> Result<R>,
     ) -> Result<R> {
         let mut kv = lock(&self.shared.kv);
         // Under the lock, so that instants grow in the order of commits.
-        let now = now.unwrap_or_else(|| SystemClock.now());
+        let now = call.time(&SystemClock);
         let mut txn = Txn::new(kv.begin(), now, self.shared.fault);
         // An error drops the transaction: nothing has changed.
         let answer = f(&mut txn)?;
@@ -137,14 +138,19 @@ impl ToyStorage {
     }
     // [end]
 
+    /// One call that only reads, what depends on no time.
+    pub(crate) fn read<R>(&self, f: impl FnOnce(&Txn<'_>) -> Result<R>) -> Result<R> {
+        self.read_at(&Call::default(), f)
+    }
+
     /// One call that only reads.
-    pub(crate) fn read<R>(
+    pub(crate) fn read_at<R>(
         &self,
-        now: Option<Timestamp>,
+        call: &Call,
         f: impl FnOnce(&Txn<'_>) -> Result<R>,
     ) -> Result<R> {
         let mut kv = lock(&self.shared.kv);
-        let now = now.unwrap_or_else(|| SystemClock.now());
+        let now = call.time(&SystemClock);
         f(&Txn::new(kv.begin(), now, self.shared.fault))
     }
 }

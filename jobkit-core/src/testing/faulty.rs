@@ -14,9 +14,9 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::sync::lock;
 use crate::storage::{
-    Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire, FireOutcome,
-    LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest, SettleAnswer,
-    SettleRequest, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
+    Call, Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire,
+    FireOutcome, LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest,
+    SettleAnswer, SettleRequest, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
 };
 
 /// What happens to a call.
@@ -320,7 +320,7 @@ impl Storage for FaultyStorage {
         self.call("now", self.inner.now()).await
     }
 
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
-        self.call("secret", self.inner.secret(name)).await
+    async fn secret(&self, call: &Call, name: &str) -> Result<[u8; 32]> {
+        self.call("secret", self.inner.secret(call, name)).await
     }
 }
