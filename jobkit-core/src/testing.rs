@@ -4,5 +4,5 @@ mod delegate;
 mod faulty;
 mod server;
 
-pub use faulty::{Call, Fault, FaultyStorage, Observer};
+pub use faulty::{Fault, FaultyStorage, ObservedCall, Observer};
 pub use server::{TestServer, TestedJob};

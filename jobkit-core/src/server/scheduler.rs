@@ -7,7 +7,7 @@ use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor;
-use crate::storage::StepRequest;
+use crate::storage::{Call, StepRequest};
 
 /// The shortest time between two looks, so that a thousand instants in a second are few steps.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -22,7 +22,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
         let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match engine.bounded(engine.storage.promote_due(StepRequest::default())).await {
+            match engine
+                .bounded(engine.storage.promote_due(&Call::default(), StepRequest::default()))
+                .await
+            {
                 Ok(promoted) => {
                     engine.health.works("scheduler");
                     engine.clock.read(promoted.now);

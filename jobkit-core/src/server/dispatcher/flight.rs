@@ -17,7 +17,7 @@ use crate::model::state_machine::Ending;
 use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
-use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest};
+use crate::storage::{Call, ClaimRequest, Claimed, SettleAnswer, SettleRequest};
 
 /// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
 /// while jobs are started and ends noted. With the dispatcher it is torn off.
@@ -101,7 +101,6 @@ impl Dispatcher {
             lease: self.engine.options.lease,
             sleeps_below: free,
             hint: self.hint.clone(),
-            now: None,
         }
     }
 
@@ -114,16 +113,20 @@ impl Dispatcher {
         let server: Name = self.engine.info.name.clone();
         async move {
             let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
-            let request = SettleRequest { server, settles, now: None };
+            let request = SettleRequest { server, settles };
             let call = async {
                 let storage = &engine.storage;
                 match (&claim, request.settles.is_empty()) {
-                    (None, _) => storage.settle(&request).await.map(|answers| (answers, None)),
-                    (Some(claim), true) => {
-                        storage.claim(claim).await.map(|claimed| (Vec::new(), Some(claimed)))
-                    }
+                    (None, _) => storage
+                        .settle(&Call::default(), &request)
+                        .await
+                        .map(|answers| (answers, None)),
+                    (Some(claim), true) => storage
+                        .claim(&Call::default(), claim)
+                        .await
+                        .map(|claimed| (Vec::new(), Some(claimed))),
                     (Some(claim), false) => storage
-                        .settle_and_claim(&request, claim)
+                        .settle_and_claim(&Call::default(), &request, claim)
                         .await
                         .map(|(answers, claimed)| (answers, Some(claimed))),
                 }
