@@ -40,7 +40,7 @@ pub use transaction::{InTransaction, IntoSubmission, check_stands_alone, ids_of}
 pub use wait_error::WaitError;
 pub use waiting::JobHandle;
 
-pub(crate) use changes::repeated;
+pub(crate) use changes::{repeated, unless};
 use submitter::Submitter;
 use waiting::WaitingRoom;
 

@@ -172,7 +172,7 @@ impl RecurringStore for ToyStorage {
                     _ => {}
                 },
                 Submitted::Refused(refusal) => return Ok(TriggerOutcome::Refused(refusal)),
-                Submitted::Busy => return Ok(TriggerOutcome::NotFound),
+                Submitted::Busy => return Ok(TriggerOutcome::Busy),
             }
             let outcome = RunOutcome::Triggered { job: job.id };
             txn.record_run(id, single_run(txn.now, txn.now, outcome))?;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::client::changes::repeated;
+use crate::client::changes::{repeated, unless};
 use crate::client::enqueue::{Enqueue, HasOutput};
 use crate::client::{Client, JobHandle, Shared};
 use crate::jobs::new_job::{AsParent, NewJob};
@@ -361,9 +361,14 @@ impl Client {
         Fut: Future<Output = Result<BatchOutcome>>,
     {
         let storage = Arc::clone(self.dyn_storage());
-        match repeated(|| change(Arc::clone(&storage))).await? {
-            BatchOutcome::Changed | BatchOutcome::AlreadyApplied => Ok(()),
+        let changed = repeated(|| async {
+            let outcome = change(Arc::clone(&storage)).await?;
+            unless(outcome == BatchOutcome::Busy, outcome)
+        });
+        match changed.await? {
             BatchOutcome::Refused(refusal) => Err(refusal.into()),
+            // Without the last, which was repeated.
+            BatchOutcome::Changed | BatchOutcome::AlreadyApplied | BatchOutcome::Busy => Ok(()),
         }
     }
 }

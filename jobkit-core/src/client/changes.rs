@@ -162,17 +162,9 @@ impl Client {
         let changes = [Change { operation: OperationId::new(), job, guard: Guard::None, action }];
         let outcome = repeated(|| async {
             let request = ChangeRequest { changes: &changes, actor: None };
-            let outcome = self
-                .dyn_storage()
-                .change_state(&Call::default(), request)
-                .await?
-                .into_iter()
-                .next();
-            match outcome {
-                Some(ChangeOutcome::Busy) => {
-                    Err(Error::new(ErrorKind::Unavailable, "blocked by another transaction's lock"))
-                }
-                Some(outcome) => Ok(outcome),
+            let outcomes = self.dyn_storage().change_state(&Call::default(), request).await?;
+            match outcomes.into_iter().next() {
+                Some(outcome) => unless(outcome == ChangeOutcome::Busy, outcome),
                 None => Err(Error::new(ErrorKind::Internal, "the storage answered nothing")),
             }
         });
@@ -180,6 +172,14 @@ impl Client {
             ChangeOutcome::Refused(refusal) => Err(Error::from(refusal).with("job", job)),
             outcome => Ok(outcome),
         }
+    }
+}
+
+/// An outcome, or where it is `Busy` the error after which a call is repeated.
+pub(crate) fn unless<T>(is_busy: bool, outcome: T) -> Result<T> {
+    match is_busy {
+        true => Err(Error::new(ErrorKind::Unavailable, "blocked by another transaction's lock")),
+        false => Ok(outcome),
     }
 }
 

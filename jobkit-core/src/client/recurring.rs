@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::client::Client;
+use crate::client::changes::unless;
 use crate::jobs::codec::Place;
 use crate::jobs::new_job::NewJob;
 use crate::model::bounds::MAX_STEP_ITEMS;
@@ -167,7 +168,8 @@ impl Client {
         }
         for saves in saves.chunks(MAX_STEP_ITEMS) {
             let saved = super::changes::repeated(|| async {
-                storage.save_recurring(&Call::default(), saves).await
+                let outcomes = storage.save_recurring(&Call::default(), saves).await?;
+                unless(outcomes.contains(&SaveOutcome::Busy), outcomes)
             })
             .await?;
             for (save, outcome) in saves.iter().zip(saved) {
@@ -246,7 +248,11 @@ impl Client {
     }
 
     async fn change_pause(&self, id: &str, change: PauseChange) -> Result<()> {
-        match self.dyn_storage().pause_recurring(&Call::default(), id, change).await? {
+        let storage = self.dyn_storage();
+        let changed = super::changes::repeated(|| async {
+            storage.pause_recurring(&Call::default(), id, change.clone()).await
+        });
+        match changed.await? {
             true => Ok(()),
             false => Err(no_recurring(id)),
         }
@@ -265,12 +271,13 @@ impl Client {
         // which judges it.
         let job = record.spec.job.instantiate(JobId::new_at(now), occurrence);
         match super::changes::repeated(|| async {
-            storage.trigger_recurring(&Call::default(), id, &job).await
+            let outcome = storage.trigger_recurring(&Call::default(), id, &job).await?;
+            unless(outcome == TriggerOutcome::Busy, outcome)
         })
         .await?
         {
             TriggerOutcome::Created(job) | TriggerOutcome::Existing(job) => Ok(job),
-            TriggerOutcome::NotFound => Err(no_recurring(id)),
+            TriggerOutcome::NotFound | TriggerOutcome::Busy => Err(no_recurring(id)),
             TriggerOutcome::Refused(refusal) => Err(refusal.into()),
         }
     }

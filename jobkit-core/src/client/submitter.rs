@@ -12,16 +12,21 @@ use crate::model::backoff::Backoff;
 use crate::model::bounds;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::refusal::Refusal;
-use crate::storage::{Call, JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
+use crate::storage::{Call, JobSubmitted, Storage, Submission, SubmitRequest, Submitted, caught};
 
 /// How long a caller that wants no repetition waits for its one answer.
 const ONE_TRY: Duration = Duration::from_secs(15);
+
+/// Each so many attempts a submission goes alone: what fails the whole call again and again may be one of
+/// those it shares it with.
+const ALONE_EACH: u32 = 3;
 
 /// Sends submissions; those with unique keys apart, so that a key held by a stranger's transaction
 /// delays nobody else.
 pub(super) struct Submitter {
     plain: Coalescer<SubmitCall>,
     keyed: Coalescer<SubmitCall>,
+    storage: SubmitCall,
 }
 
 struct SubmitCall(Arc<dyn Storage>);
@@ -59,6 +64,7 @@ impl Submitter {
         Self {
             plain: Coalescer::new(SubmitCall(Arc::clone(storage))),
             keyed: Coalescer::new(SubmitCall(Arc::clone(storage))),
+            storage: SubmitCall(Arc::clone(storage)),
         }
     }
 
@@ -76,14 +82,21 @@ impl Submitter {
         let give_up_at = begun + timeout;
         let answer_by = if timeout.is_zero() { begun + ONE_TRY } else { give_up_at };
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        loop {
-            let error = match flights.request(Arc::clone(&submission), answer_by).await {
+        let mut alone = false;
+        for attempt in 1.. {
+            let answer = match alone || attempt % ALONE_EACH == 0 {
+                true => self.alone(&submission, answer_by).await,
+                false => flights.request(Arc::clone(&submission), answer_by).await,
+            };
+            let error = match answer {
                 Ok(Submitted::Created(jobs)) => {
                     metrics::submitted(&submission, begun.elapsed());
                     return Ok(Ok(jobs));
                 }
                 Ok(Submitted::Refused(refusal)) => return Ok(Err(refusal)),
                 Ok(Submitted::Busy) => {
+                    // In a flight it would hold up others for as long as the storage waits for the lock.
+                    alone = true;
                     Error::new(ErrorKind::Unavailable, "blocked by another transaction's lock")
                 }
                 Err(error) if error.is_retryable() => error,
@@ -96,5 +109,17 @@ impl Submitter {
             tracing::debug!(error = %error, "enqueue failed, retrying");
             tokio::time::sleep(wait).await;
         }
+        unreachable!("attempts go on until an answer or the time is up")
+    }
+
+    /// Sends one submission in a call of its own.
+    async fn alone(&self, submission: &Arc<Submission>, answer_by: Instant) -> Result<Submitted> {
+        let send = caught(self.storage.send(std::slice::from_ref(submission)));
+        let answers = tokio::time::timeout_at(answer_by, send).await.unwrap_or_else(|_| {
+            let text = "the storage has not answered in time";
+            Err(Error::new(ErrorKind::Timeout, text).maybe_applied())
+        })?;
+        let none = || Error::new(ErrorKind::Internal, "the storage answered nothing for an item");
+        answers.into_iter().next().ok_or_else(none)
     }
 }

@@ -133,7 +133,7 @@ impl RecurringStore for MemoryStorage {
                     _ => RunOutcome::Triggered { job: job.id },
                 },
                 Submitted::Refused(refusal) => return TriggerOutcome::Refused(refusal),
-                Submitted::Busy => return TriggerOutcome::NotFound,
+                Submitted::Busy => return TriggerOutcome::Busy,
             };
             tables.record_run(id, single_run(work.now, work.now, outcome));
             TriggerOutcome::Created(job.id)

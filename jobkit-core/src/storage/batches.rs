@@ -71,4 +71,6 @@ pub enum BatchOutcome {
     AlreadyApplied,
     /// Nothing changed.
     Refused(Refusal),
+    /// Blocked by a stranger's lock; nothing changed.
+    Busy,
 }

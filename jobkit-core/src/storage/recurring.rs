@@ -142,6 +142,8 @@ pub enum SaveOutcome {
     },
     /// Nothing was stored.
     Refused(Refusal),
+    /// Blocked by a stranger's lock; nothing was stored.
+    Busy,
 }
 
 /// A pause to be set or lifted.
@@ -222,6 +224,9 @@ pub enum FireOutcome {
     Stale,
     /// It cannot be carried out, for this reason: nothing changed.
     Failed(String),
+    /// Blocked by a stranger's lock, of the schedule, its key or its last job: nothing changed, and the
+    /// occurrence stays due.
+    Busy,
 }
 
 /// The outcome of a trigger.
@@ -235,4 +240,6 @@ pub enum TriggerOutcome {
     NotFound,
     /// The job was refused.
     Refused(Refusal),
+    /// Blocked by a stranger's lock; nothing changed.
+    Busy,
 }

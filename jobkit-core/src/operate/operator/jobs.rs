@@ -189,7 +189,8 @@ impl Operator {
                 let submitted = crate::client::repeated(|| async {
                     let actor = Some(self.actor.as_str());
                     let edit = EditJob { original: job, guard, copy: &copy, actor };
-                    self.storage().edit_job(&Call::default(), edit).await
+                    let outcome = self.storage().edit_job(&Call::default(), edit).await?;
+                    crate::client::unless(matches!(outcome, Submitted::Busy), outcome)
                 });
                 match submitted.await? {
                     Submitted::Created(jobs) => match jobs.first() {
