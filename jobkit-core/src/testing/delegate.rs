@@ -16,11 +16,14 @@ use crate::model::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
 use crate::model::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::model::stats::{Histogram, Scope, Tally};
 use crate::storage::*;
-use crate::testing::{Call, FaultyStorage};
+use crate::testing::{Answer, Call, FaultyStorage};
 
 #[async_trait]
 impl JobStore for FaultyStorage {
     async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+        let jobs = request.submissions.iter().map(|one| one.jobs.len()).sum();
+        self.given("submit", request.submissions.len());
+        self.carry("submitted jobs", jobs).await;
         let mut answers = self
             .seen("submit", self.inner.submit(request), |observer, answers| {
                 observer.applied(&Call::Submit(request, answers));
@@ -37,10 +40,12 @@ impl JobStore for FaultyStorage {
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
+        self.carry("jobs", ids.len()).await;
         self.call("jobs", self.inner.jobs(ids)).await
     }
 
     async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+        self.carry("change_state", request.changes.len()).await;
         self.seen("change_state", self.inner.change_state(request), |observer, answers| {
             observer.applied(&Call::ChangeState(request, answers));
         })
@@ -48,24 +53,34 @@ impl JobStore for FaultyStorage {
     }
 
     async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
+        self.given("purge_expired", request.max);
         self.call("purge_expired", self.inner.purge_expired(request)).await
     }
 
     async fn sweep(&self, request: StepRequest) -> Result<Step> {
-        self.call("sweep", self.inner.sweep(request)).await
+        self.given("sweep", request.max);
+        let mut step = self.call("sweep", self.inner.sweep(request)).await?;
+        self.altered(Answer::Sweep(&mut step));
+        Ok(step)
     }
 }
 
 #[async_trait]
 impl JobQueue for FaultyStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
-        self.seen("claim", self.inner.claim(request), |observer, claimed| {
-            observer.applied(&Call::Claim(request, claimed));
-        })
-        .await
+        self.given("claim", request.max);
+        let mut claimed = self
+            .seen("claim", self.inner.claim(request), |observer, claimed| {
+                observer.applied(&Call::Claim(request, claimed));
+            })
+            .await?;
+        self.altered(Answer::Claim(&mut claimed));
+        self.take(claimed.jobs.len()).await;
+        Ok(claimed)
     }
 
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        self.carry("settle", request.settles.len()).await;
         self.seen("settle", self.inner.settle(request), |observer, answers| {
             observer.applied(&Call::Settle(request, answers));
         })
@@ -77,14 +92,20 @@ impl JobQueue for FaultyStorage {
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
+        self.given("settle_and_claim", settle.settles.len().max(claim.max));
         let call = self.inner.settle_and_claim(settle, claim);
-        self.seen("settle_and_claim", call, |observer, (answers, claimed)| {
-            observer.applied(&Call::SettleAndClaim(settle, answers, claim, claimed));
-        })
-        .await
+        let (answers, mut claimed) = self
+            .seen("settle_and_claim", call, |observer, (answers, claimed)| {
+                observer.applied(&Call::SettleAndClaim(settle, answers, claim, claimed));
+            })
+            .await?;
+        self.altered(Answer::Claim(&mut claimed));
+        self.take(answers.len().max(claimed.jobs.len())).await;
+        Ok((answers, claimed))
     }
 
     async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+        self.carry("renew", request.held.len()).await;
         self.seen("renew", self.inner.renew(request), |observer, renewed| {
             observer.applied(&Call::Renew(request, renewed));
         })
@@ -92,10 +113,12 @@ impl JobQueue for FaultyStorage {
     }
 
     async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
+        self.given("promote_due", request.max);
         self.call("promote_due", self.inner.promote_due(request)).await
     }
 
     async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
+        self.given("rescue_expired", request.max.max(request.seen.len()));
         self.seen("rescue_expired", self.inner.rescue_expired(request), |observer, rescue| {
             observer.applied(&Call::Rescue(request, rescue));
         })
@@ -104,7 +127,8 @@ impl JobQueue for FaultyStorage {
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
         let pushes = self.call("wake_ups", self.inner.wake_ups(filter)).await?;
-        Ok(pushes.map(|pushes| self.pushes(pushes)))
+        let offered = self.capabilities().wake_ups != WakeUpReach::None;
+        Ok(pushes.filter(|_| offered).map(|pushes| self.pushes(pushes)))
     }
 }
 
@@ -156,6 +180,7 @@ impl RecurringStore for FaultyStorage {
         saves: &[SaveRecurring],
         now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
+        self.carry("save_recurring", saves.len()).await;
         self.call("save_recurring", self.inner.save_recurring(saves, now)).await
     }
 
@@ -173,6 +198,7 @@ impl RecurringStore for FaultyStorage {
     }
 
     async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+        self.given("due_recurring", max);
         self.call("due_recurring", self.inner.due_recurring(max, now)).await
     }
 
@@ -181,6 +207,7 @@ impl RecurringStore for FaultyStorage {
         fires: &[Fire],
         now: Option<Timestamp>,
     ) -> Result<Vec<FireOutcome>> {
+        self.carry("fire_recurring", fires.len()).await;
         self.seen("fire_recurring", self.inner.fire_recurring(fires, now), |observer, outcomes| {
             observer.applied(&Call::Fire(fires, outcomes));
         })
@@ -263,6 +290,7 @@ impl LimitStore for FaultyStorage {
 #[async_trait]
 impl JobLog for FaultyStorage {
     async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+        self.carry("write_log", writes.len()).await;
         self.call("write_log", self.inner.write_log(writes)).await
     }
 
@@ -412,10 +440,12 @@ impl AuditStore for FaultyStorage {
 #[async_trait]
 impl TransferStore for FaultyStorage {
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
+        self.given("export", limit);
         self.call("export", self.inner.export(after, limit)).await
     }
 
     async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+        self.carry("import", items.len()).await;
         self.call("import", self.inner.import(items)).await
     }
 }
