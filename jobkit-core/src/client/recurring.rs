@@ -165,7 +165,8 @@ impl Client {
             self.prepare_template(&mut spec).await?;
             saves.push(SaveRecurring { next: spec.next_after(now), spec, if_etag: None });
         }
-        for saves in saves.chunks(MAX_STEP_ITEMS) {
+        let step = storage.capabilities().items_of(MAX_STEP_ITEMS);
+        for saves in saves.chunks(step) {
             let saved = super::changes::repeated(|| storage.save_recurring(saves, None)).await?;
             for (save, outcome) in saves.iter().zip(saved) {
                 if let SaveOutcome::Refused(refusal) = outcome {

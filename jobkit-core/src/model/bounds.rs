@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const SUBMISSION_JOBS: usize = 1_000;
 /// Bytes of arguments, metadata and context in one submission: 4 MiB.
 pub const SUBMISSION_BYTES: usize = 4 << 20;
-/// Items the engine puts in one claim, settle or renew.
+/// Items the engine puts in one claim, settle or renew; fewer where the storage takes fewer well.
 pub const STEP_ITEMS: usize = 300;
 /// Items a storage must accept in one claim, settle or renew.
 pub const MAX_STEP_ITEMS: usize = 500;

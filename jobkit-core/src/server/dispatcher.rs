@@ -19,7 +19,6 @@ use self::flight::{Flight, Pending, landed};
 use self::rooms::Rooms;
 use self::suspects::Suspects;
 use crate::model::backoff::Backoff;
-use crate::model::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
 use crate::server::failed::Subject;
@@ -221,18 +220,20 @@ impl Dispatcher {
 
     /// How many jobs a claim should ask for.
     fn wants(&self) -> usize {
-        let full = self.outcomes.len() >= STEP_ITEMS * 2;
-        let waits = self.suspects.run_alone() || self.suspects.are_full();
+        let step = self.engine.step_items();
+        let full = self.outcomes.len() >= step * 2;
+        let waits = self.suspects.run_alone() || self.suspects.are_full(step);
         if waits || self.engine.is_quiet() || full {
             // With this many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }
         let wanted = (self.free_workers() + self.prefetch()).saturating_sub(self.waiting.len());
         // Where every queue is full, there is nothing to ask for.
-        wanted.min(self.rooms.of_all(self.engine.queues.names())).min(STEP_ITEMS)
+        wanted.min(self.rooms.of_all(self.engine.queues.names())).min(step)
     }
 
-    /// About 50 ms of work.
+    /// About 50 ms of work. At most so much that the next flight can be full while what the last one brought
+    /// is still waiting: with less, full flights and nearly empty ones would take turns.
     fn prefetch(&self) -> usize {
         if self.claimed_too_far {
             return 0;
@@ -242,15 +243,18 @@ impl Dispatcher {
             (Prefetch::Adaptive, None) => 0,
             (Prefetch::Adaptive, Some(mean)) if mean > 1.0 => 0,
             (Prefetch::Adaptive, Some(mean)) => {
-                let workers = u32::try_from(self.engine.options.workers).unwrap_or(u32::MAX);
+                let workers = self.engine.options.workers;
+                let step = self.engine.step_items();
+                let most = 2 * step - workers.min(step);
+                let workers = u32::try_from(workers).unwrap_or(u32::MAX);
                 let jobs = 0.05 / mean.max(1e-6) * f64::from(workers);
                 #[allow(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "bounded by the clamp"
+                    reason = "a cast saturates, and the rest is bounded"
                 )]
-                let jobs = jobs.clamp(0.0, 300.0) as usize;
-                jobs
+                let jobs = jobs as usize;
+                jobs.min(most)
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::handlers::panics;
 use crate::handlers::registry::Kind;
 use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
+use crate::model::bounds::{MAX_STEP_ITEMS, STEP_ITEMS};
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::{Incarnation, JobId};
@@ -29,7 +30,7 @@ use crate::server::held::Held;
 use crate::server::options::ServerOptions;
 use crate::server::queues::Queues;
 use crate::storage::{
-    Announced, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, Storage, caught,
+    Announced, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, StepRequest, Storage, caught,
 };
 
 /// How long an announce may take.
@@ -168,6 +169,17 @@ impl Engine {
 
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.info.incarnation
+    }
+
+    /// The most items of a flight, a renewal or another call about jobs.
+    pub(crate) fn step_items(&self) -> usize {
+        self.storage.capabilities().items_of(STEP_ITEMS)
+    }
+
+    /// A step of background work, as large as the storage takes it well.
+    pub(crate) fn step(&self) -> StepRequest {
+        let max = self.storage.capabilities().items_of(MAX_STEP_ITEMS);
+        StepRequest { max, ..StepRequest::default() }
     }
 
     /// Makes the server known, also after it was forgotten. Where another live server has its name, this

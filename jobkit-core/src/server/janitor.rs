@@ -11,7 +11,7 @@ use crate::model::ids::jittered;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
-use crate::storage::{ExpiredLease, Pushes, RescueRequest, Step, StepRequest, WakeUpFilter};
+use crate::storage::{ExpiredLease, Pushes, RescueRequest, Step, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
 const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ async fn rescue(engine: &Engine) {
         let request = RescueRequest {
             seen: if second_look { std::mem::take(&mut seen) } else { Vec::new() },
             crash_limit: engine.options.crash_limit,
-            max: crate::model::bounds::STEP_ITEMS,
+            max: engine.step_items(),
             now: None,
         };
         match engine.bounded(engine.storage.rescue_expired(&request)).await {
@@ -97,7 +97,7 @@ async fn sweep(engine: &Engine) {
         // Where pushes tell of marks, looking without one merely finds what a lost push left. Asked each
         // time: pushes may end.
         let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
-        let step = engine.bounded(engine.storage.sweep(StepRequest::default())).await;
+        let step = engine.bounded(engine.storage.sweep(engine.step())).await;
         let pause = match &step {
             Ok(Step { more: true, .. }) => Duration::ZERO,
             Ok(Step { next_in: Some(next), .. }) => (*next).min(idle),
@@ -208,7 +208,7 @@ async fn bulk_step(engine: &Engine) -> Result<Option<Stepped>> {
 async fn purge_once(engine: &Engine) -> Result<bool> {
     let mut more = true;
     for _ in 0..PURGE_STEPS {
-        more = engine.bounded(engine.storage.purge_expired(StepRequest::default())).await?.more;
+        more = engine.bounded(engine.storage.purge_expired(engine.step())).await?.more;
         if !more {
             break;
         }

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::bounds::MAX_STEP_ITEMS;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor;
-use crate::storage::StepRequest;
 
 /// The shortest time between two looks, so that a thousand instants in a second are few steps.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -22,7 +20,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match engine.bounded(engine.storage.promote_due(StepRequest::default())).await {
+            match engine.bounded(engine.storage.promote_due(engine.step())).await {
                 Ok(promoted) => {
                     engine.health.works("scheduler");
                     engine.clock.read(promoted.now);
@@ -32,7 +30,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
                         engine.signals.dispatcher.notify_one();
                     }
                     match promoted.next_due_at {
-                        _ if promoted.count >= MAX_STEP_ITEMS => Duration::ZERO,
+                        _ if promoted.count >= engine.step().max => Duration::ZERO,
                         Some(next) => next.since(promoted.now).clamp(SHORTEST, longest),
                         None => longest,
                     }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::model::bounds;
+
 /// What a storage offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,7 +25,9 @@ pub struct Capabilities {
     pub time_precision: Duration,
     /// The most bytes of arguments of one job; at most 1 MiB.
     pub max_payload_bytes: usize,
-    /// The most items of one claim, settle or renew that it takes well.
+    /// The most items of one call that it takes well, 1 to 500; 500 by default. No call of core submits,
+    /// claims, settles, renews, changes, logs, saves or imports more, and no step of background work is asked
+    /// to do more. Only a flow is sent whole, however large it is.
     pub step_items: usize,
 }
 
@@ -39,9 +43,14 @@ impl Capabilities {
             text_search: TextSearch::None,
             settle_and_claim: Support::No,
             time_precision: Duration::from_micros(1),
-            max_payload_bytes: crate::model::bounds::ARGS_BYTES,
-            step_items: crate::model::bounds::STEP_ITEMS,
+            max_payload_bytes: bounds::ARGS_BYTES,
+            step_items: bounds::MAX_STEP_ITEMS,
         }
+    }
+
+    /// How many items a call may carry, where core would send `most`.
+    pub fn items_of(&self, most: usize) -> usize {
+        self.step_items.clamp(1, most)
     }
 }
 

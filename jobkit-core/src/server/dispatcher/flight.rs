@@ -58,7 +58,7 @@ impl Dispatcher {
             return None;
         }
         self.blocked_until = None;
-        let outcomes = self.outcomes.next(now);
+        let outcomes = self.outcomes.next(now, self.engine.step_items());
         let wanted = self.wants();
         let may_claim = now >= self.claims_from;
         let due = self.may_be_work || now >= self.poll_at;
