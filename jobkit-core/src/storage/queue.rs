@@ -117,8 +117,9 @@ pub trait JobQueue {
     /// Ends attempts; one answer each, in order.
     async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>>;
 
-    /// Ends attempts and takes new jobs; one commit where
-    /// [`Capabilities::settle_and_claim`](crate::storage::Capabilities::settle_and_claim) says so.
+    /// Ends attempts and takes new jobs, in one commit where
+    /// [`Capabilities::settle_and_claim`](crate::storage::Capabilities::settle_and_claim) says so. Where it
+    /// does not, servers send both calls at the same time instead of this one.
     async fn settle_and_claim(
         &self,
         settle: &SettleRequest,

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jobkit_core::ids::IdSourceGuard;
 use jobkit_core::state::StateName;
-use jobkit_core::storage::Monitoring;
+use jobkit_core::storage::{Monitoring, Support, WakeUpReach};
 use jobkit_core::testing::{FaultyStorage, Pace};
 use jobkit_core::{Client, Job, Jobs, MemoryStorage, NewJob, Server, ServerHandle};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use crate::clocks::Wrong;
 
 #[derive(Serialize, Deserialize)]
 struct Nothing {}
@@ -17,6 +20,12 @@ struct Nothing {}
 impl Job for Nothing {
     const KIND: &'static str = "nothing";
     type Output = ();
+}
+
+/// A storage whose clock is that of the test.
+fn virtual_time() -> (MemoryStorage, IdSourceGuard) {
+    let clock = Wrong::new();
+    clock.storage(&clock)
 }
 
 fn ms(millis: u64) -> Duration {
@@ -92,4 +101,43 @@ async fn a_storage_far_away_is_kept_busy() {
     let drained = drain(40_000, |storage| far(storage, ms(8), us(60))).await;
     // Full flights of 300 would be 11,538.
     assert!(drained.per_second >= 11_500.0, "{:.0} jobs/s", drained.per_second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_with_two_calls_for_both_is_as_fast() {
+    let mut calls = None;
+    let drained = drain(40_000, |storage| {
+        let far = far(storage, ms(8), us(60));
+        let far = far.with_capabilities(|it| it.settle_and_claim = Support::No);
+        calls = Some(far.clone());
+        far
+    })
+    .await;
+    // One after the other they would be half as many.
+    assert!(drained.per_second >= 11_300.0, "{:.0} jobs/s", drained.per_second);
+    let calls = calls.unwrap();
+    assert_eq!(calls.calls("settle_and_claim"), 0);
+    assert!(calls.calls("settle") >= 130 && calls.calls("claim") >= 130);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_settle_releases_is_claimed_at_once_though_the_claim_flew_beside_it() {
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(5), Duration::ZERO).with_capabilities(|it| {
+        it.settle_and_claim = Support::No;
+        it.wake_ups = WakeUpReach::None;
+    });
+    let client = Client::new(storage.clone());
+    // Each is released by the end of the one before it.
+    let mut chain = vec![NewJob::new(Nothing {})];
+    for _ in 0..20 {
+        let next = NewJob::new(Nothing {}).after(&chain[chain.len() - 1]);
+        chain.push(next);
+    }
+    let (began, jobs) = (Instant::now(), chain.len());
+    client.enqueue(chain).await.unwrap();
+    let server = serve(&far).await;
+    until_succeeded(&storage, jobs).await;
+    assert!(began.elapsed() < ms(jobs as u64 * 20), "{:?}", began.elapsed());
+    server.shutdown().await.unwrap();
 }

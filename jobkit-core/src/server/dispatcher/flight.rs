@@ -13,21 +13,24 @@ use super::{Dispatcher, Waiting};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::name::Name;
 use crate::model::state::StateName;
-use crate::model::state_machine::Ending;
 use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
-use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest};
+use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest, Support};
 
 /// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
 /// while jobs are started and ends noted. With the dispatcher it is torn off.
 pub(super) type Flight = AbortOnDropHandle<Landed>;
 
-/// A flight that is back.
+/// A flight that is back. Where settles and claim were one call, they share its fate.
 pub(super) struct Landed {
     outcomes: Vec<Outcome>,
-    answers: Result<(Vec<SettleAnswer>, Option<Claimed>)>,
-    claimed: bool,
+    /// The answers, where anything was settled.
+    settled: Option<Result<Vec<SettleAnswer>>>,
+    /// The answer, where anything was claimed.
+    claimed: Option<Result<Claimed>>,
+    /// The claim may not have seen what the settles made claimable.
+    apart: bool,
 }
 
 /// The claim that has not been answered yet. It is repeated as it was, whatever is wanted meanwhile:
@@ -115,54 +118,99 @@ impl Dispatcher {
         async move {
             let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
             let request = SettleRequest { server, settles, now: None };
-            let call = async {
-                let storage = &engine.storage;
-                match (&claim, request.settles.is_empty()) {
-                    (None, _) => storage.settle(&request).await.map(|answers| (answers, None)),
-                    (Some(claim), true) => {
-                        storage.claim(claim).await.map(|claimed| (Vec::new(), Some(claimed)))
+            let storage = &engine.storage;
+            let together = storage.capabilities().settle_and_claim == Support::Yes;
+            let (settled, claimed) = match (&claim, request.settles.is_empty()) {
+                (None, _) => (Some(engine.bounded(storage.settle(&request)).await), None),
+                (Some(claim), true) => (None, Some(engine.bounded(storage.claim(claim)).await)),
+                (Some(claim), false) if together => {
+                    let call = storage.settle_and_claim(&request, claim);
+                    match engine.bounded(call).await {
+                        Ok((answers, claimed)) => (Some(Ok(answers)), Some(Ok(claimed))),
+                        Err(error) => (Some(Err(error.duplicate())), Some(Err(error))),
                     }
-                    (Some(claim), false) => storage
-                        .settle_and_claim(&request, claim)
-                        .await
-                        .map(|(answers, claimed)| (answers, Some(claimed))),
+                }
+                // As two calls they need not wait for each other.
+                (Some(claim), false) => {
+                    let settled = engine.bounded(storage.settle(&request));
+                    let claimed = engine.bounded(storage.claim(claim));
+                    let (settled, claimed) = tokio::join!(settled, claimed);
+                    (Some(settled), Some(claimed))
                 }
             };
-            let answers = engine.bounded(call).await;
-            Landed { outcomes, answers, claimed: claim.is_some() }
+            let apart = !together && settled.is_some() && claimed.is_some();
+            Landed { outcomes, settled, claimed, apart }
         }
     }
 
     /// Takes in what was claimed; what is left are the outcomes that were answered.
     pub(super) fn landed(&mut self, landed: Landed) -> Option<(Vec<Outcome>, Vec<SettleAnswer>)> {
-        match landed.answers {
-            Ok((answers, claimed)) if answers.len() == landed.outcomes.len() => {
-                self.engine.health.works("dispatcher");
-                self.backoff.reset();
-                if !answers.is_empty() {
-                    self.engine.signals.activity.notify_one();
-                }
-                if let Some(claimed) = claimed
-                    && let Some(pending) = self.pending.take()
-                {
+        let Landed { outcomes, settled, claimed, apart } = landed;
+        let settled = settled.map(|settled| match settled {
+            Ok(answers) if answers.len() != outcomes.len() => {
+                let text = "the storage answered another number of settles";
+                Err(Error::new(ErrorKind::Internal, text))
+            }
+            settled => settled,
+        });
+        // The answers of one call are right or wrong together.
+        let (settled, claimed) = match (settled, claimed) {
+            (Some(Err(error)), Some(Ok(_))) if !apart => {
+                (Some(Err(error.duplicate())), Some(Err(error)))
+            }
+            both => both,
+        };
+        let mut failed = None;
+        let with_claim = claimed.is_some() && !apart;
+        let answered = match settled {
+            Some(Ok(answers)) => {
+                self.engine.signals.activity.notify_one();
+                Some((outcomes, answers))
+            }
+            Some(Err(error)) => {
+                self.settles_failed(outcomes, with_claim, &error);
+                failed = Some(error);
+                None
+            }
+            // The claim alone.
+            None => Some((Vec::new(), Vec::new())),
+        };
+        match claimed {
+            Some(Ok(claimed)) => {
+                if let Some(pending) = self.pending.take() {
                     self.claimed(claimed, &pending);
                 }
-                return Some((landed.outcomes, answers));
+                // What the settles released may have come too late for this claim, and nobody tells of it.
+                self.may_be_work |= apart && !self.pushes.are_offered();
             }
-            Ok(_) => {
-                let text = "the storage answered another number of settles";
-                let error = Error::new(ErrorKind::Internal, text);
-                self.flight_failed(landed.outcomes, landed.claimed, &error);
+            Some(Err(error)) => {
+                // What a lost answer said of more is not said again.
+                self.may_be_work = true;
+                failed.get_or_insert(error);
             }
-            Err(error) => self.flight_failed(landed.outcomes, landed.claimed, &error),
+            None => {}
         }
-        None
+        if let Some((_, answers)) = &answered {
+            self.note_enqueued(answers);
+        }
+        match failed {
+            None => {
+                self.engine.health.works("dispatcher");
+                self.backoff.reset();
+            }
+            Some(error) => self.flight_failed(&error),
+        }
+        answered
     }
 
-    /// Outcomes are kept until the storage answers; claims are repeated as they were.
-    fn flight_failed(&mut self, mut outcomes: Vec<Outcome>, claimed: bool, error: &Error) {
-        let alone = outcomes.len() == 1 && !claimed;
-        let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
+    /// Notes which settles made jobs claimable.
+    fn note_enqueued(&mut self, answers: &[SettleAnswer]) {
+        if answers.contains(&SettleAnswer::Settled(StateName::Enqueued)) {
+            self.may_be_work = true;
+        }
+    }
+
+    fn flight_failed(&mut self, error: &Error) {
         if error.kind() == ErrorKind::NotAnnounced {
             // Forgotten as dead, or not known yet: the heartbeat announces again.
             self.engine.signals.heartbeat.notify_one();
@@ -173,15 +221,19 @@ impl Dispatcher {
         } else {
             self.engine.health.failed("dispatcher", error);
         }
+        self.blocked_until = Some(Instant::now() + self.backoff.next());
+    }
+
+    /// Outcomes are kept until the storage answers; claims are repeated as they were.
+    fn settles_failed(&mut self, mut outcomes: Vec<Outcome>, with_claim: bool, error: &Error) {
+        let alone = outcomes.len() == 1 && !with_claim;
+        let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
         if poisoned && alone && outcomes.iter_mut().all(Outcomes::is_at_fault) {
             outcomes.into_iter().for_each(|outcome| self.replace_by_bare(outcome, error));
         } else {
             // One of them may be what the storage chokes on.
             self.outcomes.put_back(outcomes, poisoned);
         }
-        // What a lost answer said of more is not said again.
-        self.may_be_work |= claimed;
-        self.blocked_until = Some(Instant::now() + self.backoff.next());
     }
 
     /// What the storage cannot keep is settled as a bare failure that says so; if it cannot keep that
@@ -203,11 +255,7 @@ impl Dispatcher {
             failed::settled(&self.engine.hooks, &outcome.subject, &outcome.settle, &answer);
             match answer {
                 SettleAnswer::Settled(state) => {
-                    if state == StateName::Enqueued {
-                        self.may_be_work = true;
-                    }
-                    let ending = outcome.settle.ending;
-                    let later = matches!(ending, Ending::Retry { .. } | Ending::Snoozed { .. });
+                    let later = state == StateName::Scheduled;
                     if later && !self.pushes.are_offered() {
                         self.engine.signals.scheduler.notify_one();
                     }
@@ -264,7 +312,8 @@ impl Dispatcher {
         }
         let now = Instant::now();
         let options = &self.engine.options;
-        if got >= request.max || claimed.more {
+        let at_once = claimed.more;
+        if got >= request.max || at_once {
             self.hint = claimed.hint;
             self.may_be_work = true;
         } else {
