@@ -1,18 +1,19 @@
 //! The engine on a storage far away, in virtual time: how long calls take is the storage's, how many there
 //! are is the engine's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jobkit_core::ids::IdSourceGuard;
 use jobkit_core::state::StateName;
-use jobkit_core::storage::{Monitoring, Support, WakeUpReach};
-use jobkit_core::testing::{FaultyStorage, Pace};
-use jobkit_core::{Client, Job, Jobs, MemoryStorage, NewJob, Server, ServerHandle};
+use jobkit_core::storage::{ClaimHint, Monitoring, SettleAnswer, Support, WakeUpReach};
+use jobkit_core::testing::{Answer, Call, FaultyStorage, Observer, Pace};
+use jobkit_core::{Client, Job, Jobs, MemoryStorage, NewJob, RetryPolicy, Server, ServerHandle};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::clocks::Wrong;
+use crate::support::{Act, Shared, jobs, script};
 
 #[derive(Serialize, Deserialize)]
 struct Nothing {}
@@ -140,4 +141,62 @@ async fn what_a_settle_releases_is_claimed_at_once_though_the_claim_flew_beside_
     until_succeeded(&storage, jobs).await;
     assert!(began.elapsed() < ms(jobs as u64 * 20), "{:?}", began.elapsed());
     server.shutdown().await.unwrap();
+}
+
+/// Looks at which notes claims carry beside what was settled before.
+#[derive(Default)]
+struct Notes {
+    enqueued: bool,
+    carried: usize,
+    dropped: usize,
+}
+
+struct Watch(Arc<Mutex<Notes>>);
+
+impl Observer for Watch {
+    fn applied(&self, call: &Call<'_>) {
+        let (answers, claim) = match call {
+            Call::Claim(claim, _) => (&[][..], claim),
+            Call::SettleAndClaim(_, answers, claim, _) => (*answers, claim),
+            _ => return,
+        };
+        let mut notes = self.0.lock().unwrap();
+        let enqueues = answers.contains(&SettleAnswer::Settled(StateName::Enqueued));
+        match claim.hint.is_some() {
+            true => {
+                notes.carried += 1;
+                assert!(!enqueues, "its place may lie before what the note skips");
+                assert!(!notes.enqueued, "the note is older than what was settled");
+            }
+            false => notes.dropped += 1,
+        }
+        notes.enqueued = enqueues;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_note_is_dropped_when_a_settle_puts_a_job_back() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(1), Duration::ZERO);
+    far.alter(|answer| {
+        if let Answer::Claim(claimed) = answer {
+            claimed.hint = Some(ClaimHint(vec![1]));
+        }
+    });
+    let notes = Arc::new(Mutex::new(Notes::default()));
+    far.observe(Arc::new(Watch(Arc::clone(&notes))));
+    let client = Client::new(storage.clone());
+    let once = RetryPolicy::fixed(Duration::ZERO).max_attempts(3);
+    let job = |n| match n % 997 {
+        500 => script("fails", Act::FailTimes(1)).retry(once.clone()),
+        _ => script("works", Act::Return(1)),
+    };
+    client.enqueue_many((0..10_000).map(job)).await.unwrap();
+    let server = Server::builder(far.clone()).jobs(jobs(&Shared::default())).workers(20);
+    let server = server.build().unwrap().start().await.unwrap();
+    until_succeeded(&storage, 10_000).await;
+    server.shutdown().await.unwrap();
+    let notes = notes.lock().unwrap();
+    assert!(notes.carried > 10, "{} carried one", notes.carried);
+    assert!(notes.dropped >= 10, "{} carried none", notes.dropped);
 }

@@ -62,6 +62,13 @@ impl Dispatcher {
         }
         self.blocked_until = None;
         let outcomes = self.outcomes.next(now, self.engine.step_items());
+        if outcomes.iter().any(|outcome| outcome.settle.ending.may_enqueue()) {
+            // What goes back to its old place would stand before what the note skips.
+            self.hint = None;
+            if let Some(pending) = &mut self.pending {
+                pending.request.hint = None;
+            }
+        }
         let wanted = self.wants();
         let may_claim = now >= self.claims_from;
         let due = self.may_be_work || now >= self.poll_at;
@@ -203,10 +210,13 @@ impl Dispatcher {
         answered
     }
 
-    /// Notes which settles made jobs claimable.
+    /// Notes which settles made jobs claimable: before the next flight leaves, since their places may lie
+    /// before what the storage's note skips.
     fn note_enqueued(&mut self, answers: &[SettleAnswer]) {
-        if answers.contains(&SettleAnswer::Settled(StateName::Enqueued)) {
+        let enqueued = SettleAnswer::Settled(StateName::Enqueued);
+        if answers.contains(&enqueued) {
             self.may_be_work = true;
+            self.hint = None;
         }
     }
 
