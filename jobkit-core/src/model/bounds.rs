@@ -60,6 +60,8 @@ pub const ERROR_HOURS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const BULK_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long an entry of the audit is kept.
 pub const AUDIT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long nothing is due, as a claim tells it where nothing is due at all.
+pub const NOTHING_DUE: Duration = Duration::from_secs(3600);
 /// How far jobs are counted at most, where no index counts them.
 pub const COUNTED: u64 = 10_000;
 /// Bytes of a unique key's text.

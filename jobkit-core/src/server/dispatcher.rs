@@ -62,12 +62,15 @@ pub(super) struct Dispatcher {
     pending: Option<Pending>,
     hint: Option<ClaimHint>,
     hint_since: Instant,
-    /// Work may be there: the last claim got all it asked for or did not see everything, or a push came.
+    /// Work may be there: the last claim got all it asked for or did not see everything, what was settled made
+    /// some claimable, or a push came.
     may_be_work: bool,
     /// What was claimed ahead was not started in time: nothing more ahead until a job ends.
     claimed_too_far: bool,
     poll_at: Instant,
     poll_pause: Duration,
+    /// Claims in vain, each of which named an instant close by.
+    vain: u32,
     backoff: Backoff,
     blocked_until: Option<Instant>,
     /// What was claimed could not be started, and would be claimed again at once: nothing is claimed for
@@ -102,6 +105,7 @@ impl Dispatcher {
             may_be_work: true,
             claimed_too_far: false,
             poll_at: now,
+            vain: 0,
             backoff: supervisor::retries(),
             blocked_until: None,
             brake: supervisor::retries(),
@@ -182,6 +186,7 @@ impl Dispatcher {
     fn look_again(&mut self) {
         self.may_be_work = true;
         self.hint = None;
+        self.vain = 0;
         self.poll_pause = self.engine.options.poll_interval;
     }
 

@@ -24,6 +24,7 @@ use crate::model::ids::{Incarnation, JobId};
 use crate::model::name::Name;
 use crate::model::state::{Reason, State};
 use crate::model::sync::lock;
+use crate::server::due_pushes::DueTold;
 use crate::server::failed::{FailedJob, Hooks};
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
@@ -51,6 +52,7 @@ pub(crate) struct Engine {
     pub(crate) health: HealthBoard,
     pub(crate) held: Held,
     pub(crate) clock: ClockGuard,
+    pub(crate) due_told: DueTold,
     paused: Mutex<Pauses>,
     /// Nothing more is claimed.
     pub(crate) quiet: CancellationToken,
@@ -120,6 +122,7 @@ impl Engine {
             health: HealthBoard::default(),
             held: Held::default(),
             clock: ClockGuard::default(),
+            due_told: DueTold::default(),
             paused: Mutex::default(),
             quiet: CancellationToken::new(),
             ordered_quiet: AtomicBool::new(false),

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::model::clock::Timestamp;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor;
@@ -43,13 +46,40 @@ pub(super) async fn run(engine: Arc<Engine>) {
         } else {
             Duration::from_secs(1)
         };
+        if !wait(&engine, &mut due, storage_now, pause).await {
+            return;
+        }
+    }
+}
+
+/// Waits until something may be due; `false` if the server has ended.
+async fn wait(
+    engine: &Engine,
+    due: &mut DuePushes,
+    storage_now: Option<Timestamp>,
+    pause: Duration,
+) -> bool {
+    let began = Instant::now();
+    let mut until = began + pause;
+    let last = began + WITH_PUSHES;
+    loop {
         tokio::select! {
             biased;
-            () = engine.ended.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = engine.ended.cancelled() => return false,
+            () = tokio::time::sleep_until(until) => {
+                // Claims come as often as this would look, and each tells how long nothing is due. So it need
+                // not ask, as long as claims are made.
+                let told = engine.due_told.nothing_until(engine.options.max_poll_interval);
+                let told = told.filter(|_| storage_now.is_some() && !due.are_pushed());
+                match told.map(|told| told.min(last)).filter(|later| *later > until) {
+                    Some(later) => until = later,
+                    None => return true,
+                }
+            }
             // A retry was settled; its instant may be the next.
-            () = engine.signals.scheduler.notified() => {}
-            () = due.earlier(storage_now, pause) => {}
+            () = engine.signals.scheduler.notified() => return true,
+            () = due.earlier(storage_now, pause) => return true,
+            at = engine.due_told.sooner(), if !due.are_pushed() => until = until.min(at),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The engine on a storage far away, in virtual time: how long calls take is the storage's, how many there
 //! are is the engine's.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jobkit_core::ids::IdSourceGuard;
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{ClaimHint, Monitoring, SettleAnswer, Support, WakeUpReach};
-use jobkit_core::testing::{Answer, Call, FaultyStorage, Observer, Pace};
-use jobkit_core::{Client, Job, Jobs, MemoryStorage, NewJob, RetryPolicy, Server, ServerHandle};
+use jobkit_core::testing::{Answer, Call, Fault, FaultyStorage, Observer, Pace};
+use jobkit_core::{
+    Client, Job, Jobs, MemoryStorage, NewJob, RetryPolicy, Server, ServerHandle, ServerOptions,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -199,4 +202,110 @@ async fn a_note_is_dropped_when_a_settle_puts_a_job_back() {
     let notes = notes.lock().unwrap();
     assert!(notes.carried > 10, "{} carried one", notes.carried);
     assert!(notes.dropped >= 10, "{} carried none", notes.dropped);
+}
+
+fn claims(storage: &FaultyStorage) -> usize {
+    storage.calls("claim") + storage.calls("settle_and_claim")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_made_again_when_the_storage_says() {
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(1), Duration::ZERO)
+        .with_capabilities(|it| it.wake_ups = WakeUpReach::None);
+    // Others hold something, for the first three claims.
+    let mut left = 3;
+    far.alter(move |answer| {
+        if let Answer::Claim(claimed) = answer
+            && claimed.jobs.is_empty()
+        {
+            claimed.again_in = (left > 0).then_some(ms(50));
+            left = std::cmp::max(left, 1) - 1;
+        }
+    });
+    let hour = Duration::from_secs(3600);
+    let jobs = jobs(&Shared::default());
+    let options = ServerOptions::default().poll_interval(hour, hour);
+    let server = Server::builder(far.clone()).jobs(jobs).options(options);
+    let server = server.build().unwrap().start().await.unwrap();
+    tokio::time::sleep(ms(40)).await;
+    assert_eq!(claims(&far), 1, "not before");
+    Client::new(storage.clone()).enqueue(script("held", Act::Return(1))).await.unwrap();
+    tokio::time::sleep(ms(60)).await;
+    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Succeeded), 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Each in vain is followed by a longer pause, and what says nothing by the usual one.
+    assert!((3..=6).contains(&claims(&far)), "{} claims", claims(&far));
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_due_and_cannot_be_promoted_makes_nobody_spin() {
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(1), Duration::ZERO)
+        .with_capabilities(|it| it.wake_ups = WakeUpReach::None);
+    far.decide(|method| if method == "promote_due" { Fault::Before } else { Fault::None });
+    let server = serve(&far).await;
+    let client = Client::new(storage.clone());
+    client.enqueue(NewJob::new(Nothing {}).delay(ms(500))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = claims(&far);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let made = claims(&far) - before;
+    assert!(made <= 60, "{made} claims a minute");
+    far.heal();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Succeeded), 1);
+    server.shutdown().await.unwrap();
+}
+
+/// Calls a second of a server that has nothing to do, each method's.
+async fn idle(reach: WakeUpReach) -> (f64, BTreeMap<&'static str, f64>) {
+    const LENGTH: u32 = 1_200;
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(1), Duration::ZERO).with_capabilities(|it| it.wake_ups = reach);
+    let server = serve(&far).await;
+    Client::new(far.clone()).enqueue(NewJob::new(Nothing {})).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let before = far.each_calls();
+    tokio::time::sleep(Duration::from_secs(LENGTH.into())).await;
+    let after = far.each_calls();
+    let calls = |(method, calls): (&&'static str, &usize)| {
+        let calls = calls - before.get(method).unwrap_or(&0);
+        (*method, number(calls) / f64::from(LENGTH))
+    };
+    let each: BTreeMap<_, _> = after.iter().map(calls).collect();
+    server.shutdown().await.unwrap();
+    (each.values().sum(), each)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_server_makes_few_calls() {
+    let (told, each) = idle(WakeUpReach::All).await;
+    assert!(told <= 0.6, "{told:.3} calls/s: {each:?}");
+    // 0.86 where the scheduler asked what is due as often as the dispatcher claims.
+    let (polls, each) = idle(WakeUpReach::None).await;
+    assert!(polls <= 0.7, "{polls:.3} calls/s: {each:?}");
+    assert!(each["promote_due"] <= 0.02, "{each:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_process_schedules_is_found_by_claims() {
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(1), Duration::ZERO)
+        .with_capabilities(|it| it.wake_ups = WakeUpReach::None);
+    let server = serve(&far).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let client = Client::new(storage.clone());
+    for delay in [20, 8, 1] {
+        let began = Instant::now();
+        client.enqueue(NewJob::new(Nothing {}).delay(Duration::from_secs(delay))).await.unwrap();
+        let before = storage.snapshot(None).await.unwrap().count(StateName::Succeeded);
+        until_succeeded(&storage, usize::try_from(before).unwrap() + 1).await;
+        // At its instant, where a poll came before it; else at the next poll.
+        let late = began.elapsed().saturating_sub(Duration::from_secs(delay));
+        let most = if delay > 6 { ms(50) } else { Duration::from_secs(6) };
+        assert!(late <= most, "{delay} s: {late:?} late");
+    }
+    server.shutdown().await.unwrap();
 }

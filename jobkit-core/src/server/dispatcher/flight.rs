@@ -18,6 +18,14 @@ use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
 use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest, Support};
 
+/// How long after an instant that a claim named the next claim leaves: what is due is promoted first, and a
+/// wake-up tells of it.
+const AGAIN: Duration = Duration::from_millis(10);
+/// A claim in vain that named an instant closer than this doubles [`AGAIN`], so that what stays held or due makes
+/// nobody spin; [`VAIN_MOST`] times.
+const VAIN: Duration = Duration::from_secs(1);
+const VAIN_MOST: u32 = 7;
+
 /// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
 /// while jobs are started and ends noted. With the dispatcher it is torn off.
 pub(super) type Flight = AbortOnDropHandle<Landed>;
@@ -322,7 +330,7 @@ impl Dispatcher {
         }
         let now = Instant::now();
         let options = &self.engine.options;
-        let at_once = claimed.more;
+        let at_once = claimed.again_in.is_some_and(|again| again.is_zero());
         if got >= request.max || at_once {
             self.hint = claimed.hint;
             self.may_be_work = true;
@@ -337,6 +345,18 @@ impl Dispatcher {
         let pause =
             if self.pushes.are_offered() { options.max_poll_interval } else { self.poll_pause };
         self.poll_at = now + crate::model::ids::jittered(pause);
+        if let Some(again) = claimed.again_in.filter(|_| !at_once) {
+            // Each time in vain it waits for longer: what is due may not be promoted, and what is held may stay so.
+            let pause = again + AGAIN * 2u32.pow(self.vain);
+            self.poll_at = self.poll_at.min(now + pause);
+            if got == 0 {
+                self.engine.due_told.tell(now + again);
+                self.vain = if again < VAIN { (self.vain + 1).min(VAIN_MOST) } else { 0 };
+            }
+        }
+        if got > 0 {
+            self.vain = 0;
+        }
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
         for job in claimed.jobs {
