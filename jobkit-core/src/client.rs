@@ -269,6 +269,7 @@ impl Client {
             let place = Place { owner: &owner, part: "args" };
             job.args = self.codecs().seal(place, std::mem::take(&mut job.args))?;
         }
+        self.shared.storage.capabilities().check_payload(job.args.len())?;
         Ok(job)
     }
 

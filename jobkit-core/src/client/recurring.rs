@@ -180,8 +180,9 @@ impl Client {
     /// Lets this client's filters look at the template, and its codecs seal the arguments.
     async fn prepare_template(&self, spec: &mut RecurringSpec) -> Result<()> {
         let options = &self.shared.options;
+        let capabilities = self.dyn_storage().capabilities();
         if options.are_plain() {
-            return Ok(());
+            return capabilities.check_payload(spec.job.args.get().len());
         }
         // Each occurrence has an id of its own; this one is never stored.
         let id = JobId::from_key("template", &spec.id);
@@ -191,6 +192,7 @@ impl Client {
         options
             .prepare(&mut record, &spec.id)
             .map_err(|error| error.with("recurring", &spec.id))?;
+        capabilities.check_payload(record.args.len())?;
         spec.job = JobTemplate::from_record(&record)?;
         if record.args.is_sealed()
             && let Some(stored) = self.dyn_storage().recurring(&spec.id).await?

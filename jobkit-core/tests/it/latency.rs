@@ -10,7 +10,8 @@ use jobkit_core::state::StateName;
 use jobkit_core::storage::{ClaimHint, Monitoring, SettleAnswer, Support, WakeUpReach};
 use jobkit_core::testing::{Answer, Call, Fault, FaultyStorage, Observer, Pace};
 use jobkit_core::{
-    Client, Job, Jobs, MemoryStorage, NewJob, RetryPolicy, Server, ServerHandle, ServerOptions,
+    Batch, Client, ErrorKind, Job, Jobs, MemoryStorage, NewJob, Recurring, RetryPolicy, Server,
+    ServerHandle, ServerOptions,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -144,6 +145,28 @@ async fn what_a_settle_releases_is_claimed_at_once_though_the_claim_flew_beside_
     until_succeeded(&storage, jobs).await;
     assert!(began.elapsed() < ms(jobs as u64 * 20), "{:?}", began.elapsed());
     server.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn arguments_that_the_storage_cannot_keep_are_refused_early() {
+    let storage = MemoryStorage::new();
+    let far = FaultyStorage::new(Arc::new(storage.clone()));
+    let far = far.with_capabilities(|it| it.max_payload_bytes = 100);
+    let client = Client::new(far.clone());
+    let large = || script("x".repeat(100).as_str(), Act::Return(1));
+    let small = || script("x", Act::Return(1));
+    let check = |error: jobkit_core::Error| {
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("args")));
+        assert!(error.to_string().contains("where this storage keeps at most 100"), "{error}");
+    };
+    check(client.enqueue(large()).await.unwrap_err());
+    check(client.enqueue((small(), large())).await.unwrap_err());
+    check(client.enqueue(Batch::new("b").job(large())).await.unwrap_err());
+    let every = Recurring::every("r", Duration::from_secs(60)).job(large());
+    check(client.save_recurring(every).await.unwrap_err());
+    assert_eq!((far.calls("submit"), far.calls("save_recurring")), (0, 0));
+    let report = client.enqueue_many([small(), large(), small()]).await.unwrap();
+    assert_eq!((report.stored, report.refused.len(), report.refused[0].0), (2, 1, 1));
 }
 
 /// Looks at which notes claims carry beside what was settled before.
