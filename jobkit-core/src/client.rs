@@ -6,6 +6,7 @@ mod coalescer;
 mod enqueue;
 pub(crate) mod filter;
 mod finished_jobs;
+mod independent;
 mod lock;
 mod many;
 mod operations;

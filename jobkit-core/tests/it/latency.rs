@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jobkit_core::batch::BatchState;
 use jobkit_core::ids::IdSourceGuard;
-use jobkit_core::state::StateName;
-use jobkit_core::storage::{ClaimHint, Monitoring, SettleAnswer, Support, WakeUpReach};
+use jobkit_core::state::{Keep, Retention, StateName};
+use jobkit_core::storage::{
+    Action, BatchStore, ClaimHint, JobStore, Monitoring, SettleAnswer, StepRequest, Support,
+    WakeUpReach,
+};
 use jobkit_core::testing::{Answer, Call, Fault, FaultyStorage, Observer, Pace};
 use jobkit_core::{
     Batch, Client, ErrorKind, Job, Jobs, MemoryStorage, NewJob, Recurring, RetryPolicy, Server,
-    ServerHandle, ServerOptions,
+    ServerBuilder, ServerHandle, ServerOptions, bulk, transfer,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -24,6 +28,25 @@ struct Nothing {}
 
 impl Job for Nothing {
     const KIND: &'static str = "nothing";
+    type Output = ();
+}
+
+#[derive(Serialize, Deserialize)]
+struct Other {
+    n: u32,
+}
+
+impl Job for Other {
+    const KIND: &'static str = "other";
+    type Output = ();
+}
+
+/// Writes a line and goes on for a while.
+#[derive(Serialize, Deserialize)]
+struct Tells {}
+
+impl Job for Tells {
+    const KIND: &'static str = "tells";
     type Output = ();
 }
 
@@ -147,6 +170,110 @@ async fn what_a_settle_releases_is_claimed_at_once_though_the_claim_flew_beside_
     server.shutdown().await.unwrap();
 }
 
+/// Before there were calls beside each other it took 100 ms: a hundred calls, one after the other.
+#[tokio::test(start_paused = true)]
+async fn many_jobs_are_enqueued_by_calls_beside_each_other() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(1), Duration::ZERO);
+    let client = Client::new(far.clone());
+    let began = Instant::now();
+    let report = client.enqueue_many((0..100_000).map(|_| NewJob::new(Nothing {}))).await.unwrap();
+    assert_eq!((report.stored, report.refused.len()), (100_000, 0));
+    assert_eq!(far.calls("submit"), 200);
+    assert!(began.elapsed() <= ms(50), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refused_job_of_a_thousand_costs_one_item() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(1), Duration::ZERO);
+    let client = Client::new(far.clone());
+    // Another job has its id.
+    client.enqueue(NewJob::new(Other { n: 0 }).idempotency_key("taken")).await.unwrap();
+    let before = far.calls("submit");
+    let jobs = (0..1_000).map(|n| match n {
+        700 => NewJob::new(Other { n }).idempotency_key("taken"),
+        _ => NewJob::new(Other { n }),
+    });
+    let report = client.enqueue_many(jobs).await.unwrap();
+    assert_eq!(report.stored, 999);
+    let [(700, error)] = &report.refused[..] else { panic!("{:?}", report.refused) };
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(far.calls("submit") - before, 2, "of 500 each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_a_call_fails_for_is_found_by_halves() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(1), Duration::ZERO);
+    let client = Client::new(far.clone());
+    far.fail_next("submit", Fault::Broken);
+    far.fail_next("submit", Fault::AnswerLost);
+    let report = client.enqueue_many((0..500).map(|_| NewJob::new(Nothing {}))).await.unwrap();
+    assert_eq!((report.stored, report.refused.len()), (500, 0));
+    // All, one half twice since its answer was lost, and the other.
+    assert_eq!(far.calls("submit"), 4);
+    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Enqueued), 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_jobs_may_wait_for_those_before_them() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(1), Duration::ZERO);
+    let client = Client::new(far.clone());
+    let parents: Vec<_> = (0..1_000).map(|_| NewJob::new(Nothing {})).collect();
+    // In another call, which is still on its way when theirs is ready; and in their own.
+    let mut jobs = parents.clone();
+    jobs.extend(parents.iter().skip(600).map(|parent| NewJob::new(Nothing {}).after(parent)));
+    let last = NewJob::new(Nothing {}).after(&jobs[jobs.len() - 1]);
+    jobs.push(last);
+    let report = client.enqueue_many(jobs).await.unwrap();
+    assert_eq!((report.stored, report.refused.len()), (1_401, 0));
+    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Awaiting), 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_batch_is_filled_by_calls_beside_each_other() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(10), Duration::ZERO);
+    let client = Client::new(far.clone());
+    let first = NewJob::new(Nothing {});
+    let members: Vec<_> = (0..12_000).map(|_| NewJob::new(Nothing {})).collect();
+    // A member may wait for one that is named after it.
+    let batch = Batch::new("large").job(NewJob::new(Nothing {}).after(&first)).jobs(members);
+    let began = Instant::now();
+    let batch = client.enqueue(batch.job(first)).await.unwrap();
+    // One to open it, 24 calls of 500 and one more by sixes, one with whom the others wait for, a start.
+    assert!(began.elapsed() <= ms(80), "{:?}", began.elapsed());
+    let record = batch.status().await.unwrap().unwrap();
+    assert_eq!(record.counts.total, 12_002);
+    // What a start does not reach in its step is left to sweeps.
+    while storage.sweep(StepRequest::default()).await.unwrap().more {}
+    let snapshot = storage.snapshot(None).await.unwrap();
+    let counts = (snapshot.count(StateName::Enqueued), snapshot.count(StateName::Awaiting));
+    assert_eq!(counts, (12_001, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_with_a_member_that_is_refused_is_cancelled() {
+    let storage = MemoryStorage::new();
+    let far = far(&storage, ms(10), Duration::ZERO);
+    let client = Client::new(far.clone());
+    client.enqueue(NewJob::new(Other { n: 0 }).idempotency_key("taken")).await.unwrap();
+    let members = (1..5_000).map(|n| match n {
+        900 => NewJob::new(Other { n }).idempotency_key("taken"),
+        _ => NewJob::new(Other { n }),
+    });
+    let batch = Batch::new("half").jobs(members);
+    let id = batch.id();
+    let error = client.enqueue(batch).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let record = storage.batch(id).await.unwrap().unwrap();
+    assert_eq!(record.state(), BatchState::Cancelled);
+    while storage.sweep(StepRequest::default()).await.unwrap().more {}
+    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Awaiting), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn arguments_that_the_storage_cannot_keep_are_refused_early() {
     let storage = MemoryStorage::new();
@@ -167,6 +294,90 @@ async fn arguments_that_the_storage_cannot_keep_are_refused_early() {
     assert_eq!((far.calls("submit"), far.calls("save_recurring")), (0, 0));
     let report = client.enqueue_many([small(), large(), small()]).await.unwrap();
     assert_eq!((report.stored, report.refused.len(), report.refused[0].0), (2, 1, 1));
+}
+
+/// Whatever is done, no call carries more than the storage takes well.
+#[tokio::test(start_paused = true)]
+async fn every_path_keeps_the_items_of_a_step() {
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(1), Duration::ZERO).with_capabilities(|it| it.step_items = 100);
+    let client = Client::new(far.clone());
+    // In calls of many callers, in one call of many jobs, in a batch, and due later.
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..350 {
+        let client = client.clone();
+        callers.spawn(async move {
+            client.enqueue(script(&n.to_string(), Act::Return(1))).await.unwrap().id()
+        });
+    }
+    let ids: Vec<_> = callers.join_all().await;
+    client.enqueue_many((0..350).map(|_| NewJob::new(Tells {}))).await.unwrap();
+    client
+        .enqueue_many((0..350).map(|_| script("late", Act::Permanent).delay(ms(500))))
+        .await
+        .unwrap();
+    let batch = Batch::new("many").jobs((0..1_200).map(|_| script("member", Act::Return(1))));
+    client.enqueue(batch).await.unwrap();
+    let schedules = (0..250).map(|n| {
+        let every = Recurring::every(format!("r{n}"), Duration::from_secs(40));
+        every.job(script("due", Act::Return(1)))
+    });
+    let handlers = jobs(&Shared::default()).handle(|_: Tells, context| async move {
+        context.info("a line");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok::<_, jobkit_core::Failure>(())
+    });
+    let options = ServerOptions::default().workers(800).lease(Duration::from_secs(3));
+    let server =
+        schedules.fold(Server::builder(far.clone()).jobs(handlers), ServerBuilder::recurring);
+    let server = server.options(
+        options.retention(Retention { succeeded: Keep::For(ms(100)), ..Retention::default() }),
+    );
+    let server = server.build().unwrap().start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(storage.snapshot(None).await.unwrap().count(StateName::Failed) >= 350);
+    let operator = client.operator("op");
+    let retried = bulk::drive(
+        &far,
+        operator
+            .begin_bulk(
+                "state:failed".parse().unwrap(),
+                Action::Requeue { run_at: None },
+                350,
+                Duration::ZERO,
+            )
+            .await
+            .unwrap()
+            .id,
+        |_| {},
+    );
+    assert_eq!(retried.await.unwrap().done, 350);
+    operator.change(&ids[..250], Action::Requeue { run_at: None }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    server.shutdown().await.unwrap();
+    let copy = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+    let options = transfer::Options::default().force(true);
+    transfer::copy(&far, &copy, options, |_| {}).await.unwrap();
+    let all = far.all_largest();
+    assert!(all.values().all(|items| *items <= 100), "{all:?}");
+    assert!(copy.all_largest().values().all(|items| *items <= 100), "{:?}", copy.all_largest());
+    let full = [
+        "change_state",
+        "claim",
+        "export",
+        "promote_due",
+        "purge_expired",
+        "renew",
+        "rescue_expired",
+        "save_recurring",
+        "settle_and_claim",
+        "submit",
+        "sweep",
+        "write_log",
+    ];
+    for method in full {
+        assert_eq!(all.get(method), Some(&100), "{method}: {all:?}");
+    }
 }
 
 /// Looks at which notes claims carry beside what was settled before.
