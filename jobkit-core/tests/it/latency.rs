@@ -2,6 +2,7 @@
 //! are is the engine's.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -541,5 +542,32 @@ async fn what_another_process_schedules_is_found_by_claims() {
         let most = if delay > 6 { ms(50) } else { Duration::from_secs(6) };
         assert!(late <= most, "{delay} s: {late:?} late");
     }
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_that_finds_only_what_others_hold_does_not_spin() {
+    let (storage, _ids) = virtual_time();
+    let far = far(&storage, ms(1), Duration::ZERO);
+    let held = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&held);
+    far.alter(move |answer| {
+        if let Answer::Sweep(step) = answer
+            && still.load(Ordering::SeqCst)
+        {
+            (step.done, step.more) = (0, true);
+        }
+    });
+    let server = serve(&far).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = far.calls("sweep");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let swept = far.calls("sweep") - before;
+    assert!((60..=300).contains(&swept), "{swept} sweeps a minute");
+    held.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = far.calls("sweep");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(far.calls("sweep") - before <= 3, "it is as idle as before");
     server.shutdown().await.unwrap();
 }
