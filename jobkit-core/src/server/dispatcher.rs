@@ -4,6 +4,7 @@
 //! together with a claim for the workers that became free. So a busy server needs one round trip for
 //! hundreds of jobs, and an idle one none.
 
+mod ahead;
 mod flight;
 mod rooms;
 mod suspects;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::ahead::Ahead;
 use self::flight::{Flight, Pending, landed};
 use self::rooms::Rooms;
 use self::suspects::Suspects;
@@ -67,6 +69,7 @@ pub(super) struct Dispatcher {
     may_be_work: bool,
     /// What was claimed ahead was not started in time: nothing more ahead until a job ends.
     claimed_too_far: bool,
+    ahead: Ahead,
     poll_at: Instant,
     poll_pause: Duration,
     /// Claims in vain, each of which named an instant close by.
@@ -104,6 +107,7 @@ impl Dispatcher {
             hint_since: now,
             may_be_work: true,
             claimed_too_far: false,
+            ahead: Ahead::default(),
             poll_at: now,
             vain: 0,
             backoff: supervisor::retries(),
@@ -237,8 +241,14 @@ impl Dispatcher {
         wanted.min(self.rooms.of_all(self.engine.queues.names())).min(step)
     }
 
-    /// About 50 ms of work. At most so much that the next flight can be full while what the last one brought
-    /// is still waiting: with less, full flights and nearly empty ones would take turns.
+    /// The most that is claimed ahead: so much that the next flight can be full while what the last one brought
+    /// is still waiting. With less, full flights and nearly empty ones would take turns.
+    fn farthest(&self) -> usize {
+        let step = self.engine.step_items();
+        2 * step - self.engine.options.workers.min(step)
+    }
+
+    /// About 50 ms of work.
     fn prefetch(&self) -> usize {
         if self.claimed_too_far {
             return 0;
@@ -249,8 +259,6 @@ impl Dispatcher {
             (Prefetch::Adaptive, Some(mean)) if mean > 1.0 => 0,
             (Prefetch::Adaptive, Some(mean)) => {
                 let workers = self.engine.options.workers;
-                let step = self.engine.step_items();
-                let most = 2 * step - workers.min(step);
                 let workers = u32::try_from(workers).unwrap_or(u32::MAX);
                 let jobs = 0.05 / mean.max(1e-6) * f64::from(workers);
                 #[allow(
@@ -259,7 +267,7 @@ impl Dispatcher {
                     reason = "a cast saturates, and the rest is bounded"
                 )]
                 let jobs = jobs as usize;
-                jobs.min(most)
+                self.ahead.bounded(jobs.min(self.farthest()))
             }
         }
     }
@@ -274,6 +282,9 @@ impl Dispatcher {
         let is_old = |waiting: &Waiting| now.duration_since(waiting.since) >= PREFETCH_KEPT;
         while !self.suspects.run_alone() && self.waiting.front().is_some_and(is_old) {
             if let Some(old) = self.waiting.pop_front() {
+                if !self.claimed_too_far {
+                    self.ahead.too_far(self.prefetch());
+                }
                 self.claimed_too_far = true;
                 self.give_back(old.job);
             }

@@ -356,6 +356,9 @@ impl Dispatcher {
         }
         if got > 0 {
             self.vain = 0;
+            if !self.claimed_too_far {
+                self.ahead.in_time(self.farthest());
+            }
         }
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
