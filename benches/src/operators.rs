@@ -10,7 +10,9 @@ use jobkit::record::ErrorDetail;
 use jobkit::server::Incarnation;
 use jobkit::state::Ending;
 use jobkit::state::Reason;
-use jobkit::storage::{ClaimRequest, ErrorQuery, QueueQuota, ServerInfo, Settle, SettleRequest};
+use jobkit::storage::{
+    Call, ClaimRequest, ErrorQuery, QueueQuota, ServerInfo, Settle, SettleRequest,
+};
 use jobkit::{Client, JobId, Name, Timestamp};
 
 use crate::jobs::sized;
@@ -32,24 +34,34 @@ pub async fn measure(target: &Target) -> Result<Vec<Timed>> {
     let jobs = target.jobs(1_000_000);
     let [awaiting, failed] = fill(&fresh, jobs).await?;
     let storage = &*fresh.storage;
-    let there: u64 = storage.snapshot(None).await?.by_state.iter().sum();
+    let there: u64 = storage.snapshot(&Call::default()).await?.by_state.iter().sum();
     ensure!(there >= jobs as u64, "{there} of {jobs} are there");
 
     let mut all = Vec::new();
-    all.push(timed("snapshot", || storage.snapshot(None)).await?);
+    all.push(timed("snapshot", || async { storage.snapshot(&Call::default()).await }).await?);
     all.push(timed("lanes", || storage.lanes(1_000)).await?);
     all.push(timed("servers", || storage.servers()).await?);
     all.push(timed("error_groups", || storage.error_groups(ERRORS)).await?);
     all.push(timed("check", || storage.check()).await?);
     all.push(timed("figures", || Figures::read(storage)).await?);
     for (what, id) in [("awaiting", awaiting), ("failed", failed)] {
-        all.push(timed(&format!("why {what}"), || why::why(storage, id, None)).await?);
+        all.push(
+            timed(&format!("why {what}"), || async {
+                why::why(storage, &Call::default(), id).await
+            })
+            .await?,
+        );
         all.push(timed(&format!("job {what}"), || storage.job(id)).await?);
     }
     for state in ["enqueued", "scheduled"] {
         let page = search::page(storage, &format!("state:{state}").parse()?, None, 1).await?;
         let id = page.jobs.first().context("one is there")?.id;
-        all.push(timed(&format!("why {state}"), || why::why(storage, id, None)).await?);
+        all.push(
+            timed(&format!("why {state}"), || async {
+                why::why(storage, &Call::default(), id).await
+            })
+            .await?,
+        );
     }
     for text in [
         "",
@@ -154,7 +166,7 @@ async fn end_all(fresh: &Fresh, failures: usize) -> Result<JobId> {
         started_at: Timestamp::from_micros(0),
         draining: false,
     };
-    storage.announce(&info, None).await?;
+    storage.announce(&Call::default(), &info).await?;
     let quotas = queues.iter().map(|queue| QueueQuota { queue: queue.clone(), max: STEP });
     let mut claim = ClaimRequest {
         server: server.clone(),
@@ -167,9 +179,8 @@ async fn end_all(fresh: &Fresh, failures: usize) -> Result<JobId> {
         lease: Duration::from_secs(300),
         sleeps_below: 0,
         hint: None,
-        now: None,
     };
-    let mut claimed = storage.claim(&claim).await?;
+    let mut claimed = storage.claim(&Call::default(), &claim).await?;
     let (mut ended, mut failed) = (0, None);
     while !claimed.jobs.is_empty() {
         let settles = claimed.jobs.iter().map(|job| {
@@ -185,11 +196,10 @@ async fn end_all(fresh: &Fresh, failures: usize) -> Result<JobId> {
             let ending = Ending::Failed(Reason::OutOfAttempts);
             Settle { duration: took, error, ..Settle::new(job.lease, ending) }
         });
-        let settle =
-            SettleRequest { server: server.clone(), settles: settles.collect(), now: None };
+        let settle = SettleRequest { server: server.clone(), settles: settles.collect() };
         claim.sequence += 1;
         claim.hint = claimed.hint;
-        (_, claimed) = storage.settle_and_claim(&settle, &claim).await?;
+        (_, claimed) = storage.settle_and_claim(&Call::default(), &settle, &claim).await?;
     }
     failed.context("none failed")
 }

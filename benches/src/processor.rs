@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use jobkit::Name;
 use jobkit::server::Incarnation;
 use jobkit::state::Ending;
-use jobkit::storage::{ClaimRequest, QueueQuota, ServerInfo, Settle, SettleRequest, Storage};
+use jobkit::storage::{Call, ClaimRequest, QueueQuota, ServerInfo, Settle, SettleRequest, Storage};
 
 /// Jobs in one call, as a drain makes them.
 const AT_ONCE: usize = 300;
@@ -36,8 +36,8 @@ pub async fn drain_bare(storage: &Arc<dyn Storage>, jobs: usize) -> Result<()> {
         started_at: storage.now().await?,
         draining: false,
     };
-    storage.announce(&server, None).await?;
-    let mut settle = SettleRequest { server: server.name.clone(), settles: Vec::new(), now: None };
+    storage.announce(&Call::default(), &server).await?;
+    let mut settle = SettleRequest { server: server.name.clone(), settles: Vec::new() };
     let mut done = 0;
     for sequence in 1.. {
         let claim = ClaimRequest {
@@ -51,9 +51,9 @@ pub async fn drain_bare(storage: &Arc<dyn Storage>, jobs: usize) -> Result<()> {
             lease: Duration::from_secs(30),
             sleeps_below: 0,
             hint: None,
-            now: None,
         };
-        let (answers, claimed) = storage.settle_and_claim(&settle, &claim).await?;
+        let (answers, claimed) =
+            storage.settle_and_claim(&Call::default(), &settle, &claim).await?;
         done += answers.len();
         if claimed.jobs.is_empty() {
             break;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use jobkit::state::StateName;
 use jobkit::stats::Scope;
-use jobkit::storage::Storage;
+use jobkit::storage::{Call, Storage};
 use jobkit::testing::FaultyStorage;
 use jobkit::{Client, Server};
 use std::sync::Arc;
@@ -258,7 +258,7 @@ async fn fill(fresh: &Fresh, jobs: usize) -> Result<()> {
 
 /// Counts and histograms must be true after every measurement.
 async fn check(fresh: &Fresh, state: StateName, jobs: usize) -> Result<()> {
-    let snapshot = fresh.storage.snapshot(None).await?;
+    let snapshot = fresh.storage.snapshot(&Call::default()).await?;
     ensure!(
         snapshot.count(state) == jobs as u64,
         "{} of {jobs} are {state}",
@@ -275,7 +275,7 @@ const LOOK: Duration = Duration::from_millis(100);
 async fn until_succeeded(storage: &Arc<dyn Storage>, jobs: usize) -> Result<()> {
     let begun = Instant::now();
     loop {
-        if storage.snapshot(None).await?.count(StateName::Succeeded) >= jobs as u64 {
+        if storage.snapshot(&Call::default()).await?.count(StateName::Succeeded) >= jobs as u64 {
             return Ok(());
         }
         // Each look is work of the storage, and every 10 ms it would be part of what is measured. After a short

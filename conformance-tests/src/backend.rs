@@ -50,8 +50,8 @@ pub trait TestBackend: Send + Sync + 'static {
     }
 
     /// An empty storage as `setup` makes it, but on this clock, and a second connection to it where there
-    /// can be one, on the same clock. `None` where the clock is the server's: then what depends on the
-    /// instant of calls that carry none is left out of the comparison with the model.
+    /// can be one, on the same clock. `None` where the clock is the server's: then rate
+    /// limits are left out of the comparison with the model.
     fn setup_on(
         clock: TestClock,
     ) -> impl Future<Output = Option<(Connections, Self::Guard)>> + Send {

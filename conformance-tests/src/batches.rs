@@ -42,11 +42,11 @@ async fn open(env: &Env, starts: Starts, count: usize) -> (BatchId, Vec<JobId>) 
 }
 
 async fn start(env: &Env, batch: BatchId) -> BatchOutcome {
-    env.storage.start_batch(batch, env.at()).await.expect("starts")
+    env.storage.start_batch(&env.call(), batch).await.expect("starts")
 }
 
 async fn cancel(env: &Env, batch: BatchId) -> BatchOutcome {
-    env.storage.cancel_batch(batch, env.at()).await.expect("cancels")
+    env.storage.cancel_batch(&env.call(), batch).await.expect("cancels")
 }
 
 /// The counts, after comparing them with the members' states.

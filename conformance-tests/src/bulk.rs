@@ -93,7 +93,7 @@ pub async fn a_bulk_operation_leaves_others_alone(env: Env) {
         version: record.version + 1,
         ..record
     };
-    assert!(env.storage.save_bulk(&moved).await.expect("saves"));
+    assert!(env.storage.save_bulk(&env.call(), &moved).await.expect("saves"));
     let ended = drive(&*env.storage, moved.id).await;
     assert_eq!((ended.done, ended.skipped, ended.refused), (0, 0, 0));
     for id in early {
@@ -154,7 +154,7 @@ pub async fn a_bulk_operation_survives_a_crash_at_any_step(env: Env) {
             let at = plan.at.minus(Duration::from_secs(60));
             let plan = Some(BulkPlan { at, ..plan });
             let aged = BulkRecord { plan, version: left.version + 1, ..left };
-            assert!(env.storage.save_bulk(&aged).await.expect("saves"));
+            assert!(env.storage.save_bulk(&env.call(), &aged).await.expect("saves"));
         }
         let ended = drive(&*env.storage, record.id).await;
         assert_eq!(
@@ -193,7 +193,7 @@ pub async fn a_bulk_operation_is_stopped(env: Env) {
     assert_eq!(ended.done, first.done);
     assert!(!bulk::cancel(&*env.storage, record.id).await.expect("answers"), "it has ended");
     assert!(!bulk::cancel(&*env.storage, OperationId::new()).await.expect("answers"));
-    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    let snapshot = env.storage.snapshot(&env.call()).await.expect("reads");
     assert_eq!(snapshot.count(StateName::Enqueued), first.done);
 }
 

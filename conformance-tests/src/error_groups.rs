@@ -125,17 +125,17 @@ pub async fn a_muted_group_is_still_counted(env: Env) {
     fail(&mut server, FOR_GOOD, "a").await;
     let fingerprint = groups(&env).await[0].fingerprint;
     let mute = Pause { until: Some(env.after(60)), ..Pause::new("ada", "known") };
-    let muted = env.storage.mute(fingerprint, Some(&mute), env.at()).await;
+    let muted = env.storage.mute(&env.call(), fingerprint, Some(&mute)).await;
     assert!(muted.expect("mutes"));
     fail(&mut server, FOR_GOOD, "a").await;
     let group = groups(&env).await.remove(0);
     assert_eq!(group.mute, Some(Pause { since: env.now(), ..mute }));
     assert_eq!(group.count, 2);
     assert!(group.is_muted(env.now()) && !group.is_muted(env.after(60)));
-    assert!(env.storage.mute(fingerprint, None, env.at()).await.expect("unmutes"));
+    assert!(env.storage.mute(&env.call(), fingerprint, None).await.expect("unmutes"));
     assert_eq!(groups(&env).await[0].mute, None);
     let unknown = Fingerprint(fingerprint.0 ^ 1);
-    assert!(!env.storage.mute(unknown, None, env.at()).await.expect("answers"));
+    assert!(!env.storage.mute(&env.call(), unknown, None).await.expect("answers"));
 }
 
 /// MON-10: a group is forgotten 30 days after its last failure, and no earlier.

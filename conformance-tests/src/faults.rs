@@ -37,8 +37,8 @@ pub async fn a_lost_submit_is_repeated_without_a_second_job(env: Env) {
         let flow = vec![after(parent.id, On::Success), parent, job()];
         all.extend(flow.iter().map(|job| job.id));
         let submissions = [Submission::flow(flow)];
-        let request = SubmitRequest { submissions: &submissions, now: env.at() };
-        lose(round % 4, env.storage.submit(request)).await;
+        let request = SubmitRequest { submissions: &submissions };
+        lose(round % 4, env.storage.submit(&env.call(), request)).await;
         let answers = env.submit(submissions[0].clone()).await;
         let created = answers.iter().filter(|it| matches!(it, JobSubmitted::Created(_))).count();
         assert!(created == 0 || created == 3, "a part was stored: {answers:?}");
@@ -59,7 +59,7 @@ pub async fn a_lost_claim_loses_no_job(env: Env) {
     for round in 0..60 {
         server.sequence += 1;
         let request = server.request(server.sequence, 2);
-        lose(round % 4, env.storage.claim(&request)).await;
+        lose(round % 4, env.storage.claim(&env.call(), &request)).await;
         if round % 3 == 0 {
             // The server forgets it, and goes on.
             let last = server.sequence;
@@ -98,10 +98,10 @@ pub async fn a_lost_settle_is_applied_once(env: Env) {
         let mut settle = Settle::new(claimed[0].lease, Ending::Succeeded);
         settle.result = Some(payload("1"));
         let settles = vec![settle, Settle::new(claimed[1].lease, RETRY_NOW)];
-        let request = SettleRequest { server: server.server.clone(), settles, now: env.at() };
-        lose(round % 4, env.storage.settle(&request)).await;
+        let request = SettleRequest { server: server.server.clone(), settles };
+        lose(round % 4, env.storage.settle(&env.call(), &request)).await;
         for _ in 0..2 {
-            for answer in env.storage.settle(&request).await.expect("settles") {
+            for answer in env.storage.settle(&env.call(), &request).await.expect("settles") {
                 let applied =
                     matches!(answer, SettleAnswer::Settled(_) | SettleAnswer::AlreadyApplied);
                 assert!(applied, "{answer:?}");
@@ -131,8 +131,8 @@ pub async fn a_lost_change_is_applied_once(env: Env) {
             action: Action::Requeue { run_at: None },
         };
         let changes = [change.clone()];
-        let request = ChangeRequest { changes: &changes, actor: None, now: env.at() };
-        lose(round % 4, env.storage.change_state(request)).await;
+        let request = ChangeRequest { changes: &changes, actor: None };
+        lose(round % 4, env.storage.change_state(&env.call(), request)).await;
         for _ in 0..2 {
             let outcome = env.change_as(change.clone()).await;
             let applied =
@@ -156,10 +156,9 @@ pub async fn lost_renewals_rescues_and_promotions_are_repeated(env: Env) {
             sequences: server.sequence..=server.sequence,
             held: vec![Renewal { lease, started: true }],
             lease: LEASE,
-            now: env.at(),
         };
-        lose(round % 4, env.storage.renew(&request)).await;
-        let renewed = env.storage.renew(&request).await.expect("renews");
+        lose(round % 4, env.storage.renew(&env.call(), &request)).await;
+        let renewed = env.storage.renew(&env.call(), &request).await.expect("renews");
         assert!(renewed.given_back.is_empty());
         env.advance(60);
         let seen = env.expired().await;
@@ -168,17 +167,16 @@ pub async fn lost_renewals_rescues_and_promotions_are_repeated(env: Env) {
             seen: seen.clone(),
             crash_limit: CRASH_LIMIT,
             max: 10,
-            now: env.at(),
         };
-        lose(round % 4, env.storage.rescue_expired(&request)).await;
+        lose(round % 4, env.storage.rescue_expired(&env.call(), &request)).await;
         env.rescue(seen.clone()).await;
         assert!(env.rescue(seen).await.rescued.is_empty());
         let head = env.record(id).await.head;
         assert_eq!((head.crashes, head.fence), (1, 1));
         assert_eq!(server.run_one(Ending::Retry { delay: seconds(5) }).await, id);
         env.advance(5);
-        let step = jobkit_core::storage::StepRequest { max: 10, now: env.at() };
-        lose(round % 4, env.storage.promote_due(step)).await;
+        let step = jobkit_core::storage::StepRequest { max: 10 };
+        lose(round % 4, env.storage.promote_due(&env.call(), step)).await;
         env.promote().await;
         let details = env.details(id).await;
         assert_eq!(details.record.state(), StateName::Enqueued);
@@ -208,7 +206,7 @@ pub async fn a_lost_fire_creates_one_job(env: Env) {
         job: JobTemplate::from_record(&job()).expect("can recur"),
     };
     let save = SaveRecurring { spec, next: Some(next(0)), if_etag: None };
-    env.storage.save_recurring(&[save], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[save]).await.expect("saves");
     let saved = env.storage.recurring("a").await.expect("reads").expect("is saved");
     let mut fired = 0;
     for round in 0..40 {
@@ -222,9 +220,9 @@ pub async fn a_lost_fire_creates_one_job(env: Env) {
             next: Some(next(round + 1)),
         }];
         let polls = usize::try_from(round % 4).expect("is small");
-        lose(polls, env.storage.fire_recurring(&fires, env.at())).await;
+        lose(polls, env.storage.fire_recurring(&env.call(), &fires)).await;
         for _ in 0..2 {
-            let outcomes = env.storage.fire_recurring(&fires, env.at()).await.expect("fires");
+            let outcomes = env.storage.fire_recurring(&env.call(), &fires).await.expect("fires");
             assert!(
                 matches!(outcomes[0], FireOutcome::Fired(_) | FireOutcome::Stale),
                 "{outcomes:?}"
@@ -244,8 +242,8 @@ pub async fn a_sweep_that_dies_is_completed_by_the_next(env: Env) {
     let mut server = env.claimer("s").await;
     server.run_one(Ending::Succeeded).await;
     for round in 0..30 {
-        let step = jobkit_core::storage::StepRequest { max: 7, now: env.at() };
-        lose(round % 4, env.storage.sweep(step)).await;
+        let step = jobkit_core::storage::StepRequest { max: 7 };
+        lose(round % 4, env.storage.sweep(&env.call(), step)).await;
     }
     env.sweep().await;
     for child in children {

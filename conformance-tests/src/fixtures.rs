@@ -14,7 +14,7 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, Announced, Change, ChangeOutcome, ChangeRequest, ClaimRequest, ClaimedJob,
+    Action, Announced, Call, Change, ChangeOutcome, ChangeRequest, ClaimRequest, ClaimedJob,
     ExpiredLease, Guard, JobSubmitted, QueueQuota, RenewAnswer, RenewRequest, Renewal, Renewed,
     Rescue, RescueRequest, ServerInfo, Settle, SettleAnswer, SettleRequest, Step, StepRequest,
     Storage, Submission, SubmitRequest, Submitted,
@@ -64,21 +64,14 @@ impl Env {
         Timestamp::from_micros(self.clock.load(Ordering::SeqCst))
     }
 
-    /// The same, as requests take it.
-    pub(crate) fn at(&self) -> Option<Timestamp> {
-        Some(self.now())
+    /// A call at that instant.
+    pub(crate) fn call(&self) -> Call {
+        Call::at(self.now())
     }
 
     /// The instant this many seconds from now, or before it.
     pub(crate) fn after(&self, seconds: i64) -> Timestamp {
         Timestamp::from_micros(self.now().as_micros() + seconds * 1_000_000)
-    }
-
-    /// Moves the case's clock to the storage's, where a case goes on with a call that takes no instant. A
-    /// slow machine would let them drift apart.
-    pub(crate) async fn catch_up(&self) {
-        let now = self.storage.now().await.expect("the storage tells the time");
-        self.clock.fetch_max(now.as_micros(), Ordering::SeqCst);
     }
 
     /// Moves the case's clock.
@@ -128,8 +121,8 @@ impl Env {
 
     /// One outcome for each submission.
     pub(crate) async fn submit_all(&self, submissions: &[Submission]) -> Vec<Submitted> {
-        let request = SubmitRequest { submissions, now: self.at() };
-        let outcomes = self.storage.submit(request).await.expect("submits");
+        let request = SubmitRequest { submissions };
+        let outcomes = self.storage.submit(&self.call(), request).await.expect("submits");
         assert_eq!(outcomes.len(), submissions.len(), "one outcome per submission");
         outcomes
     }
@@ -212,7 +205,7 @@ impl Env {
         let claimer = self.stranger(name);
         if let Announced::NameTaken(former) = claimer.try_announce().await {
             let drains = ServerInfo { draining: true, ..former.info };
-            let announced = self.storage.announce(&drains, self.at()).await;
+            let announced = self.storage.announce(&self.call(), &drains).await;
             assert_eq!(announced.expect("announces"), Announced::Known);
             claimer.announce().await;
         }
@@ -240,8 +233,8 @@ impl Env {
 
     pub(crate) async fn change_as(&self, change: Change) -> ChangeOutcome {
         let changes = [change];
-        let request = ChangeRequest { changes: &changes, actor: None, now: self.at() };
-        let mut outcomes = self.storage.change_state(request).await.expect("changes");
+        let request = ChangeRequest { changes: &changes, actor: None };
+        let mut outcomes = self.storage.change_state(&self.call(), request).await.expect("changes");
         assert_eq!(outcomes.len(), 1, "one outcome per change");
         outcomes.remove(0)
     }
@@ -273,15 +266,15 @@ impl Env {
     }
 
     pub(crate) async fn sweep_once(&self, max: usize) -> Step {
-        self.storage.sweep(StepRequest { max, now: self.at() }).await.expect("sweeps")
+        self.storage.sweep(&self.call(), StepRequest { max }).await.expect("sweeps")
     }
 
     /// Purges until nothing is left; answers how many jobs were removed.
     pub(crate) async fn purge(&self) -> usize {
         let mut done = 0;
         for _ in 0..1000 {
-            let request = StepRequest { max: 200, now: self.at() };
-            let step = self.storage.purge_expired(request).await.expect("purges");
+            let request = StepRequest { max: 200 };
+            let step = self.storage.purge_expired(&self.call(), request).await.expect("purges");
             done += step.done;
             if !step.more {
                 return done;
@@ -293,8 +286,8 @@ impl Env {
     }
 
     pub(crate) async fn promote(&self) -> usize {
-        let request = StepRequest { max: 500, now: self.at() };
-        self.storage.promote_due(request).await.expect("promotes").count
+        let request = StepRequest { max: 500 };
+        self.storage.promote_due(&self.call(), request).await.expect("promotes").count
     }
 
     /// Leases that are expired now; takes none away.
@@ -303,8 +296,8 @@ impl Env {
     }
 
     pub(crate) async fn rescue(&self, seen: Vec<ExpiredLease>) -> Rescue {
-        let request = RescueRequest { seen, crash_limit: CRASH_LIMIT, max: 500, now: self.at() };
-        self.storage.rescue_expired(&request).await.expect("rescues")
+        let request = RescueRequest { seen, crash_limit: CRASH_LIMIT, max: 500 };
+        self.storage.rescue_expired(&self.call(), &request).await.expect("rescues")
     }
 
     /// Two looks, the second of which takes away what is expired.
@@ -323,7 +316,12 @@ impl Env {
 
     /// Used slots and waiting jobs of a limit.
     pub(crate) async fn usage(&self, limit: &str) -> (u32, u64) {
-        let usage = self.storage.limit(limit).await.expect("reads a limit").expect("is defined");
+        let usage = self
+            .storage
+            .limit(&self.call(), limit)
+            .await
+            .expect("reads a limit")
+            .expect("is defined");
         (usage.used, usage.waiting)
     }
 }
@@ -362,13 +360,14 @@ impl Claimer {
     }
 
     pub(crate) async fn try_announce(&self) -> Announced {
-        self.env.storage.announce(&self.info(), self.env.at()).await.expect("announces")
+        self.env.storage.announce(&self.env.call(), &self.info()).await.expect("announces")
     }
 
     /// Says that it takes no more jobs and is about to stop.
     pub(crate) async fn drain(&self) {
         let info = ServerInfo { draining: true, ..self.info() };
-        let announced = self.env.storage.announce(&info, self.env.at()).await.expect("announces");
+        let announced =
+            self.env.storage.announce(&self.env.call(), &info).await.expect("announces");
         assert_eq!(announced, Announced::Known);
     }
 
@@ -404,7 +403,6 @@ impl Claimer {
             lease: LEASE,
             sleeps_below: 0,
             hint: None,
-            now: self.env.at(),
         }
     }
 
@@ -417,7 +415,7 @@ impl Claimer {
     /// The last claim once more.
     pub(crate) async fn repeat_claim(&mut self, max: usize) -> Vec<ClaimedJob> {
         let request = self.request(self.sequence, max);
-        self.env.storage.claim(&request).await.expect("claims").jobs
+        self.env.storage.claim(&self.env.call(), &request).await.expect("claims").jobs
     }
 
     /// The next claim, which gets one job.
@@ -434,8 +432,8 @@ impl Claimer {
 
     pub(crate) async fn settle_all(&self, settles: Vec<Settle>) -> Vec<SettleAnswer> {
         let count = settles.len();
-        let request = SettleRequest { server: self.server.clone(), settles, now: self.env.at() };
-        let answers = self.env.storage.settle(&request).await.expect("settles");
+        let request = SettleRequest { server: self.server.clone(), settles };
+        let answers = self.env.storage.settle(&self.env.call(), &request).await.expect("settles");
         assert_eq!(answers.len(), count, "one answer per settle");
         answers
     }
@@ -484,14 +482,8 @@ impl Claimer {
         sequences: std::ops::RangeInclusive<u64>,
         held: Vec<Renewal>,
     ) -> Renewed {
-        let request = RenewRequest {
-            incarnation: self.incarnation,
-            sequences,
-            held,
-            lease: LEASE,
-            now: self.env.at(),
-        };
-        self.env.storage.renew(&request).await.expect("renews")
+        let request = RenewRequest { incarnation: self.incarnation, sequences, held, lease: LEASE };
+        self.env.storage.renew(&self.env.call(), &request).await.expect("renews")
     }
 
     /// Renews one lease of the last claim.

@@ -8,12 +8,12 @@ use jobkit_core::{ErrorKind, Incarnation};
 
 use crate::fixtures::*;
 
-fn lock(env: &Env, name: &str, owner: Incarnation) -> LockRequest {
-    LockRequest { name: name.into(), owner, ttl: seconds(30), now: env.at() }
+fn lock(name: &str, owner: Incarnation) -> LockRequest {
+    LockRequest { name: name.into(), owner, ttl: seconds(30) }
 }
 
 async fn acquire(env: &Env, owner: Incarnation) -> Option<LockLease> {
-    env.storage.try_acquire(&lock(env, "l", owner)).await.expect("asks for the lock")
+    env.storage.try_acquire(&env.call(), &lock("l", owner)).await.expect("asks for the lock")
 }
 
 /// LCK-1, G12: while one holds a lock nobody else gets it, and other locks are free.
@@ -26,8 +26,8 @@ pub async fn a_held_lock_is_not_given_to_another(env: Env) {
     env.advance(29);
     assert_eq!(acquire(&env, bob).await, None);
     // Any text names a lock.
-    let other = lock(&env, "böse'; -- \u{1F512}", bob);
-    assert!(env.storage.try_acquire(&other).await.expect("asks").is_some());
+    let other = lock("böse'; -- \u{1F512}", bob);
+    assert!(env.storage.try_acquire(&env.call(), &other).await.expect("asks").is_some());
 }
 
 /// LCK-1, G12: of many who want a lock at the same time one gets it, again and again.
@@ -46,8 +46,9 @@ pub async fn of_many_one_gets_the_lock(env: Env) {
                     tokio::task::yield_now().await;
                     generations.push(held.generation);
                     assert!(inside.swap(false, Ordering::SeqCst));
-                    let request = lock(&env, "l", me);
-                    let freed = env.storage.release_lock(&request, held.generation).await;
+                    let request = lock("l", me);
+                    let freed =
+                        env.storage.release_lock(&env.call(), &request, held.generation).await;
                     assert!(freed.expect("releases"));
                 }
                 tokio::task::yield_now().await;
@@ -71,7 +72,7 @@ pub async fn each_new_owner_gets_a_greater_generation(env: Env) {
         assert!(held.generation > last, "{} after {last}", held.generation);
         last = held.generation;
         if round % 2 == 0 {
-            let freed = env.storage.release_lock(&lock(&env, "l", owner), last).await;
+            let freed = env.storage.release_lock(&env.call(), &lock("l", owner), last).await;
             assert!(freed.expect("releases"));
         } else {
             env.advance(31);
@@ -97,16 +98,16 @@ pub async fn only_the_holder_renews_and_releases(env: Env) {
     let generation = held.generation;
     let storage = &env.storage;
     let renew = async |owner, generation| {
-        storage.renew_lock(&lock(&env, "l", owner), generation).await.expect("renews")
+        storage.renew_lock(&env.call(), &lock("l", owner), generation).await.expect("renews")
     };
     let release = async |owner, generation| {
-        storage.release_lock(&lock(&env, "l", owner), generation).await.expect("releases")
+        storage.release_lock(&env.call(), &lock("l", owner), generation).await.expect("releases")
     };
     for (owner, generation) in [(bob, generation), (ada, generation + 1)] {
         assert!(!renew(owner, generation).await);
         assert!(!release(owner, generation).await);
     }
-    assert!(!storage.renew_lock(&lock(&env, "none", ada), 1).await.expect("renews"));
+    assert!(!storage.renew_lock(&env.call(), &lock("none", ada), 1).await.expect("renews"));
     env.advance(20);
     assert!(renew(ada, generation).await);
     env.advance(20);
@@ -125,23 +126,25 @@ pub async fn an_expired_lock_is_free_for_others(env: Env) {
     env.advance(30);
     let new = acquire(&env, bob).await.expect("it has expired");
     assert!(new.generation > old.generation);
-    let request = lock(&env, "l", ada);
-    assert!(!env.storage.renew_lock(&request, old.generation).await.expect("renews"));
-    assert!(!env.storage.release_lock(&request, old.generation).await.expect("releases"));
+    let request = lock("l", ada);
+    assert!(!env.storage.renew_lock(&env.call(), &request, old.generation).await.expect("renews"));
+    assert!(
+        !env.storage.release_lock(&env.call(), &request, old.generation).await.expect("releases")
+    );
     assert_eq!(acquire(&env, ada).await, None);
 }
 
 /// LCK-1, G20: a name or time out of range is refused.
 pub async fn a_lock_out_of_range_is_refused(env: Env) {
     let owner = Incarnation::new();
-    let plain = lock(&env, "l", owner);
+    let plain = lock("l", owner);
     for request in [
         LockRequest { name: String::new(), ..plain.clone() },
         LockRequest { name: "l".repeat(201), ..plain.clone() },
         LockRequest { name: "a\0b".into(), ..plain.clone() },
         LockRequest { ttl: seconds(25 * 3600), ..plain.clone() },
     ] {
-        let error = env.storage.try_acquire(&request).await.expect_err("is refused");
+        let error = env.storage.try_acquire(&env.call(), &request).await.expect_err("is refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{request:?}");
     }
 }
@@ -156,7 +159,7 @@ pub async fn a_lock_taken_ahead_of_the_clock_ends(env: Env) {
     env.move_to(now);
     assert_eq!(acquire(&env, bob).await, None, "its owner may be alive");
     env.advance(20);
-    let renewed = env.storage.renew_lock(&lock(&env, "l", ada), held.generation).await;
+    let renewed = env.storage.renew_lock(&env.call(), &lock("l", ada), held.generation).await;
     assert!(renewed.expect("renews"), "and then it goes on");
     env.advance(29);
     assert_eq!(acquire(&env, bob).await, None);

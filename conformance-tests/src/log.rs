@@ -14,7 +14,7 @@ fn line(env: &Env, text: impl Into<String>) -> LogLine {
 
 async fn write(env: &Env, lease: Lease, lines: Vec<LogLine>) -> WriteAnswer {
     let write = LogWrite { lease, lines, dropped: 0, progress: Vec::new() };
-    env.storage.write_log(&[write]).await.expect("writes").remove(0)
+    env.storage.write_log(&env.call(), &[write]).await.expect("writes").remove(0)
 }
 
 async fn read(env: &Env, job: JobId, fence: Option<u64>, after: u64) -> LogPage {
@@ -44,10 +44,14 @@ pub async fn only_the_holder_writes(env: Env) {
             dropped: 1,
             progress: vec![bar.clone()],
         };
-        let answers = env.storage.write_log(&[write]).await.expect("writes");
+        let answers = env.storage.write_log(&env.call(), &[write]).await.expect("writes");
         assert_eq!(answers, [WriteAnswer::LeaseLost]);
-        assert_eq!(env.storage.put_memo(wrong, "m", &value).await.expect("asks"), None);
-        let checkpoint = env.storage.put_checkpoint(wrong, &value).await.expect("asks");
+        assert_eq!(
+            env.storage.put_memo(&env.call(), wrong, "m", &value).await.expect("asks"),
+            None
+        );
+        let checkpoint =
+            env.storage.put_checkpoint(&env.call(), wrong, &value).await.expect("asks");
         assert_eq!(checkpoint, WriteAnswer::LeaseLost);
     }
     let page = read(&env, id, None, 0).await;
@@ -62,7 +66,8 @@ pub async fn only_the_holder_writes(env: Env) {
         dropped: 0,
         progress: Vec::new(),
     };
-    let answers = env.storage.write_log(&[of(wrong[0]), of(lease)]).await.expect("writes");
+    let answers =
+        env.storage.write_log(&env.call(), &[of(wrong[0]), of(lease)]).await.expect("writes");
     assert_eq!(answers, [WriteAnswer::LeaseLost, WriteAnswer::Written]);
     server.settled(lease, Ending::Succeeded).await;
     assert_eq!(write(&env, lease, vec![line(&env, "late")]).await, WriteAnswer::LeaseLost);
@@ -109,7 +114,7 @@ pub async fn the_oldest_lines_go_and_are_counted(env: Env) {
     assert_eq!((page.lines[999].0, &*page.lines[999].1.text), (1250, "1250"));
     let lines = vec![line(&env, "last")];
     let dropping = LogWrite { lease, lines, dropped: 17, progress: Vec::new() };
-    env.storage.write_log(&[dropping]).await.expect("writes");
+    env.storage.write_log(&env.call(), &[dropping]).await.expect("writes");
     let page = read(&env, id, None, 1249).await;
     assert_eq!(page.dropped, 251 + 17);
     assert_eq!(texts(&page), ["1250", "last"]);
@@ -128,7 +133,7 @@ pub async fn progress_replaces_the_bar_of_the_same_name(env: Env) {
     };
     let tell = async |progress| {
         let write = LogWrite { lease, lines: Vec::new(), dropped: 0, progress };
-        env.storage.write_log(&[write]).await.expect("writes");
+        env.storage.write_log(&env.call(), &[write]).await.expect("writes");
     };
     tell(vec![bar("", 1), bar("rows", 2)]).await;
     tell(vec![bar("rows", 50)]).await;
@@ -145,7 +150,7 @@ pub async fn the_first_memo_of_a_run_stays(env: Env) {
     let lease = server.claim_one().await.lease;
     let (one, two) = (payload("1"), payload("{\"two\": 2}"));
     let put = async |lease, key: &str, value| {
-        env.storage.put_memo(lease, key, value).await.expect("keeps")
+        env.storage.put_memo(&env.call(), lease, key, value).await.expect("keeps")
     };
     assert_eq!(put(lease, "charge", &one).await, Some(one.clone()));
     assert_eq!(put(lease, "charge", &two).await, Some(one.clone()));
@@ -173,7 +178,7 @@ pub async fn a_checkpoint_outlives_attempts(env: Env) {
     let mut lease = server.claim_one().await.lease;
     for cursor in ["1", "2"] {
         let value = payload(cursor);
-        let answer = env.storage.put_checkpoint(lease, &value).await.expect("keeps");
+        let answer = env.storage.put_checkpoint(&env.call(), lease, &value).await.expect("keeps");
         assert_eq!(answer, WriteAnswer::Written);
         server.settled(lease, RETRY_NOW).await;
         assert_eq!(env.storage.checkpoint(id).await.expect("reads"), Some(value));
@@ -189,12 +194,14 @@ pub async fn what_is_too_large_to_keep_is_refused(env: Env) {
     let id = env.add(job()).await;
     let lease = env.claimer("s").await.claim_one().await.lease;
     let large = vec![b'1'; bounds::RESULT_BYTES + 1].into();
-    let error = env.storage.put_memo(lease, "m", &large).await.expect_err("is refused");
+    let error =
+        env.storage.put_memo(&env.call(), lease, "m", &large).await.expect_err("is refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    let error = env.storage.put_checkpoint(lease, &large).await.expect_err("is refused");
+    let error =
+        env.storage.put_checkpoint(&env.call(), lease, &large).await.expect_err("is refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(env.storage.checkpoint(id).await.expect("reads"), None);
     let fits = vec![b'1'; bounds::RESULT_BYTES].into();
-    let answer = env.storage.put_checkpoint(lease, &fits).await.expect("keeps");
+    let answer = env.storage.put_checkpoint(&env.call(), lease, &fits).await.expect("keeps");
     assert_eq!(answer, WriteAnswer::Written);
 }

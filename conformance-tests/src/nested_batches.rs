@@ -35,11 +35,11 @@ async fn open(
 }
 
 async fn start(env: &Env, batch: BatchId) -> BatchOutcome {
-    env.storage.start_batch(batch, env.at()).await.expect("starts")
+    env.storage.start_batch(&env.call(), batch).await.expect("starts")
 }
 
 async fn cancel(env: &Env, batch: BatchId) -> BatchOutcome {
-    env.storage.cancel_batch(batch, env.at()).await.expect("cancels")
+    env.storage.cancel_batch(&env.call(), batch).await.expect("cancels")
 }
 
 /// Total, succeeded, failed, deleted.
@@ -82,7 +82,7 @@ pub async fn a_nested_batch_is_one_member(env: Env) {
     end(&env, &last[1..], Ending::Succeeded).await;
     for batch in [inner, middle2, outer] {
         let record = env.batch(batch).await;
-        assert_eq!((record.completed_at, record.succeeded_at), (env.at(), env.at()));
+        assert_eq!((record.completed_at, record.succeeded_at), (Some(env.now()), Some(env.now())));
     }
     assert_eq!(counts(&env, outer).await, [3, 3, 0, 0]);
     assert_eq!(env.state(then).await, StateName::Enqueued);
@@ -108,7 +108,7 @@ pub async fn a_failure_inside_is_a_failed_member_until_it_is_fixed(env: Env) {
     end(&env, &members[1..], Ending::Succeeded).await;
     env.sweep().await;
     assert_eq!(counts(&env, outer).await, [2, 2, 0, 0]);
-    assert_eq!(env.batch(outer).await.succeeded_at, env.at());
+    assert_eq!(env.batch(outer).await.succeeded_at, Some(env.now()));
     assert_eq!(env.state(success).await, StateName::Enqueued);
 }
 
@@ -151,7 +151,7 @@ pub async fn a_nested_batch_starts_with_the_one_around_it(env: Env) {
     let running = [first[0], first[1], second[0], fourth[0], late];
     assert_eq!(env.states(&running).await, [StateName::Enqueued; 5]);
     assert_eq!(env.state(third[0]).await, StateName::Awaiting, "it is being filled");
-    assert_eq!(env.batch(inside).await.started_at, env.at());
+    assert_eq!(env.batch(inside).await.started_at, Some(env.now()));
     assert_eq!(env.batch(empty).await.state(), BatchState::Succeeded);
     assert_eq!(start(&env, filling).await, BatchOutcome::Changed);
     assert_eq!(env.state(third[0]).await, StateName::Enqueued);

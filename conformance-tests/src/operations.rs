@@ -9,7 +9,7 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, AuditEntry, BulkPlan, BulkRecord, EditJob, Guard, Heartbeat, HeartbeatAnswer,
+    Action, AuditEntry, BulkPlan, BulkRecord, Call, EditJob, Guard, Heartbeat, HeartbeatAnswer,
     JobSubmitted, PauseRecord, PauseTarget, ReleaseStuck, Renewal, ServerCommand, ServerOrder,
     Submission, Submitted,
 };
@@ -27,7 +27,7 @@ fn kind(kind: &str) -> PauseTarget {
 }
 
 async fn pause(env: &Env, target: &PauseTarget) {
-    env.storage.pause(target, &Pause::new("ada", "deploy"), env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), target, &Pause::new("ada", "deploy")).await.expect("pauses");
 }
 
 /// OPS-1, CLM-6, G15: a paused queue or kind yields nothing, whatever was there before or comes; others
@@ -45,7 +45,7 @@ pub async fn a_paused_queue_or_kind_yields_nothing(env: Env) {
         assert_eq!(server.claim_ids(10).await, [other]);
         assert_eq!(server.renew(1..=2, vec![]).await.given_back.len(), 2, "both come back");
         assert_eq!(server.claim_ids(10).await, [other]);
-        assert!(env.storage.resume(&target).await.expect("resumes"));
+        assert!(env.storage.resume(&env.call(), &target).await.expect("resumes"));
         let mut rest = server.claim(10).await;
         assert_eq!(lease.job, running);
         let ids: Vec<_> = rest.iter().map(|job| job.lease.job).collect();
@@ -57,12 +57,12 @@ pub async fn a_paused_queue_or_kind_yields_nothing(env: Env) {
         server.renew(99..=99, held).await;
         server.settled(job.lease, RETRY_NOW).await;
         assert!(server.claim(10).await.is_empty());
-        env.storage.resume(&target).await.expect("resumes");
+        env.storage.resume(&env.call(), &target).await.expect("resumes");
         assert_eq!(server.run_one(Ending::Succeeded).await, running);
         for job in rest {
             server.settled(job.lease, Ending::Succeeded).await;
         }
-        let leftover = env.storage.pauses(env.at()).await.expect("lists");
+        let leftover = env.storage.pauses(&env.call()).await.expect("lists");
         assert!(leftover.is_empty());
     }
 }
@@ -76,11 +76,13 @@ pub async fn settle_and_claim_respects_a_pause(env: Env) {
     let settle = jobkit_core::storage::SettleRequest {
         server: server.server.clone(),
         settles: vec![jobkit_core::storage::Settle::new(lease, Ending::Succeeded)],
-        now: env.at(),
     };
     let claim = server.request(2, 10);
-    let (answers, claimed) =
-        env.storage.settle_and_claim(&settle, &claim).await.expect("settles and claims");
+    let (answers, claimed) = env
+        .storage
+        .settle_and_claim(&env.call(), &settle, &claim)
+        .await
+        .expect("settles and claims");
     assert_eq!((answers.len(), claimed.jobs.len()), (1, 0));
 }
 
@@ -88,14 +90,14 @@ pub async fn settle_and_claim_respects_a_pause(env: Env) {
 pub async fn resume_makes_waiting_jobs_claimable(env: Env) {
     let ids = env.add_many(jobs(3)).await;
     let target = queue("default");
-    assert!(!env.storage.resume(&target).await.expect("resumes"));
+    assert!(!env.storage.resume(&env.call(), &target).await.expect("resumes"));
     pause(&env, &target).await;
     pause(&env, &kind("k")).await;
     let mut server = env.claimer("s").await;
-    assert!(env.storage.resume(&target).await.expect("resumes"));
+    assert!(env.storage.resume(&env.call(), &target).await.expect("resumes"));
     assert!(server.claim(10).await.is_empty(), "its kind is still paused");
-    assert!(env.storage.resume(&kind("k")).await.expect("resumes"));
-    assert!(!env.storage.resume(&kind("k")).await.expect("resumes"));
+    assert!(env.storage.resume(&env.call(), &kind("k")).await.expect("resumes"));
+    assert!(!env.storage.resume(&env.call(), &kind("k")).await.expect("resumes"));
     assert_eq!(server.claim_ids(10).await, ids);
 }
 
@@ -104,13 +106,13 @@ pub async fn a_pause_with_an_end_lifts_itself(env: Env) {
     let id = env.add(job()).await;
     let target = queue("default");
     let until = Pause { until: Some(env.after(60)), ..Pause::new("ada", "deploy") };
-    env.storage.pause(&target, &until, env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), &target, &until).await.expect("pauses");
     let mut server = env.claimer("s").await;
     env.advance(59);
     assert!(server.claim(10).await.is_empty());
-    assert_eq!(env.storage.pauses(env.at()).await.expect("lists").len(), 1);
+    assert_eq!(env.storage.pauses(&env.call()).await.expect("lists").len(), 1);
     env.advance(1);
-    assert!(env.storage.pauses(env.at()).await.expect("lists").is_empty());
+    assert!(env.storage.pauses(&env.call()).await.expect("lists").is_empty());
     assert_eq!(server.claim_ids(10).await, [id]);
 }
 
@@ -119,13 +121,13 @@ pub async fn a_pause_with_an_end_lifts_itself(env: Env) {
 pub async fn what_is_paused_is_listed(env: Env) {
     let server = env.claimer("s").await;
     let first = Pause { until: Some(env.after(600)), ..Pause::new("ada", "deploy") };
-    env.storage.pause(&queue("mail"), &first, env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), &queue("mail"), &first).await.expect("pauses");
     env.advance(10);
     let second = Pause::new("bob@example", "größer als '; --");
-    env.storage.pause(&queue("mail"), &second, env.at()).await.expect("pauses");
-    env.storage.pause(&kind("k@2"), &first, env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), &queue("mail"), &second).await.expect("pauses");
+    env.storage.pause(&env.call(), &kind("k@2"), &first).await.expect("pauses");
     let since = env.now();
-    let mut listed = env.second().await.storage.pauses(env.at()).await.expect("lists");
+    let mut listed = env.second().await.storage.pauses(&env.call()).await.expect("lists");
     listed.sort_by(|a, b| a.target.cmp(&b.target));
     let expected = [
         PauseRecord { target: queue("mail"), pause: Pause { since, ..second } },
@@ -133,21 +135,21 @@ pub async fn what_is_paused_is_listed(env: Env) {
     ];
     assert_eq!(listed, expected);
     let beat = Heartbeat { incarnation: server.incarnation, busy: 0 };
-    let mut told = env.storage.heartbeat(&beat, env.at()).await.expect("beats").paused;
+    let mut told = env.storage.heartbeat(&env.call(), &beat).await.expect("beats").paused;
     told.sort();
     assert_eq!(told, [queue("mail"), kind("k@2")]);
     let bad = Pause::new("ada", "a\0b");
-    let error = env.storage.pause(&queue("x"), &bad, env.at()).await.expect_err("is refused");
+    let error = env.storage.pause(&env.call(), &queue("x"), &bad).await.expect_err("is refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
 async fn beat(env: &Env, server: &Claimer) -> HeartbeatAnswer {
     let beat = Heartbeat { incarnation: server.incarnation, busy: 0 };
-    env.storage.heartbeat(&beat, env.at()).await.expect("beats")
+    env.storage.heartbeat(&env.call(), &beat).await.expect("beats")
 }
 
 async fn order(env: &Env, server: &str, order: Option<&ServerOrder>) -> bool {
-    env.storage.command_server(&name(server), order, env.at()).await.expect("is told")
+    env.storage.command_server(&env.call(), &name(server), order).await.expect("is told")
 }
 
 /// OPS-6, SRV-2: an order is told with every heartbeat until it is taken back or ends, to that life
@@ -184,13 +186,13 @@ pub async fn a_server_is_told_what_to_do(env: Env) {
     assert_eq!(beat(&env, &next).await.command, None);
     assert!(!order(&env, "nobody", Some(&brief)).await);
     brief.given.reason = "a\0b".into();
-    let error = env.storage.command_server(&name("s"), Some(&brief), env.at()).await;
+    let error = env.storage.command_server(&env.call(), &name("s"), Some(&brief)).await;
     assert_eq!(error.expect_err("is refused").kind(), ErrorKind::InvalidInput);
 }
 
 async fn edit(env: &Env, original: JobId, guard: Guard, copy: &NewRecord) -> Submitted {
-    let edit = EditJob { original, guard, copy, actor: Some("ada"), now: env.at() };
-    env.storage.edit_job(edit).await.expect("edits")
+    let edit = EditJob { original, guard, copy, actor: Some("ada") };
+    env.storage.edit_job(&env.call(), edit).await.expect("edits")
 }
 
 fn copy_of(original: JobId, args: &str) -> NewRecord {
@@ -294,8 +296,8 @@ pub async fn a_job_that_cannot_be_edited_stays_as_it_was(env: Env) {
     }
     assert_eq!(env.state(child).await, StateName::Awaiting);
     let copy = after(waited_for, On::Any);
-    let edit = EditJob { original: stale, guard: Guard::None, copy: &copy, actor: None, now: None };
-    let error = env.storage.edit_job(edit).await.expect_err("edges are refused");
+    let edit = EditJob { original: stale, guard: Guard::None, copy: &copy, actor: None };
+    let error = env.storage.edit_job(&env.call(), edit).await.expect_err("edges are refused");
     assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("parents")));
 }
 
@@ -321,7 +323,7 @@ fn bulk(env: &Env, filter: &str) -> BulkRecord {
 }
 
 async fn save(env: &Env, bulk: &BulkRecord) -> bool {
-    env.storage.save_bulk(bulk).await.expect("saves")
+    env.storage.save_bulk(&env.call(), bulk).await.expect("saves")
 }
 
 /// OPS-8, SRV-6: of many who save one version one succeeds, and heartbeats tell of what has not ended.
@@ -342,7 +344,9 @@ pub async fn a_bulk_operation_is_saved_by_one(env: Env) {
     let tasks = (0..10).map(|i| {
         let storage = storages[i % 2].clone();
         let mine = BulkRecord { done: i as u64, ..second.clone() };
-        tokio::spawn(async move { (storage.save_bulk(&mine).await.expect("saves"), mine) })
+        tokio::spawn(async move {
+            (storage.save_bulk(&Call::default(), &mine).await.expect("saves"), mine)
+        })
     });
     let saved = join(tasks.collect()).await;
     let won: Vec<_> = saved.into_iter().filter(|(won, _)| *won).map(|(_, mine)| mine).collect();
@@ -355,7 +359,7 @@ pub async fn a_bulk_operation_is_saved_by_one(env: Env) {
     assert!(!beat(&env, &server).await.bulk);
     assert_eq!(env.storage.bulk(OperationId::new()).await.expect("reads"), None);
     let long = bulk(&env, &"x".repeat(70_000));
-    let error = env.storage.save_bulk(&long).await.expect_err("is refused");
+    let error = env.storage.save_bulk(&env.call(), &long).await.expect_err("is refused");
     assert_eq!(error.field(), Some("filter"));
 }
 
@@ -400,8 +404,8 @@ fn entry(action: &str) -> AuditEntry {
 /// OPS-11: the audit keeps each entry once, with the storage's time, newest first, for 90 days.
 pub async fn the_audit_tells_who_did_what(env: Env) {
     let append = |entry: AuditEntry| {
-        let (storage, at) = (env.storage.clone(), env.at());
-        async move { storage.append_audit(&entry, at).await }
+        let (storage, call) = (env.storage.clone(), env.call());
+        async move { storage.append_audit(&call, &entry).await }
     };
     let first_at = env.now();
     let first = entry("pause queue");
@@ -440,13 +444,15 @@ pub async fn a_secret_is_shared(env: Env) {
     let storages = [env.storage.clone(), env.second().await.storage.clone()];
     let tasks = (0..10).map(|i| {
         let storage = storages[i % 2].clone();
-        tokio::spawn(async move { storage.secret("csrf").await.expect("is made") })
+        tokio::spawn(
+            async move { storage.secret(&Call::default(), "csrf").await.expect("is made") },
+        )
     });
     let secrets = join(tasks.collect()).await;
     assert!(secrets.iter().all(|secret| *secret == secrets[0]));
     assert_ne!(secrets[0], [0; 32]);
-    assert_ne!(env.storage.secret("cursor").await.expect("is made"), secrets[0]);
-    let error = env.storage.secret("").await.expect_err("is refused");
+    assert_ne!(env.storage.secret(&env.call(), "cursor").await.expect("is made"), secrets[0]);
+    let error = env.storage.secret(&env.call(), "").await.expect_err("is refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
@@ -459,9 +465,9 @@ pub async fn a_stuck_slot_is_released(env: Env) {
     let mut server = env.claimer("s").await.started(10);
     assert_eq!(server.claim_ids(10).await, [holder, other]);
     let release = |limit: &'static str, job| {
-        let storage = env.storage.clone();
-        let request = ReleaseStuck { limit, job, crash_limit: 3, now: env.at() };
-        async move { storage.release_stuck(request).await.expect("answers") }
+        let (storage, call) = (env.storage.clone(), env.call());
+        let request = ReleaseStuck { limit, job, crash_limit: 3 };
+        async move { storage.release_stuck(&call, request).await.expect("answers") }
     };
     assert!(!release("l", holder).await, "its lease lives");
     env.advance(31);

@@ -51,7 +51,7 @@ async fn save_if(
     if_etag: Option<u64>,
 ) -> SaveOutcome {
     let save = SaveRecurring { spec, next: next(at), if_etag };
-    env.storage.save_recurring(&[save], env.at()).await.expect("saves").remove(0)
+    env.storage.save_recurring(&env.call(), &[save]).await.expect("saves").remove(0)
 }
 
 async fn record(env: &Env, id: &str) -> RecurringRecord {
@@ -63,7 +63,7 @@ async fn runs(env: &Env, id: &str) -> Vec<RecurringRun> {
 }
 
 async fn due(env: &Env, max: usize) -> DueRecurring {
-    env.storage.due_recurring(max, env.at()).await.expect("reads")
+    env.storage.due_recurring(&env.call(), max).await.expect("reads")
 }
 
 /// A fire of the occurrence `expected`, which the next one follows a minute later.
@@ -89,7 +89,7 @@ async fn fire(env: &Env, mut fire: Fire) -> FireOutcome {
     {
         job.job.id = JobId::new_at(env.now());
     }
-    env.storage.fire_recurring(&[fire], env.at()).await.expect("fires").remove(0)
+    env.storage.fire_recurring(&env.call(), &[fire]).await.expect("fires").remove(0)
 }
 
 /// Fires the next occurrence of a schedule, which is due by then.
@@ -121,7 +121,8 @@ pub async fn saving_stores_a_definition_once(env: Env) {
     assert_eq!(save(&env, spec("nightly"), later).await, SaveOutcome::Unchanged { etag });
     assert_eq!(record(&env, "nightly").await, stored);
     let pause = Pause::new("ada", "holidays");
-    let paused = env.storage.pause_recurring("nightly", PauseChange::Pause(pause), env.at()).await;
+    let paused =
+        env.storage.pause_recurring(&env.call(), "nightly", PauseChange::Pause(pause)).await;
     assert!(paused.expect("pauses"));
     let paused = record(&env, "nightly").await;
     assert_ne!(paused.etag, etag);
@@ -156,7 +157,7 @@ pub async fn a_definition_comes_back_as_it_was_saved(env: Env) {
     };
     let at = NextRun { nominal_at: env.after(10), due_at: env.after(12) };
     let save = SaveRecurring { spec: full.clone(), next: Some(at), if_etag: Some(0) };
-    env.storage.save_recurring(&[save], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[save]).await.expect("saves");
     let stored = record(&env, &full.id).await;
     assert_eq!((&stored.spec, stored.next), (&full, Some(at)));
     assert_eq!(stored.spec.job.args.get(), full.job.args.get());
@@ -183,7 +184,7 @@ pub async fn a_guarded_save_that_does_not_fit_changes_nothing(env: Env) {
         of(spec("good")),
         of(spec("")),
     ];
-    let outcomes = env.storage.save_recurring(&saves, env.at()).await.expect("saves");
+    let outcomes = env.storage.save_recurring(&env.call(), &saves).await.expect("saves");
     assert!(matches!(
         &outcomes[0],
         SaveOutcome::Refused(Refusal::Invalid { field: "misfire", .. })
@@ -200,7 +201,7 @@ pub async fn what_is_due_is_answered_earliest_first(env: Env) {
         save(&env, spec(id), env.after(seconds)).await;
     }
     let ended = SaveRecurring { spec: spec("ended"), next: None, if_etag: None };
-    env.storage.save_recurring(&[ended], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[ended]).await.expect("saves");
     let answer = due(&env, 10).await;
     assert!(answer.due.is_empty());
     assert_eq!((answer.next_due_at, answer.now), (Some(env.after(10)), env.now()));
@@ -214,7 +215,7 @@ pub async fn what_is_due_is_answered_earliest_first(env: Env) {
     // By the due instant, which jitter puts behind the nominal one.
     let jittered = NextRun { nominal_at: env.after(-5), due_at: env.after(5) };
     let save = SaveRecurring { spec: spec("j"), next: Some(jittered), if_etag: None };
-    env.storage.save_recurring(&[save], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[save]).await.expect("saves");
     assert_eq!(due(&env, 10).await.next_due_at, Some(env.after(5)));
 }
 
@@ -285,7 +286,7 @@ pub async fn a_fire_that_does_not_fit_is_stale(env: Env) {
     let missing = Fire { id: "none".into(), ..fire_of(&stored) };
     let good = fire_of(&record(&env, "b").await);
     let fires = [wrong, missing, good];
-    let outcomes = env.storage.fire_recurring(&fires, env.at()).await.expect("fires");
+    let outcomes = env.storage.fire_recurring(&env.call(), &fires).await.expect("fires");
     assert_eq!(outcomes[..2], [FireOutcome::Stale, FireOutcome::Stale]);
     let job = fired(&outcomes[2]);
     assert_eq!(record(&env, "a").await, stored);
@@ -417,7 +418,7 @@ pub async fn a_trigger_creates_a_job_beside_the_schedule(env: Env) {
     save(&env, spec("a"), env.after(600)).await;
     let before = record(&env, "a").await;
     let trigger = async |id: &str, job: &NewRecord| {
-        env.storage.trigger_recurring(id, job, env.at()).await.expect("triggers")
+        env.storage.trigger_recurring(&env.call(), id, job).await.expect("triggers")
     };
     let job = job();
     assert_eq!(trigger("a", &job).await, TriggerOutcome::Created(job.id));
@@ -444,7 +445,7 @@ pub async fn a_paused_schedule_is_not_fired(env: Env) {
     save(&env, spec("a"), env.now()).await;
     let seen = record(&env, "a").await;
     let pause =
-        async |change| env.storage.pause_recurring("a", change, env.at()).await.expect("pauses");
+        async |change| env.storage.pause_recurring(&env.call(), "a", change).await.expect("pauses");
     assert!(pause(PauseChange::Pause(Pause::new("ada", "why"))).await);
     assert!(due(&env, 10).await.due.is_empty());
     assert_eq!(due(&env, 10).await.next_due_at, None);
@@ -466,7 +467,7 @@ pub async fn a_paused_schedule_is_not_fired(env: Env) {
     assert_eq!(due(&env, 10).await.due.len(), 1);
     fired(&fire_next(&env, "a").await);
     let missing = PauseChange::Resume { next: None };
-    assert!(!env.storage.pause_recurring("none", missing, env.at()).await.expect("asks"));
+    assert!(!env.storage.pause_recurring(&env.call(), "none", missing).await.expect("asks"));
 }
 
 /// REC-10, G10: a schedule that was removed and saved again never fires an instant that was fired
@@ -475,8 +476,8 @@ pub async fn a_removed_schedule_remembers_what_it_fired(env: Env) {
     let at = env.now();
     save(&env, spec("a"), at).await;
     let job = fired(&fire_next(&env, "a").await);
-    assert!(env.storage.remove_recurring("a", env.at()).await.expect("removes"));
-    assert!(!env.storage.remove_recurring("a", env.at()).await.expect("removes"));
+    assert!(env.storage.remove_recurring(&env.call(), "a").await.expect("removes"));
+    assert!(!env.storage.remove_recurring(&env.call(), "a").await.expect("removes"));
     assert!(env.storage.recurring("a").await.expect("reads").is_none());
     assert!(due(&env, 10).await.due.is_empty());
     let outcome = save(&env, spec("a"), at).await;

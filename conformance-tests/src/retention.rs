@@ -87,8 +87,8 @@ pub async fn purge_works_in_bounded_steps(env: Env) {
     env.advance(25 * HOUR);
     let mut left = 25;
     while left > 0 {
-        let request = StepRequest { max: 10, now: env.at() };
-        let step = env.storage.purge_expired(request).await.expect("purges");
+        let request = StepRequest { max: 10 };
+        let step = env.storage.purge_expired(&env.call(), request).await.expect("purges");
         assert!((1..=10).contains(&step.done), "{step:?}");
         left -= step.done;
         assert_eq!(step.more, left > 0, "{step:?}");
@@ -107,8 +107,8 @@ pub async fn purges_and_requeues_do_not_disturb_each_other(env: Env) {
         tokio::spawn(async move {
             let mut done = 0;
             for _ in 0..30 {
-                let request = StepRequest { max: 20, now: env.at() };
-                done += env.storage.purge_expired(request).await.expect("purges").done;
+                let request = StepRequest { max: 20 };
+                done += env.storage.purge_expired(&env.call(), request).await.expect("purges").done;
                 tokio::task::yield_now().await;
             }
             done
@@ -227,8 +227,8 @@ pub async fn what_is_kept_is_not_in_the_way(env: Env) {
     }
     env.advance(25 * HOUR);
     let step = async || {
-        let request = StepRequest { max: 1, now: env.at() };
-        let done = env.storage.purge_expired(request).await.expect("purges").done;
+        let request = StepRequest { max: 1 };
+        let done = env.storage.purge_expired(&env.call(), request).await.expect("purges").done;
         assert!(done <= 1, "{done}");
         done
     };
@@ -354,8 +354,8 @@ pub async fn with_a_job_goes_all_that_belongs_to_it(env: Env) {
     let mut server = env.claimer("s").await;
     let lease = server.claim_one().await.lease;
     let value = payload("\"memo\"");
-    env.storage.put_memo(lease, "m", &value).await.expect("keeps");
-    env.storage.put_checkpoint(lease, &value).await.expect("keeps");
+    env.storage.put_memo(&env.call(), lease, "m", &value).await.expect("keeps");
+    env.storage.put_checkpoint(&env.call(), lease, &value).await.expect("keeps");
     server.settled(lease, Ending::Succeeded).await;
     env.advance(25 * HOUR);
     // Submitted anew, with an id that carries no time.

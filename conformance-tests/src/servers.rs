@@ -29,7 +29,7 @@ pub async fn a_heartbeat_proves_life(env: Env) {
     env.advance(10);
     let beat = async |incarnation| {
         let beat = Heartbeat { incarnation, busy: 3 };
-        env.storage.heartbeat(&beat, env.at()).await.expect("beats")
+        env.storage.heartbeat(&env.call(), &beat).await.expect("beats")
     };
     let answer = beat(server.incarnation).await;
     assert_eq!((answer.known, answer.command, answer.now), (true, None, env.now()));
@@ -47,9 +47,9 @@ pub async fn a_server_that_deregisters_counts_no_crash(env: Env) {
     let mut server = env.claimer("s").await;
     let claimed = server.claim(3).await;
     let running = [claimed[0].lease, claimed[1].lease];
-    env.storage.remove_server(server.incarnation, &running).await.expect("removes");
+    env.storage.remove_server(&env.call(), server.incarnation, &running).await.expect("removes");
     assert!(env.storage.servers().await.expect("lists").is_empty());
-    assert!(env.storage.claim(&server.request(9, 1)).await.is_err());
+    assert!(env.storage.claim(&env.call(), &server.request(9, 1)).await.is_err());
     let states = env.states(&ids).await;
     assert!(states.iter().all(|state| *state == StateName::Processing));
     assert_eq!(server.settled(claimed[0].lease, Ending::Succeeded).await, StateName::Succeeded);
@@ -58,7 +58,7 @@ pub async fn a_server_that_deregisters_counts_no_crash(env: Env) {
     assert_eq!(env.record(ids[1]).await.head.crashes, 0);
     assert_eq!(env.record(ids[2]).await.head.crashes, 1, "one that was not named vanished");
     // Saying it twice is as once.
-    env.storage.remove_server(server.incarnation, &running).await.expect("removes");
+    env.storage.remove_server(&env.call(), server.incarnation, &running).await.expect("removes");
 }
 
 /// SRV-4: lives silent for longer than told are forgotten, and no others; their leases stay.
@@ -69,9 +69,9 @@ pub async fn silent_servers_are_forgotten_and_keep_their_leases(env: Env) {
     let alive = env.claimer("alive").await;
     env.advance(60);
     let beat = Heartbeat { incarnation: alive.incarnation, busy: 0 };
-    env.storage.heartbeat(&beat, env.at()).await.expect("beats");
+    env.storage.heartbeat(&env.call(), &beat).await.expect("beats");
     let remove = async |silent_for| {
-        env.storage.remove_dead(seconds(silent_for), env.at()).await.expect("removes")
+        env.storage.remove_dead(&env.call(), seconds(silent_for)).await.expect("removes")
     };
     assert!(remove(60).await.is_empty());
     env.advance(1);
@@ -81,7 +81,7 @@ pub async fn silent_servers_are_forgotten_and_keep_their_leases(env: Env) {
     assert_eq!(left.iter().map(|it| it.info.name.clone()).collect::<Vec<_>>(), [name("alive")]);
     assert_eq!(env.state(id).await, StateName::Processing);
     let beat = Heartbeat { incarnation: dead.incarnation, busy: 1 };
-    assert!(!env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
+    assert!(!env.storage.heartbeat(&env.call(), &beat).await.expect("beats").known);
     // It was merely slow: it announces itself again, and goes on with what it holds.
     dead.announce().await;
     assert!(matches!(dead.renew_one(lease).await, RenewAnswer::Renewed { .. }));
@@ -103,7 +103,10 @@ pub async fn a_successor_takes_the_name_of_a_server_that_drains_or_is_silent(env
     let listed = env.storage.servers().await.expect("lists");
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].info, successor.info());
-    assert!(env.storage.claim(&former.request(2, 1)).await.is_err(), "the former is unknown");
+    assert!(
+        env.storage.claim(&env.call(), &former.request(2, 1)).await.is_err(),
+        "the former is unknown"
+    );
     assert_eq!(successor.claim_ids(10).await, [ids[1]], "its claims begin anew");
     assert_eq!(env.state(ids[0]).await, StateName::Processing);
     assert_eq!(former.settled(lease, Ending::Succeeded).await, StateName::Succeeded);
@@ -131,7 +134,7 @@ pub async fn a_live_server_keeps_its_name(env: Env) {
         assert_eq!(holder.info.incarnation, first.incarnation);
         assert_eq!(env.storage.servers().await.expect("lists"), before);
         let beat = Heartbeat { incarnation: second.incarnation, busy: 0 };
-        assert!(!env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
+        assert!(!env.storage.heartbeat(&env.call(), &beat).await.expect("beats").known);
         first.announce().await;
     }
     // A heartbeat by a clock that was ahead protects nobody.
@@ -150,10 +153,10 @@ pub async fn a_server_that_was_heard_ahead_of_the_clock_is_forgotten(env: Env) {
     let alive = env.claimer("alive").await;
     env.move_to(now);
     let beat = Heartbeat { incarnation: alive.incarnation, busy: 0 };
-    assert!(env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
-    let removed = env.storage.remove_dead(seconds(60), env.at()).await.expect("removes");
+    assert!(env.storage.heartbeat(&env.call(), &beat).await.expect("beats").known);
+    let removed = env.storage.remove_dead(&env.call(), seconds(60)).await.expect("removes");
     assert_eq!(removed, [name("dead")]);
     // By less than that it may have been heard by another clock.
     env.advance(-60);
-    assert!(env.storage.remove_dead(seconds(60), env.at()).await.expect("removes").is_empty());
+    assert!(env.storage.remove_dead(&env.call(), seconds(60)).await.expect("removes").is_empty());
 }

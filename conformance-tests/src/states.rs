@@ -421,8 +421,8 @@ pub async fn the_history_names_who_changed_a_job(env: Env) {
         change(missing, Action::RunNow),
         change(ids[1], Action::Reschedule { run_at: env.after(5) }),
     ];
-    let request = ChangeRequest { changes: &changes, actor: Some("ada@example"), now: env.at() };
-    let outcomes = env.storage.change_state(request).await.expect("changes");
+    let request = ChangeRequest { changes: &changes, actor: Some("ada@example") };
+    let outcomes = env.storage.change_state(&env.call(), request).await.expect("changes");
     assert!(matches!(outcomes[0], ChangeOutcome::Changed { state: StateName::Deleted, .. }));
     assert_eq!(outcomes[1], ChangeOutcome::Refused(Refusal::JobGone { job: missing }));
     assert!(matches!(outcomes[2], ChangeOutcome::Changed { state: StateName::Scheduled, .. }));

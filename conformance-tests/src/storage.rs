@@ -5,7 +5,7 @@ use jobkit_core::recurring::Pause;
 use jobkit_core::state::StateName;
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
-    Action, AuditEntry, BulkRecord, EditJob, ErrorQuery, Guard, JobQuery, Level, LockRequest,
+    Action, AuditEntry, BulkRecord, Call, EditJob, ErrorQuery, Guard, JobQuery, Level, LockRequest,
     ReleaseStuck, ServerCommand, ServerOrder, Severity, Submission,
 };
 use jobkit_core::{BatchId, ErrorKind, Incarnation, JobId, OperationId, Result};
@@ -59,9 +59,10 @@ pub async fn namespaces_do_not_see_each_other(env: Env) {
     assert!(other.storage.servers().await.expect("lists").is_empty());
     let mut server = other.claimer("s").await;
     assert!(server.claim(10).await.is_empty());
-    let lock = |owner| LockRequest { name: "l".into(), owner, ttl: seconds(60), now: env.at() };
+    let lock = |owner| LockRequest { name: "l".into(), owner, ttl: seconds(60) };
     for env in [&env, &other] {
-        let held = env.storage.try_acquire(&lock(Incarnation::new())).await.expect("asks");
+        let held =
+            env.storage.try_acquire(&env.call(), &lock(Incarnation::new())).await.expect("asks");
         assert!(held.is_some());
     }
     // The same id in both is two jobs.
@@ -77,13 +78,9 @@ pub async fn what_was_committed_survives_a_restart(env: Env) {
     let mut server = env.claimer("s").await;
     let lease = server.claim_one().await.lease;
     assert_eq!(lease.job, held);
-    let lock = LockRequest {
-        name: "l".into(),
-        owner: Incarnation::new(),
-        ttl: seconds(60),
-        now: env.at(),
-    };
-    let generation = env.storage.try_acquire(&lock).await.expect("asks").expect("free").generation;
+    let lock = LockRequest { name: "l".into(), owner: Incarnation::new(), ttl: seconds(60) };
+    let generation =
+        env.storage.try_acquire(&env.call(), &lock).await.expect("asks").expect("free").generation;
     let before = (env.details(waiting).await, env.details(held).await);
     let (incarnation, sequence) = (server.incarnation, server.sequence);
     drop(server);
@@ -96,9 +93,10 @@ pub async fn what_was_committed_survives_a_restart(env: Env) {
     assert_eq!(again.iter().map(|job| job.lease).collect::<Vec<_>>(), [lease]);
     assert_eq!(server.settled(lease, Ending::Succeeded).await, StateName::Succeeded);
     let stranger = LockRequest { owner: Incarnation::new(), ..lock.clone() };
-    assert!(env.storage.try_acquire(&stranger).await.expect("asks").is_none());
-    assert!(env.storage.release_lock(&lock, generation).await.expect("releases"));
-    let next = env.storage.try_acquire(&stranger).await.expect("asks").expect("is free");
+    assert!(env.storage.try_acquire(&env.call(), &stranger).await.expect("asks").is_none());
+    assert!(env.storage.release_lock(&env.call(), &lock, generation).await.expect("releases"));
+    let next =
+        env.storage.try_acquire(&env.call(), &stranger).await.expect("asks").expect("is free");
     assert!(next.generation > generation);
     // Submitted before, so known; the order goes on.
     let later = env.add(job()).await;
@@ -129,7 +127,7 @@ pub async fn what_is_not_offered_answers_unsupported(env: Env) {
     let storage = &*env.storage;
     let batch = BatchId::new();
     look("batches", kind(storage.batch(batch).await));
-    look("limits", kind(storage.limit("l").await));
+    look("limits", kind(storage.limit(&Call::default(), "l").await));
     look("logs", kind(storage.read_log(id, None, 0, 1).await));
     look("recurring", kind(storage.list_recurring(None, 1).await));
     if storage.capabilities().level >= Level::Standard {
@@ -143,16 +141,19 @@ pub async fn what_is_not_offered_answers_unsupported(env: Env) {
         Some(ErrorKind::Unsupported) => {}
         Some(kind) => panic!("{what}: {kind:?}"),
     };
-    look("snapshot", kind(storage.snapshot(env.at()).await));
+    look("snapshot", kind(storage.snapshot(&env.call()).await));
     look("list", kind(storage.list(&JobQuery::new(StateName::Enqueued)).await));
-    look("pauses", kind(storage.pauses(env.at()).await));
+    look("pauses", kind(storage.pauses(&env.call()).await));
     if storage.capabilities().level >= Level::Full {
         assert_eq!(offered, ["snapshot", "list", "pauses"]);
     } else {
         assert!(offered.is_empty(), "{offered:?} is more than the level says");
         let queue = jobkit_core::storage::PauseTarget::Queue(name("default"));
         let pause = Pause::new("op", "why");
-        assert_eq!(kind(storage.pause(&queue, &pause, None).await), Some(ErrorKind::Unsupported));
+        assert_eq!(
+            kind(storage.pause(&Call::default(), &queue, &pause).await),
+            Some(ErrorKind::Unsupported)
+        );
     }
     assert_eq!(env.details(id).await, before);
 
@@ -187,25 +188,25 @@ pub async fn what_is_not_offered_answers_unsupported(env: Env) {
         reason: "why".into(),
     };
     let quiet = ServerOrder::new(ServerCommand::Quiet, "op", "why");
-    let stuck = ReleaseStuck { limit: "l", job: JobId::new(), crash_limit: 3, now: None };
+    let stuck = ReleaseStuck { limit: "l", job: JobId::new(), crash_limit: 3 };
     let (original, copy) = (JobId::new(), job());
-    let edit = EditJob { original, guard: Guard::None, copy: &copy, actor: None, now: None };
+    let edit = EditJob { original, guard: Guard::None, copy: &copy, actor: None };
     let query = JobQuery::new(StateName::Failed);
     let stranger = name("nobody");
     for kind in [
-        kind(storage.command_server(&stranger, Some(&quiet), None).await),
-        kind(storage.release_stuck(stuck).await),
-        kind(storage.edit_job(edit).await),
+        kind(storage.command_server(&Call::default(), &stranger, Some(&quiet)).await),
+        kind(storage.release_stuck(&Call::default(), stuck).await),
+        kind(storage.edit_job(&Call::default(), edit).await),
         kind(storage.error_groups(&ErrorQuery::default()).await),
         kind(storage.count(&query, 10).await),
         kind(storage.jobs_before(id, 10).await),
-        kind(storage.save_bulk(&bulk).await),
+        kind(storage.save_bulk(&Call::default(), &bulk).await),
         kind(storage.bulk(bulk.id).await),
         kind(storage.bulks(10).await),
-        kind(storage.mute(Fingerprint(1), None, None).await),
-        kind(storage.append_audit(&entry, None).await),
+        kind(storage.mute(&Call::default(), Fingerprint(1), None).await),
+        kind(storage.append_audit(&Call::default(), &entry).await),
         kind(storage.audit(None, 10).await),
-        kind(storage.secret("s").await),
+        kind(storage.secret(&Call::default(), "s").await),
     ] {
         assert!(matches!(kind, None | Some(ErrorKind::Unsupported)), "{kind:?}");
     }

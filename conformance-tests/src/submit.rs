@@ -9,7 +9,7 @@ use jobkit_core::record::{NewRecord, Occurrence, Overrides};
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{JobSubmitted, Submission, SubmitRequest, Submitted};
+use jobkit_core::storage::{Call, JobSubmitted, Submission, SubmitRequest, Submitted};
 use jobkit_core::unique::Unique;
 use jobkit_core::{JobId, RetryPolicy, Timestamp};
 
@@ -62,8 +62,8 @@ pub async fn content_is_what_arguments_mean(env: Env) {
         let id = env.add(job.clone()).await;
         let submit = async |args: &str| {
             let again = NewRecord { args: payload(args), ..job.clone() };
-            let request = SubmitRequest { submissions: &[Submission::one(again)], now: env.at() };
-            env.storage.submit(request).await.expect("submits").remove(0)
+            let request = SubmitRequest { submissions: &[Submission::one(again)] };
+            env.storage.submit(&env.call(), request).await.expect("submits").remove(0)
         };
         let already = Submitted::Created(vec![JobSubmitted::Already(StateName::Enqueued)]);
         assert_eq!(submit(&same).await, already);
@@ -72,8 +72,8 @@ pub async fn content_is_what_arguments_mean(env: Env) {
         // Beside another job in one submission, too.
         let again = NewRecord { args: payload(&same), ..job.clone() };
         let both = Submission { jobs: vec![again, beside], ..Submission::default() };
-        let request = SubmitRequest { submissions: &[both], now: env.at() };
-        let answers = env.storage.submit(request).await.expect("submits");
+        let request = SubmitRequest { submissions: &[both] };
+        let answers = env.storage.submit(&env.call(), request).await.expect("submits");
         let Submitted::Created(jobs) = &answers[0] else { panic!("{answers:?}") };
         assert_eq!(jobs[0], JobSubmitted::Already(StateName::Enqueued));
         assert_eq!(env.details(id).await.args, payload(&stored));
@@ -153,8 +153,8 @@ pub async fn a_derived_id_submitted_by_many_at_once_makes_one_job(env: Env) {
 pub async fn ids_too_old_or_too_far_ahead_are_refused(env: Env) {
     let submit = async |job: NewRecord, now: Timestamp| {
         let submissions = [Submission::one(job)];
-        let request = SubmitRequest { submissions: &submissions, now: Some(now) };
-        env.storage.submit(request).await.expect("submits").remove(0)
+        let request = SubmitRequest { submissions: &submissions };
+        env.storage.submit(&Call::at(now), request).await.expect("submits").remove(0)
     };
     let job = job();
     let created_at = job.id.created_at().expect("ids carry their time");
@@ -389,7 +389,7 @@ pub async fn a_job_comes_back_as_it_was_submitted(env: Env) {
     assert_eq!((record.id, &record.kind, &record.queue), (id, &new.kind, &new.queue));
     assert_eq!((record.priority, record.start_by), (9, new.start_by));
     assert_eq!((&record.tags, &record.extras), (&new.tags, &new.extras));
-    assert_eq!((record.created_at, record.enqueued_at), (env.now(), env.at()));
+    assert_eq!((record.created_at, record.enqueued_at), (env.now(), Some(env.now())));
     assert_eq!((record.claimed_at, record.expires_at, record.duration), (None, None, None));
     let head = record.head;
     assert_eq!((head.state, head.reason), (State::Enqueued, Reason::Submitted));

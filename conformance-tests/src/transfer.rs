@@ -45,9 +45,12 @@ async fn workload(env: &Env) -> Vec<JobId> {
         let line = |text: &str| LogLine { at: env.now(), level: LogLevel::Warn, text: text.into() };
         let write =
             LogWrite { lease, lines: vec![line("a"), line("b")], dropped: 1, progress: vec![] };
-        env.storage.write_log(&[write]).await.expect("writes");
-        env.storage.put_memo(lease, "charge", &payload("\"done\"")).await.expect("keeps");
-        env.storage.put_checkpoint(lease, &payload("[7]")).await.expect("keeps");
+        env.storage.write_log(&env.call(), &[write]).await.expect("writes");
+        env.storage
+            .put_memo(&env.call(), lease, "charge", &payload("\"done\""))
+            .await
+            .expect("keeps");
+        env.storage.put_checkpoint(&env.call(), lease, &payload("[7]")).await.expect("keeps");
         env.advance(1);
         let mut settle = Settle::new(lease, ending);
         settle.duration = Some(seconds(1));
@@ -90,7 +93,7 @@ async fn workload(env: &Env) -> Vec<JobId> {
     let waiting = member(filling);
     ids.push(waiting.id);
     env.submit(batch_of(filling, Starts::WhenStarted, vec![waiting])).await;
-    env.storage.define_limit(&Limit::new("smtp", 7)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("smtp", 7)).await.expect("defines");
     let template = NewRecord { args: payload(r#"{"big":12345678901234567890}"#), ..job() };
     let spec = RecurringSpec {
         id: "größer: täglich".into(),
@@ -105,10 +108,10 @@ async fn workload(env: &Env) -> Vec<JobId> {
     };
     let next = Some(NextRun { nominal_at: env.after(3600), due_at: env.after(3600) });
     let save = SaveRecurring { spec, next, if_etag: None };
-    env.storage.save_recurring(&[save], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[save]).await.expect("saves");
     let pause = Pause { until: Some(env.after(7200)), ..Pause::new("ada", "deploy") };
     let mail = PauseTarget::Queue(name("mail"));
-    env.storage.pause(&mail, &pause, env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), &mail, &pause).await.expect("pauses");
     ids.push(env.add(job_in("mail")).await);
     ids
 }
@@ -178,7 +181,7 @@ pub async fn everything_is_copied_as_it_was(env: Env) {
         };
         assert_eq!(line(&to).await, line(&env).await);
     }
-    let snapshots = [&env, &to].map(|env| env.storage.snapshot(env.at()));
+    let snapshots = [&env, &to].map(|env| async { env.storage.snapshot(&env.call()).await });
     let [before, after] = snapshots;
     assert_eq!(after.await.expect("reads").by_state, before.await.expect("reads").by_state);
     let again = copy(&*env.storage, &*to.storage).await;
@@ -314,7 +317,7 @@ pub async fn a_copy_survives_a_crash_at_any_step(env: Env) {
         let copied = copy(&*env.storage, &*to.storage).await;
         assert_eq!(copied.stored + copied.already, expected, "crashed at {crash_at}");
         assert_eq!((copied.verified, copied.missing), (expected, 0), "crashed at {crash_at}");
-        let snapshot = to.storage.snapshot(to.at()).await.expect("reads");
+        let snapshot = to.storage.snapshot(&to.call()).await.expect("reads");
         assert_eq!(snapshot.count(StateName::Enqueued), 450);
         if finished {
             assert!(crash_at > 6, "only {crash_at} calls");
@@ -354,11 +357,17 @@ pub async fn what_cannot_be_imported_is_refused(env: Env) {
     let jobs: Vec<Whole> = items.into_iter().filter(|item| matches!(item, Whole::Job(_))).collect();
     assert_eq!(jobs.len(), 2);
     let to = env.another().await;
-    let error = to.storage.import(&jobs).await.expect_err("its batch is missing");
+    let error = to.storage.import(&to.call(), &jobs).await.expect_err("its batch is missing");
     assert_eq!(error.field(), Some("batch"));
     assert!(to.find(fine).await.is_none(), "nothing of the call");
-    assert_eq!(to.storage.import(&jobs[..1]).await.expect("imports"), [Imported::Stored]);
-    assert_eq!(to.storage.import(&jobs[..1]).await.expect("imports"), [Imported::Already]);
+    assert_eq!(
+        to.storage.import(&to.call(), &jobs[..1]).await.expect("imports"),
+        [Imported::Stored]
+    );
+    assert_eq!(
+        to.storage.import(&to.call(), &jobs[..1]).await.expect("imports"),
+        [Imported::Already]
+    );
     let error = env.storage.export(Some("nonsense"), 10).await.expect_err("is refused");
     assert_eq!(error.field(), Some("after"));
     let error = env.storage.export(None, 0).await.expect_err("is refused");

@@ -433,8 +433,8 @@ pub async fn purge_removes_keys_whose_period_has_passed(env: Env) {
     env.add_many(many.collect()).await;
     let kept = env.add(for_seconds("kept", "kept", 120, OnConflict::Reject)).await;
     let purge = async || {
-        let request = StepRequest { max: 20, now: env.at() };
-        env.storage.purge_expired(request).await.expect("purges")
+        let request = StepRequest { max: 20 };
+        env.storage.purge_expired(&env.call(), request).await.expect("purges")
     };
     assert!(!purge().await.more);
     env.advance(60);

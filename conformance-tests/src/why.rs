@@ -18,20 +18,20 @@ use crate::fixtures::*;
 
 async fn causes(env: &Env, job: JobId) -> Vec<Cause> {
     let storage: &dyn Storage = &*env.second().await.storage;
-    let why = why(storage, job, env.at()).await.expect("reads").expect("is stored");
+    let why = why(storage, &env.call(), job).await.expect("reads").expect("is stored");
     assert_eq!(why.now, env.now());
     assert_eq!(why.state, env.state(job).await);
     why.causes
 }
 
 async fn sentence(env: &Env, job: JobId) -> String {
-    let why = why(&*env.storage, job, env.at()).await.expect("reads").expect("is stored");
+    let why = why(&*env.storage, &env.call(), job).await.expect("reads").expect("is stored");
     why.to_string()
 }
 
 async fn busy(env: &Env, server: &Claimer, busy: u32) {
     let beat = Heartbeat { incarnation: server.incarnation, busy };
-    assert!(env.storage.heartbeat(&beat, env.at()).await.expect("beats").known);
+    assert!(env.storage.heartbeat(&env.call(), &beat).await.expect("beats").known);
 }
 
 /// MON-9, G21: a claimable job that a live server serves is the next, or others run before it, or all are busy.
@@ -45,7 +45,7 @@ pub async fn why_a_claimable_job_waits(env: Env) {
     busy(&env, &server, workers).await;
     assert_eq!(causes(&env, first).await, [Cause::WorkersBusy { workers }]);
     assert!(sentence(&env, second).await.contains("1 job of its queue runs before it; all"));
-    let nobody = why(&*env.storage, JobId::new(), env.at()).await.expect("reads");
+    let nobody = why(&*env.storage, &env.call(), JobId::new()).await.expect("reads");
     assert_eq!(nobody, None);
 }
 
@@ -68,9 +68,9 @@ pub async fn why_a_job_waits_for_a_server(env: Env) {
     both.announce().await;
     assert_eq!(causes(&env, id).await, [Cause::Next]);
     let order = ServerOrder::new(ServerCommand::Quiet, "ada", "deploy");
-    env.storage.command_server(&name("c"), Some(&order), env.at()).await.expect("is told");
+    env.storage.command_server(&env.call(), &name("c"), Some(&order)).await.expect("is told");
     assert_eq!(causes(&env, id).await, [Cause::ServersQuiet(vec![name("c")])]);
-    env.storage.command_server(&name("c"), None, env.at()).await.expect("is told");
+    env.storage.command_server(&env.call(), &name("c"), None).await.expect("is told");
     env.advance(61);
     assert_eq!(causes(&env, id).await, nobody(0, 0), "all have been silent");
     busy(&env, &both, 0).await;
@@ -84,8 +84,8 @@ pub async fn why_a_paused_job_waits(env: Env) {
     let pause = Pause { until: Some(env.after(600)), ..Pause::new("ada", "deploy") };
     let forever = Pause::new("bob", "");
     let (queue, kind) = (PauseTarget::Queue(name("default")), PauseTarget::Kind(name("k")));
-    env.storage.pause(&queue, &pause, env.at()).await.expect("pauses");
-    env.storage.pause(&kind, &forever, env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), &queue, &pause).await.expect("pauses");
+    env.storage.pause(&env.call(), &kind, &forever).await.expect("pauses");
     let since = env.now();
     let expected = [
         Cause::QueuePaused(name("default"), Pause { since, ..pause }),
@@ -98,7 +98,7 @@ pub async fn why_a_paused_job_waits(env: Env) {
         text.contains("(in 10 min 0 s)") && text.contains("until somebody resumes it"),
         "{text}"
     );
-    env.storage.resume(&kind).await.expect("resumes");
+    env.storage.resume(&env.call(), &kind).await.expect("resumes");
     env.advance(600);
     let server = env.claimer("t").await;
     busy(&env, &server, 0).await;
@@ -132,7 +132,7 @@ pub async fn why_a_scheduled_job_waits(env: Env) {
     assert_eq!(causes(&env, failed).await, std::slice::from_ref(&retry));
     assert!(sentence(&env, failed).await.contains("as attempt 2 after: no route to host"));
     let queue = PauseTarget::Queue(name("default"));
-    env.storage.pause(&queue, &Pause::new("ada", "deploy"), env.at()).await.expect("pauses");
+    env.storage.pause(&env.call(), &queue, &Pause::new("ada", "deploy")).await.expect("pauses");
     let causes = causes(&env, failed).await;
     assert_eq!(causes[0], retry);
     assert!(matches!(&causes[1..], [Cause::QueuePaused(..)]), "{causes:?}");
@@ -227,7 +227,7 @@ pub async fn why_a_running_job_is_as_it_is(env: Env) {
         |since| Cause::ServerSilent { server: name("s"), since, lease_ends_at: env.after(30 - 61) };
     assert_eq!(causes(&env, id).await, [silent(Some(since)), Cause::Stopping]);
     assert!(sentence(&env, id).await.contains("has been silent since"));
-    let gone = env.storage.remove_dead(seconds(60), env.at()).await.expect("removes");
+    let gone = env.storage.remove_dead(&env.call(), seconds(60)).await.expect("removes");
     assert_eq!(gone, [name("s")]);
     assert_eq!(causes(&env, id).await, [silent(None), Cause::Stopping]);
     assert_eq!(server.settled(lease, Ending::Succeeded).await, StateName::Succeeded);

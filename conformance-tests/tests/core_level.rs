@@ -19,7 +19,7 @@ struct CoreOnly {
 
 #[async_trait]
 impl JobStore for CoreOnly {
-    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+    async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
         let mut outcomes = Vec::new();
         for one in request.submissions {
             let plain = one.batch.is_none()
@@ -31,8 +31,8 @@ impl JobStore for CoreOnly {
                 });
             if plain || one.check().is_err() {
                 let submissions = std::slice::from_ref(one);
-                let request = SubmitRequest { submissions, now: request.now };
-                outcomes.extend(self.inner.submit(request).await?);
+                let request = SubmitRequest { submissions };
+                outcomes.extend(self.inner.submit(call, request).await?);
             } else {
                 let what = "edges, batches, keys and limits";
                 outcomes.push(Submitted::Refused(Refusal::Unsupported { what }));
@@ -49,40 +49,44 @@ impl JobStore for CoreOnly {
         self.inner.jobs(ids).await
     }
 
-    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
-        self.inner.change_state(request).await
+    async fn change_state(
+        &self,
+        call: &Call,
+        request: ChangeRequest<'_>,
+    ) -> Result<Vec<ChangeOutcome>> {
+        self.inner.change_state(call, request).await
     }
 
-    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
-        self.inner.purge_expired(request).await
+    async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.inner.purge_expired(call, request).await
     }
 
-    async fn sweep(&self, request: StepRequest) -> Result<Step> {
-        self.inner.sweep(request).await
+    async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.inner.sweep(call, request).await
     }
 }
 
 // `settle_and_claim` is the default here: one after the other.
 #[async_trait]
 impl JobQueue for CoreOnly {
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
-        self.inner.claim(request).await
+    async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed> {
+        self.inner.claim(call, request).await
     }
 
-    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
-        self.inner.settle(request).await
+    async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        self.inner.settle(call, request).await
     }
 
-    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
-        self.inner.renew(request).await
+    async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed> {
+        self.inner.renew(call, request).await
     }
 
-    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
-        self.inner.promote_due(request).await
+    async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
+        self.inner.promote_due(call, request).await
     }
 
-    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
-        self.inner.rescue_expired(request).await
+    async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue> {
+        self.inner.rescue_expired(call, request).await
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
@@ -92,35 +96,50 @@ impl JobQueue for CoreOnly {
 
 #[async_trait]
 impl LockStore for CoreOnly {
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
-        self.inner.try_acquire(request).await
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>> {
+        self.inner.try_acquire(call, request).await
     }
 
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
-        self.inner.renew_lock(request, generation).await
+    async fn renew_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
+        self.inner.renew_lock(call, request, generation).await
     }
 
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
-        self.inner.release_lock(request, generation).await
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
+        self.inner.release_lock(call, request, generation).await
     }
 }
 
 #[async_trait]
 impl ServerRegistry for CoreOnly {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
-        self.inner.announce(server, now).await
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced> {
+        self.inner.announce(call, server).await
     }
 
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
-        self.inner.heartbeat(beat, now).await
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer> {
+        self.inner.heartbeat(call, beat).await
     }
 
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
-        self.inner.remove_server(incarnation, still_running).await
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()> {
+        self.inner.remove_server(call, incarnation, still_running).await
     }
 
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
-        self.inner.remove_dead(silent_for, now).await
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>> {
+        self.inner.remove_dead(call, silent_for).await
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use jobkit::storage::JobQuery;
+use jobkit::storage::{Call, JobQuery};
 use jobkit::{BatchId, Data, JobContext, Jobs, RetryPolicy, jobs, state::StateName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -169,7 +169,7 @@ pub async fn delayed(ctx: JobContext) -> Result<()> {
 /// Recurring: looks every few seconds how much there is to do.
 #[jobkit::job]
 pub async fn pulse(ctx: JobContext, progress: Data<Progress>) -> Result<u64> {
-    let snapshot = ctx.client().storage().snapshot(None).await?;
+    let snapshot = ctx.client().storage().snapshot(&Call::default()).await?;
     let waiting = snapshot.count(StateName::Enqueued);
     let running = snapshot.count(StateName::Processing);
     let later = snapshot.count(StateName::Scheduled);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jobkit::record::{BatchRecord, BatchState};
 use jobkit::state::StateName;
+use jobkit::storage::Call;
 use jobkit::{Batch, BatchId, Client, JobId, On, RetryPolicy};
 
 use crate::arguments::Arguments;
@@ -83,7 +84,7 @@ async fn unfinished(client: &Client, arguments: &Arguments) -> Result<Option<Rou
         counts.total - counts.open(),
         progress::count(counts.total, "file"),
     );
-    let taken = client.storage().snapshot(None).await?.count(StateName::Processing);
+    let taken = client.storage().snapshot(&Call::default()).await?.count(StateName::Processing);
     if taken > 0 {
         println!(
             "{} of the killed process {} within {} s",

@@ -34,7 +34,7 @@ use crate::model::clock::{Clock, SystemClock, Timestamp};
 use crate::model::ids::JobId;
 use crate::model::sync::lock;
 use crate::storage::{
-    Capabilities, Durability, Level, Support, TextSearch, WakeUpHub, WakeUpReach,
+    Call, Capabilities, Durability, Level, Support, TextSearch, WakeUpHub, WakeUpReach,
 };
 
 #[cfg(feature = "_planted")]
@@ -117,18 +117,23 @@ impl MemoryStorage {
         lock(&self.shared.tables)
     }
 
-    /// Reads, at `now` or by the clock.
-    fn read<R>(&self, now: Option<Timestamp>, f: impl FnOnce(&mut Tables, Timestamp) -> R) -> R {
+    /// Reads what depends on no time.
+    fn read<R>(&self, f: impl FnOnce(&mut Tables) -> R) -> R {
+        f(&mut self.lock())
+    }
+
+    /// Reads what depends on the time of the call.
+    fn read_at<R>(&self, call: &Call, f: impl FnOnce(&mut Tables, Timestamp) -> R) -> R {
         let mut tables = self.lock();
         // Under the lock, so that instants grow in the order of commits.
-        let now = now.unwrap_or_else(|| self.shared.clock.now());
+        let now = call.time(&*self.shared.clock);
         f(&mut tables, now)
     }
 
     /// Changes, and tells listeners afterwards what became claimable, due, finished or cancelled.
-    fn write<R>(&self, now: Option<Timestamp>, f: impl FnOnce(&mut Tables, &mut Work) -> R) -> R {
+    fn write<R>(&self, call: &Call, f: impl FnOnce(&mut Tables, &mut Work) -> R) -> R {
         let mut tables = self.lock();
-        let mut work = Work::at(now.unwrap_or_else(|| self.shared.clock.now()));
+        let mut work = Work::at(call.time(&*self.shared.clock));
         work.ended.extend(tables.late.drain(..));
         let marks = tables.marks.len();
         let answer = f(&mut tables, &mut work);

@@ -10,8 +10,10 @@
 //! - **An [`Error`] changed nothing, or its [`applied`](Error::applied) is
 //!   [`Unknown`](crate::Applied::Unknown).** After either the same call may be repeated and applies
 //!   no effect twice.
-//! - **The storage's clock decides** leases, due instants and expiry. Requests carry an optional
-//!   `now` that only tests set; it replaces that clock for this call.
+//! - **A [`Call`] comes first** where a method writes, or compares something with the time. Reads that
+//!   depend on no time take none.
+//! - **The storage's clock decides** leases, due instants and expiry. [`Call::now`], which only tests
+//!   set, replaces that clock for one call.
 //! - **What must change together changes in one call**, atomically, and is visible to others only
 //!   when all of it is.
 //! - **Locks first, reads after.** What decides (a parent's children, a batch's end, a free slot) is
@@ -31,6 +33,7 @@
 mod audit;
 mod batches;
 mod bulk;
+mod call;
 mod capabilities;
 mod hub;
 mod jobs;
@@ -60,6 +63,7 @@ use crate::model::error::{Error, Result};
 pub use audit::*;
 pub use batches::*;
 pub use bulk::*;
+pub use call::*;
 pub use capabilities::*;
 pub use hub::*;
 pub use jobs::*;
@@ -134,7 +138,7 @@ pub trait Storage:
     async fn now(&self) -> Result<Timestamp>;
 
     /// 32 random bytes under a name, the same for all who ask; made at the first time.
-    async fn secret(&self, _name: &str) -> Result<[u8; 32]> {
+    async fn secret(&self, _call: &Call, _name: &str) -> Result<[u8; 32]> {
         Err(Error::unsupported("shared secrets"))
     }
 }

@@ -7,7 +7,7 @@ pub(crate) mod touched;
 use async_trait::async_trait;
 use jobkit_core::batch::{BatchRecord, BatchState};
 use jobkit_core::refusal::Refusal;
-use jobkit_core::storage::{BatchOutcome, BatchStore};
+use jobkit_core::storage::{BatchOutcome, BatchStore, Call};
 use jobkit_core::{BatchId, Result, Timestamp, bounds};
 use rusqlite::params;
 
@@ -63,22 +63,12 @@ fn cancel(txn: &mut Txn<'_, '_>, id: BatchId, now: Timestamp) -> SqlResult<Batch
 
 #[async_trait]
 impl BatchStore for SqliteStorage {
-    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.writer()
-            .call("start_batch", move |txn| {
-                let now = txn.now(now);
-                start(txn, id, now)
-            })
-            .await
+    async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.writer().call_at("start_batch", call, move |txn, now| start(txn, id, now)).await
     }
 
-    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.writer()
-            .call("cancel_batch", move |txn| {
-                let now = txn.now(now);
-                cancel(txn, id, now)
-            })
-            .await
+    async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.writer().call_at("cancel_batch", call, move |txn, now| cancel(txn, id, now)).await
     }
 
     async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {

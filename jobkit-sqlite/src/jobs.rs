@@ -13,7 +13,7 @@ pub(crate) mod unreadable;
 use async_trait::async_trait;
 use jobkit_core::record::{JobDetails, JobRecord};
 use jobkit_core::storage::{
-    ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest, Submitted,
+    Call, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest, Submitted,
     check_items,
 };
 use jobkit_core::{JobId, Result};
@@ -27,16 +27,16 @@ use crate::writer::CallOptions;
 
 #[async_trait]
 impl JobStore for SqliteStorage {
-    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+    async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
         check_items("submissions", request.submissions.len())?;
         let submissions: Vec<_> = request.submissions.iter().map(PreparedSubmission::new).collect();
-        let now = request.now;
+        let call = call.clone();
         // A submission that is not simple may change jobs that run: parents, holders of keys, members of batches.
         let simple = submissions.iter().all(PreparedSubmission::is_simple);
         let options =
             CallOptions { keeps_claimed_rows: simple, spins: simple && submissions.len() == 1 };
         let work = move |txn: &mut Txn<'_, '_>| {
-            let now = txn.now(now);
+            let now = txn.now(&call);
             submit::submit_each(txn, &submissions, now)
         };
         self.writer().call_with("submit", options, work).await
@@ -51,25 +51,27 @@ impl JobStore for SqliteStorage {
         self.read("jobs", move |db| ids.iter().map(|id| read::record(db, *id)).collect()).await
     }
 
-    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+    async fn change_state(
+        &self,
+        call: &Call,
+        request: ChangeRequest<'_>,
+    ) -> Result<Vec<ChangeOutcome>> {
         check_items("changes", request.changes.len())?;
         let changes = request.changes.to_vec();
         let actor = request.actor.map(str::to_owned);
-        let now = request.now;
         self.writer()
-            .call("change_state", move |txn| {
-                let now = txn.now(now);
+            .call_at("change_state", call, move |txn, now| {
                 let actor = actor.as_deref();
                 changes.iter().map(|change| change::change(txn, change, actor, now)).collect()
             })
             .await
     }
 
-    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
-        self.writer().call("purge_expired", move |txn| purge(txn, request)).await
+    async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.writer().call_at("purge_expired", call, move |txn, now| purge(txn, request, now)).await
     }
 
-    async fn sweep(&self, request: StepRequest) -> Result<Step> {
-        self.writer().call("sweep", move |txn| sweep(txn, request)).await
+    async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.writer().call_at("sweep", call, move |txn, now| sweep(txn, request, now)).await
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use jobkit_core::limit::{Limit, Window};
 use jobkit_core::state::State;
 use jobkit_core::state_machine::Event;
-use jobkit_core::storage::{LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
+use jobkit_core::storage::{Call, LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
 use jobkit_core::{JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
@@ -170,20 +170,22 @@ fn holders(db: &Db<'_>, name: &str, limit: usize) -> SqlResult<Vec<LimitHolder>>
 
 #[async_trait]
 impl LimitStore for SqliteStorage {
-    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+    async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
         limit.check()?;
         let limit = limit.clone();
         self.writer()
-            .call("define_limit", move |txn| {
-                let now = txn.now(None);
-                redefine(txn, &limit, now)
-            })
+            .call_at("define_limit", call, move |txn, now| redefine(txn, &limit, now))
             .await
     }
 
-    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
+    async fn limits(
+        &self,
+        call: &Call,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<LimitUsage>> {
         let after = after.unwrap_or_default().to_owned();
-        let now = self.clock().now();
+        let now = call.time(self.clock());
         self.read("limits", move |db| {
             let text = select_usage!("WHERE name > ?1 ORDER BY name LIMIT ?2");
             usage(db, text, params![after, size(limit)], now)
@@ -191,9 +193,9 @@ impl LimitStore for SqliteStorage {
         .await
     }
 
-    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
+    async fn limit(&self, call: &Call, name: &str) -> Result<Option<LimitUsage>> {
         let name = name.to_owned();
-        let now = self.clock().now();
+        let now = call.time(self.clock());
         self.read("limit", move |db| {
             Ok(usage(db, select_usage!("WHERE name = ?1"), [name], now)?.pop())
         })
@@ -205,12 +207,11 @@ impl LimitStore for SqliteStorage {
         self.read("limit_holders", move |db| holders(db, &name, limit)).await
     }
 
-    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
-        let ReleaseStuck { limit, job, crash_limit, now } = request;
+    async fn release_stuck(&self, call: &Call, request: ReleaseStuck<'_>) -> Result<bool> {
+        let ReleaseStuck { limit, job, crash_limit } = request;
         let limit = limit.to_owned();
         self.writer()
-            .call("release_stuck", move |txn| {
-                let now = txn.now(now);
+            .call_at("release_stuck", call, move |txn, now| {
                 release_stuck(txn, &limit, job, crash_limit, now)
             })
             .await

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
-use jobkit_core::storage::{LockLease, LockRequest, LockStore};
+use jobkit_core::storage::{Call, LockLease, LockRequest, LockStore};
 use jobkit_core::{Error, Result, Timestamp, bounds};
 use rusqlite::params;
 
@@ -61,23 +61,25 @@ fn check(request: &LockRequest) -> Result<()> {
 
 #[async_trait]
 impl LockStore for SqliteStorage {
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>> {
         check(request)?;
         let request = request.clone();
         self.writer()
-            .call("try_acquire", move |txn| {
-                let now = txn.now(request.now);
-                acquire(txn, &request, now)
-            })
+            .call_at("try_acquire", call, move |txn, now| acquire(txn, &request, now))
             .await
     }
 
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn renew_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
         let request = request.clone();
         self.writer()
-            .call("renew_lock", move |txn| {
-                let expires_at = txn.now(request.now).plus(request.ttl);
+            .call_at("renew_lock", call, move |txn, now| {
+                let expires_at = now.plus(request.ttl);
                 // Even after it expired, as long as nobody has taken it since.
                 let renewed = txn.db.run(
                     "UPDATE jk_lock SET expires_at = ?4 \
@@ -94,12 +96,16 @@ impl LockStore for SqliteStorage {
             .await
     }
 
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
         let request = request.clone();
         self.writer()
-            .call("release_lock", move |txn| {
-                let now = txn.now(request.now);
+            .call_at("release_lock", call, move |txn, now| {
                 let until = txn.db.one(
                     "SELECT expires_at FROM jk_lock \
                      WHERE name = ?1 AND owner = ?2 AND generation = ?3",

@@ -5,7 +5,7 @@ pub(crate) mod lines;
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
 use jobkit_core::record::{Lease, Payload};
-use jobkit_core::storage::{JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
+use jobkit_core::storage::{Call, JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
 use jobkit_core::{Error, JobId, Result, bounds};
 use rusqlite::params;
 
@@ -106,7 +106,7 @@ fn check_value(field: &'static str, value: &Payload) -> Result<()> {
 
 #[async_trait]
 impl JobLog for SqliteStorage {
-    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+    async fn write_log(&self, _: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
         check_items("writes", writes.len())?;
         let writes = writes.to_vec();
         self.writer()
@@ -126,7 +126,13 @@ impl JobLog for SqliteStorage {
         self.read("read_log", move |db| read_log(db, job, fence, after, limit)).await
     }
 
-    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
+    async fn put_memo(
+        &self,
+        _: &Call,
+        lease: Lease,
+        key: &str,
+        value: &Payload,
+    ) -> Result<Option<Payload>> {
         check_label("memo", key)?;
         check_value("memo", value)?;
         let (key, value) = (key.to_owned(), value.clone());
@@ -142,7 +148,7 @@ impl JobLog for SqliteStorage {
         .await
     }
 
-    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
+    async fn put_checkpoint(&self, _: &Call, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
         check_value("checkpoint", value)?;
         let value = value.clone();
         self.writer()

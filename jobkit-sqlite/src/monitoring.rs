@@ -11,7 +11,7 @@ use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::state::StateName;
 use jobkit_core::stats::{Histogram, Scope, Step, Tally};
 use jobkit_core::storage::{
-    Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
+    Call, Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
     PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, ServerInfo,
     Snapshot,
 };
@@ -191,8 +191,8 @@ fn check_limit(limit: usize) -> Result<()> {
 
 #[async_trait]
 impl Monitoring for SqliteStorage {
-    async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
-        let now = now.unwrap_or_else(|| self.inner.shared.clock.now());
+    async fn snapshot(&self, call: &Call) -> Result<Snapshot> {
+        let now = call.time(self.clock());
         self.read("snapshot", move |db| snapshot(db, now)).await
     }
 

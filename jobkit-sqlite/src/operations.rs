@@ -11,11 +11,11 @@ use jobkit_core::failure::Fingerprint;
 use jobkit_core::ids::OperationId;
 use jobkit_core::recurring::Pause;
 use jobkit_core::storage::{
-    AuditEntry, AuditStore, BulkRecord, BulkStore, EditJob, ExportPage, Imported, Operations,
+    AuditEntry, AuditStore, BulkRecord, BulkStore, Call, EditJob, ExportPage, Imported, Operations,
     PauseRecord, PauseTarget, ServerOrder, Submitted, TransferStore, Whole, check_export,
     check_items,
 };
-use jobkit_core::{Name, Result, Timestamp};
+use jobkit_core::{Name, Result};
 use rusqlite::params;
 
 use self::pauses::{pauses, target_key};
@@ -26,17 +26,12 @@ use crate::storage::SqliteStorage;
 
 #[async_trait]
 impl Operations for SqliteStorage {
-    async fn pause(
-        &self,
-        target: &PauseTarget,
-        pause: &Pause,
-        now: Option<Timestamp>,
-    ) -> Result<()> {
+    async fn pause(&self, call: &Call, target: &PauseTarget, pause: &Pause) -> Result<()> {
         pause.check()?;
         let ((of_kind, name), mut pause) = (target_key(target), pause.clone());
         self.writer()
-            .call("pause", move |txn| {
-                pause.since = txn.now(now);
+            .call_at("pause", call, move |txn, now| {
+                pause.since = now;
                 txn.db.run(
                     "INSERT INTO jk_pause (of_kind, name, body) VALUES (?1, ?2, ?3) \
                      ON CONFLICT (of_kind, name) DO UPDATE SET body = excluded.body",
@@ -48,11 +43,10 @@ impl Operations for SqliteStorage {
             .await
     }
 
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+    async fn resume(&self, call: &Call, target: &PauseTarget) -> Result<bool> {
         let (of_kind, name) = target_key(target);
         self.writer()
-            .call("resume", move |txn| {
-                let now = txn.now(None);
+            .call_at("resume", call, move |txn, now| {
                 let pause = txn.db.one(
                     "SELECT body FROM jk_pause WHERE of_kind = ?1 AND name = ?2",
                     params![of_kind, name.as_str()],
@@ -70,8 +64,8 @@ impl Operations for SqliteStorage {
             .await
     }
 
-    async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
-        let now = now.unwrap_or_else(|| self.inner.shared.clock.now());
+    async fn pauses(&self, call: &Call) -> Result<Vec<PauseRecord>> {
+        let now = call.time(self.clock());
         self.read("pauses", move |db| {
             let mut pauses = pauses(db)?;
             pauses.retain(|record| record.pause.holds(now));
@@ -83,17 +77,16 @@ impl Operations for SqliteStorage {
 
     async fn command_server(
         &self,
+        call: &Call,
         server: &Name,
         order: Option<&ServerOrder>,
-        now: Option<Timestamp>,
     ) -> Result<bool> {
         if let Some(order) = order {
             order.given.check()?;
         }
         let (server, mut order) = (server.clone(), order.cloned());
         self.writer()
-            .call("command_server", move |txn| {
-                let now = txn.now(now);
+            .call_at("command_server", call, move |txn, now| {
                 let body = order.as_mut().map(|order| {
                     order.given.since = now;
                     serde_json::to_string(order)
@@ -107,32 +100,26 @@ impl Operations for SqliteStorage {
             .await
     }
 
-    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+    async fn edit_job(&self, call: &Call, edit: EditJob<'_>) -> Result<Submitted> {
         edit.check()?;
-        let EditJob { original, guard, copy, actor, now } = edit;
+        let EditJob { original, guard, copy, actor } = edit;
         let (copy, actor) = (copy.clone(), actor.map(str::to_owned));
         self.writer()
-            .call("edit_job", move |txn| {
-                let now = txn.now(now);
+            .call_at("edit_job", call, move |txn, now| {
                 edit::edit(txn, original, guard, &copy, actor.as_deref(), now)
             })
             .await
     }
 
-    async fn mute(
-        &self,
-        group: Fingerprint,
-        mute: Option<&Pause>,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn mute(&self, call: &Call, group: Fingerprint, mute: Option<&Pause>) -> Result<bool> {
         if let Some(mute) = mute {
             mute.check()?;
         }
         let mut mute = mute.cloned();
         self.writer()
-            .call("mute", move |txn| {
+            .call_at("mute", call, move |txn, now| {
                 if let Some(mute) = &mut mute {
-                    mute.since = txn.now(now);
+                    mute.since = now;
                 }
                 failures::mute(txn.db, group, mute.as_ref())
             })
@@ -142,7 +129,7 @@ impl Operations for SqliteStorage {
 
 #[async_trait]
 impl BulkStore for SqliteStorage {
-    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+    async fn save_bulk(&self, _: &Call, bulk: &BulkRecord) -> Result<bool> {
         bulk.check()?;
         let bulk = bulk.clone();
         self.writer().call("save_bulk", move |txn| operator_state::save(txn.db, &bulk)).await
@@ -159,12 +146,11 @@ impl BulkStore for SqliteStorage {
 
 #[async_trait]
 impl AuditStore for SqliteStorage {
-    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+    async fn append_audit(&self, call: &Call, entry: &AuditEntry) -> Result<()> {
         entry.check()?;
         let entry = entry.clone();
         self.writer()
-            .call("append_audit", move |txn| {
-                let now = txn.now(now);
+            .call_at("append_audit", call, move |txn, now| {
                 operator_state::append_audit(txn.db, &entry, now)
             })
             .await
@@ -183,14 +169,11 @@ impl TransferStore for SqliteStorage {
         self.read("export", move |db| export::export(db, after.as_deref(), limit)).await
     }
 
-    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+    async fn import(&self, call: &Call, items: &[Whole]) -> Result<Vec<Imported>> {
         check_items("items", items.len())?;
         let items = items.to_vec();
         self.writer()
-            .call("import", move |txn| {
-                let now = txn.now(None);
-                import::import(txn, &items, now)
-            })
+            .call_at("import", call, move |txn, now| import::import(txn, &items, now))
             .await
     }
 }

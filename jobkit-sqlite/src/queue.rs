@@ -11,7 +11,7 @@ pub(crate) mod settle;
 use async_trait::async_trait;
 use jobkit_core::Result;
 use jobkit_core::storage::{
-    ClaimRequest, Claimed, JobQueue, Promoted, RenewRequest, Renewed, Rescue, RescueRequest,
+    Call, ClaimRequest, Claimed, JobQueue, Promoted, RenewRequest, Renewed, Rescue, RescueRequest,
     SettleAnswer, SettleRequest, StepRequest, WakeUpFilter, WakeUps,
 };
 
@@ -25,54 +25,63 @@ use crate::writer::CallOptions;
 
 #[async_trait]
 impl JobQueue for SqliteStorage {
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+    async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
         let request = request.clone();
+        let call = call.clone();
         self.writer()
             .call_with("claim", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
-                claim::claim(txn, &request)
+                let now = txn.now(&call);
+                claim::claim(txn, &request, now)
             })
             .await
     }
 
-    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+    async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         request.check()?;
         let request = request.clone();
+        let call = call.clone();
         self.writer()
             .call_with("settle", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
-                settle_all(txn, &request)
+                let now = txn.now(&call);
+                settle_all(txn, &request, now)
             })
             .await
     }
 
     async fn settle_and_claim(
         &self,
+        call: &Call,
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
         settle.check()?;
         claim.check()?;
         let (settle, claim) = (settle.clone(), claim.clone());
+        let call = call.clone();
         self.writer()
             .call_with("settle_and_claim", CallOptions::KEEPS_CLAIMED_ROWS, move |txn| {
-                Ok((settle_all(txn, &settle)?, claim::claim(txn, &claim)?))
+                let now = txn.now(&call);
+                Ok((settle_all(txn, &settle, now)?, claim::claim(txn, &claim, now)?))
             })
             .await
     }
 
-    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+    async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed> {
         request.check()?;
         let request = request.clone();
-        self.writer().call("renew", move |txn| renew(txn, &request)).await
+        self.writer().call_at("renew", call, move |txn, now| renew(txn, &request, now)).await
     }
 
-    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
-        self.writer().call("promote_due", move |txn| promote(txn, request)).await
+    async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
+        self.writer().call_at("promote_due", call, move |txn, now| promote(txn, request, now)).await
     }
 
-    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
+    async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue> {
         let request = request.clone();
-        self.writer().call("rescue_expired", move |txn| rescue(txn, &request)).await
+        self.writer()
+            .call_at("rescue_expired", call, move |txn, now| rescue(txn, &request, now))
+            .await
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {

@@ -7,7 +7,7 @@ use jobkit_core::recurring::{
 };
 use jobkit_core::refusal::Refusal;
 use jobkit_core::storage::{
-    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    Call, DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
     SaveOutcome, SaveRecurring, TriggerOutcome, check_items,
 };
 use jobkit_core::{JobId, Result, Timestamp, bounds};
@@ -464,62 +464,43 @@ fn record_run(txn: &Txn<'_, '_>, id: &str, run: &RecurringRun) -> SqlResult {
 impl RecurringStore for SqliteStorage {
     async fn save_recurring(
         &self,
+        call: &Call,
         saves: &[SaveRecurring],
-        now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
         check_items("saves", saves.len())?;
         let saves = saves.to_vec();
         self.writer()
-            .call("save_recurring", move |txn| {
-                let now = txn.now(now);
+            .call_at("save_recurring", call, move |txn, now| {
                 saves.iter().map(|save| save_one(txn, save, now)).collect()
             })
             .await
     }
 
-    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
+    async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
         let id = id.to_owned();
-        self.writer()
-            .call("remove_recurring", move |txn| {
-                let now = txn.now(now);
-                remove(txn, &id, now)
-            })
-            .await
+        self.writer().call_at("remove_recurring", call, move |txn, now| remove(txn, &id, now)).await
     }
 
-    async fn pause_recurring(
-        &self,
-        id: &str,
-        change: PauseChange,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
         if let PauseChange::Pause(pause) = &change {
             pause.check()?;
         }
         let id = id.to_owned();
         self.writer()
-            .call("pause_recurring", move |txn| {
-                let now = txn.now(now);
-                pause(txn, &id, &change, now)
-            })
+            .call_at("pause_recurring", call, move |txn, now| pause(txn, &id, &change, now))
             .await
     }
 
-    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
-        let now = now.unwrap_or_else(|| self.inner.shared.clock.now());
+    async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
+        let now = call.time(self.clock());
         self.read("due_recurring", move |db| due(db, max, now)).await
     }
 
-    async fn fire_recurring(
-        &self,
-        fires: &[Fire],
-        now: Option<Timestamp>,
-    ) -> Result<Vec<FireOutcome>> {
+    async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         check_items("fires", fires.len())?;
         let fires = fires.to_vec();
         self.writer()
-            .call("fire_recurring", move |txn| {
-                let now = txn.now(now);
+            .call_at("fire_recurring", call, move |txn, now| {
                 fires.iter().map(|fire| fire_apart(txn, fire, now)).collect()
             })
             .await
@@ -527,16 +508,13 @@ impl RecurringStore for SqliteStorage {
 
     async fn trigger_recurring(
         &self,
+        call: &Call,
         id: &str,
         job: &NewRecord,
-        now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
         let (id, job) = (id.to_owned(), job.clone());
         self.writer()
-            .call("trigger_recurring", move |txn| {
-                let now = txn.now(now);
-                trigger(txn, &id, &job, now)
-            })
+            .call_at("trigger_recurring", call, move |txn, now| trigger(txn, &id, &job, now))
             .await
     }
 

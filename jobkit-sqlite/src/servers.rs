@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jobkit_core::record::Lease;
 use jobkit_core::storage::{
-    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerOrder, ServerRegistry, ServerStatus,
+    Announced, Call, Heartbeat, HeartbeatAnswer, ServerInfo, ServerOrder, ServerRegistry,
+    ServerStatus,
 };
-use jobkit_core::{Incarnation, Name, Result, Timestamp};
+use jobkit_core::{Incarnation, Name, Result};
 use rusqlite::{Params, Row, params};
 
 use crate::codec::job_row::STARTED;
@@ -46,11 +47,10 @@ fn read_status((info, heartbeat, busy, order): StatusRow) -> SqlResult<ServerSta
 
 #[async_trait]
 impl ServerRegistry for SqliteStorage {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced> {
         let server = server.clone();
         self.writer()
-            .call("announce", move |txn| {
-                let now = txn.now(now);
+            .call_at("announce", call, move |txn, now| {
                 let incarnation = server.incarnation.as_i64();
                 let holder = txn.db.one(
                     "SELECT info, heartbeat_at, busy, orders FROM jk_server \
@@ -93,11 +93,10 @@ impl ServerRegistry for SqliteStorage {
             .await
     }
 
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer> {
         let beat = *beat;
         self.writer()
-            .call("heartbeat", move |txn| {
-                let now = txn.now(now);
+            .call_at("heartbeat", call, move |txn, now| {
                 let known = txn.db.run(
                     "UPDATE jk_server SET heartbeat_at = ?2, busy = ?3 WHERE incarnation = ?1",
                     params![beat.incarnation.as_i64(), now.as_micros(), beat.busy],
@@ -126,10 +125,15 @@ impl ServerRegistry for SqliteStorage {
             .await
     }
 
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()> {
         let leases = still_running.to_vec();
         self.writer()
-            .call("remove_server", move |txn| {
+            .call_at("remove_server", call, move |txn, now| {
                 forget_lanes(txn, "SELECT ?1", [incarnation.as_i64()])?;
                 txn.db
                     .run("DELETE FROM jk_server WHERE incarnation = ?1", [incarnation.as_i64()])?;
@@ -145,16 +149,14 @@ impl ServerRegistry for SqliteStorage {
                         )?;
                     }
                 }
-                let now = txn.now(None);
                 admission::admit_everywhere(txn, now)
             })
             .await
     }
 
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>> {
         self.writer()
-            .call("remove_dead", move |txn| {
-                let now = txn.now(now);
+            .call_at("remove_dead", call, move |txn, now| {
                 // A heartbeat further ahead comes from a time when the clock was ahead.
                 let alive = [now.minus(silent_for).as_micros(), now.plus(silent_for).as_micros()];
                 let dead = txn.db.all(

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
 use jobkit_core::storage::{
-    Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, Support, TextSearch,
-    WakeUpHub, WakeUpReach,
+    Call, Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, Support,
+    TextSearch, WakeUpHub, WakeUpReach,
 };
 use jobkit_core::{Error, ErrorKind, Result, Timestamp};
 use rusqlite::config::DbConfig;
@@ -494,7 +494,7 @@ impl Storage for SqliteStorage {
         Ok(self.inner.shared.clock.now())
     }
 
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+    async fn secret(&self, _: &Call, name: &str) -> Result<[u8; 32]> {
         check_label("secret", name)?;
         let name = name.to_owned();
         self.writer().call("secret", move |txn| secret(txn.db, &name)).await

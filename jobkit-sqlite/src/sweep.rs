@@ -12,8 +12,11 @@ use crate::txn::Txn;
 use crate::txn::marks::{Budget, Mark, STEP};
 
 /// One bounded step through marks, limits with room, and batches that were never started.
-pub(crate) fn sweep(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Step> {
-    let now = txn.now(request.now);
+pub(crate) fn sweep(
+    txn: &mut Txn<'_, '_>,
+    request: StepRequest,
+    now: Timestamp,
+) -> SqlResult<Step> {
     let mut budget = Budget(request.max.clamp(1, STEP));
     let mut done = 0;
     let mut limits_left = true;

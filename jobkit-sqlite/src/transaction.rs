@@ -2,7 +2,7 @@
 
 use jobkit_core::client::{InTransaction, IntoSubmission, check_stands_alone, ids_of};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest, Submitted};
+use jobkit_core::storage::{Call, Settle, SettleAnswer, SettleRequest, Submitted};
 use jobkit_core::{Client, Error, ErrorKind, JobContext, Name, Result};
 use rusqlite::{Connection, Transaction};
 use serde::Serialize;
@@ -73,7 +73,7 @@ impl SqliteScope<'_> {
         submission.check().and_then(|()| check_stands_alone(&submission)).map_err(during)?;
         let prepared = PreparedSubmission::new(&submission);
         let stored = self.write(|txn| {
-            let now = txn.now(None);
+            let now = txn.now(&Call::default());
             submit::submit(txn, &prepared, now)
         });
         match stored.map_err(during)? {
@@ -104,12 +104,11 @@ impl SqliteScope<'_> {
         settle.duration = Some(context.running_for());
         // What the server sends with its own settle comes too late.
         (settle.log, settle.log_dropped, settle.progress) = context.told_so_far();
-        let request = SettleRequest {
-            server: Name::from_stored("in a transaction"),
-            settles: vec![settle],
-            now: None,
-        };
-        let answers = self.write(|txn| settle_all(txn, &request)).map_err(during)?;
+        let request =
+            SettleRequest { server: Name::from_stored("in a transaction"), settles: vec![settle] };
+        let answers = self
+            .write(|txn| settle_all(txn, &request, txn.now(&Call::default())))
+            .map_err(during)?;
         match answers.into_iter().next() {
             Some(SettleAnswer::Settled(_)) => Ok(()),
             Some(SettleAnswer::Refused(refusal)) => Err(during(refusal.into())),

@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use jobkit_core::batch::BatchRecord;
 use jobkit_core::edge::{Finish, Parent};
+use jobkit_core::storage::Call;
 use jobkit_core::{BatchId, Clock, Error, ErrorKind, JobId, Name, Result, Timestamp};
 
 use self::batch_update::PendingRows;
@@ -116,9 +117,9 @@ impl<'d, 'c> Txn<'d, 'c> {
         }
     }
 
-    /// The storage's clock, or what a test puts in its place.
-    pub(crate) fn now(&self, instead: Option<Timestamp>) -> Timestamp {
-        instead.unwrap_or_else(|| self.clock.now())
+    /// The time of a call.
+    pub(crate) fn now(&self, call: &Call) -> Timestamp {
+        call.time(self.clock)
     }
 
     /// The next sequence. None is given twice, also when the last jobs were purged.

@@ -17,7 +17,7 @@ use jobkit_core::{Clock, Error, ErrorKind, Result};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use self::call::Call;
+use self::call::PendingCall;
 pub(crate) use self::call::{CallOptions, Message, Writer};
 use crate::connection::Db;
 use crate::error::{SqlResult, is_busy, sqlite};
@@ -144,7 +144,7 @@ impl<'c> WriterThread<'c> {
     }
 
     /// Runs all calls in one transaction. If one fails, each runs in a transaction of its own.
-    fn commit_group(&mut self, mut group: Vec<Box<dyn Call>>) {
+    fn commit_group(&mut self, mut group: Vec<Box<dyn PendingCall>>) {
         if let Err(error) = self.begin() {
             for call in group {
                 call.answer(Some(error.duplicate()));

@@ -101,7 +101,9 @@ pub mod stats {
 
 /// Tests of an application: a server in virtual time, a storage with faults on demand, clocks.
 pub mod testing {
-    pub use jobkit_core::testing::{Call, Fault, FaultyStorage, Observer, TestServer, TestedJob};
+    pub use jobkit_core::testing::{
+        Fault, FaultyStorage, ObservedCall, Observer, TestServer, TestedJob,
+    };
     pub use jobkit_core::{Clock, SystemClock, TestClock};
 }
 

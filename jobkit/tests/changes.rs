@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jobkit::sqlite::SqliteStorage;
 use jobkit::state::{Reason, StateName};
-use jobkit::storage::{JobQuery, Monitoring};
+use jobkit::storage::{Call, JobQuery, Monitoring};
 use jobkit::testing::TestServer;
 use jobkit::upgrade::StoredJob;
 use jobkit::{
@@ -291,7 +291,7 @@ async fn two_releases_drain_one_file_together() {
         servers.push(server.build().unwrap().start().await.unwrap());
     }
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while storage.snapshot(None).await.unwrap().count(StateName::Succeeded) < EACH * 4 {
+    while storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded) < EACH * 4 {
         assert!(std::time::Instant::now() < deadline, "the file is not drained");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -165,7 +165,7 @@ pub async fn a_requeued_member_can_make_the_batch_succeed(env: Env) {
     server.run_one(Ending::Succeeded).await;
     env.sweep().await;
     let record = env.batch(batch).await;
-    assert_eq!((record.completed_at, record.succeeded_at), (completed_at, env.at()));
+    assert_eq!((record.completed_at, record.succeeded_at), (completed_at, Some(env.now())));
     assert_eq!(env.state(success).await, StateName::Enqueued);
     assert_eq!(env.state(failed).await, StateName::Succeeded, "it is not decided again");
 }

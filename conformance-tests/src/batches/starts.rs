@@ -19,7 +19,7 @@ pub async fn a_batch_that_starts_at_once_runs(env: Env) {
     let (batch, members) = open(&env, Starts::AtOnce, 3).await;
     let record = env.batch(batch).await;
     assert_eq!((record.id, &*record.name, record.parent), (batch, "a batch", None));
-    assert_eq!((record.created_at, record.started_at), (env.now(), env.at()));
+    assert_eq!((record.created_at, record.started_at), (env.now(), Some(env.now())));
     assert_eq!((record.completed_at, record.succeeded_at, record.cancelled_at), (None, None, None));
     assert_eq!(record.state(), BatchState::Started);
     assert_eq!(counts(&env, batch, &members).await.open(), 3);
@@ -57,7 +57,7 @@ pub async fn members_wait_until_the_batch_is_started(env: Env) {
     assert_eq!(env.states(&members).await, [Enqueued, Scheduled, Awaiting]);
     assert_eq!(env.record(members[1]).await.run_at(), Some(env.after(60)));
     let record = env.batch(batch).await;
-    assert_eq!((record.state(), record.started_at), (BatchState::Started, env.at()));
+    assert_eq!((record.state(), record.started_at), (BatchState::Started, Some(env.now())));
     assert_eq!(server.run_one(Ending::Succeeded).await, members[0]);
     assert_eq!(server.run_one(Ending::Succeeded).await, members[2]);
     let missing = BatchId::new();
@@ -176,7 +176,7 @@ pub async fn an_empty_batch_succeeds_when_it_is_started(env: Env) {
     let failed = env.add(after_batch(filled, On::Failed)).await;
     start(&env, filled).await;
     let record = env.batch(filled).await;
-    assert_eq!((record.completed_at, record.succeeded_at), (env.at(), env.at()));
+    assert_eq!((record.completed_at, record.succeeded_at), (Some(env.now()), Some(env.now())));
     assert_eq!(env.states(&[success, failed]).await, [StateName::Enqueued, StateName::Deleted]);
     // In the submission that opens it, too.
     let batch = BatchId::new();

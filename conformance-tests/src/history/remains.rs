@@ -18,7 +18,7 @@ use jobkit_core::record::{HistoryEntry, JobDetails};
 use jobkit_core::recurring::{RecurringRun, RunOutcome};
 use jobkit_core::state::StateName;
 use jobkit_core::stats::Scope;
-use jobkit_core::storage::{JobQuery, Storage};
+use jobkit_core::storage::{Call, JobQuery, Storage};
 use jobkit_core::unique::Until;
 use jobkit_core::{BatchId, Incarnation, JobId, Result, Timestamp};
 
@@ -79,7 +79,7 @@ impl Remains {
         for batch in batches {
             remains.batches.extend(storage.batch(batch).await?);
         }
-        for usage in storage.limits(None, 1000).await? {
+        for usage in storage.limits(&Call::default(), None, 1000).await? {
             if usage.limit.window.is_none() {
                 remains.limits.push((usage.limit.name, usage.limit.max));
             }
@@ -89,7 +89,7 @@ impl Remains {
             remains.schedules.push(((*id).to_owned(), *pace, runs));
         }
         remains.totals = storage.counters(&Scope::Total).await?.to;
-        remains.standing = storage.snapshot(None).await?.by_state;
+        remains.standing = storage.snapshot(&Call::default()).await?.by_state;
         Ok(remains)
     }
 

@@ -27,7 +27,7 @@ pub async fn what_nobody_serves_is_not_in_the_way(env: Env) {
     let unserved = env.add_many(unserved).await;
     park_all(&mut other).await;
     assert_eq!(env.usage("l").await, (1, 1000));
-    env.storage.remove_server(other.incarnation, &[]).await.expect("deregisters");
+    env.storage.remove_server(&env.call(), other.incarnation, &[]).await.expect("deregisters");
     let served = env.add_many((0..4).map(|_| limited("l", 1)).collect()).await;
     assert!(server.claim(10).await.is_empty());
     for id in &served {
@@ -60,7 +60,7 @@ pub async fn room_that_is_not_used_goes_to_the_next_waiter(env: Env) {
     server.settled(lease, Ending::Succeeded).await;
     assert_eq!(env.record(theirs).await.parked_at, None, "its turn");
     assert!(server.claim(10).await.is_empty());
-    env.storage.remove_server(other.incarnation, &[]).await.expect("deregisters");
+    env.storage.remove_server(&env.call(), other.incarnation, &[]).await.expect("deregisters");
     let record = env.record(mine[0]).await;
     assert_eq!(record.parked_at, None, "the other's servers went");
     env.delete(mine[0]).await;
@@ -127,7 +127,7 @@ pub async fn a_move_gives_room_and_takes_it(env: Env) {
     let lease = server.claim_one().await.lease;
     let ids = env.add_many((0..4).map(|n| in_mail(9 - n)).collect()).await;
     assert!(mail.claim(10).await.is_empty());
-    env.storage.remove_server(mail.incarnation, &[]).await.expect("deregisters");
+    env.storage.remove_server(&env.call(), mail.incarnation, &[]).await.expect("deregisters");
     server.settled(lease, Ending::Succeeded).await;
     assert!(env.record(ids[2]).await.parked_at.is_some());
     move_to(ids[2], "default").await;
@@ -156,7 +156,7 @@ pub async fn lanes_that_nobody_serves_are_left_alone(env: Env) {
         let mut other = env.stranger("other").queues(&part);
         other.announce().await;
         assert!(other.claim(200).await.is_empty());
-        env.storage.remove_server(other.incarnation, &[]).await.expect("deregisters");
+        env.storage.remove_server(&env.call(), other.incarnation, &[]).await.expect("deregisters");
     }
     assert_eq!(env.usage("l").await, (1, 2 * LANES as u64));
     let served = env.add_many((0..3).map(|_| limited("l", 1)).collect()).await;
@@ -191,14 +191,12 @@ pub async fn no_more_are_let_go_than_have_room(env: Env) {
     server.claim_one().await;
     let ids = env.add_many((0..WAITERS).map(|_| limited("l", 1)).collect()).await;
     park_all(&mut server).await;
-    env.catch_up().await;
-    env.storage.define_limit(&Limit::new("l", 11)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("l", 11)).await.expect("defines");
     assert_eq!(env.usage("l").await, (1, 690));
     env.sweep().await;
     assert_eq!(env.usage("l").await, (1, 690), "the room is given once");
     assert_eq!(server.claim_ids(500).await, ids[..10]);
-    env.catch_up().await;
-    env.storage.define_limit(&Limit::new("l", 1_000)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("l", 1_000)).await.expect("defines");
     env.sweep().await;
     assert_eq!(env.usage("l").await, (11, 0));
     let mut rest = server.claim_ids(500).await;
@@ -224,7 +222,7 @@ pub async fn every_limit_with_waiters_is_looked_at(env: Env) {
     // Now every slot is meant for a slow one.
     let target = PauseTarget::Kind(name("slow"));
     if env.storage.capabilities().level >= Level::Full {
-        env.storage.pause(&target, &Pause::new("op", "why"), env.at()).await.expect("pauses");
+        env.storage.pause(&env.call(), &target, &Pause::new("op", "why")).await.expect("pauses");
         env.sweep().await;
         assert_eq!(server.claim_ids(500).await, ids);
     }

@@ -16,12 +16,12 @@ use crate::fixtures::*;
 
 /// SUB-11, G13: the first submit that names a limit defines it; later ones do not change it.
 pub async fn the_first_submit_defines_a_limit(env: Env) {
-    assert_eq!(env.storage.limit("l").await.expect("reads"), None);
+    assert_eq!(env.storage.limit(&env.call(), "l").await.expect("reads"), None);
     env.add(limited("l", 2)).await;
     for max in [1, 50] {
         env.add(limited("l", max)).await;
     }
-    let usage = env.storage.limit("l").await.expect("reads").expect("is defined");
+    let usage = env.storage.limit(&env.call(), "l").await.expect("reads").expect("is defined");
     assert_eq!((usage.limit.max, usage.used, usage.waiting), (2, 0, 0));
     assert!(!usage.defined_by_operator);
     assert_eq!(env.claimer("s").await.claim(10).await.len(), 2);
@@ -125,20 +125,23 @@ pub async fn an_operators_number_wins(env: Env) {
     let ids = env.add_many((0..6).map(|_| limited("l", 1)).collect()).await;
     let mut server = env.claimer("s").await;
     assert_eq!(server.claim_ids(10).await, ids[..1]);
-    env.storage.define_limit(&Limit::new("l", 3)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("l", 3)).await.expect("defines");
     assert_eq!(server.claim_ids(10).await, ids[1..3]);
     env.add(limited("l", 9)).await;
-    let usage = env.storage.limit("l").await.expect("reads").expect("is defined");
+    let usage = env.storage.limit(&env.call(), "l").await.expect("reads").expect("is defined");
     assert_eq!((usage.limit.max, usage.defined_by_operator), (3, true));
     // Less room takes nothing away, and gives nothing more.
-    env.storage.define_limit(&Limit::new("l", 2)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("l", 2)).await.expect("defines");
     assert_eq!(env.usage("l").await.0, 3);
     let other = limited("other", 1);
-    env.storage.define_limit(&Limit::new("other", 7)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("other", 7)).await.expect("defines");
     env.add(other).await;
-    assert_eq!(env.storage.limit("other").await.expect("reads").expect("is").limit.max, 7);
+    assert_eq!(
+        env.storage.limit(&env.call(), "other").await.expect("reads").expect("is").limit.max,
+        7
+    );
     for bad in [Limit::new("l", 0), Limit::new("", 1), Limit::new("l", 1_000_000)] {
-        let error = env.storage.define_limit(&bad).await.expect_err("is refused");
+        let error = env.storage.define_limit(&env.call(), &bad).await.expect_err("is refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }
@@ -149,7 +152,7 @@ pub async fn limits_are_listed_by_name(env: Env) {
         env.add(limited(limit, 1)).await;
     }
     let list = async |after: Option<&str>, limit| {
-        let limits = env.storage.limits(after, limit).await.expect("lists");
+        let limits = env.storage.limits(&env.call(), after, limit).await.expect("lists");
         limits.into_iter().map(|it| it.limit.name).collect::<Vec<_>>()
     };
     assert_eq!(list(None, 3).await, ["a", "b:1", "b:2"]);
@@ -246,7 +249,7 @@ pub async fn a_waiter_is_not_forgotten_behind_a_pause(env: Env) {
     server.settled(lease, Ending::Succeeded).await;
     if pauses {
         // Whoever was admitted by the settle: the first is paused, so the other must get its turn.
-        env.storage.pause(&target, &Pause::new("op", "why"), env.at()).await.expect("pauses");
+        env.storage.pause(&env.call(), &target, &Pause::new("op", "why")).await.expect("pauses");
         let mut ran = false;
         for _ in 0..3 {
             env.sweep().await;
@@ -257,7 +260,7 @@ pub async fn a_waiter_is_not_forgotten_behind_a_pause(env: Env) {
             }
         }
         assert!(ran, "the free slot was kept for a paused job");
-        env.storage.resume(&target).await.expect("resumes");
+        env.storage.resume(&env.call(), &target).await.expect("resumes");
     }
     for _ in 0..3 {
         env.sweep().await;

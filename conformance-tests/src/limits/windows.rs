@@ -24,8 +24,8 @@ fn several(count: usize, job: impl Fn() -> NewRecord) -> Vec<NewRecord> {
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn promoted(env: &Env) -> Promoted {
-    let request = StepRequest { max: 500, now: env.at() };
-    env.storage.promote_due(request).await.expect("promotes")
+    let request = StepRequest { max: 500 };
+    env.storage.promote_due(&env.call(), request).await.expect("promotes")
 }
 
 /// LIM-6, PRO-3: fixed windows follow each other from the epoch on; each has its number of starts, and
@@ -115,7 +115,8 @@ pub async fn nothing_gives_a_start_back(env: Env) {
         server.settled(lease, RETRY_NOW).await;
         assert!(server.claim(10).await.is_empty(), "two starts after a {what}");
         assert_eq!(env.record(id).await.parked_at, Some(limit.clone()));
-        let usage = env.storage.limit(&limit).await.expect("reads").expect("is defined");
+        let usage =
+            env.storage.limit(&env.call(), &limit).await.expect("reads").expect("is defined");
         assert_eq!((usage.used, usage.waiting), (2, 1), "{what}");
     }
 }
@@ -132,7 +133,7 @@ pub async fn time_makes_waiters_claimable_in_order(env: Env) {
     let unserved = several(50, || NewRecord { kind: name("other"), priority: 9, ..rated() });
     env.add_many(unserved).await;
     assert!(other.claim(100).await.is_empty());
-    env.storage.remove_server(other.incarnation, &[]).await.expect("deregisters");
+    env.storage.remove_server(&env.call(), other.incarnation, &[]).await.expect("deregisters");
     let mut waiters = Vec::new();
     for priority in [3, 5, 8, 5, 3] {
         let id = env.add(NewRecord { priority, ..rated() }).await;
@@ -160,8 +161,8 @@ pub async fn a_promotion_is_bounded_waiters_included(env: Env) {
     let due = || NewRecord { start: Start::After(seconds(30)), ..job() };
     let due = env.add_many(several(3, due)).await;
     env.advance(60);
-    let step = StepRequest { max: 5, now: env.at() };
-    assert_eq!(env.storage.promote_due(step).await.expect("promotes").count, 5);
+    let step = StepRequest { max: 5 };
+    assert_eq!(env.storage.promote_due(&env.call(), step).await.expect("promotes").count, 5);
     let mut expected = [&ids[10..12], &due].concat();
     assert_eq!(server.claim_ids(20).await, expected);
     env.sweep().await;
@@ -174,8 +175,8 @@ pub async fn a_promotion_is_bounded_waiters_included(env: Env) {
     }
     assert_eq!(server.claim(20).await.len(), 6);
     env.advance(60);
-    let step = StepRequest { max: 4, now: env.at() };
-    assert_eq!(env.storage.promote_due(step).await.expect("promotes").count, 4);
+    let step = StepRequest { max: 4 };
+    assert_eq!(env.storage.promote_due(&env.call(), step).await.expect("promotes").count, 4);
 }
 
 /// PRO-3, G16: where instants are pushed, the first job that is parked at a rate limit tells when there
@@ -204,7 +205,7 @@ pub async fn the_instant_of_room_is_told(env: Env) {
     told(env.after(60)).await;
     // An operator's window may bring it forward.
     let shorter = Limit::rate("l", 1, Window::Sliding(seconds(20)));
-    env.storage.define_limit(&shorter).await.expect("is set");
+    env.storage.define_limit(&env.call(), &shorter).await.expect("is set");
     told(env.after(20)).await;
     // So does the next start, while one waits that was parked before it.
     env.advance(20);
@@ -236,7 +237,8 @@ pub async fn a_clock_that_goes_back_closes_no_rate_limit(env: Env) {
 pub async fn a_change_of_windows_loses_no_start(env: Env) {
     // The operator's call goes by the storage's clock, which is the case's as long as nothing is moved.
     let hour = seconds(3600);
-    let define = async |limit: &Limit| env.storage.define_limit(limit).await.expect("defines");
+    let define =
+        async |limit: &Limit| env.storage.define_limit(&env.call(), limit).await.expect("defines");
     let mut server = env.claimer("s").await;
     let changes = [
         (Window::Fixed(hour), Window::Sliding(MINUTE)),
@@ -251,7 +253,8 @@ pub async fn a_change_of_windows_loses_no_start(env: Env) {
         assert_eq!(server.claim_ids(10).await, ids[..2]);
         define(&Limit::rate(&limit, 2, after)).await;
         assert!(server.claim(10).await.is_empty(), "{before:?} to {after:?}");
-        let usage = env.storage.limit(&limit).await.expect("reads").expect("is defined");
+        let usage =
+            env.storage.limit(&env.call(), &limit).await.expect("reads").expect("is defined");
         assert_eq!((usage.used, usage.waiting), (2, 1), "{before:?} to {after:?}");
         let room_at = usage.room_at.expect("it is full");
         // Until then it stays so, and no longer than a length.
@@ -290,7 +293,8 @@ pub async fn many_starts_end_at_their_instants(env: Env) {
 pub async fn a_rate_limit_tells_its_starts(env: Env) {
     let window = Window::Sliding(seconds(3600));
     env.add_many(several(3, || rated("l", 2, window))).await;
-    let usage = async || env.storage.limit("l").await.expect("reads").expect("is defined");
+    let usage =
+        async || env.storage.limit(&env.call(), "l").await.expect("reads").expect("is defined");
     let first = usage().await;
     assert_eq!(first.limit, Limit::rate("l", 2, window));
     assert_eq!((first.used, first.waiting, first.room_at), (0, 0, None));
@@ -303,7 +307,7 @@ pub async fn a_rate_limit_tells_its_starts(env: Env) {
     let full = usage().await;
     assert_eq!((full.used, full.waiting, full.room_at), (2, 1, Some(room_at)));
     assert!(env.storage.limit_holders("l", 10).await.expect("lists").is_empty());
-    assert_eq!(env.storage.limits(None, 10).await.expect("lists"), [full]);
+    assert_eq!(env.storage.limits(&env.call(), None, 10).await.expect("lists"), [full]);
 }
 
 /// LIM-8, LIM-1, SUB-11: an operator changes number and window, and makes a rate limit of a limit and the
@@ -313,7 +317,8 @@ pub async fn an_operator_changes_windows(env: Env) {
     let ids = env.add_many(several(9, || rated("l", 2, window))).await;
     let mut server = env.claimer("s").await;
     assert_eq!(server.claim(10).await.len(), 2);
-    let define = async |limit: Limit| env.storage.define_limit(&limit).await.expect("defines");
+    let define =
+        async |limit: Limit| env.storage.define_limit(&env.call(), &limit).await.expect("defines");
     define(Limit::rate("l", 4, window)).await;
     let held = server.claim(10).await;
     assert_eq!(held.iter().map(|it| it.lease.job).collect::<Vec<_>>(), ids[2..4]);
@@ -332,10 +337,10 @@ pub async fn an_operator_changes_windows(env: Env) {
     assert!(server.claim(10).await.is_empty());
     server.settled(held[0].lease, Ending::Succeeded).await;
     assert_eq!(server.claim_ids(10).await, ids[8..]);
-    let usage = env.storage.limit("l").await.expect("reads").expect("is defined");
+    let usage = env.storage.limit(&env.call(), "l").await.expect("reads").expect("is defined");
     assert_eq!((usage.limit, usage.used, usage.waiting), (Limit::new("l", 8), 8, 1));
     for window in [Window::Fixed(Duration::from_millis(10)), Window::Sliding(seconds(99_000_000))] {
-        let refused = env.storage.define_limit(&Limit::rate("l", 1, window)).await;
+        let refused = env.storage.define_limit(&env.call(), &Limit::rate("l", 1, window)).await;
         assert_eq!(refused.expect_err("is refused").kind(), ErrorKind::InvalidInput);
     }
 }
@@ -416,11 +421,11 @@ pub async fn a_window_that_was_taken_away_begins_anew(env: Env) {
     env.add_many(vec![limited(), limited(), limited()]).await;
     let mut server = env.claimer("s").await;
     assert_eq!(server.claim(10).await.len(), 2);
-    env.storage.define_limit(&Limit::new("r", 2)).await.expect("defines");
+    env.storage.define_limit(&env.call(), &Limit::new("r", 2)).await.expect("defines");
     for _ in 0..2 {
         server.run_all(Ending::Succeeded).await;
     }
-    env.storage.define_limit(&rated).await.expect("defines");
-    let usage = env.storage.limit("r").await.expect("reads").expect("is defined");
+    env.storage.define_limit(&env.call(), &rated).await.expect("defines");
+    let usage = env.storage.limit(&env.call(), "r").await.expect("reads").expect("is defined");
     assert_eq!((usage.limit.window, usage.used), (rated.window, 0));
 }

@@ -3,7 +3,7 @@
 use jobkit_core::failure::Fingerprint;
 use jobkit_core::record::{Lease, Payload};
 use jobkit_core::recurring::{Pause, RecurringRecord};
-use jobkit_core::storage::*;
+use jobkit_core::storage::{self, *};
 use jobkit_core::{Incarnation, JobId, Name, Result, Timestamp};
 use std::fmt::Debug;
 use std::time::Duration;
@@ -77,7 +77,7 @@ const STEPS: usize = 10_000;
 impl Call {
     /// Makes the call; an error is an answer too.
     pub(super) async fn make(&self, on: &dyn Storage, side: usize, now: Timestamp) -> Answer {
-        match self.attempt(on, side, Some(now)).await {
+        match self.attempt(on, side, &storage::Call::at(now)).await {
             Ok(answer) => answer,
             Err(error) => {
                 Answer { text: format!("error: {:?}", error.kind()), ..Answer::default() }
@@ -85,12 +85,7 @@ impl Call {
         }
     }
 
-    async fn attempt(
-        &self,
-        on: &dyn Storage,
-        side: usize,
-        now: Option<Timestamp>,
-    ) -> Result<Answer> {
+    async fn attempt(&self, on: &dyn Storage, side: usize, call: &storage::Call) -> Result<Answer> {
         let told = |answer: &dyn Debug| Answer { text: format!("{answer:?}"), ..Answer::default() };
         let settles = |settles: &[(Held, Settle)]| SettleRequest {
             server: Name::from_stored("server".to_owned()),
@@ -98,25 +93,23 @@ impl Call {
                 .iter()
                 .map(|(held, settle)| Settle { lease: held.leases[side], ..settle.clone() })
                 .collect(),
-            now,
         };
-        let claim = |request: &ClaimRequest| ClaimRequest { now, ..request.clone() };
-        let step = StepRequest { max: 500, now };
+        let step = StepRequest { max: 500 };
         Ok(match self {
             Self::Submit(submissions) => {
-                told(&on.submit(SubmitRequest { submissions, now }).await?)
+                told(&on.submit(call, SubmitRequest { submissions }).await?)
             }
             Self::Change(changes, named) => {
                 let actor = named.then_some("me");
-                told(&on.change_state(ChangeRequest { changes, actor, now }).await?)
+                told(&on.change_state(call, ChangeRequest { changes, actor }).await?)
             }
-            Self::Claim(request) => claimed(on.claim(&claim(request)).await?),
-            Self::Settle(ends) => told(&on.settle(&settles(ends)).await?),
+            Self::Claim(request) => claimed(on.claim(call, request).await?),
+            Self::Settle(ends) => told(&on.settle(call, &settles(ends)).await?),
             Self::SettleAndClaim(ends, request) => {
-                let both = on.settle_and_claim(&settles(ends), &claim(request)).await;
+                let both = on.settle_and_claim(call, &settles(ends), request).await;
                 if both.is_err() {
                     // Whether the first half was applied is open: it is repeated until it is known.
-                    on.settle(&settles(ends)).await?;
+                    on.settle(call, &settles(ends)).await?;
                 }
                 let (answers, jobs) = both?;
                 let answer = claimed(jobs);
@@ -127,26 +120,24 @@ impl Call {
                     lease: held.leases[side],
                     started: *started,
                 };
-                let mut renewed = on
-                    .renew(&RenewRequest {
-                        incarnation: *incarnation,
-                        sequences: 1..=*through,
-                        held: held.iter().map(renewal).collect(),
-                        lease: super::world::LEASE,
-                        now,
-                    })
-                    .await?;
+                let request = RenewRequest {
+                    incarnation: *incarnation,
+                    sequences: 1..=*through,
+                    held: held.iter().map(renewal).collect(),
+                    lease: super::world::LEASE,
+                };
+                let mut renewed = on.renew(call, &request).await?;
                 renewed.given_back.sort_unstable();
                 Answer { given_back: renewed.given_back.clone(), ..told(&renewed) }
             }
-            Self::Promote => told(&on.promote_due(step).await?),
+            Self::Promote => told(&on.promote_due(call, step).await?),
             // How much one step does is each storage's own affair.
-            Self::Sweep => until_done(|| on.sweep(step)).await?,
-            Self::Purge => until_done(|| on.purge_expired(step)).await?,
+            Self::Sweep => until_done(|| on.sweep(call, step)).await?,
+            Self::Purge => until_done(|| on.purge_expired(call, step)).await?,
             Self::Rescue(seen) => {
                 let (seen, crash_limit) = (seen[side].clone(), 2);
-                let request = RescueRequest { seen, crash_limit, max: 100, now };
-                let mut rescue = on.rescue_expired(&request).await?;
+                let request = RescueRequest { seen, crash_limit, max: 100 };
+                let mut rescue = on.rescue_expired(call, &request).await?;
                 rescue.rescued.sort_unstable();
                 let key = |lease: &ExpiredLease| (lease.job, lease.fence, lease.expires_at);
                 rescue.expired.sort_unstable_by_key(key);
@@ -154,77 +145,79 @@ impl Call {
                 Answer { expired: rescue.expired, ..told(&(rescue.rescued, expired)) }
             }
             Self::Acquire(request) => {
-                let lease = on.try_acquire(&LockRequest { now, ..request.clone() }).await?;
+                let lease = on.try_acquire(call, request).await?;
                 let generation = lease.map(|lease| lease.generation);
                 Answer { generation, ..told(&lease.map(|lease| lease.expires_at)) }
             }
             Self::RenewLock(request, generation) => {
-                let request = LockRequest { now, ..request.clone() };
-                told(&on.renew_lock(&request, generation[side]).await?)
+                told(&on.renew_lock(call, request, generation[side]).await?)
             }
             Self::Release(request, generation) => {
-                let request = LockRequest { now, ..request.clone() };
-                told(&on.release_lock(&request, generation[side]).await?)
+                told(&on.release_lock(call, request, generation[side]).await?)
             }
-            Self::Announce(server) => told(&on.announce(server, now).await?),
+            Self::Announce(server) => told(&on.announce(call, server).await?),
             Self::Heartbeat(beat) => {
-                let mut answer = on.heartbeat(beat, now).await?;
+                let mut answer = on.heartbeat(call, beat).await?;
                 answer.paused.sort();
                 told(&answer)
             }
             Self::Deregistration(life, running) => {
                 let running: Vec<_> = running.iter().map(|held| held.leases[side]).collect();
-                told(&on.remove_server(*life, &running).await?)
+                told(&on.remove_server(call, *life, &running).await?)
             }
             Self::RemoveDead(silent_for) => {
-                let mut names = on.remove_dead(*silent_for, now).await?;
+                let mut names = on.remove_dead(call, *silent_for).await?;
                 names.sort();
                 told(&names)
             }
-            Self::StartBatch(id) => told(&on.start_batch(*id, now).await?),
-            Self::CancelBatch(id) => told(&on.cancel_batch(*id, now).await?),
-            Self::DefineLimit(limit) => told(&on.define_limit(limit).await?),
-            Self::Save(save) => told(&on.save_recurring(std::slice::from_ref(&**save), now).await?),
-            Self::Remove(id) => told(&on.remove_recurring(id, now).await?),
-            Self::PauseSchedule(id, change) => {
-                told(&on.pause_recurring(id, change.clone(), now).await?)
+            Self::StartBatch(id) => told(&on.start_batch(call, *id).await?),
+            Self::CancelBatch(id) => told(&on.cancel_batch(call, *id).await?),
+            Self::DefineLimit(limit) => told(&on.define_limit(call, limit).await?),
+            Self::Save(save) => {
+                told(&on.save_recurring(call, std::slice::from_ref(&**save)).await?)
             }
-            Self::Trigger(id, job) => told(&on.trigger_recurring(id, job, now).await?),
+            Self::Remove(id) => told(&on.remove_recurring(call, id).await?),
+            Self::PauseSchedule(id, change) => {
+                told(&on.pause_recurring(call, id, change.clone()).await?)
+            }
+            Self::Trigger(id, job) => told(&on.trigger_recurring(call, id, job).await?),
             Self::Due => {
-                let mut due = on.due_recurring(5, now).await?;
+                let mut due = on.due_recurring(call, 5).await?;
                 due.due.sort_by(|a, b| a.spec.id.cmp(&b.spec.id));
                 Answer { due: due.due.clone(), ..told(&due) }
             }
-            Self::Fire(fire) => told(&on.fire_recurring(std::slice::from_ref(&**fire), now).await?),
+            Self::Fire(fire) => {
+                told(&on.fire_recurring(call, std::slice::from_ref(&**fire)).await?)
+            }
             Self::Log(held, line) => {
                 let lease = held.leases[side];
                 let lines = vec![line.clone()];
                 let write = LogWrite { lease, lines, dropped: 1, progress: Vec::new() };
-                told(&on.write_log(&[write]).await?)
+                told(&on.write_log(call, &[write]).await?)
             }
             Self::Memo(held, value) => {
-                let memo = on.put_memo(held.leases[side], "m", value).await?;
+                let memo = on.put_memo(call, held.leases[side], "m", value).await?;
                 told(&memo.map(|memo| memo.as_bytes().to_vec()))
             }
             Self::Checkpoint(held, value) => {
-                told(&on.put_checkpoint(held.leases[side], value).await?)
+                told(&on.put_checkpoint(call, held.leases[side], value).await?)
             }
-            Self::Pause(target, pause) => told(&on.pause(target, pause, now).await?),
-            Self::Resume(target) => told(&on.resume(target).await?),
+            Self::Pause(target, pause) => told(&on.pause(call, target, pause).await?),
+            Self::Resume(target) => told(&on.resume(call, target).await?),
             Self::Order(server, order) => {
-                told(&on.command_server(server, order.as_ref(), now).await?)
+                told(&on.command_server(call, server, order.as_ref()).await?)
             }
             Self::Edit(original, guard, copy) => {
                 let (original, guard, actor) = (*original, *guard, Some("me"));
-                told(&on.edit_job(EditJob { original, guard, copy, actor, now }).await?)
+                told(&on.edit_job(call, EditJob { original, guard, copy, actor }).await?)
             }
             Self::ReleaseStuck(limit, job) => {
-                let request = ReleaseStuck { limit, job: *job, crash_limit: 2, now };
-                told(&on.release_stuck(request).await?)
+                let request = ReleaseStuck { limit, job: *job, crash_limit: 2 };
+                told(&on.release_stuck(call, request).await?)
             }
-            Self::Mute(group, mute) => told(&on.mute(*group, mute.as_ref(), now).await?),
-            Self::Audit(entry) => told(&on.append_audit(entry, now).await?),
-            Self::Bulk(bulk) => told(&on.save_bulk(bulk).await?),
+            Self::Mute(group, mute) => told(&on.mute(call, *group, mute.as_ref()).await?),
+            Self::Audit(entry) => told(&on.append_audit(call, entry).await?),
+            Self::Bulk(bulk) => told(&on.save_bulk(call, bulk).await?),
         })
     }
 

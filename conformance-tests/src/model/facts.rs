@@ -117,10 +117,10 @@ async fn standard(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()
         push(facts, "later batches", &on.batches(None, Some(second.id), 2).await?);
         push(facts, "such batches", &on.batches(Some(second.state()), None, 5).await?);
     }
-    push(facts, "limits", &on.limits(None, 10).await?);
-    push(facts, "later limits", &on.limits(Some(LIMITS[1]), 1).await?);
+    push(facts, "limits", &on.limits(&Call::at(of.now), None, 10).await?);
+    push(facts, "later limits", &on.limits(&Call::at(of.now), Some(LIMITS[1]), 1).await?);
     for limit in LIMITS {
-        push(facts, format!("limit {limit}"), &on.limit(limit).await?);
+        push(facts, format!("limit {limit}"), &on.limit(&Call::at(of.now), limit).await?);
         push(facts, format!("holders of {limit}"), &on.limit_holders(limit, 10).await?);
     }
     push(facts, "schedules", &on.list_recurring(None, 10).await?);
@@ -133,9 +133,9 @@ async fn standard(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()
 }
 
 async fn counted(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()> {
-    push(facts, "snapshot", &on.snapshot(Some(of.now)).await?);
+    push(facts, "snapshot", &on.snapshot(&Call::at(of.now)).await?);
     push(facts, "lanes", &on.lanes(100).await?);
-    let mut pauses = on.pauses(Some(of.now)).await?;
+    let mut pauses = on.pauses(&Call::at(of.now)).await?;
     pauses.sort_by(|a, b| a.target.cmp(&b.target));
     let pauses: Vec<(PauseTarget, Pause)> =
         pauses.into_iter().map(|record| (record.target, record.pause)).collect();

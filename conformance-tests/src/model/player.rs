@@ -66,7 +66,6 @@ impl Player<'_> {
     async fn call(&mut self, call: Call, lost: bool) -> Result<Vec<RecurringDue>, String> {
         let client = &self.subject.clients[self.client % self.subject.clients.len()];
         let now = client.now().await.map_err(|error| error.to_string())?;
-        // For calls that carry no instant.
         self.clock.set(now);
         let mut ours = call.make(&**client, 0, self.world.now).await;
         let mut theirs = call.make(&self.reference, 1, self.world.now).await;

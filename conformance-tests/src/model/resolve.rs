@@ -236,7 +236,6 @@ impl World {
             lease: LEASE,
             sleeps_below: 0,
             hint: None,
-            now: None,
         }
     }
 
@@ -305,7 +304,7 @@ impl World {
 
 fn lock_request(lock: usize, owner: usize, ttl: Duration) -> LockRequest {
     let owner = Incarnation::from_i64(if owner == 0 { 1 } else { 2 });
-    LockRequest { name: format!("lock{lock}"), owner, ttl, now: None }
+    LockRequest { name: format!("lock{lock}"), owner, ttl }
 }
 
 fn target(n: usize) -> PauseTarget {

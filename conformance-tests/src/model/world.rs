@@ -62,8 +62,7 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) level: Level,
-    /// Whether both storages follow one clock, so that rate limits can be compared: some of their
-    /// calls carry no instant.
+    /// Whether both storages follow one clock, so that rate limits are compared.
     pub(super) one_clock: bool,
     pub(super) now: Timestamp,
     pub(super) began: Timestamp,

@@ -39,7 +39,7 @@ async fn told_by_histories(env: &Env, ids: &[JobId]) -> ([u64; 7], BTreeMap<Reas
 /// MON-1, G18: a snapshot equals the jobs' states, by state and by queue.
 pub async fn a_snapshot_equals_the_jobs_states(env: Env) {
     let ids = workload(&env).await;
-    let snapshot = env.second().await.storage.snapshot(env.at()).await.expect("reads");
+    let snapshot = env.second().await.storage.snapshot(&env.call()).await.expect("reads");
     let mut by_state = [0; 7];
     let mut by_queue: HashMap<Name, [u64; 7]> = HashMap::new();
     let mut parked = 0;
@@ -79,7 +79,7 @@ pub async fn a_snapshot_tells_what_is_parked(env: Env) {
     env.add_many((0..5).map(|_| limited("l", 2)).collect()).await;
     let mut server = env.claimer("s").await;
     assert_eq!(server.claim(10).await.len(), 2);
-    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    let snapshot = env.storage.snapshot(&env.call()).await.expect("reads");
     assert_eq!((snapshot.parked, snapshot.count(StateName::Enqueued)), (3, 3));
     assert_eq!((snapshot.queues[0].enqueued, snapshot.queues[0].processing), (3, 2));
 }
@@ -88,16 +88,19 @@ pub async fn a_snapshot_tells_what_is_parked(env: Env) {
 pub async fn a_snapshot_lists_paused_and_served_queues(env: Env) {
     env.claimer("s").await.queues(&["served"]).announce().await;
     let pause = Pause::new("ada", "why");
-    env.storage.pause(&PauseTarget::Queue(name("paused")), &pause, env.at()).await.expect("pauses");
+    env.storage
+        .pause(&env.call(), &PauseTarget::Queue(name("paused")), &pause)
+        .await
+        .expect("pauses");
     env.add(job_in("busy")).await;
-    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    let snapshot = env.storage.snapshot(&env.call()).await.expect("reads");
     let queues: Vec<_> = snapshot
         .queues
         .iter()
         .map(|queue| (queue.name.as_str(), queue.enqueued, queue.pause.is_some()))
         .collect();
     assert_eq!(queues, [("busy", 1, false), ("paused", 0, true), ("served", 0, false)]);
-    assert_eq!(snapshot.queues[0].oldest_at, env.at());
+    assert_eq!(snapshot.queues[0].oldest_at, Some(env.now()));
 }
 
 /// MON-2, MON-3, G18: counters equal the transitions that were applied, by state and by reason; series
@@ -163,7 +166,7 @@ pub async fn counters_never_decrease(env: Env) {
     assert_eq!(env.purge().await, 2);
     let after = counters(&env, Scope::Total).await;
     assert_eq!((after.to, after.reasons), (before.to, before.reasons));
-    let snapshot = env.storage.snapshot(env.at()).await.expect("reads");
+    let snapshot = env.storage.snapshot(&env.call()).await.expect("reads");
     assert_eq!(snapshot.by_state, [0, 0, 1, 0, 0, 0, 0]);
     assert!(counters(&env, Scope::Queue(name("none"))).await.is_empty());
 }

@@ -181,7 +181,13 @@ pub async fn a_repeated_claim_leaves_out_what_was_settled(env: Env) {
     server.settled(claimed[0].lease, Ending::GivenBack).await;
     let taken = server.claim_one().await;
     assert_eq!(taken.lease.job, claimed[0].lease.job);
-    let old = server.env.storage.claim(&server.request(1, 3)).await.expect("claims").jobs;
+    let old = server
+        .env
+        .storage
+        .claim(&server.env.call(), &server.request(1, 3))
+        .await
+        .expect("claims")
+        .jobs;
     assert_eq!(old.iter().map(|job| job.lease).collect::<Vec<_>>(), [claimed[2].lease]);
 }
 
@@ -229,7 +235,7 @@ pub async fn a_server_that_is_not_announced_cannot_claim(env: Env) {
     let id = env.add(job()).await;
     let mut server = env.stranger("s");
     let request = server.request(1, 10);
-    let error = env.storage.claim(&request).await.expect_err("is refused");
+    let error = env.storage.claim(&env.call(), &request).await.expect_err("is refused");
     assert_eq!(error.kind(), ErrorKind::NotAnnounced);
     assert_eq!(env.state(id).await, StateName::Enqueued);
     server.announce().await;
@@ -280,7 +286,7 @@ pub async fn a_claim_that_passes_over_much_says_that_there_is_more(env: Env) {
     loop {
         server.sequence += 1;
         let request = server.request(server.sequence, 2);
-        let claimed = env.storage.claim(&request).await.expect("claims");
+        let claimed = env.storage.claim(&env.call(), &request).await.expect("claims");
         taken.extend(claimed.jobs.iter().map(|job| job.lease.job));
         if taken.len() == 2 {
             break;
@@ -289,7 +295,8 @@ pub async fn a_claim_that_passes_over_much_says_that_there_is_more(env: Env) {
     }
     assert_eq!(taken, [first, last]);
     server.sequence += 1;
-    let claimed = env.storage.claim(&server.request(server.sequence, 2)).await.expect("claims");
+    let claimed =
+        env.storage.claim(&env.call(), &server.request(server.sequence, 2)).await.expect("claims");
     assert!(claimed.jobs.is_empty(), "there is no more");
     assert_ne!(claimed.again_in, Some(Duration::ZERO), "and it has seen that");
 }
@@ -299,8 +306,8 @@ pub async fn a_claim_in_vain_tells_of_nothing_later_than_what_is_due(env: Env) {
     let mut server = env.claimer("s").await;
     let mut told = async |env: &Env| {
         server.sequence += 1;
-        let request = ClaimRequest { now: env.at(), ..server.request(server.sequence, 2) };
-        let claimed = env.storage.claim(&request).await.expect("claims");
+        let request = ClaimRequest { ..server.request(server.sequence, 2) };
+        let claimed = env.storage.claim(&env.call(), &request).await.expect("claims");
         assert!(claimed.jobs.is_empty());
         claimed.again_in
     };
@@ -331,7 +338,7 @@ pub async fn a_lease_of_no_use_is_refused(env: Env) {
     let lengths = [Duration::ZERO, Duration::from_millis(9), seconds(24 * 3600 + 1)];
     for lease in lengths {
         let request = ClaimRequest { lease, ..server.request(1, 1) };
-        let error = env.storage.claim(&request).await.expect_err("is refused");
+        let error = env.storage.claim(&env.call(), &request).await.expect_err("is refused");
         assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("lease")));
     }
     assert_eq!(env.state(id).await, StateName::Enqueued);
@@ -343,9 +350,8 @@ pub async fn a_lease_of_no_use_is_refused(env: Env) {
             sequences: 1..=1,
             held: held.clone(),
             lease,
-            now: env.at(),
         };
-        let error = env.storage.renew(&request).await.expect_err("is refused");
+        let error = env.storage.renew(&env.call(), &request).await.expect_err("is refused");
         assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("lease")));
     }
     assert_eq!(env.details(id).await, before);
@@ -356,7 +362,8 @@ pub async fn steps_of_five_hundred_items_are_taken(env: Env) {
     let max = bounds::MAX_STEP_ITEMS;
     env.add_many(jobs(max + 1)).await;
     let mut server = env.claimer("s").await;
-    let error = env.storage.claim(&server.request(1, max + 1)).await.expect_err("too many");
+    let error =
+        env.storage.claim(&env.call(), &server.request(1, max + 1)).await.expect_err("too many");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let claimed = server.claim(max).await;
     assert_eq!(claimed.len(), max);
@@ -367,9 +374,8 @@ pub async fn steps_of_five_hundred_items_are_taken(env: Env) {
     let mut settles: Vec<Settle> =
         claimed.iter().map(|job| Settle::new(job.lease, Ending::Succeeded)).collect();
     settles.push(Settle::new(claimed[0].lease, Ending::Succeeded));
-    let request =
-        SettleRequest { server: server.server.clone(), settles: settles.clone(), now: env.at() };
-    let error = env.storage.settle(&request).await.expect_err("too many");
+    let request = SettleRequest { server: server.server.clone(), settles: settles.clone() };
+    let error = env.storage.settle(&env.call(), &request).await.expect_err("too many");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     settles.pop();
     let answers = server.settle_all(settles).await;

@@ -20,7 +20,7 @@ pub async fn promotion_moves_what_is_due_and_nothing_else(env: Env) {
     assert_eq!(env.promote().await, 0);
     env.advance(20);
     let step = async |max| {
-        env.storage.promote_due(StepRequest { max, now: env.at() }).await.expect("promotes")
+        env.storage.promote_due(&env.call(), StepRequest { max }).await.expect("promotes")
     };
     assert_eq!(step(1).await.count, 1);
     assert_eq!(env.state(first).await, StateName::Enqueued, "the earliest instant goes first");
@@ -28,7 +28,7 @@ pub async fn promotion_moves_what_is_due_and_nothing_else(env: Env) {
     assert_eq!(step(10).await.count, 0);
     assert_eq!(env.states(&[later, deleted]).await, [StateName::Scheduled, StateName::Deleted]);
     let record = env.record(second).await;
-    assert_eq!((record.head.reason, record.enqueued_at), (Reason::Due, env.at()));
+    assert_eq!((record.head.reason, record.enqueued_at), (Reason::Due, Some(env.now())));
     let mut server = env.claimer("s").await;
     assert_eq!(server.claim_ids(10).await, [second, first], "the place is that of the submit");
 }
@@ -36,7 +36,7 @@ pub async fn promotion_moves_what_is_due_and_nothing_else(env: Env) {
 /// PRO-2: a promotion answers the next due instant of what is left, and the storage's clock.
 pub async fn promotion_answers_the_next_instant(env: Env) {
     let step = async |max| {
-        env.storage.promote_due(StepRequest { max, now: env.at() }).await.expect("promotes")
+        env.storage.promote_due(&env.call(), StepRequest { max }).await.expect("promotes")
     };
     assert_eq!(step(10).await.next_due_at, None);
     for seconds in [40, 10, 25] {
@@ -83,7 +83,7 @@ pub async fn a_delay_begun_ahead_of_the_clock_begins_again(env: Env) {
     server.settled(lease, Ending::Retry { delay: seconds(100) }).await;
     env.move_to(now);
     let step = async |max| {
-        env.storage.promote_due(StepRequest { max, now: env.at() }).await.expect("promotes")
+        env.storage.promote_due(&env.call(), StepRequest { max }).await.expect("promotes")
     };
     assert_eq!(step(10).await.count, 0);
     env.advance(99);

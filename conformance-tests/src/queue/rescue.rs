@@ -2,7 +2,7 @@
 
 use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Action, RenewAnswer, Renewal, RescueRequest, SettleAnswer};
+use jobkit_core::storage::{Action, Call, RenewAnswer, Renewal, RescueRequest, SettleAnswer};
 
 use crate::fixtures::*;
 
@@ -28,9 +28,8 @@ pub async fn rescue_takes_only_what_was_seen_before(env: Env) {
         sequences: 5..=5,
         held: held.take(1).collect(),
         lease: LEASE,
-        now: env.at(),
     };
-    assert_eq!(env.storage.renew(&request).await.expect("renews").answers.len(), 1);
+    assert_eq!(env.storage.renew(&env.call(), &request).await.expect("renews").answers.len(), 1);
     env.advance(1);
     let second = env.rescue(first.expired).await;
     assert_eq!(second.rescued, [(ids[2], StateName::Enqueued)]);
@@ -50,13 +49,8 @@ pub async fn rescue_takes_only_what_was_seen_before(env: Env) {
     // instant it is.
     let expires_at = seen[0].expires_at;
     let rescue = async |now| {
-        let request = RescueRequest {
-            seen: seen.clone(),
-            crash_limit: CRASH_LIMIT,
-            max: 100,
-            now: Some(now),
-        };
-        env.storage.rescue_expired(&request).await.expect("rescues").rescued
+        let request = RescueRequest { seen: seen.clone(), crash_limit: CRASH_LIMIT, max: 100 };
+        env.storage.rescue_expired(&Call::at(now), &request).await.expect("rescues").rescued
     };
     assert_eq!(rescue(expires_at.minus(seconds(1))).await, []);
     assert_eq!(rescue(expires_at).await, [(ids[1], StateName::Enqueued)]);
@@ -143,8 +137,8 @@ pub async fn rescue_works_in_bounded_steps(env: Env) {
     server.claim(10).await;
     env.advance(60);
     let look = async |seen, max| {
-        let request = RescueRequest { seen, crash_limit: CRASH_LIMIT, max, now: env.at() };
-        env.storage.rescue_expired(&request).await.expect("rescues")
+        let request = RescueRequest { seen, crash_limit: CRASH_LIMIT, max };
+        env.storage.rescue_expired(&env.call(), &request).await.expect("rescues")
     };
     assert_eq!(look(Vec::new(), 4).await.expired.len(), 4);
     let seen = env.expired().await;

@@ -407,16 +407,22 @@ pub async fn settle_and_claim_does_what_both_do(env: Env) {
     let mut server = env.claimer("s").await;
     let first = server.claim(2).await;
     let settles = first.iter().map(|job| Settle::new(job.lease, RETRY_NOW)).collect();
-    let settle = SettleRequest { server: server.server.clone(), settles, now: env.at() };
+    let settle = SettleRequest { server: server.server.clone(), settles };
     let claim = server.request(2, 3);
-    let (answers, claimed) =
-        env.storage.settle_and_claim(&settle, &claim).await.expect("settles and claims");
+    let (answers, claimed) = env
+        .storage
+        .settle_and_claim(&env.call(), &settle, &claim)
+        .await
+        .expect("settles and claims");
     assert_eq!(answers, vec![SettleAnswer::Settled(StateName::Enqueued); 2]);
     // What was just settled is claimable again, in its old place.
     let claimed: Vec<_> = claimed.jobs.iter().map(|job| (job.lease.job, job.lease.fence)).collect();
     assert_eq!(claimed, [(ids[0], 2), (ids[1], 2), (ids[2], 1)]);
-    let (answers, again) =
-        env.storage.settle_and_claim(&settle, &claim).await.expect("settles and claims");
+    let (answers, again) = env
+        .storage
+        .settle_and_claim(&env.call(), &settle, &claim)
+        .await
+        .expect("settles and claims");
     assert_eq!(answers, [SettleAnswer::LeaseLost, SettleAnswer::LeaseLost]);
     let again: Vec<_> = again.jobs.iter().map(|job| (job.lease.job, job.lease.fence)).collect();
     assert_eq!(again, claimed);

@@ -36,7 +36,7 @@ impl Sleeper {
         self.claimer.sequence += 1;
         let mut request = self.claimer.request(self.claimer.sequence, taken + 3);
         request.sleeps_below = taken + 3;
-        let jobs = env.storage.claim(&request).await.expect("claims").jobs;
+        let jobs = env.storage.claim(&env.call(), &request).await.expect("claims").jobs;
         assert_eq!(jobs.len(), taken);
         // What it was told before is no answer to what comes.
         while tokio::time::timeout(Duration::ZERO, self.wake_ups.next()).await.is_ok() {}
@@ -138,10 +138,10 @@ pub async fn an_idle_claimer_is_told_of_releases_slots_and_resumes(env: Env) {
 
     let queue = PauseTarget::Queue(name("default"));
     let pause = jobkit_core::recurring::Pause::new("op", "why");
-    if env.storage.pause(&queue, &pause, None).await.is_ok() {
+    if env.storage.pause(&env.call(), &queue, &pause).await.is_ok() {
         env.add(job()).await;
         idle.falls_asleep(&env, 0).await;
-        env.storage.resume(&queue).await.expect("resumes");
+        env.storage.resume(&env.call(), &queue).await.expect("resumes");
         idle.told("a resume").await;
         server.run_one(Ending::Succeeded).await;
     }
@@ -197,7 +197,7 @@ pub async fn what_is_left_to_sweeps_is_told(env: Env) {
     env.submit(batch_of(batch, Starts::WhenStarted, first.to_vec())).await;
     env.flow(rest.to_vec()).await;
     while tokio::time::timeout(Duration::ZERO, sweeper.next()).await.is_ok() {}
-    env.storage.cancel_batch(batch, env.at()).await.expect("cancels");
+    env.storage.cancel_batch(&env.call(), batch).await.expect("cancels");
     wait_for(&mut sweeper, WakeUp::Marks).await;
 }
 
@@ -249,7 +249,7 @@ pub async fn polling_finds_work_without_a_push(env: Env) {
     let mut server = env.claimer("s").await;
     let mut request = server.request(1, 1);
     request.sleeps_below = 1;
-    assert!(env.storage.claim(&request).await.expect("claims").jobs.is_empty());
+    assert!(env.storage.claim(&env.call(), &request).await.expect("claims").jobs.is_empty());
     server.sequence = 1;
     let id = env.add(job()).await;
     assert_eq!(server.claim_ids(1).await, [id]);

@@ -7,7 +7,7 @@ fn hourly(id: &str) -> RecurringSpec {
 }
 
 async fn pause(env: &Env, id: &str, change: PauseChange) {
-    let paused = env.storage.pause_recurring(id, change, env.at()).await;
+    let paused = env.storage.pause_recurring(&env.call(), id, change).await;
     assert!(paused.expect("pauses"), "there is {id}");
 }
 
@@ -36,9 +36,9 @@ pub async fn saving_the_same_keeps_the_earlier_occurrence(env: Env) {
     }
     // One that had ended, too.
     let ended = || SaveRecurring { spec: spec("b"), next: None, if_etag: None };
-    env.storage.save_recurring(&[ended()], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[ended()]).await.expect("saves");
     save(&env, spec("b"), soon).await;
-    env.storage.save_recurring(&[ended()], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[ended()]).await.expect("saves");
     assert_eq!(record(&env, "b").await.next, next(soon));
 }
 
@@ -59,7 +59,7 @@ pub async fn what_is_due_stays_due_when_the_job_is_replaced(env: Env) {
     // Also one that waits for its jitter.
     let waiting = NextRun { nominal_at: at, due_at: env.after(100) };
     let save_waiting = SaveRecurring { spec: spec("b"), next: Some(waiting), if_etag: None };
-    env.storage.save_recurring(&[save_waiting], env.at()).await.expect("saves");
+    env.storage.save_recurring(&env.call(), &[save_waiting]).await.expect("saves");
     save(&env, RecurringSpec { misfire: Misfire::Skip, ..spec("b") }, minute(&env, 1)).await;
     assert_eq!(record(&env, "b").await.next, Some(waiting));
 }
@@ -98,7 +98,7 @@ pub async fn what_is_due_is_recorded_when_the_schedule_is_removed(env: Env) {
     }
     let job = fired(&fire_next(&env, "fired").await);
     for id in ["never fired", "fired"] {
-        assert!(env.storage.remove_recurring(id, env.at()).await.expect("removes"));
+        assert!(env.storage.remove_recurring(&env.call(), id).await.expect("removes"));
         let count = if id == "fired" { 2 } else { 3 };
         let from = minute(&env, 1 - i64::from(count));
         let dropped = (from, minute(&env, 0), count, RunOutcome::Replaced);
@@ -112,7 +112,7 @@ pub async fn what_is_due_is_recorded_when_the_schedule_is_removed(env: Env) {
     assert!(env.claimer("s").await.claim_ids(10).await.contains(&job));
     // With nothing due there is nothing to record.
     save(&env, spec("b"), minute(&env, 1)).await;
-    assert!(env.storage.remove_recurring("b", env.at()).await.expect("removes"));
+    assert!(env.storage.remove_recurring(&env.call(), "b").await.expect("removes"));
     assert!(told(&env, "b").await.is_empty());
 }
 
@@ -208,7 +208,7 @@ pub async fn what_was_fired_ahead_of_the_clock_is_not_fired_again(env: Env) {
 /// REC-13, REC-10, G10: so it does when it was removed and saved again.
 pub async fn a_schedule_removed_after_the_clock_was_ahead_fires_what_is_left(env: Env) {
     let ahead = fired_ahead(&env, "a").await;
-    assert!(env.storage.remove_recurring("a", env.at()).await.expect("removes"));
+    assert!(env.storage.remove_recurring(&env.call(), "a").await.expect("removes"));
     save(&env, spec("a"), minute(&env, 1)).await;
     env.advance(60);
     fired(&fire_next(&env, "a").await);
@@ -237,7 +237,7 @@ pub async fn a_schedule_that_cannot_be_fired_disturbs_no_neighbour(env: Env) {
     for id in ["a", "b", "c"] {
         fires.push(fire_of(&record(&env, id).await));
     }
-    let outcomes = env.storage.fire_recurring(&fires, env.at()).await.expect("fires");
+    let outcomes = env.storage.fire_recurring(&env.call(), &fires).await.expect("fires");
     fired(&outcomes[0]);
     fired(&outcomes[2]);
     let moved = record(&env, "b").await.next != next(fires[1].expected);

@@ -9,8 +9,8 @@ use jobkit_core::recurring::Pause;
 use jobkit_core::server::{Prefetch, ServerOptions};
 use jobkit_core::state::{Keep, Retention};
 use jobkit_core::storage::{
-    Action, BatchStore, Change, ChangeRequest, Guard, JobStore, LimitStore, LockRequest, LockStore,
-    Operations, PauseTarget,
+    Action, BatchStore, Call, Change, ChangeRequest, Guard, JobStore, LimitStore, LockRequest,
+    LockStore, Operations, PauseTarget,
 };
 use jobkit_core::testing::{Fault, FaultyStorage};
 use jobkit_core::{
@@ -139,7 +139,7 @@ pub(super) async fn rage(shared: &Arc<Shared>, processes: &mut Vec<Process>, act
                 };
                 let pause = Pause::new("adversary", "why not");
                 // At once, so that nothing comes between it and what is told of it.
-                shared.storage.pause(&target, &pause, None).await.ok();
+                shared.storage.pause(&Call::default(), &target, &pause).await.ok();
                 shared.watcher.tell(Fact::Paused(target.clone()));
                 paused.push(target);
             }
@@ -155,13 +155,13 @@ pub(super) async fn rage(shared: &Arc<Shared>, processes: &mut Vec<Process>, act
             22 => {
                 let max = u32::try_from(chance.in_range(1..4)).unwrap_or(1);
                 let name = if chance.once_in_thousand(500) { "narrow" } else { "wide" };
-                shared.operator.define_limit(&Limit::new(name, max)).await.ok();
+                shared.operator.define_limit(&Call::default(), &Limit::new(name, max)).await.ok();
             }
             23 => {
                 if let Some(batch) = work::some_batch(shared) {
                     let done = match chance.below(3) {
-                        0 => shared.operator.cancel_batch(batch, None).await,
-                        _ => shared.operator.start_batch(batch, None).await,
+                        0 => shared.operator.cancel_batch(&Call::default(), batch).await,
+                        _ => shared.operator.start_batch(&Call::default(), batch).await,
                     };
                     drop(done);
                 }
@@ -171,9 +171,8 @@ pub(super) async fn rage(shared: &Arc<Shared>, processes: &mut Vec<Process>, act
                     name: "lock".into(),
                     owner: Incarnation::new(),
                     ttl: chance.millis(100..2000),
-                    now: None,
                 };
-                shared.operator.try_acquire(&request).await.ok();
+                shared.operator.try_acquire(&Call::default(), &request).await.ok();
             }
         }
     }
@@ -186,7 +185,7 @@ pub(super) async fn rage(shared: &Arc<Shared>, processes: &mut Vec<Process>, act
 }
 
 async fn resume(shared: &Shared, target: &PauseTarget) {
-    shared.storage.resume(target).await.ok();
+    shared.storage.resume(&Call::default(), target).await.ok();
     shared.watcher.tell(Fact::Resumed(target.clone()));
 }
 
@@ -213,8 +212,8 @@ async fn change_something(shared: &Shared) {
     // Now and then as if the first answer had been lost.
     let repeats = 1 + usize::from(chance.once_in_thousand(200));
     for change in changes.chunks(1).take(repeats) {
-        let request = ChangeRequest { changes: change, actor: Some("adversary"), now: None };
-        shared.operator.change_state(request).await.ok();
+        let request = ChangeRequest { changes: change, actor: Some("adversary") };
+        shared.operator.change_state(&Call::default(), request).await.ok();
     }
 }
 

@@ -13,10 +13,10 @@ use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{State, StateName};
 use jobkit_core::stats::Scope;
 use jobkit_core::storage::{
-    BatchStore, ChangeOutcome, FireOutcome, JobStore, JobSubmitted, LimitStore, Monitoring,
+    BatchStore, Call, ChangeOutcome, FireOutcome, JobStore, JobSubmitted, LimitStore, Monitoring,
     RenewAnswer, ServerRegistry, SettleAnswer, SubmitRequest, Submitted,
 };
-use jobkit_core::testing::{Call, Observer};
+use jobkit_core::testing::{ObservedCall, Observer};
 use jobkit_core::unique::Until;
 use jobkit_core::{BatchId, Clock, Incarnation, JobId, MemoryStorage};
 
@@ -67,15 +67,15 @@ const QUIET: [&str; 13] = [
 ];
 
 impl Observer for Watcher {
-    fn applied(&self, call: &Call<'_>) {
-        if matches!(call, Call::Other(name) if QUIET.contains(name)) {
+    fn applied(&self, call: &ObservedCall<'_>) {
+        if matches!(call, ObservedCall::Other(name) if QUIET.contains(name)) {
             return;
         }
         let at = self.clock.now();
         let mut seen = self.seen();
         seen.s += 1;
         let mut look = Look { facts: Vec::new(), claims: Vec::new(), new: Vec::new() };
-        if matches!(call, Call::Other("announce" | "remove_dead" | "remove_server")) {
+        if matches!(call, ObservedCall::Other("announce" | "remove_dead" | "remove_server")) {
             let servers = now(self.storage.servers()).unwrap_or_default();
             let lives = servers.iter().map(|server| server.info.incarnation).collect();
             let before = std::mem::replace(&mut seen.lives, lives);
@@ -142,7 +142,7 @@ impl Watcher {
         if let Some(tally) = now(self.storage.counters(&Scope::Total)) {
             seen.history.push(s, at, Fact::Totals(tally.to));
         }
-        if let Some(snapshot) = now(self.storage.snapshot(None)) {
+        if let Some(snapshot) = now(self.storage.snapshot(&Call::default())) {
             seen.history.push(s, at, Fact::Standing(snapshot.by_state));
         }
         seen.history.push(s, at, Fact::Quiet);
@@ -166,10 +166,10 @@ struct Look {
 }
 
 impl Look {
-    fn told_by(&mut self, seen: &mut Seen, call: &Call<'_>) {
+    fn told_by(&mut self, seen: &mut Seen, call: &ObservedCall<'_>) {
         match call {
-            Call::Submit(request, answers) => self.submitted(seen, request, answers),
-            Call::ChangeState(request, answers) => {
+            ObservedCall::Submit(request, answers) => self.submitted(seen, request, answers),
+            ObservedCall::ChangeState(request, answers) => {
                 for (change, answer) in request.changes.iter().zip(*answers) {
                     if let ChangeOutcome::Refused(refusal) = answer {
                         self.refused(seen, refusal);
@@ -177,13 +177,13 @@ impl Look {
                     }
                 }
             }
-            Call::Settle(request, answers) => self.settled(request, answers),
-            Call::SettleAndClaim(request, answers, claim, _) => {
+            ObservedCall::Settle(request, answers) => self.settled(request, answers),
+            ObservedCall::SettleAndClaim(request, answers, claim, _) => {
                 self.settled(request, answers);
                 self.asked(claim);
             }
-            Call::Claim(claim, _) => self.asked(claim),
-            Call::Renew(request, renewed) => {
+            ObservedCall::Claim(claim, _) => self.asked(claim),
+            ObservedCall::Renew(request, renewed) => {
                 for (renewal, answer) in request.held.iter().zip(&renewed.answers) {
                     if matches!(answer, RenewAnswer::Renewed { .. }) {
                         let lease = renewal.lease;
@@ -192,7 +192,7 @@ impl Look {
                     }
                 }
             }
-            Call::Rescue(_, rescue) => {
+            ObservedCall::Rescue(_, rescue) => {
                 for (job, _) in &rescue.rescued {
                     let held = seen.jobs.get(job).and_then(|job| job.held);
                     self.facts.extend(held.map(|fence| Fact::Rescued { job: *job, fence }));
@@ -201,7 +201,7 @@ impl Look {
                     self.facts.push(Fact::SeenExpired { job: seen.job, fence: seen.fence });
                 }
             }
-            Call::Fire(fires, answers) => {
+            ObservedCall::Fire(fires, answers) => {
                 for (fire, answer) in fires.iter().zip(*answers) {
                     if matches!(answer, FireOutcome::Stale | FireOutcome::Failed(_)) {
                         continue;
@@ -221,7 +221,7 @@ impl Look {
                     }
                 }
             }
-            Call::Acquire(request, Some(lease)) => self.facts.push(Fact::Locked {
+            ObservedCall::Acquire(request, Some(lease)) => self.facts.push(Fact::Locked {
                 name: request.name.clone(),
                 owner: request.owner,
                 generation: lease.generation,
@@ -320,7 +320,7 @@ impl Look {
                 *before = batch;
             }
         }
-        for limit in now(storage.limits(None, 100)).unwrap_or_default() {
+        for limit in now(storage.limits(&Call::default(), None, 100)).unwrap_or_default() {
             let name = limit.limit.name;
             let figures = (limit.limit.max, limit.used);
             if seen.limits.insert(name.clone(), figures) != Some(figures) {

@@ -11,18 +11,18 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, StateName};
 use jobkit_core::state_machine::Event;
-use jobkit_core::storage::{BatchOutcome, BatchStore, Submission};
-use jobkit_core::{BatchId, JobId, Result, Timestamp, bounds};
+use jobkit_core::storage::{BatchOutcome, BatchStore, Call, Submission};
+use jobkit_core::{BatchId, JobId, Result, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::edges::Ended;
 use crate::fault::Fault;
 use crate::keys::{self, Key, last_id, last_number, table};
 use crate::record::Job;
 use crate::submit::{Plan, Planned, planned};
 use crate::sweep::{Mark, Spread};
+use crate::txn::Txn;
 
 /// How long an empty batch is kept once it has completed.
 const EMPTY_BATCH_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -56,34 +56,34 @@ fn members(batch: BatchId) -> Key {
 
 #[async_trait]
 impl BatchStore for ToyStorage {
-    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.write(now, |call| {
-            let Some(mut batch) = call.find_batch(id)? else {
+    async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.write(call, |txn| {
+            let Some(mut batch) = txn.find_batch(id)? else {
                 return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
             };
-            if call.is_cancelled(id)? {
+            if txn.is_cancelled(id)? {
                 return Ok(BatchOutcome::Refused(Refusal::BatchCancelled { batch: id }));
             }
             if batch.record.started_at.is_some() || batch.starts_with_parent {
                 return Ok(BatchOutcome::AlreadyApplied);
             }
             let around = match batch.record.parent {
-                Some(parent) => call.stored_batch(parent)?,
+                Some(parent) => txn.stored_batch(parent)?,
                 None => None,
             };
             if around.is_some_and(|around| around.started_at.is_none()) {
                 batch.starts_with_parent = true;
-                call.save_batch(&batch)?;
+                txn.save_batch(&batch)?;
             } else {
-                call.begin(batch, bounds::MAX_STEP_ITEMS)?;
+                txn.begin(batch, bounds::MAX_STEP_ITEMS)?;
             }
             Ok(BatchOutcome::Changed)
         })
     }
 
-    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.write(now, |call| {
-            let Some(batch) = call.stored_batch(id)? else {
+    async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.write(call, |txn| {
+            let Some(batch) = txn.stored_batch(id)? else {
                 return Ok(BatchOutcome::Refused(Refusal::BatchGone { batch: id }));
             };
             if batch.cancelled_at.is_some() {
@@ -92,13 +92,13 @@ impl BatchStore for ToyStorage {
             if batch.completed_at.is_some() {
                 return Ok(BatchOutcome::Refused(Refusal::BatchFinished { batch: id }));
             }
-            call.cancel(id, Reason::BatchCancelled, bounds::MAX_STEP_ITEMS)?;
+            txn.cancel(id, Reason::BatchCancelled, bounds::MAX_STEP_ITEMS)?;
             Ok(BatchOutcome::Changed)
         })
     }
 
     async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
-        self.read(None, |call| call.stored_batch(id))
+        self.read(|txn| txn.stored_batch(id))
     }
 
     async fn batches(
@@ -107,12 +107,12 @@ impl BatchStore for ToyStorage {
         before: Option<BatchId>,
         limit: usize,
     ) -> Result<Vec<BatchRecord>> {
-        self.read(None, |call| {
+        self.read(|txn| {
             let all = table("batch");
             let end = before.map_or(all.end(), |before| keys::batch(before).into());
-            let keys: Vec<&[u8]> = call.tx.keys(&all, &end).collect();
+            let keys: Vec<&[u8]> = txn.tx.keys(&all, &end).collect();
             // Ids sort by time.
-            let batches = keys.into_iter().rev().filter_map(|key| call.get(key).transpose());
+            let batches = keys.into_iter().rev().filter_map(|key| txn.get(key).transpose());
             let records = batches.map(|batch| batch.map(|batch: Batch| batch.record));
             let wanted = |it: &Result<BatchRecord>| {
                 state.is_none_or(|state| it.as_ref().map_or(true, |it| it.state() == state))
@@ -123,7 +123,7 @@ impl BatchStore for ToyStorage {
 }
 
 /// Opening and attaching.
-impl Call<'_> {
+impl Txn<'_> {
     fn find_batch(&self, id: BatchId) -> Result<Option<Batch>> {
         self.get(&keys::batch(id))
     }
@@ -350,7 +350,7 @@ impl Call<'_> {
 }
 
 /// Starting and cancelling.
-impl Call<'_> {
+impl Txn<'_> {
     fn begin(&mut self, mut batch: Batch, max: usize) -> Result<usize> {
         let id = batch.record.id;
         batch.record.started_at = Some(self.now);

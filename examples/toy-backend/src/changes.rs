@@ -7,10 +7,10 @@ use jobkit_core::state_machine::{Event, Forbidden};
 use jobkit_core::storage::{Action, Change, ChangeOutcome};
 use jobkit_core::{Name, Result};
 
-use crate::call::{Call, With};
 use crate::fault::Fault;
+use crate::txn::{Txn, With};
 
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: change]
     pub(crate) fn change(&mut self, change: &Change, actor: Option<&str>) -> Result<ChangeOutcome> {
         let refused = |refusal| Ok(ChangeOutcome::Refused(refusal));

@@ -9,12 +9,12 @@ use jobkit_core::state_machine::Event;
 use jobkit_core::storage::{ClaimRequest, Claimed, ClaimedJob};
 use jobkit_core::{Error, ErrorKind, Incarnation, Name, Result};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, last_number, table};
 use crate::servers::Server;
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: claim]
     pub(crate) fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed> {
         let Some(mut server) = self.server_of(request.incarnation)? else {
@@ -56,8 +56,8 @@ impl Call<'_> {
         // One lane for each queue and kind, so that nobody walks over what is not his.
         let lanes = request.kinds.iter().map(|kind| table("ready").lane(queue, kind));
         let lanes: Vec<Key> = lanes.collect();
-        let head = |call: &Self, lane: usize| {
-            let first = call.first_of(&lanes[lane])?;
+        let head = |txn: &Self, lane: usize| {
+            let first = txn.first_of(&lanes[lane])?;
             Some((first[lanes[lane].len()..].to_vec(), lane))
         };
         let mut heads: BTreeSet<_> = (0..lanes.len()).filter_map(|lane| head(self, lane)).collect();

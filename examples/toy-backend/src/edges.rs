@@ -8,12 +8,12 @@ use jobkit_core::state_machine::Event;
 use jobkit_core::{BatchId, JobId, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, last_number, open_edges, table};
 use crate::record::{Condition, Job};
 use crate::submit::{Planned, PlannedJob};
 use crate::sweep::Mark;
+use crate::txn::Txn;
 
 /// The end of a parent, as far as its edges are not decided.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ fn marks_of(parent: Parent) -> Key {
     table("marks-of").parent(parent)
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: edges]
     /// The conditions of a new job, with what is decided already, and whether one can never be met.
     pub(crate) fn plan_edges<'p>(

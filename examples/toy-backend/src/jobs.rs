@@ -4,63 +4,67 @@ use async_trait::async_trait;
 use jobkit_core::record::{AttemptError, JobDetails, JobRecord, Payload};
 use jobkit_core::state::Reason;
 use jobkit_core::storage::{
-    ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest, Submitted,
+    Call, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest, Submitted,
     check_items,
 };
 use jobkit_core::{JobId, Result, bounds};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::keys::beside;
 use crate::record::{Job, KeptError};
+use crate::txn::Txn;
 
 #[async_trait]
 impl JobStore for ToyStorage {
-    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+    async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
         check_items("submissions", request.submissions.len())?;
-        self.write(request.now, |call| {
+        self.write(call, |txn| {
             let submissions = request.submissions.iter();
-            submissions.map(|one| call.submit_one(one, Reason::Submitted)).collect()
+            submissions.map(|one| txn.submit_one(one, Reason::Submitted)).collect()
         })
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
-        self.read(None, |call| {
-            let job = call.job_by_id(id)?;
-            job.map(|job| call.details(job)).transpose()
+        self.read(|txn| {
+            let job = txn.job_by_id(id)?;
+            job.map(|job| txn.details(job)).transpose()
         })
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
-        self.read(None, |call| {
-            let record = |id: &JobId| Ok(call.job_by_id(*id)?.map(|job| job.record));
+        self.read(|txn| {
+            let record = |id: &JobId| Ok(txn.job_by_id(*id)?.map(|job| job.record));
             ids.iter().map(record).collect()
         })
     }
 
-    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+    async fn change_state(
+        &self,
+        call: &Call,
+        request: ChangeRequest<'_>,
+    ) -> Result<Vec<ChangeOutcome>> {
         check_items("changes", request.changes.len())?;
-        self.write(request.now, |call| {
+        self.write(call, |txn| {
             let change = |change| {
-                call.budget = bounds::CHILDREN_IN_SETTLE;
-                let outcome = call.change(change, request.actor)?;
-                call.settle_down()?;
+                txn.budget = bounds::CHILDREN_IN_SETTLE;
+                let outcome = txn.change(change, request.actor)?;
+                txn.settle_down()?;
                 Ok(outcome)
             };
             request.changes.iter().map(change).collect()
         })
     }
 
-    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
-        self.write(request.now, |call| call.purge(request.max))
+    async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.write(call, |txn| txn.purge(request.max))
     }
 
-    async fn sweep(&self, request: StepRequest) -> Result<Step> {
-        self.write(request.now, |call| call.sweep(request.max))
+    async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.write(call, |txn| txn.sweep(request.max))
     }
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     /// A job with what is kept beside it.
     fn details(&self, job: Job) -> Result<JobDetails> {
         let place = job.record.sequence;

@@ -10,11 +10,11 @@ use jobkit_core::storage::{
 };
 use jobkit_core::{Result, Timestamp, bounds};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{instant, last_number, table};
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: renew]
     pub(crate) fn renew(&mut self, request: &RenewRequest) -> Result<Renewed> {
         let expires_at = self.now.plus(request.lease);

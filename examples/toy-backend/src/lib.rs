@@ -9,7 +9,6 @@
     )
 )]
 
-mod call;
 mod fault;
 mod jobs;
 mod keys;
@@ -18,6 +17,7 @@ mod queue;
 mod record;
 mod servers;
 mod storage;
+mod txn;
 
 // Before its step a module is one of the same interface that does nothing.
 #[cfg(not(feature = "step-8"))]

@@ -12,15 +12,15 @@ use async_trait::async_trait;
 use jobkit_core::limit::Limit;
 use jobkit_core::record::NewRecord;
 use jobkit_core::state::{State, StateName};
-use jobkit_core::storage::{LimitHolder, LimitStore, LimitUsage};
+use jobkit_core::storage::{Call, LimitHolder, LimitStore, LimitUsage};
 use jobkit_core::{Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, instant, last_number, table};
 use crate::record::Job;
+use crate::txn::Txn;
 
 /// The most waiters of a limit that one step makes claimable; the rest is left to sweeps.
 pub(crate) const ADMITTED_AT_ONCE: usize = 500;
@@ -54,48 +54,52 @@ fn room_key(at: Timestamp, limit: &str) -> Key {
 
 #[async_trait]
 impl LimitStore for ToyStorage {
-    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+    async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
         limit.check()?;
-        self.write(None, |call| {
-            if call.limit_row(&limit.name)?.is_none() {
-                call.define(limit, true)?;
+        self.write(call, |txn| {
+            if txn.limit_row(&limit.name)?.is_none() {
+                txn.define(limit, true)?;
             }
-            call.change_window(&limit.name, limit.window)?;
-            if let Some(mut row) = call.limit_row(&limit.name)? {
+            txn.change_window(&limit.name, limit.window)?;
+            if let Some(mut row) = txn.limit_row(&limit.name)? {
                 row.limit.max = limit.max;
                 row.by_operator = true;
-                call.put(row_key(&limit.name), &row)?;
+                txn.put(row_key(&limit.name), &row)?;
             }
-            call.note_room(&limit.name)?;
-            call.due_for_room(&limit.name)?;
-            call.limits.insert(limit.name.clone());
+            txn.note_room(&limit.name)?;
+            txn.due_for_room(&limit.name)?;
+            txn.limits.insert(limit.name.clone());
             Ok(())
         })
     }
 
-    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
-        self.read(None, |call| {
+    async fn limits(
+        &self,
+        call: &Call,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<LimitUsage>> {
+        self.read_at(call, |txn| {
             let rows = table("limit");
             let from = after.map_or(rows.to_vec(), |after| row_key(after).end());
-            let rows = call.keys_from(&rows, &from, limit);
-            let usage =
-                rows.iter().map(|key| call.get(key)?.map(|row| call.usage(row)).transpose());
+            let rows = txn.keys_from(&rows, &from, limit);
+            let usage = rows.iter().map(|key| txn.get(key)?.map(|row| txn.usage(row)).transpose());
             usage.filter_map(Result::transpose).collect()
         })
     }
 
-    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
-        self.read(None, |call| call.limit_row(name)?.map(|row| call.usage(row)).transpose())
+    async fn limit(&self, call: &Call, name: &str) -> Result<Option<LimitUsage>> {
+        self.read_at(call, |txn| txn.limit_row(name)?.map(|row| txn.usage(row)).transpose())
     }
 
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
-        self.read(None, |call| {
-            if call.limit_row(name)?.is_none_or(|row| row.limit.window.is_some()) {
+        self.read(|txn| {
+            if txn.limit_row(name)?.is_none_or(|row| row.limit.window.is_some()) {
                 return Ok(Vec::new());
             }
             let mut holders = Vec::new();
-            for key in call.keys(&table("slot").text(name), limit) {
-                let record = call.job(last_number(&key))?.record;
+            for key in txn.keys(&table("slot").text(name), limit) {
+                let record = txn.job(last_number(&key))?.record;
                 if let State::Processing(hold) = record.head.state {
                     let (job, fence) = (record.id, record.head.fence);
                     let (claimed_at, expires_at) = (hold.claimed_at, hold.expires_at);
@@ -108,7 +112,7 @@ impl LimitStore for ToyStorage {
 }
 
 /// What a claim asks.
-impl Call<'_> {
+impl Txn<'_> {
     fn limit_row(&self, limit: &str) -> Result<Option<Row>> {
         self.get(&row_key(limit))
     }
@@ -231,7 +235,7 @@ impl Call<'_> {
 }
 
 /// What operators are told.
-impl Call<'_> {
+impl Txn<'_> {
     fn usage(&self, row: Row) -> Result<LimitUsage> {
         let waiting = self.count(&table("waiting").text(&row.limit.name), usize::MAX);
         Ok(LimitUsage {

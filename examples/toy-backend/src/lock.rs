@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
-use jobkit_core::storage::{LockLease, LockRequest, LockStore};
+use jobkit_core::storage::{Call, LockLease, LockRequest, LockStore};
 use jobkit_core::{Error, Incarnation, Result, Timestamp, bounds};
 use serde::{Deserialize, Serialize};
 
@@ -27,58 +27,68 @@ impl Lock {
 #[async_trait]
 impl LockStore for ToyStorage {
     // [guide: lock]
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>> {
         check(request)?;
-        self.write(request.now, |call| {
-            let mut lock: Lock = call.get(&key(request))?.unwrap_or_default();
-            let expires_at = call.now.plus(request.ttl);
-            match lock.holder.filter(|(_, until)| *until > call.now) {
+        self.write(call, |txn| {
+            let mut lock: Lock = txn.get(&key(request))?.unwrap_or_default();
+            let expires_at = txn.now.plus(request.ttl);
+            match lock.holder.filter(|(_, until)| *until > txn.now) {
                 // Asked again, since the answer was lost.
                 Some((owner, _)) if owner == request.owner => {}
-                Some((owner, until)) if !call.has(Fault::LockIsGivenTwice) => {
+                Some((owner, until)) if !txn.has(Fault::LockIsGivenTwice) => {
                     // Of a time when the clock was ahead.
-                    if bounds::lease_has_expired(until, call.now) {
+                    if bounds::lease_has_expired(until, txn.now) {
                         lock.holder = Some((owner, expires_at));
-                        call.put(key(request), &lock)?;
+                        txn.put(key(request), &lock)?;
                     }
                     return Ok(None);
                 }
                 _ => lock.generation += 1,
             }
             lock.holder = Some((request.owner, expires_at));
-            call.put(key(request), &lock)?;
+            txn.put(key(request), &lock)?;
             Ok(Some(LockLease { generation: lock.generation, expires_at }))
         })
     }
     // [end]
 
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn renew_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
-        self.write(request.now, |call| {
-            let mut lock: Lock = call.get(&key(request))?.unwrap_or_default();
+        self.write(call, |txn| {
+            let mut lock: Lock = txn.get(&key(request))?.unwrap_or_default();
             // Also after its expiry, as long as nobody else has taken it.
             let held = lock.is_of(request, generation);
             if held {
-                lock.holder = Some((request.owner, call.now.plus(request.ttl)));
-                call.put(key(request), &lock)?;
+                lock.holder = Some((request.owner, txn.now.plus(request.ttl)));
+                txn.put(key(request), &lock)?;
             }
             Ok(held)
         })
     }
 
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
-        self.write(request.now, |call| {
-            let mut lock: Lock = call.get(&key(request))?.unwrap_or_default();
-            let any = call.has(Fault::ReleaseForgetsTheGeneration);
+        self.write(call, |txn| {
+            let mut lock: Lock = txn.get(&key(request))?.unwrap_or_default();
+            let any = txn.has(Fault::ReleaseForgetsTheGeneration);
             if !lock.is_of(request, if any { lock.generation } else { generation }) {
                 return Ok(false);
             }
-            let held = lock.holder.take().is_some_and(|(_, until)| until > call.now);
-            if call.has(Fault::LockGenerationRepeats) {
+            let held = lock.holder.take().is_some_and(|(_, until)| until > txn.now);
+            if txn.has(Fault::LockGenerationRepeats) {
                 lock.generation = 0;
             }
-            call.put(key(request), &lock)?;
+            txn.put(key(request), &lock)?;
             Ok(held)
         })
     }

@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use jobkit_core::name::check_label;
 use jobkit_core::record::{Lease, Payload, Progress};
-use jobkit_core::storage::{JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
+use jobkit_core::storage::{Call, JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
 use jobkit_core::{Error, JobId, Result, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, beside, last_number};
+use crate::txn::Txn;
 
 /// How the lines of an attempt are numbered.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -34,15 +34,15 @@ fn memo(place: u64, key: &str) -> Key {
 #[async_trait]
 impl JobLog for ToyStorage {
     // [guide: log]
-    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+    async fn write_log(&self, call: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
         check_items("writes", writes.len())?;
-        self.write(None, |call| {
+        self.write(call, |txn| {
             let write = |write: &LogWrite| {
-                let Some(place) = call.writable(&write.lease)? else {
+                let Some(place) = txn.writable(&write.lease)? else {
                     return Ok(WriteAnswer::LeaseLost);
                 };
                 let fence = write.lease.fence;
-                call.append_log(place, fence, &write.lines, write.dropped, &write.progress)?;
+                txn.append_log(place, fence, &write.lines, write.dropped, &write.progress)?;
                 Ok(WriteAnswer::Written)
             };
             writes.iter().map(write).collect()
@@ -57,57 +57,68 @@ impl JobLog for ToyStorage {
         after: u64,
         limit: usize,
     ) -> Result<LogPage> {
-        self.read(None, |call| {
-            let Some(job) = call.job_by_id(job)? else { return Ok(LogPage::default()) };
+        self.read(|txn| {
+            let Some(job) = txn.job_by_id(job)? else { return Ok(LogPage::default()) };
             let place = job.record.sequence;
             let fence = fence.unwrap_or(job.record.head.fence);
             let numbers: Lines =
-                call.get(&beside(place, "lines").number(fence))?.unwrap_or_default();
+                txn.get(&beside(place, "lines").number(fence))?.unwrap_or_default();
             let table = lines(place, fence);
             let from = table.clone().number(after.saturating_add(1));
             let mut page = LogPage { fence, ..LogPage::default() };
             page.dropped = numbers.evicted + numbers.dropped;
-            for key in call.keys_from(&table, &from, limit) {
-                page.lines.extend(call.get(&key)?.map(|line| (last_number(&key), line)));
+            for key in txn.keys_from(&table, &from, limit) {
+                page.lines.extend(txn.get(&key)?.map(|line| (last_number(&key), line)));
             }
             Ok(page)
         })
     }
 
-    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
+    async fn put_memo(
+        &self,
+        call: &Call,
+        lease: Lease,
+        key: &str,
+        value: &Payload,
+    ) -> Result<Option<Payload>> {
         check_label("memo", key)?;
         check_value("memo", value)?;
-        self.write(None, |call| {
-            let Some(place) = call.writable(&lease)? else { return Ok(None) };
+        self.write(call, |txn| {
+            let Some(place) = txn.writable(&lease)? else { return Ok(None) };
             // The first write of the run stays.
-            if let Some(kept) = call.tx.get(&memo(place, key)) {
+            if let Some(kept) = txn.tx.get(&memo(place, key)) {
                 return Ok(Some(kept.into()));
             }
-            call.tx.put(memo(place, key), value.as_bytes());
+            txn.tx.put(memo(place, key), value.as_bytes());
             Ok(Some(value.clone()))
         })
     }
 
     async fn memo(&self, job: JobId, key: &str) -> Result<Option<Payload>> {
-        self.read(None, |call| {
-            let place = call.find(job);
-            Ok(place.and_then(|place| call.tx.get(&memo(place, key))).map(Payload::from))
+        self.read(|txn| {
+            let place = txn.find(job);
+            Ok(place.and_then(|place| txn.tx.get(&memo(place, key))).map(Payload::from))
         })
     }
 
-    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
+    async fn put_checkpoint(
+        &self,
+        call: &Call,
+        lease: Lease,
+        value: &Payload,
+    ) -> Result<WriteAnswer> {
         check_value("checkpoint", value)?;
-        self.write(None, |call| {
-            let Some(place) = call.writable(&lease)? else { return Ok(WriteAnswer::LeaseLost) };
-            call.tx.put(beside(place, "checkpoint"), value.as_bytes());
+        self.write(call, |txn| {
+            let Some(place) = txn.writable(&lease)? else { return Ok(WriteAnswer::LeaseLost) };
+            txn.tx.put(beside(place, "checkpoint"), value.as_bytes());
             Ok(WriteAnswer::Written)
         })
     }
 
     async fn checkpoint(&self, job: JobId) -> Result<Option<Payload>> {
-        self.read(None, |call| {
-            let place = call.find(job);
-            let kept = place.and_then(|place| call.tx.get(&beside(place, "checkpoint")));
+        self.read(|txn| {
+            let place = txn.find(job);
+            let kept = place.and_then(|place| txn.tx.get(&beside(place, "checkpoint")));
             Ok(kept.map(Payload::from))
         })
     }
@@ -122,7 +133,7 @@ fn check_value(field: &'static str, value: &Payload) -> Result<()> {
     Err(Error::invalid(field, reason))
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     /// The place of a job that this lease may write to.
     fn writable(&self, lease: &Lease) -> Result<Option<u64>> {
         if self.has(Fault::LogIgnoresTheHolder) {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jobkit_core::Result;
 use jobkit_core::storage::{
-    ClaimRequest, Claimed, JobQueue, Promoted, RenewRequest, Renewed, Rescue, RescueRequest,
+    Call, ClaimRequest, Claimed, JobQueue, Promoted, RenewRequest, Renewed, Rescue, RescueRequest,
     SettleAnswer, SettleRequest, StepRequest, WakeUpFilter, WakeUps,
 };
 
@@ -11,27 +11,27 @@ use crate::ToyStorage;
 
 #[async_trait]
 impl JobQueue for ToyStorage {
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+    async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
-        self.write(request.now, |call| call.claim(request))
+        self.write(call, |txn| txn.claim(request))
     }
 
-    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+    async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         request.check()?;
-        self.write(request.now, |call| call.settle_all(request))
+        self.write(call, |txn| txn.settle_all(request))
     }
 
-    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+    async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed> {
         request.check()?;
-        self.write(request.now, |call| call.renew(request))
+        self.write(call, |txn| txn.renew(request))
     }
 
-    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
-        self.write(request.now, |call| call.promote(request.max))
+    async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
+        self.write(call, |txn| txn.promote(request.max))
     }
 
-    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
-        self.write(request.now, |call| call.rescue(request))
+    async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue> {
+        self.write(call, |txn| txn.rescue(request))
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {

@@ -6,16 +6,16 @@ use jobkit_core::recurring::{Fired, Overlap, Pause, RecurringRecord, RecurringRu
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::Reason;
 use jobkit_core::storage::{
-    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    Call, DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
     SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,
 };
 use jobkit_core::{Result, Timestamp, bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, instant, table, texts};
+use crate::txn::Txn;
 
 /// A schedule as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,22 +62,22 @@ fn runs(id: &str) -> Key {
 impl RecurringStore for ToyStorage {
     async fn save_recurring(
         &self,
+        call: &Call,
         saves: &[SaveRecurring],
-        now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
         check_items("saves", saves.len())?;
-        self.write(now, |call| saves.iter().map(|save| call.save_definition(save)).collect())
+        self.write(call, |txn| saves.iter().map(|save| txn.save_definition(save)).collect())
     }
 
-    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
-        self.write(now, |call| {
-            let Some(schedule) = call.schedule(id)? else { return Ok(false) };
+    async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
+        self.write(call, |txn| {
+            let Some(schedule) = txn.schedule(id)? else { return Ok(false) };
             if let Some(due) = schedule.due() {
-                call.tx.delete(due);
+                txn.tx.delete(due);
             }
-            call.tx.delete(Schedule::key(id));
-            call.delete_all(&runs(id));
-            let dropped = schedule.record.dropped(&RunOutcome::Replaced, call.now);
+            txn.tx.delete(Schedule::key(id));
+            txn.delete_all(&runs(id));
+            let dropped = schedule.record.dropped(&RunOutcome::Replaced, txn.now);
             let mut left = Tombstone {
                 last_nominal_at: schedule.record.last_nominal_at,
                 fired: schedule.record.fired,
@@ -86,92 +86,83 @@ impl RecurringStore for ToyStorage {
             for range in &dropped {
                 left.runs += 1;
                 left.last_nominal_at = Some(range.through);
-                call.put(runs(id).number(left.runs), range)?;
+                txn.put(runs(id).number(left.runs), range)?;
             }
             if left.last_nominal_at.is_some() {
-                call.put(tombstone(id), &left)?;
+                txn.put(tombstone(id), &left)?;
             }
             Ok(true)
         })
     }
 
-    async fn pause_recurring(
-        &self,
-        id: &str,
-        change: PauseChange,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
         if let PauseChange::Pause(pause) = &change {
             pause.check()?;
         }
-        self.write(now, |call| {
-            let Some(mut schedule) = call.schedule(id)? else { return Ok(false) };
+        self.write(call, |txn| {
+            let Some(mut schedule) = txn.schedule(id)? else { return Ok(false) };
             let record = &mut schedule.record;
             let mut dropped = Vec::new();
             match change {
                 PauseChange::Pause(pause) => {
-                    record.pause = Some(Pause { since: call.now, ..pause });
+                    record.pause = Some(Pause { since: txn.now, ..pause });
                 }
                 // Repeated it changes nothing: the first one set the next occurrence.
                 PauseChange::Resume { .. } if record.pause.is_none() => return Ok(true),
                 PauseChange::Resume { next } => {
-                    dropped = record.dropped(&RunOutcome::Misfired, call.now);
+                    dropped = record.dropped(&RunOutcome::Misfired, txn.now);
                     record.pause = None;
                     record.next = next;
                     if let Some(next) = next {
-                        call.due_at(next.due_at);
+                        txn.due_at(next.due_at);
                     }
                 }
             }
-            if !call.has(Fault::PauseKeepsTheEtag) {
-                record.etag = call.next("etag");
+            if !txn.has(Fault::PauseKeepsTheEtag) {
+                record.etag = txn.next("etag");
             }
-            call.save_schedule(&schedule)?;
-            call.record_dropped(id, dropped)?;
+            txn.save_schedule(&schedule)?;
+            txn.record_dropped(id, dropped)?;
             Ok(true)
         })
     }
 
-    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
-        self.read(now, |call| {
+    async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
+        self.read_at(call, |txn| {
             let fires = table("fires");
-            let waiting = call.keys(&fires, max.saturating_add(1));
-            let is_due = |key: &&Vec<u8>| instant(&fires, key) <= call.now;
+            let waiting = txn.keys(&fires, max.saturating_add(1));
+            let is_due = |key: &&Vec<u8>| instant(&fires, key) <= txn.now;
             let due = waiting.iter().take_while(is_due).take(max).count();
             let record = |key: &Vec<u8>| {
                 let [id] = texts(fires.len() + 8, key);
-                Ok(call.schedule(&id)?.map(|schedule| schedule.record))
+                Ok(txn.schedule(&id)?.map(|schedule| schedule.record))
             };
             let records = waiting[..due].iter().map(record);
             Ok(DueRecurring {
                 due: records.filter_map(Result::transpose).collect::<Result<_>>()?,
                 next_due_at: waiting.get(due).map(|key| instant(&fires, key)),
-                now: call.now,
+                now: txn.now,
             })
         })
     }
 
-    async fn fire_recurring(
-        &self,
-        fires: &[Fire],
-        now: Option<Timestamp>,
-    ) -> Result<Vec<FireOutcome>> {
+    async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         check_items("fires", fires.len())?;
-        self.write(now, |call| fires.iter().map(|fire| call.fire(fire)).collect())
+        self.write(call, |txn| fires.iter().map(|fire| txn.fire(fire)).collect())
     }
 
     async fn trigger_recurring(
         &self,
+        call: &Call,
         id: &str,
         job: &NewRecord,
-        now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
-        self.write(now, |call| {
-            if call.schedule(id)?.is_none() {
+        self.write(call, |txn| {
+            if txn.schedule(id)?.is_none() {
                 return Ok(TriggerOutcome::NotFound);
             }
             let submission = Submission::one(job.clone());
-            match call.submit_one(&submission, Reason::Recurring)? {
+            match txn.submit_one(&submission, Reason::Recurring)? {
                 Submitted::Created(jobs) => match jobs.first() {
                     Some(JobSubmitted::Existing(holder)) => {
                         return Ok(TriggerOutcome::Existing(*holder));
@@ -184,7 +175,7 @@ impl RecurringStore for ToyStorage {
                 Submitted::Busy => return Ok(TriggerOutcome::NotFound),
             }
             let outcome = RunOutcome::Triggered { job: job.id };
-            call.record_run(id, single_run(call.now, call.now, outcome))?;
+            txn.record_run(id, single_run(txn.now, txn.now, outcome))?;
             Ok(TriggerOutcome::Created(job.id))
         })
     }
@@ -194,24 +185,24 @@ impl RecurringStore for ToyStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RecurringRecord>> {
-        self.read(None, |call| {
+        self.read(|txn| {
             let all = table("schedule");
             let from = after.map_or(all.to_vec(), |after| Schedule::key(after).end());
-            let keys = call.keys_from(&all, &from, limit);
-            let record = |key: &Vec<u8>| Ok(call.get::<Schedule>(key)?.map(|it| it.record));
+            let keys = txn.keys_from(&all, &from, limit);
+            let record = |key: &Vec<u8>| Ok(txn.get::<Schedule>(key)?.map(|it| it.record));
             keys.iter().map(record).filter_map(Result::transpose).collect()
         })
     }
 
     async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
-        self.read(None, |call| Ok(call.schedule(id)?.map(|schedule| schedule.record)))
+        self.read(|txn| Ok(txn.schedule(id)?.map(|schedule| schedule.record)))
     }
 
     async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
-        self.read(None, |call| {
-            let keys = call.keys(&runs(id), usize::MAX);
+        self.read(|txn| {
+            let keys = txn.keys(&runs(id), usize::MAX);
             let newest_first = keys.iter().rev().take(limit);
-            newest_first.filter_map(|key| call.get(key).transpose()).collect()
+            newest_first.filter_map(|key| txn.get(key).transpose()).collect()
         })
     }
 }
@@ -220,7 +211,7 @@ fn single_run(nominal_at: Timestamp, at: Timestamp, outcome: RunOutcome) -> Recu
     RecurringRun { nominal_at, through: nominal_at, count: 1, outcome, at }
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     fn schedule(&self, id: &str) -> Result<Option<Schedule>> {
         self.get(&Schedule::key(id))
     }

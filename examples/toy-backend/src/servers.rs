@@ -6,15 +6,15 @@ use async_trait::async_trait;
 use jobkit_core::record::Lease;
 use jobkit_core::state::State;
 use jobkit_core::storage::{
-    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
+    Announced, Call, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
 };
 use jobkit_core::{Incarnation, Name, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, last_number, table};
+use crate::txn::Txn;
 
 /// A server, under its name; `life/` leads from its incarnation to the name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,93 +44,98 @@ impl Server {
 #[async_trait]
 impl ServerRegistry for ToyStorage {
     // [guide: announce]
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
-        self.write(now, |call| {
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced> {
+        self.write(call, |txn| {
             let life = server.incarnation;
-            let former: Option<Server> = call.get(&Server::key(&server.name))?;
+            let former: Option<Server> = txn.get(&Server::key(&server.name))?;
             let other = former.clone().filter(|former| former.info.incarnation != life);
             if let Some(other) = other.map(Server::status)
-                && !other.yields_its_name(call.now)
-                && !call.has(Fault::NamesAreTakenAway)
+                && !other.yields_its_name(txn.now)
+                && !txn.has(Fault::NamesAreTakenAway)
             {
                 return Ok(Announced::NameTaken(Box::new(other)));
             }
             let (busy, last_claim) = match former {
                 Some(same) if same.info.incarnation == life => (same.busy, same.last_claim),
                 former => {
-                    call.forget_life(life)?;
+                    txn.forget_life(life)?;
                     if let Some(former) = former
-                        && !call.has(Fault::FormerLifeMayClaim)
+                        && !txn.has(Fault::FormerLifeMayClaim)
                     {
-                        call.forget_life(former.info.incarnation)?;
+                        txn.forget_life(former.info.incarnation)?;
                     }
                     // A life that was forgotten and comes back must not repeat its last claim.
-                    let leases = call.keys(&table("lease").life(life), usize::MAX);
+                    let leases = txn.keys(&table("lease").life(life), usize::MAX);
                     (0, leases.last().map_or(0, |key| last_number(&key[..key.len() - 16])))
                 }
             };
-            let row = Server { info: server.clone(), heartbeat_at: call.now, busy, last_claim };
-            call.put(Server::key(&server.name), &row)?;
-            call.put(table("life").life(life), &server.name)?;
-            call.refill_limits();
+            let row = Server { info: server.clone(), heartbeat_at: txn.now, busy, last_claim };
+            txn.put(Server::key(&server.name), &row)?;
+            txn.put(table("life").life(life), &server.name)?;
+            txn.refill_limits();
             Ok(Announced::Known)
         })
     }
     // [end]
 
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
-        self.write(now, |call| {
-            let server = call.server_of(beat.incarnation)?;
-            let known = server.is_some() || call.has(Fault::HeartbeatRevivesTheDead);
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer> {
+        self.write(call, |txn| {
+            let server = txn.server_of(beat.incarnation)?;
+            let known = server.is_some() || txn.has(Fault::HeartbeatRevivesTheDead);
             if let Some(server) = server {
-                let row = Server { heartbeat_at: call.now, busy: beat.busy, ..server };
-                call.put(Server::key(&row.info.name), &row)?;
+                let row = Server { heartbeat_at: txn.now, busy: beat.busy, ..server };
+                txn.put(Server::key(&row.info.name), &row)?;
             }
             // Commands, pauses and bulk operations belong to the full level.
-            Ok(HeartbeatAnswer { known, now: call.now, ..HeartbeatAnswer::default() })
+            Ok(HeartbeatAnswer { known, now: txn.now, ..HeartbeatAnswer::default() })
         })
     }
 
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
-        self.write(None, |call| {
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()> {
+        self.write(call, |txn| {
             for lease in still_running.iter().filter(|lease| lease.incarnation == incarnation) {
-                let Some(place) = call.find_held(lease)? else { continue };
-                let mut job = call.job(place)?;
+                let Some(place) = txn.find_held(lease)? else { continue };
+                let mut job = txn.job(place)?;
                 if let State::Processing(hold) = &mut job.record.head.state {
                     // Its rescue counts no crash: the process went as it should.
-                    hold.started &= call.has(Fault::DeregisteringCountsACrash);
+                    hold.started &= txn.has(Fault::DeregisteringCountsACrash);
                 }
-                call.save(&job)?;
+                txn.save(&job)?;
             }
-            call.forget_life(incarnation)?;
-            call.refill_limits();
+            txn.forget_life(incarnation)?;
+            txn.refill_limits();
             Ok(())
         })
     }
 
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
-        self.write(now, |call| {
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>> {
+        self.write(call, |txn| {
             let mut dead = Vec::new();
-            for server in call.servers()? {
-                let kept = call.has(Fault::DeadServersAreNeverForgotten);
-                if call.now.apart(server.heartbeat_at) > silent_for && !kept {
-                    call.forget_life(server.info.incarnation)?;
+            for server in txn.servers()? {
+                let kept = txn.has(Fault::DeadServersAreNeverForgotten);
+                if txn.now.apart(server.heartbeat_at) > silent_for && !kept {
+                    txn.forget_life(server.info.incarnation)?;
                     dead.push(server.info.name);
                 }
             }
             if !dead.is_empty() {
-                call.refill_limits();
+                txn.refill_limits();
             }
             Ok(dead)
         })
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
-        self.read(None, |call| Ok(call.servers()?.into_iter().map(Server::status).collect()))
+        self.read(|txn| Ok(txn.servers()?.into_iter().map(Server::status).collect()))
     }
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     /// All servers, by name. There are few.
     pub(crate) fn servers(&self) -> Result<Vec<Server>> {
         let keys = self.keys(&table("server"), usize::MAX);

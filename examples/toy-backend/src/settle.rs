@@ -7,12 +7,12 @@ use jobkit_core::state_machine::{Event, JobHead};
 use jobkit_core::storage::{Settle, SettleAnswer, SettleRequest};
 use jobkit_core::{Result, bounds};
 
-use crate::call::{Call, With};
 use crate::fault::Fault;
 use crate::keys::beside;
 use crate::record::KeptError;
+use crate::txn::{Txn, With};
 
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: settle]
     pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         let settle = |settle| {

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use jobkit_core::storage::{
-    Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, WakeUpHub, WakeUpReach,
+    Call, Capabilities, Durability, Finding, Level, Migrated, Severity, Storage, WakeUpHub,
+    WakeUpReach,
 };
 use jobkit_core::{Clock, Error, ErrorKind, Result, SystemClock, Timestamp, bounds};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::kv::Kv;
+use crate::txn::Txn;
 
 /// The version of what is written, as `migrate` tells it.
 const SCHEMA: u32 = 1;
@@ -93,9 +94,9 @@ impl ToyStorage {
     /// The file could not be written.
     #[doc(hidden)]
     pub fn make_unreadable(&self, id: jobkit_core::JobId) -> Result<bool> {
-        self.write(None, |call| {
-            let Some(place) = call.find(id) else { return Ok(false) };
-            call.tx.put(crate::keys::beside(place, "extras"), "{not json");
+        self.write(&Call::default(), |txn| {
+            let Some(place) = txn.find(id) else { return Ok(false) };
+            txn.tx.put(crate::keys::beside(place, "extras"), "{not json");
             Ok(true)
         })
     }
@@ -104,17 +105,17 @@ impl ToyStorage {
     /// One call that changes: a transaction, and after its commit the word to those who wait.
     pub(crate) fn write<R>(
         &self,
-        now: Option<Timestamp>,
-        f: impl FnOnce(&mut Call<'_>) -> Result<R>,
+        call: &Call,
+        f: impl FnOnce(&mut Txn<'_>) -> Result<R>,
     ) -> Result<R> {
         let mut kv = lock(&self.shared.kv);
         // Under the lock, so that instants grow in the order of commits.
-        let now = now.unwrap_or_else(|| SystemClock.now());
-        let mut call = Call::new(kv.begin(), now, self.shared.fault);
+        let now = call.time(&SystemClock);
+        let mut txn = Txn::new(kv.begin(), now, self.shared.fault);
         // An error drops the transaction: nothing has changed.
-        let answer = f(&mut call)?;
-        call.settle_down()?;
-        let Call { tx, told, .. } = call;
+        let answer = f(&mut txn)?;
+        txn.settle_down()?;
+        let Txn { tx, told, .. } = txn;
         if tx.is_dirty() {
             #[cfg(feature = "_faults")]
             if self.shared.fault == Some(Fault::CommitIsNotWritten) {
@@ -141,15 +142,20 @@ impl ToyStorage {
     }
     // [end]
 
+    /// One call that only reads, what depends on no time.
+    pub(crate) fn read<R>(&self, f: impl FnOnce(&Txn<'_>) -> Result<R>) -> Result<R> {
+        self.read_at(&Call::default(), f)
+    }
+
     /// One call that only reads.
-    pub(crate) fn read<R>(
+    pub(crate) fn read_at<R>(
         &self,
-        now: Option<Timestamp>,
-        f: impl FnOnce(&Call<'_>) -> Result<R>,
+        call: &Call,
+        f: impl FnOnce(&Txn<'_>) -> Result<R>,
     ) -> Result<R> {
         let mut kv = lock(&self.shared.kv);
-        let now = now.unwrap_or_else(|| SystemClock.now());
-        f(&Call::new(kv.begin(), now, self.shared.fault))
+        let now = call.time(&SystemClock);
+        f(&Txn::new(kv.begin(), now, self.shared.fault))
     }
 }
 

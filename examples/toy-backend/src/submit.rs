@@ -12,10 +12,10 @@ use jobkit_core::state_machine::{JobHead, new_head, new_unmeetable_head};
 use jobkit_core::storage::{JobSubmitted, Submission, Submitted, check_start_by};
 use jobkit_core::{JobId, Result, bounds};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{self, beside};
 use crate::record::{Condition, Job};
+use crate::txn::Txn;
 use crate::unique::PlannedKeys;
 
 /// Refused, or what is to become of a thing; an error is another matter.
@@ -54,7 +54,7 @@ pub(crate) struct New {
     waits_for_batch: bool,
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: submit]
     /// Stores one submission, or refuses it.
     pub(crate) fn submit_one(

@@ -8,10 +8,10 @@ use jobkit_core::storage::Step;
 use jobkit_core::{BatchId, Result, bounds};
 use serde::{Deserialize, Serialize};
 
-use crate::call::Call;
 use crate::edges::Ended;
 use crate::fault::Fault;
 use crate::keys::{self, last_id, table};
+use crate::txn::Txn;
 
 /// Work that a step left to sweeps, kept in order.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) enum Spread {
     Cancel(Reason),
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     /// Leaves work behind those that wait.
     pub(crate) fn mark(&mut self, mark: &Mark) -> Result<()> {
         self.told.marks = true;

@@ -10,11 +10,11 @@ use jobkit_core::unique::{KeyHash, OnConflict, Unique, Until, is_held};
 use jobkit_core::{JobId, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::call::Call;
 use crate::fault::Fault;
 use crate::keys::{Key, table};
 use crate::record::Job;
 use crate::submit::Planned;
+use crate::txn::Txn;
 
 /// A key that is held; `period/` leads to those that are held for a period, by its end.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ fn period(until: Timestamp, hash: KeyHash) -> Key {
     table("period").at(until).id(&hash.0)
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     /// Who holds a key now.
     fn holder(&self, unique: &Unique) -> Result<Option<JobId>> {
         let held: Option<Held> = self.get(&row(unique.hash()))?;

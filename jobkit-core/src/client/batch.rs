@@ -14,7 +14,7 @@ use crate::model::edge::{Edge, On, Parent};
 use crate::model::error::{Error, Result};
 use crate::model::ids::BatchId;
 use crate::model::record::NewRecord;
-use crate::storage::{BatchOutcome, Storage, Submission};
+use crate::storage::{BatchOutcome, Call, Storage, Submission};
 
 /// Many jobs with one end: any number of members, and continuations when all of them have finished.
 ///
@@ -177,9 +177,9 @@ impl Batch {
         self.error.take().or(of_nested)
     }
 
-    /// The calls that make it: one submission where it fits; otherwise the first opens the batch with
+    /// The steps that make it: one submission where it fits; otherwise the first opens the batch with
     /// its continuations, the others fill it, and a start ends them.
-    fn into_calls(self) -> Vec<Call> {
+    fn into_steps(self) -> Vec<Step> {
         let size: usize = self.members.iter().chain(&self.continuations).map(NewRecord::size).sum();
         let fits = self.members.len() + self.continuations.len() <= bounds::SUBMISSION_JOBS
             && size <= bounds::SUBMISSION_BYTES;
@@ -187,25 +187,25 @@ impl Batch {
         batch.parent = self.parent;
         if fits && self.nested.is_empty() {
             let jobs = self.members.into_iter().chain(self.continuations).collect();
-            return vec![Call::Submit(Submission { batch: Some(batch), jobs })];
+            return vec![Step::Submit(Submission { batch: Some(batch), jobs })];
         }
         batch.starts = Starts::WhenStarted;
         let opening = Submission { batch: Some(batch), jobs: self.continuations };
         // Those that wait for others come after them, in submissions that may name each other.
         let (first, then): (Vec<_>, Vec<_>) =
             self.members.into_iter().partition(|member| member.edges.is_empty());
-        let mut calls = vec![Call::Submit(opening), Call::Fill(first)];
-        calls.extend(chunks(then).map(Call::Submit));
+        let mut steps = vec![Step::Submit(opening), Step::Fill(first)];
+        steps.extend(chunks(then).map(Step::Submit));
         for nested in self.nested {
-            calls.extend(nested.inside(self.id).into_calls());
+            steps.extend(nested.inside(self.id).into_steps());
         }
-        calls.push(Call::Start(self.id));
-        calls
+        steps.push(Step::Start(self.id));
+        steps
     }
 }
 
 /// A step towards a batch.
-enum Call {
+enum Step {
     Submit(Submission),
     /// Members that wait for nobody.
     Fill(Vec<NewRecord>),
@@ -223,9 +223,9 @@ impl Batch {
             let reason = "has batches inside, which take more than one submission; enqueue it outside the transaction";
             return Err(Error::invalid("batch", reason));
         }
-        let mut calls = self.into_calls();
-        match calls.pop() {
-            Some(Call::Submit(submission)) if calls.is_empty() => Ok((id, submission)),
+        let mut steps = self.into_steps();
+        match steps.pop() {
+            Some(Step::Submit(submission)) if steps.is_empty() => Ok((id, submission)),
             _ => Err(Error::invalid(
                 "batch",
                 format_args!(
@@ -289,13 +289,13 @@ impl Enqueue for Batch {
         let handle = BatchHandle { id: self.id, client: client.clone() };
         let is_repeatable = self.is_repeatable;
         let mut is_opened = false;
-        for call in self.into_calls() {
-            let made = match call {
-                Call::Submit(submission) => {
+        for step in self.into_steps() {
+            let made = match step {
+                Step::Submit(submission) => {
                     client.shared.submit_prepared(submission).await.map(|_| ())
                 }
-                Call::Fill(members) => fill(&client.shared, members).await,
-                Call::Start(id) => client.batch(id).start().await,
+                Step::Fill(members) => fill(&client.shared, members).await,
+                Step::Start(id) => client.batch(id).start().await,
             };
             if let Err(error) = made {
                 // Half-filled it would be discarded after an hour, and its members would hold their keys
@@ -354,7 +354,9 @@ impl BatchHandle {
     /// A conflict when it was cancelled, or does not exist.
     pub async fn start(&self) -> Result<()> {
         self.client
-            .change_batch(|storage| async move { storage.start_batch(self.id, None).await })
+            .change_batch(
+                |storage| async move { storage.start_batch(&Call::default(), self.id).await },
+            )
             .await
     }
 
@@ -364,7 +366,9 @@ impl BatchHandle {
     /// A conflict when it has completed; not found when it does not exist.
     pub async fn cancel(&self) -> Result<()> {
         self.client
-            .change_batch(|storage| async move { storage.cancel_batch(self.id, None).await })
+            .change_batch(
+                |storage| async move { storage.cancel_batch(&Call::default(), self.id).await },
+            )
             .await
     }
 }

@@ -15,7 +15,7 @@ use crate::model::lossless::to_json;
 use crate::model::name::Name;
 use crate::model::record::{Extras, JobDetails, Payload, check_instant};
 use crate::model::state::StateName;
-use crate::storage::{Action, Change, ChangeOutcome, ChangeRequest, Guard};
+use crate::storage::{Action, Call, Change, ChangeOutcome, ChangeRequest, Guard};
 
 /// What a deletion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +161,13 @@ impl Client {
     async fn change(&self, job: JobId, action: Action) -> Result<ChangeOutcome> {
         let changes = [Change { operation: OperationId::new(), job, guard: Guard::None, action }];
         let outcome = repeated(|| async {
-            let request = ChangeRequest { changes: &changes, actor: None, now: None };
-            let outcome = self.dyn_storage().change_state(request).await?.into_iter().next();
+            let request = ChangeRequest { changes: &changes, actor: None };
+            let outcome = self
+                .dyn_storage()
+                .change_state(&Call::default(), request)
+                .await?
+                .into_iter()
+                .next();
             match outcome {
                 Some(ChangeOutcome::Busy) => {
                     Err(Error::new(ErrorKind::Unavailable, "blocked by another transaction's lock"))

@@ -18,7 +18,7 @@ use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::JobId;
 use crate::model::record::NewRecord;
 use crate::model::refusal::Refusal;
-use crate::storage::{Submission, SubmitRequest, Submitted, caught};
+use crate::storage::{Call, Submission, SubmitRequest, Submitted, caught};
 
 /// Calls beside each other: so many that the way to the storage does not count, and so few that connections
 /// are left for others.
@@ -259,7 +259,8 @@ impl Shared {
         let give_up_at = Instant::now() + self.options.submit_timeout;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
-            let call = self.storage.submit(SubmitRequest { submissions, now: None });
+            let context = Call::default();
+            let call = self.storage.submit(&context, SubmitRequest { submissions });
             let answers = tokio::time::timeout(CALL_LIMIT, caught(call)).await;
             let error = match answers {
                 Ok(Ok(answers)) if answers.len() == submissions.len() => return Ok(answers),

@@ -13,7 +13,7 @@ use crate::model::bounds::LEASE;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::Incarnation;
 use crate::model::name::check_label;
-use crate::storage::{LockRequest, Storage};
+use crate::storage::{Call, LockRequest, Storage};
 
 impl Client {
     /// Takes a lock if it is free; `None` if another holds it.
@@ -43,11 +43,13 @@ impl Client {
         if !LEASE.contains(&ttl) {
             return Err(Error::invalid("ttl", "must be 10 ms to a day"));
         }
-        let request =
-            LockRequest { name: name.to_owned(), owner: Incarnation::new(), ttl, now: None };
+        let request = LockRequest { name: name.to_owned(), owner: Incarnation::new(), ttl };
         let storage = Arc::clone(self.dyn_storage());
         let asked_at = Instant::now();
-        let lease = super::changes::repeated(|| storage.try_acquire(&request)).await?;
+        let lease = super::changes::repeated(|| async {
+            storage.try_acquire(&Call::default(), &request).await
+        })
+        .await?;
         Ok(lease.map(|lease| Lock::hold(storage, request, lease.generation, asked_at)))
     }
 
@@ -125,7 +127,7 @@ impl Lock {
     /// # Errors
     /// The storage's; the lock is free after its `ttl` then.
     pub async fn release(self) -> Result<bool> {
-        self.storage.release_lock(&self.request, self.generation).await
+        self.storage.release_lock(&Call::default(), &self.request, self.generation).await
     }
 }
 
@@ -144,7 +146,9 @@ async fn renew(
         .await;
         let asked_at = Instant::now();
         let left = sure_until.saturating_duration_since(asked_at);
-        match tokio::time::timeout(left, storage.renew_lock(&request, generation)).await {
+        match tokio::time::timeout(left, storage.renew_lock(&Call::default(), &request, generation))
+            .await
+        {
             Ok(Ok(true)) => sure_until = asked_at + request.ttl,
             // Not sure any more that it is held.
             Ok(Ok(false)) | Err(_) => break,
@@ -167,7 +171,7 @@ impl Drop for Lock {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // A lock that was released before, or lost, stays as it is.
-                let _ = storage.release_lock(&request, generation).await;
+                let _ = storage.release_lock(&Call::default(), &request, generation).await;
             });
         }
     }

@@ -5,7 +5,7 @@ use crate::model::error::Result;
 use crate::model::limit::Limit;
 use crate::model::name::Name;
 use crate::model::recurring::Pause;
-use crate::storage::{LimitUsage, PauseTarget};
+use crate::storage::{Call, LimitUsage, PauseTarget};
 
 impl Client {
     /// Pauses a queue: nothing more of it is claimed by any server; what runs goes on (G15).
@@ -61,7 +61,8 @@ impl Client {
     /// As [`pause_queue`](Self::pause_queue).
     pub async fn define_limit(&self, limit: Limit) -> Result<()> {
         let storage = self.dyn_storage();
-        super::changes::repeated(|| storage.define_limit(&limit)).await
+        super::changes::repeated(|| async { storage.define_limit(&Call::default(), &limit).await })
+            .await
     }
 
     /// How full a limit is; `None` if no job has named it yet.
@@ -69,17 +70,20 @@ impl Client {
     /// # Errors
     /// The storage's.
     pub async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
-        self.dyn_storage().limit(name).await
+        self.dyn_storage().limit(&Call::default(), name).await
     }
 
     async fn pause(&self, target: &PauseTarget, pause: &Pause) -> Result<()> {
         pause.check()?;
         let storage = self.dyn_storage();
-        super::changes::repeated(|| storage.pause(target, pause, None)).await
+        super::changes::repeated(|| async { storage.pause(&Call::default(), target, pause).await })
+            .await
     }
 
     async fn resume(&self, target: &PauseTarget) -> Result<()> {
         let storage = self.dyn_storage();
-        super::changes::repeated(|| storage.resume(target)).await.map(drop)
+        super::changes::repeated(|| async { storage.resume(&Call::default(), target).await })
+            .await
+            .map(drop)
     }
 }

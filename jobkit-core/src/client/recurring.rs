@@ -14,7 +14,7 @@ use crate::model::recurring::{
     JobTemplate, Misfire, Overlap, Pause, RecurringRecord, RecurringSpec,
 };
 use crate::model::schedule::{Schedule, TimeZone};
-use crate::storage::{PauseChange, SaveOutcome, SaveRecurring, TriggerOutcome};
+use crate::storage::{Call, PauseChange, SaveOutcome, SaveRecurring, TriggerOutcome};
 
 /// A recurring job being declared.
 ///
@@ -167,7 +167,10 @@ impl Client {
         }
         let step = storage.capabilities().items_of(MAX_STEP_ITEMS);
         for saves in saves.chunks(step) {
-            let saved = super::changes::repeated(|| storage.save_recurring(saves, None)).await?;
+            let saved = super::changes::repeated(|| async {
+                storage.save_recurring(&Call::default(), saves).await
+            })
+            .await?;
             for (save, outcome) in saves.iter().zip(saved) {
                 if let SaveOutcome::Refused(refusal) = outcome {
                     return Err(Error::from(refusal).with("recurring", &save.spec.id));
@@ -223,7 +226,7 @@ impl Client {
     /// # Errors
     /// The storage's.
     pub async fn remove_recurring(&self, id: &str) -> Result<bool> {
-        self.dyn_storage().remove_recurring(id, None).await
+        self.dyn_storage().remove_recurring(&Call::default(), id).await
     }
 
     /// Pauses a recurring job: nothing is fired until it is resumed.
@@ -246,7 +249,7 @@ impl Client {
     }
 
     async fn change_pause(&self, id: &str, change: PauseChange) -> Result<()> {
-        match self.dyn_storage().pause_recurring(id, change, None).await? {
+        match self.dyn_storage().pause_recurring(&Call::default(), id, change).await? {
             true => Ok(()),
             false => Err(no_recurring(id)),
         }
@@ -264,7 +267,11 @@ impl Client {
         // The id stays the same when the answer is lost and the call repeated. Its time is the storage's,
         // which judges it.
         let job = record.spec.job.instantiate(JobId::new_at(now), occurrence);
-        match super::changes::repeated(|| storage.trigger_recurring(id, &job, None)).await? {
+        match super::changes::repeated(|| async {
+            storage.trigger_recurring(&Call::default(), id, &job).await
+        })
+        .await?
+        {
             TriggerOutcome::Created(job) | TriggerOutcome::Existing(job) => Ok(job),
             TriggerOutcome::NotFound => Err(no_recurring(id)),
             TriggerOutcome::Refused(refusal) => Err(refusal.into()),

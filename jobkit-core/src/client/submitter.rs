@@ -12,7 +12,7 @@ use crate::model::backoff::Backoff;
 use crate::model::bounds;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::refusal::Refusal;
-use crate::storage::{JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
+use crate::storage::{Call, JobSubmitted, Storage, Submission, SubmitRequest, Submitted};
 
 /// How long a caller that wants no repetition waits for its one answer.
 const ONE_TRY: Duration = Duration::from_secs(15);
@@ -34,7 +34,7 @@ impl BatchCall for SubmitCall {
     async fn send(&self, requests: &[Arc<Submission>]) -> Result<Vec<Submitted>> {
         let submissions: Vec<Submission> =
             requests.iter().map(|one| Submission::clone(one)).collect();
-        self.0.submit(SubmitRequest { submissions: &submissions, now: None }).await
+        self.0.submit(&Call::default(), SubmitRequest { submissions: &submissions }).await
     }
 
     fn size(&self, request: &Arc<Submission>) -> Size {

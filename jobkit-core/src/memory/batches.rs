@@ -5,17 +5,16 @@ use async_trait::async_trait;
 use crate::memory::MemoryStorage;
 use crate::model::batch::{BatchRecord, BatchState};
 use crate::model::bounds;
-use crate::model::clock::Timestamp;
 use crate::model::error::Result;
 use crate::model::ids::BatchId;
 use crate::model::refusal::Refusal;
 use crate::model::state::Reason;
-use crate::storage::{BatchOutcome, BatchStore};
+use crate::storage::{BatchOutcome, BatchStore, Call};
 
 #[async_trait]
 impl BatchStore for MemoryStorage {
-    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        Ok(self.write(now, |tables, work| {
+    async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        Ok(self.write(call, |tables, work| {
             let Some(batch) = tables.batches.get(&id) else {
                 return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
             };
@@ -35,8 +34,8 @@ impl BatchStore for MemoryStorage {
         }))
     }
 
-    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        Ok(self.write(now, |tables, work| {
+    async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        Ok(self.write(call, |tables, work| {
             let Some(batch) = tables.batches.get(&id) else {
                 return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
             };
@@ -53,7 +52,7 @@ impl BatchStore for MemoryStorage {
     }
 
     async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
-        Ok(self.read(None, |tables, _| tables.batches.get(&id).map(|it| it.record.clone())))
+        Ok(self.read(|tables| tables.batches.get(&id).map(|it| it.record.clone())))
     }
 
     async fn batches(
@@ -62,7 +61,7 @@ impl BatchStore for MemoryStorage {
         before: Option<BatchId>,
         limit: usize,
     ) -> Result<Vec<BatchRecord>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let records = match before {
                 Some(before) => tables.batches.range(..before),
                 None => tables.batches.range(..),

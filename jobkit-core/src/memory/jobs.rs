@@ -12,7 +12,7 @@ use crate::model::refusal::Refusal;
 use crate::model::state::{Reason, StateName};
 use crate::model::state_machine::{Event, Forbidden};
 use crate::storage::{
-    Action, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
+    Action, Call, Change, ChangeOutcome, ChangeRequest, JobStore, Step, StepRequest, SubmitRequest,
     Submitted, check_items,
 };
 
@@ -21,27 +21,31 @@ use super::transitions::With;
 
 #[async_trait]
 impl JobStore for MemoryStorage {
-    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+    async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
         check_items("submissions", request.submissions.len())?;
         let submit = |tables: &mut Tables, work: &mut Work| {
             let submissions = request.submissions.iter();
             submissions.map(|one| tables.submit_one(work, one, Reason::Submitted)).collect()
         };
-        Ok(self.write(request.now, submit))
+        Ok(self.write(call, submit))
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetails>> {
-        Ok(self.read(None, |tables, _| tables.find(id).map(|place| details(tables.job(place)))))
+        Ok(self.read(|tables| tables.find(id).map(|place| details(tables.job(place)))))
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
         let record = |tables: &Tables, id: JobId| {
             tables.find(id).map(|place| tables.job(place).record.clone())
         };
-        Ok(self.read(None, |tables, _| ids.iter().map(|id| record(tables, *id)).collect()))
+        Ok(self.read(|tables| ids.iter().map(|id| record(tables, *id)).collect()))
     }
 
-    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+    async fn change_state(
+        &self,
+        call: &Call,
+        request: ChangeRequest<'_>,
+    ) -> Result<Vec<ChangeOutcome>> {
         check_items("changes", request.changes.len())?;
         let change = |tables: &mut Tables, work: &mut Work| {
             let changes = request.changes.iter();
@@ -54,15 +58,15 @@ impl JobStore for MemoryStorage {
                 })
                 .collect()
         };
-        Ok(self.write(request.now, change))
+        Ok(self.write(call, change))
     }
 
-    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
-        Ok(self.write(request.now, |tables, work| tables.purge(work, request.max)))
+    async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        Ok(self.write(call, |tables, work| tables.purge(work, request.max)))
     }
 
-    async fn sweep(&self, request: StepRequest) -> Result<Step> {
-        Ok(self.write(request.now, |tables, work| tables.sweep(work, request.max)))
+    async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        Ok(self.write(call, |tables, work| tables.sweep(work, request.max)))
     }
 }
 

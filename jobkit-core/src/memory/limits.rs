@@ -11,7 +11,7 @@ use crate::model::error::Result;
 use crate::model::limit::Limit;
 use crate::model::state::State;
 use crate::model::state_machine::Event;
-use crate::storage::{LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
+use crate::storage::{Call, LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
 
 use super::limit_row::{LimitRow, SKEW, note_room_at};
 use super::state::{Admitted, Place, Rank, Tables, Work};
@@ -28,9 +28,9 @@ const UNCLAIMED: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[async_trait]
 impl LimitStore for MemoryStorage {
-    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+    async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
         limit.check()?;
-        self.write(None, |tables, work| {
+        self.write(call, |tables, work| {
             let row = tables.limits.entry(limit.name.clone());
             let row = row.or_insert_with(|| LimitRow::new(limit, true));
             row.max = limit.max;
@@ -45,20 +45,26 @@ impl LimitStore for MemoryStorage {
         Ok(())
     }
 
-    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
-        Ok(self.read(None, |tables, now| {
+    async fn limits(
+        &self,
+        call: &Call,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<LimitUsage>> {
+        Ok(self.read_at(call, |tables, now| {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let rows = tables.limits.range::<str, _>((from, Bound::Unbounded));
             rows.take(limit).map(|(name, row)| usage(name, row, now)).collect()
         }))
     }
 
-    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
-        Ok(self.read(None, |tables, now| tables.limits.get(name).map(|row| usage(name, row, now))))
+    async fn limit(&self, call: &Call, name: &str) -> Result<Option<LimitUsage>> {
+        Ok(self
+            .read_at(call, |tables, now| tables.limits.get(name).map(|row| usage(name, row, now))))
     }
 
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let row = tables.limits.get(name).filter(|row| row.window.is_none());
             let Some(row) = row else { return Vec::new() };
             let holder = |place| {
@@ -77,8 +83,8 @@ impl LimitStore for MemoryStorage {
         }))
     }
 
-    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
-        Ok(self.write(request.now, |tables, work| {
+    async fn release_stuck(&self, call: &Call, request: ReleaseStuck<'_>) -> Result<bool> {
+        Ok(self.write(call, |tables, work| {
             let Some(place) = tables.find(request.job) else { return false };
             let holds = tables.limits.get(request.limit).is_some_and(|row| {
                 row.window.is_none() && row.holders.iter().any(|(_, held)| *held == place)

@@ -6,13 +6,13 @@ use crate::memory::MemoryStorage;
 use crate::model::bounds;
 use crate::model::error::{Error, Result};
 use crate::model::name::check_label;
-use crate::storage::{LockLease, LockRequest, LockStore};
+use crate::storage::{Call, LockLease, LockRequest, LockStore};
 
 #[async_trait]
 impl LockStore for MemoryStorage {
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>> {
         check(request)?;
-        Ok(self.write(request.now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             let row = tables.locks.entry(request.name.clone()).or_default();
             let expires_at = work.now.plus(request.ttl);
             match row.holder {
@@ -30,9 +30,14 @@ impl LockStore for MemoryStorage {
         }))
     }
 
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn renew_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
-        Ok(self.write(request.now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             let Some(row) = tables.locks.get_mut(&request.name) else { return false };
             let held = row.generation == generation
                 && row.holder.is_some_and(|(owner, _)| owner == request.owner);
@@ -44,9 +49,14 @@ impl LockStore for MemoryStorage {
         }))
     }
 
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
         check(request)?;
-        Ok(self.write(request.now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             let Some(row) = tables.locks.get_mut(&request.name) else { return false };
             let mine = row.generation == generation
                 && row.holder.is_some_and(|(owner, _)| owner == request.owner);

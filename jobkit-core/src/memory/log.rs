@@ -8,15 +8,15 @@ use crate::model::error::{Error, Result};
 use crate::model::ids::JobId;
 use crate::model::name::check_text;
 use crate::model::record::{Lease, Payload, Progress};
-use crate::storage::{JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
+use crate::storage::{Call, JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
 
 use super::state::{Place, Tables};
 
 #[async_trait]
 impl JobLog for MemoryStorage {
-    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+    async fn write_log(&self, call: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
         check_items("writes", writes.len())?;
-        Ok(self.write(None, |tables, _| {
+        Ok(self.write(call, |tables, _| {
             let mut write = |write: &LogWrite| {
                 let Some(place) = tables.find_held(&write.lease) else {
                     return WriteAnswer::LeaseLost;
@@ -36,7 +36,7 @@ impl JobLog for MemoryStorage {
         after: u64,
         limit: usize,
     ) -> Result<LogPage> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let Some(place) = tables.find(job) else { return LogPage::default() };
             let job = tables.job(place);
             let fence = fence.unwrap_or(job.record.head.fence);
@@ -53,10 +53,16 @@ impl JobLog for MemoryStorage {
         }))
     }
 
-    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
+    async fn put_memo(
+        &self,
+        call: &Call,
+        lease: Lease,
+        key: &str,
+        value: &Payload,
+    ) -> Result<Option<Payload>> {
         check_text("memo", key, bounds::LABEL_BYTES)?;
         check_value("memo", value)?;
-        Ok(self.write(None, |tables, _| {
+        Ok(self.write(call, |tables, _| {
             let place = tables.find_held(&lease)?;
             let memos = &mut tables.job_mut(place).memos;
             Some(memos.entry(key.to_owned()).or_insert_with(|| value.clone()).clone())
@@ -64,15 +70,20 @@ impl JobLog for MemoryStorage {
     }
 
     async fn memo(&self, job: JobId, key: &str) -> Result<Option<Payload>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let place = tables.find(job)?;
             tables.job(place).memos.get(key).cloned()
         }))
     }
 
-    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
+    async fn put_checkpoint(
+        &self,
+        call: &Call,
+        lease: Lease,
+        value: &Payload,
+    ) -> Result<WriteAnswer> {
         check_value("checkpoint", value)?;
-        Ok(self.write(None, |tables, _| match tables.find_held(&lease) {
+        Ok(self.write(call, |tables, _| match tables.find_held(&lease) {
             Some(place) => {
                 tables.job_mut(place).checkpoint = Some(value.clone());
                 WriteAnswer::Written
@@ -82,7 +93,7 @@ impl JobLog for MemoryStorage {
     }
 
     async fn checkpoint(&self, job: JobId) -> Result<Option<Payload>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let place = tables.find(job)?;
             tables.job(place).checkpoint.clone()
         }))

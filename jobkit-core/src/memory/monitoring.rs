@@ -16,7 +16,7 @@ use crate::model::name::Name;
 use crate::model::state::StateName;
 use crate::model::stats::{Histogram, Scope, Step, Tally};
 use crate::storage::{
-    Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
+    Call, Count, Cursor, ErrorQuery, HistogramQuery, JobPage, JobQuery, Lane, Measure, Monitoring,
     PauseTarget, QueueSnapshot, Relation, RelationPage, SeriesPoint, SeriesQuery, Snapshot,
 };
 
@@ -27,12 +27,12 @@ const SEARCH_WINDOW: u64 = 10_000;
 
 #[async_trait]
 impl Monitoring for MemoryStorage {
-    async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
-        Ok(self.read(now, |tables, now| tables.snapshot(now)))
+    async fn snapshot(&self, call: &Call) -> Result<Snapshot> {
+        Ok(self.read_at(call, |tables, now| tables.snapshot(now)))
     }
 
     async fn counters(&self, scope: &Scope) -> Result<Tally> {
-        Ok(self.read(None, |tables, _| tables.stats.total(scope)))
+        Ok(self.read(|tables| tables.stats.total(scope)))
     }
 
     async fn series(&self, query: &SeriesQuery) -> Result<Vec<SeriesPoint>> {
@@ -40,7 +40,7 @@ impl Monitoring for MemoryStorage {
             return Err(Error::unsupported("series of a kind by the minute"));
         }
         let from = query.step.bucket(query.from);
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let cells = tables.stats.range(&query.scope, query.step, from, query.to);
             cells.into_iter().map(|(at, tally)| SeriesPoint { at, tally }).collect()
         }))
@@ -48,7 +48,7 @@ impl Monitoring for MemoryStorage {
 
     async fn histogram(&self, query: &HistogramQuery) -> Result<Histogram> {
         let from = Step::Hour.bucket(query.from);
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let mut sum = Histogram::default();
             for (_, tally) in tables.stats.range(&query.scope, Step::Hour, from, query.to) {
                 sum.add(match query.measure {
@@ -62,11 +62,11 @@ impl Monitoring for MemoryStorage {
 
     async fn list(&self, query: &JobQuery) -> Result<JobPage> {
         check_limit(query.limit)?;
-        self.read(None, |tables, _| tables.list(query))
+        self.read(|tables| tables.list(query))
     }
 
     async fn lanes(&self, limit: usize) -> Result<Vec<Lane>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let mut lanes = Vec::new();
             for (queue, row) in &tables.queues {
                 let mut kinds: Vec<_> = row.lanes.iter().collect();
@@ -89,15 +89,15 @@ impl Monitoring for MemoryStorage {
         limit: usize,
     ) -> Result<RelationPage> {
         check_limit(limit)?;
-        self.read(None, |tables, _| tables.relations(id, after.as_ref(), limit))
+        self.read(|tables| tables.relations(id, after.as_ref(), limit))
     }
 
     async fn count(&self, query: &JobQuery, most: u64) -> Result<Count> {
-        self.read(None, |tables, _| tables.count_matching(query, most))
+        self.read(|tables| tables.count_matching(query, most))
     }
 
     async fn jobs_before(&self, id: JobId, most: u64) -> Result<Option<Count>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let job = tables.job(tables.find(id)?);
             if job.record.state() != StateName::Enqueued {
                 return None;
@@ -111,7 +111,7 @@ impl Monitoring for MemoryStorage {
     }
 
     async fn error_groups(&self, query: &ErrorQuery) -> Result<Vec<ErrorGroup>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let mut groups: Vec<_> = tables
                 .operator_state
                 .groups()

@@ -17,9 +17,9 @@ use crate::model::recurring::Pause;
 use crate::model::refusal::Refusal;
 use crate::model::state::{Reason, StateName};
 use crate::storage::{
-    AuditEntry, AuditStore, BulkRecord, BulkStore, EditJob, ExportPage, Imported, JobSubmitted,
-    Operations, PauseRecord, PauseTarget, ServerOrder, Submission, Submitted, TransferStore, Whole,
-    check_export, check_items,
+    AuditEntry, AuditStore, BulkRecord, BulkStore, Call, EditJob, ExportPage, Imported,
+    JobSubmitted, Operations, PauseRecord, PauseTarget, ServerOrder, Submission, Submitted,
+    TransferStore, Whole, check_export, check_items,
 };
 
 use crate::model::state_machine::Event;
@@ -80,14 +80,9 @@ impl OperatorState {
 
 #[async_trait]
 impl Operations for MemoryStorage {
-    async fn pause(
-        &self,
-        target: &PauseTarget,
-        pause: &Pause,
-        now: Option<Timestamp>,
-    ) -> Result<()> {
+    async fn pause(&self, call: &Call, target: &PauseTarget, pause: &Pause) -> Result<()> {
         pause.check()?;
-        self.write(now, |tables, work| {
+        self.write(call, |tables, work| {
             let pause = Pause { since: work.now, ..pause.clone() };
             tables.pauses.insert(target.clone(), pause);
             // Others may use the room that was given to what is paused now.
@@ -96,8 +91,8 @@ impl Operations for MemoryStorage {
         Ok(())
     }
 
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
-        Ok(self.write(None, |tables, work| {
+    async fn resume(&self, call: &Call, target: &PauseTarget) -> Result<bool> {
+        Ok(self.write(call, |tables, work| {
             let pause = tables.pauses.remove(target);
             if pause.is_some() {
                 // Which jobs it holds is not known; everybody looks.
@@ -109,8 +104,8 @@ impl Operations for MemoryStorage {
         }))
     }
 
-    async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
-        Ok(self.read(now, |tables, now| {
+    async fn pauses(&self, call: &Call) -> Result<Vec<PauseRecord>> {
+        Ok(self.read_at(call, |tables, now| {
             let holding = tables.pauses.iter().filter(|(_, pause)| pause.holds(now));
             let record = |(target, pause): (&PauseTarget, &Pause)| PauseRecord {
                 target: target.clone(),
@@ -122,14 +117,14 @@ impl Operations for MemoryStorage {
 
     async fn command_server(
         &self,
+        call: &Call,
         server: &Name,
         order: Option<&ServerOrder>,
-        now: Option<Timestamp>,
     ) -> Result<bool> {
         if let Some(order) = order {
             order.given.check()?;
         }
-        Ok(self.write(now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             let Some(row) = tables.servers.get_mut(server) else { return false };
             row.order = order.cloned().map(|mut order| {
                 order.given.since = work.now;
@@ -139,24 +134,19 @@ impl Operations for MemoryStorage {
         }))
     }
 
-    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+    async fn edit_job(&self, call: &Call, edit: EditJob<'_>) -> Result<Submitted> {
         edit.check()?;
-        Ok(self.write(edit.now, |tables, work| match tables.edit(work, &edit) {
+        Ok(self.write(call, |tables, work| match tables.edit(work, &edit) {
             Ok(submitted) => submitted,
             Err(refusal) => Submitted::Refused(refusal),
         }))
     }
 
-    async fn mute(
-        &self,
-        group: Fingerprint,
-        mute: Option<&Pause>,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn mute(&self, call: &Call, group: Fingerprint, mute: Option<&Pause>) -> Result<bool> {
         if let Some(mute) = mute {
             mute.check()?;
         }
-        Ok(self.write(now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             let Some(group) = tables.operator_state.groups.get_mut(&group) else { return false };
             group.mute = mute.map(|mute| Pause { since: work.now, ..mute.clone() });
             true
@@ -166,9 +156,9 @@ impl Operations for MemoryStorage {
 
 #[async_trait]
 impl BulkStore for MemoryStorage {
-    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+    async fn save_bulk(&self, call: &Call, bulk: &BulkRecord) -> Result<bool> {
         bulk.check()?;
-        Ok(self.write(None, |tables, _| {
+        Ok(self.write(call, |tables, _| {
             let bulks = &mut tables.operator_state.bulks;
             let stored = bulks.get(&bulk.id).map_or(0, |stored| stored.version);
             let fits = bulk.version == stored + 1;
@@ -180,11 +170,11 @@ impl BulkStore for MemoryStorage {
     }
 
     async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
-        Ok(self.read(None, |tables, _| tables.operator_state.bulks.get(&id).cloned()))
+        Ok(self.read(|tables| tables.operator_state.bulks.get(&id).cloned()))
     }
 
     async fn bulks(&self, limit: usize) -> Result<Vec<BulkRecord>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             // Ids sort by time.
             let bulks = &tables.operator_state.bulks;
             let open = bulks.values().filter(|bulk| bulk.ended_at.is_none());
@@ -196,9 +186,9 @@ impl BulkStore for MemoryStorage {
 
 #[async_trait]
 impl AuditStore for MemoryStorage {
-    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+    async fn append_audit(&self, call: &Call, entry: &AuditEntry) -> Result<()> {
         entry.check()?;
-        self.write(now, |tables, work| {
+        self.write(call, |tables, work| {
             let audit = &mut tables.operator_state.audit;
             let known = audit.iter_mut().rev().find(|it| it.operation == entry.operation);
             match known {
@@ -210,7 +200,7 @@ impl AuditStore for MemoryStorage {
     }
 
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let mut entries = tables.operator_state.audit.iter().rev();
             if let Some(after) = after {
                 entries.by_ref().find(|entry| entry.operation == after);
@@ -224,12 +214,12 @@ impl AuditStore for MemoryStorage {
 impl TransferStore for MemoryStorage {
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
         check_export(limit)?;
-        self.read(None, |tables, _| tables.export(after, limit))
+        self.read(|tables| tables.export(after, limit))
     }
 
-    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+    async fn import(&self, call: &Call, items: &[Whole]) -> Result<Vec<Imported>> {
         check_items("items", items.len())?;
-        self.write(None, |tables, work| tables.import(work, items))
+        self.write(call, |tables, work| tables.import(work, items))
     }
 }
 

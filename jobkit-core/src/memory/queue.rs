@@ -18,9 +18,9 @@ use crate::model::record::{AttemptError, Lease, Locator};
 use crate::model::state::{Hold, State};
 use crate::model::state_machine::{Event, SCHEDULED_AHEAD};
 use crate::storage::{
-    ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer, RenewRequest,
-    Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest, WakeUpFilter,
-    WakeUps,
+    Call, ClaimRequest, Claimed, ClaimedJob, ExpiredLease, JobQueue, Promoted, RenewAnswer,
+    RenewRequest, Renewed, Rescue, RescueRequest, Settle, SettleAnswer, SettleRequest, StepRequest,
+    WakeUpFilter, WakeUps,
 };
 
 use super::planted::Planted;
@@ -32,24 +32,25 @@ const DUE_SOON: Duration = Duration::from_millis(1);
 
 #[async_trait]
 impl JobQueue for MemoryStorage {
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+    async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
-        self.write(request.now, |tables, work| tables.claim(work, request))
+        self.write(call, |tables, work| tables.claim(work, request))
     }
 
-    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+    async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         request.check()?;
-        Ok(self.write(request.now, |tables, work| tables.settle_all(work, request)))
+        Ok(self.write(call, |tables, work| tables.settle_all(work, request)))
     }
 
     async fn settle_and_claim(
         &self,
+        call: &Call,
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
         settle.check()?;
         claim.check()?;
-        self.write(settle.now.or(claim.now), |tables, work| {
+        self.write(call, |tables, work| {
             // What may fail fails before anything is applied.
             tables.check_announced(claim.incarnation)?;
             let answers = tables.settle_all(work, settle);
@@ -63,13 +64,13 @@ impl JobQueue for MemoryStorage {
         })
     }
 
-    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+    async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed> {
         request.check()?;
-        Ok(self.write(request.now, |tables, work| tables.renew(work, request)))
+        Ok(self.write(call, |tables, work| tables.renew(work, request)))
     }
 
-    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
-        Ok(self.write(request.now, |tables, work| {
+    async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
+        Ok(self.write(call, |tables, work| {
             let now = work.now;
             let due = tables.due.range(..=(now, Place::MAX)).take(request.max);
             let due: Vec<Place> = due.map(|(_, place)| *place).collect();
@@ -95,8 +96,8 @@ impl JobQueue for MemoryStorage {
         }))
     }
 
-    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
-        Ok(self.write(request.now, |tables, work| tables.rescue(work, request)))
+    async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue> {
+        Ok(self.write(call, |tables, work| tables.rescue(work, request)))
     }
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {

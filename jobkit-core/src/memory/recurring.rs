@@ -14,7 +14,7 @@ use crate::model::recurring::{Overlap, Pause, RecurringRecord, RecurringRun, Run
 use crate::model::refusal::Refusal;
 use crate::model::state::Reason;
 use crate::storage::{
-    DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
+    Call, DueRecurring, Fire, FireJob, FireOutcome, JobSubmitted, PauseChange, RecurringStore,
     SaveOutcome, SaveRecurring, Submission, Submitted, TriggerOutcome, check_items,
 };
 
@@ -25,17 +25,17 @@ use super::state::{ScheduleRow, Tables, Tombstone, Work};
 impl RecurringStore for MemoryStorage {
     async fn save_recurring(
         &self,
+        call: &Call,
         saves: &[SaveRecurring],
-        now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
         check_items("saves", saves.len())?;
-        Ok(self.write(now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             saves.iter().map(|save| tables.save_schedule(work, save)).collect()
         }))
     }
 
-    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
-        Ok(self.write(now, |tables, work| {
+    async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
+        Ok(self.write(call, |tables, work| {
             let Some(row) = tables.schedules.remove(id) else { return false };
             let dropped = row.record.dropped(&RunOutcome::Replaced, work.now);
             let last_dropped = dropped.last().map(|range| range.through);
@@ -51,16 +51,11 @@ impl RecurringStore for MemoryStorage {
         }))
     }
 
-    async fn pause_recurring(
-        &self,
-        id: &str,
-        change: PauseChange,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
         if let PauseChange::Pause(pause) = &change {
             pause.check()?;
         }
-        Ok(self.write(now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             let etag = tables.etag + 1;
             let Some(row) = tables.schedules.get_mut(id) else { return false };
             let mut dropped = Vec::new();
@@ -86,8 +81,8 @@ impl RecurringStore for MemoryStorage {
         }))
     }
 
-    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
-        Ok(self.read(now, |tables, now| {
+    async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
+        Ok(self.read_at(call, |tables, now| {
             // When each could fire: not before its pause ends, if it ends by itself.
             let mut waiting: Vec<(Timestamp, &RecurringRecord)> = tables
                 .schedules
@@ -111,23 +106,19 @@ impl RecurringStore for MemoryStorage {
         }))
     }
 
-    async fn fire_recurring(
-        &self,
-        fires: &[Fire],
-        now: Option<Timestamp>,
-    ) -> Result<Vec<FireOutcome>> {
+    async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         check_items("fires", fires.len())?;
         Ok(self
-            .write(now, |tables, work| fires.iter().map(|fire| tables.fire(work, fire)).collect()))
+            .write(call, |tables, work| fires.iter().map(|fire| tables.fire(work, fire)).collect()))
     }
 
     async fn trigger_recurring(
         &self,
+        call: &Call,
         id: &str,
         job: &NewRecord,
-        now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
-        Ok(self.write(now, |tables, work| {
+        Ok(self.write(call, |tables, work| {
             if !tables.schedules.contains_key(id) {
                 return TriggerOutcome::NotFound;
             }
@@ -154,7 +145,7 @@ impl RecurringStore for MemoryStorage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RecurringRecord>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let rows = tables.schedules.range::<str, _>((from, Bound::Unbounded));
             rows.take(limit).map(|(_, row)| row.record.clone()).collect()
@@ -162,11 +153,11 @@ impl RecurringStore for MemoryStorage {
     }
 
     async fn recurring(&self, id: &str) -> Result<Option<RecurringRecord>> {
-        Ok(self.read(None, |tables, _| tables.schedules.get(id).map(|row| row.record.clone())))
+        Ok(self.read(|tables| tables.schedules.get(id).map(|row| row.record.clone())))
     }
 
     async fn recurring_runs(&self, id: &str, limit: usize) -> Result<Vec<RecurringRun>> {
-        Ok(self.read(None, |tables, _| {
+        Ok(self.read(|tables| {
             let removed = || tables.tombstones.get(id).map(|tombstone| &tombstone.runs);
             let runs = tables.schedules.get(id).map(|row| &row.runs).or_else(removed);
             runs.map(|runs| runs.iter().take(limit).cloned().collect()).unwrap_or_default()

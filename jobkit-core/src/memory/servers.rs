@@ -5,22 +5,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::memory::MemoryStorage;
-use crate::model::clock::Timestamp;
 use crate::model::error::Result;
 use crate::model::ids::Incarnation;
 use crate::model::name::Name;
 use crate::model::record::Lease;
 use crate::model::state::State;
 use crate::storage::{
-    Announced, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
+    Announced, Call, Heartbeat, HeartbeatAnswer, ServerInfo, ServerRegistry, ServerStatus,
 };
 
 use super::state::{ServerRow, Tables};
 
 #[async_trait]
 impl ServerRegistry for MemoryStorage {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
-        Ok(self.write(now, |tables, work| {
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced> {
+        Ok(self.write(call, |tables, work| {
             let (name, life) = (&server.name, server.incarnation);
             if let Some(row) = tables.servers.get_mut(name) {
                 if row.info.incarnation == life {
@@ -55,8 +54,8 @@ impl ServerRegistry for MemoryStorage {
         }))
     }
 
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
-        Ok(self.write(now, |tables, work| {
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer> {
+        Ok(self.write(call, |tables, work| {
             let now = work.now;
             let holding = tables.pauses.iter().filter(|(_, pause)| pause.holds(now));
             let paused = holding.map(|(target, _)| target.clone()).collect();
@@ -75,8 +74,13 @@ impl ServerRegistry for MemoryStorage {
         }))
     }
 
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
-        self.write(None, |tables, work| {
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()> {
+        self.write(call, |tables, work| {
             for lease in still_running.iter().filter(|lease| lease.incarnation == incarnation) {
                 if let Some(place) = tables.find_held(lease)
                     && let State::Processing(hold) = &mut tables.job_mut(place).record.head.state
@@ -91,8 +95,8 @@ impl ServerRegistry for MemoryStorage {
         Ok(())
     }
 
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
-        Ok(self.write(now, |tables, work| {
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>> {
+        Ok(self.write(call, |tables, work| {
             let silent = |row: &ServerRow| work.now.apart(row.heartbeat_at) > silent_for;
             let dead = tables.servers.values().filter(|row| silent(row));
             let dead: Vec<(Name, Incarnation)> =
@@ -108,7 +112,7 @@ impl ServerRegistry for MemoryStorage {
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
-        Ok(self.read(None, |tables, _| tables.servers.values().map(ServerRow::status).collect()))
+        Ok(self.read(|tables| tables.servers.values().map(ServerRow::status).collect()))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::memory::MemoryStorage;
 use crate::model::clock::Timestamp;
 use crate::model::error::Result;
 use crate::model::name::check_label;
-use crate::storage::{Capabilities, Finding, Migrated, Severity, Storage};
+use crate::storage::{Call, Capabilities, Finding, Migrated, Severity, Storage};
 
 #[async_trait]
 impl Storage for MemoryStorage {
@@ -38,8 +38,8 @@ impl Storage for MemoryStorage {
         Ok(self.shared.clock.now())
     }
 
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
+    async fn secret(&self, call: &Call, name: &str) -> Result<[u8; 32]> {
         check_label("secret", name)?;
-        Ok(self.write(None, |tables, _| tables.operator_state.secret(name)))
+        Ok(self.write(call, |tables, _| tables.operator_state.secret(name)))
     }
 }

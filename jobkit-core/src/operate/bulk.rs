@@ -16,7 +16,8 @@ use crate::model::record::JobRecord;
 use crate::model::refusal::Refusal;
 use crate::operate::search::{self, JobFilter, Plan};
 use crate::storage::{
-    Action, AuditEntry, BulkPlan, BulkRecord, Change, ChangeOutcome, ChangeRequest, Guard, Storage,
+    Action, AuditEntry, BulkPlan, BulkRecord, Call, Change, ChangeOutcome, ChangeRequest, Guard,
+    Storage,
 };
 
 /// A step that was announced so long ago was left by somebody who is gone.
@@ -84,9 +85,11 @@ pub async fn begin<S: Storage + ?Sized>(storage: &S, new: NewBulk) -> Result<Bul
     }
     audit(storage, &record).await?;
     // Repeated after a lost answer it is there already.
-    match storage.save_bulk(&record).await {
+    match storage.save_bulk(&Call::default(), &record).await {
         Err(error) if error.is_retryable() => {
-            if !storage.save_bulk(&record).await? && storage.bulk(record.id).await?.is_none() {
+            if !storage.save_bulk(&Call::default(), &record).await?
+                && storage.bulk(record.id).await?.is_none()
+            {
                 return Err(error);
             }
         }
@@ -133,7 +136,7 @@ pub async fn step<S: Storage + ?Sized>(storage: &S, id: OperationId) -> Result<S
         // Its announcer is gone: now it is announced by this one.
         let plan = BulkPlan { at: now, ..plan };
         let taken = BulkRecord { plan: Some(plan), version: record.version + 1, ..record };
-        if !storage.save_bulk(&taken).await? {
+        if !storage.save_bulk(&Call::default(), &taken).await? {
             return Ok(Stepped::Theirs(taken));
         }
         return carry_out(storage, taken, true).await;
@@ -150,12 +153,12 @@ pub async fn step<S: Storage + ?Sized>(storage: &S, id: OperationId) -> Result<S
     if jobs.is_empty() {
         let Some(place) = page.next else { return end(storage, record, now).await };
         let moved = BulkRecord { place: Some(place), version: record.version + 1, ..record };
-        let mine = storage.save_bulk(&moved).await?;
+        let mine = storage.save_bulk(&Call::default(), &moved).await?;
         return Ok(if mine { Stepped::Went(moved) } else { Stepped::Theirs(moved) });
     }
     let plan = BulkPlan { at: now, jobs, next: page.next };
     let planned = BulkRecord { plan: Some(plan), version: record.version + 1, ..record };
-    if !storage.save_bulk(&planned).await? {
+    if !storage.save_bulk(&Call::default(), &planned).await? {
         return Ok(Stepped::Theirs(planned));
     }
     carry_out(storage, planned, false).await
@@ -229,7 +232,7 @@ async fn note<S: Storage + ?Sized>(
             ended_at: if ends { Some(storage.now().await?) } else { None },
             ..record.clone()
         };
-        if storage.save_bulk(&noted).await? {
+        if storage.save_bulk(&Call::default(), &noted).await? {
             if !ends {
                 return Ok(Stepped::Went(noted));
             }
@@ -251,7 +254,7 @@ async fn end<S: Storage + ?Sized>(
     now: Timestamp,
 ) -> Result<Stepped> {
     let ended = BulkRecord { ended_at: Some(now), version: record.version + 1, ..record };
-    if !storage.save_bulk(&ended).await? {
+    if !storage.save_bulk(&Call::default(), &ended).await? {
         return Ok(Stepped::Theirs(ended));
     }
     audit(storage, &ended).await?;
@@ -264,8 +267,8 @@ async fn change<S: Storage + ?Sized>(
     actor: &str,
     changes: Vec<Change>,
 ) -> Result<Vec<ChangeOutcome>> {
-    let request = |changes| ChangeRequest { changes, actor: Some(actor), now: None };
-    let mut outcomes = storage.change_state(request(&changes)).await?;
+    let request = |changes| ChangeRequest { changes, actor: Some(actor) };
+    let mut outcomes = storage.change_state(&Call::default(), request(&changes)).await?;
     for (change, outcome) in changes.iter().zip(&mut outcomes) {
         for _ in 0..BUSY_TRIES {
             if *outcome != ChangeOutcome::Busy {
@@ -273,7 +276,7 @@ async fn change<S: Storage + ?Sized>(
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
             let alone = std::slice::from_ref(change);
-            *outcome = storage.change_state(request(alone)).await?.remove(0);
+            *outcome = storage.change_state(&Call::default(), request(alone)).await?.remove(0);
         }
     }
     Ok(outcomes)
@@ -330,7 +333,7 @@ async fn audit<S: Storage + ?Sized>(storage: &S, record: &BulkRecord) -> Result<
         outcome,
         reason: record.reason.clone(),
     };
-    offered(storage.append_audit(&entry, None).await).map(drop)
+    offered(storage.append_audit(&Call::default(), &entry).await).map(drop)
 }
 
 /// Stops an operation after its present step; `false` if it had ended, or there is none.
@@ -350,7 +353,7 @@ pub async fn cancel<S: Storage + ?Sized>(storage: &S, id: OperationId) -> Result
             return Ok(true);
         }
         let stopped = BulkRecord { cancelled: true, version: record.version + 1, ..record };
-        if storage.save_bulk(&stopped).await? {
+        if storage.save_bulk(&Call::default(), &stopped).await? {
             return Ok(true);
         }
     }

@@ -20,7 +20,8 @@ use crate::model::state::StateName;
 use crate::operate::bulk::{self, NewBulk};
 use crate::operate::search::JobFilter;
 use crate::storage::{
-    Action, AuditEntry, BulkRecord, PauseTarget, ReleaseStuck, ServerCommand, ServerOrder, Storage,
+    Action, AuditEntry, BulkRecord, Call, PauseTarget, ReleaseStuck, ServerCommand, ServerOrder,
+    Storage,
 };
 
 pub use self::jobs::{Edit, Edited, JobOutcome};
@@ -92,7 +93,7 @@ impl Operator {
             reason: self.reason.clone(),
         };
         entry.check()?;
-        let kept = offered(self.storage().append_audit(&entry, None).await)?.is_some();
+        let kept = offered(self.storage().append_audit(&Call::default(), &entry).await)?.is_some();
         let answer = call.await;
         tracing::info!(
             target: "jobkit::audit",
@@ -104,7 +105,7 @@ impl Operator {
                 Err(error) => (0, cut_note(&format!("failed: {error}"))),
             };
             // What was done is done, whether this can be written or not.
-            if let Err(error) = self.storage().append_audit(&entry, None).await {
+            if let Err(error) = self.storage().append_audit(&Call::default(), &entry).await {
                 tracing::warn!(%error, action, "the result of an operator's action was not written to the audit");
             }
         }
@@ -119,13 +120,13 @@ impl Operator {
         let (what, name) = told_target(&target);
         let pause = self.pause_of(until);
         pause.check()?;
-        let call = self.storage().pause(&target, &pause, None);
+        let call = async { self.storage().pause(&Call::default(), &target, &pause).await };
         self.audited(&format!("pause {what}"), name, call, |()| (1, "paused".into())).await
     }
 
     async fn lift_pause(&self, target: PauseTarget) -> Result<bool> {
         let (what, name) = told_target(&target);
-        let call = self.storage().resume(&target);
+        let call = async { self.storage().resume(&Call::default(), &target).await };
         self.audited(&format!("resume {what}"), name, call, |was| {
             (u64::from(*was), if *was { "resumed" } else { "was not paused" }.into())
         })
@@ -232,7 +233,7 @@ impl Operator {
             None => "resume server",
         };
         let call = async {
-            if self.storage().command_server(&name, order.as_ref(), None).await? {
+            if self.storage().command_server(&Call::default(), &name, order.as_ref()).await? {
                 return Ok(());
             }
             let error = Error::new(ErrorKind::NotFound, "there is no such server");
@@ -300,7 +301,7 @@ impl Operator {
         let queue = Name::new("queue", queue)?;
         let field = crate::operate::search::Field::Queue(vec![queue.to_string()]);
         let filter = JobFilter::state(StateName::Enqueued).and(field);
-        let snapshot = self.storage().snapshot(None).await?;
+        let snapshot = self.storage().snapshot(&Call::default()).await?;
         let found = snapshot.queues.iter().find(|it| it.name == queue);
         let waiting = found.map_or(0, |queue| queue.enqueued);
         self.begin_bulk(filter, Action::Delete { keep: None }, waiting, Duration::ZERO).await
@@ -341,9 +342,9 @@ impl Operator {
                     limit,
                     job: holder.job,
                     crash_limit: crate::model::bounds::CRASH_LIMIT,
-                    now: None,
                 };
-                released += u64::from(self.storage().release_stuck(request).await?);
+                released +=
+                    u64::from(self.storage().release_stuck(&Call::default(), request).await?);
             }
             Ok(released)
         };
@@ -370,7 +371,7 @@ impl Operator {
 
     async fn set_mute(&self, action: &str, group: Fingerprint, mute: Option<Pause>) -> Result<()> {
         let call = async {
-            if self.storage().mute(group, mute.as_ref(), None).await? {
+            if self.storage().mute(&Call::default(), group, mute.as_ref()).await? {
                 return Ok(());
             }
             let error = Error::new(ErrorKind::NotFound, "there is no such error group");

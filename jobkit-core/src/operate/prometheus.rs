@@ -41,7 +41,7 @@ use crate::model::error::{Result, offered};
 use crate::model::redact::hide_in_text;
 use crate::model::state::StateName;
 use crate::model::stats::{Scope, Tally};
-use crate::storage::{LimitUsage, ServerStatus, Snapshot, Storage};
+use crate::storage::{Call, LimitUsage, ServerStatus, Snapshot, Storage};
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -68,9 +68,10 @@ impl Figures {
     /// # Cancel safety
     /// It only reads.
     pub async fn read<S: Storage + ?Sized>(storage: &S) -> Result<Self> {
-        let limits = offered(storage.limits(None, PAGE).await)?.unwrap_or_default();
+        let limits =
+            offered(storage.limits(&Call::default(), None, PAGE).await)?.unwrap_or_default();
         Ok(Self {
-            snapshot: storage.snapshot(None).await?,
+            snapshot: storage.snapshot(&Call::default()).await?,
             counters: storage.counters(&Scope::Total).await?,
             servers: storage.servers().await?,
             limits,

@@ -8,7 +8,7 @@
 //! ```
 //! use jobkit::Name;
 //! use jobkit::record::NewRecord;
-//! use jobkit::storage::{JobStore, Submission, SubmitRequest};
+//! use jobkit::storage::{Call, JobStore, Submission, SubmitRequest};
 //! use jobkit::ops::transfer::{self, Options};
 //! use jobkit::{JobId, MemoryStorage};
 //!
@@ -17,7 +17,7 @@
 //! let (from, to) = (MemoryStorage::new(), MemoryStorage::new());
 //! let job = NewRecord::new(JobId::new(), Name::new("kind", "report")?, *b"{}");
 //! let submission = [Submission::one(job.clone())];
-//! from.submit(SubmitRequest { submissions: &submission, now: None }).await?;
+//! from.submit(&Call::default(), SubmitRequest { submissions: &submission }).await?;
 //! let copied = transfer::copy(&from, &to, Options::default(), |_| {}).await?;
 //! assert_eq!((copied.stored, copied.missing), (1, 0));
 //! assert!(to.job(job.id).await?.is_some());
@@ -31,7 +31,7 @@ use crate::model::bounds;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::JobId;
 use crate::model::record::JobRecord;
-use crate::storage::{Imported, RescueRequest, StepRequest, Storage, Whole};
+use crate::storage::{Call, Imported, RescueRequest, StepRequest, Storage, Whole};
 
 /// Things in one step.
 const STEP: usize = 200;
@@ -107,7 +107,9 @@ where
     loop {
         let page = repeated(|| from.export(after.as_deref(), step)).await?;
         copied.running += page.running;
-        for imported in repeated(|| to.import(&page.items)).await? {
+        for imported in
+            repeated(|| async { to.import(&Call::default(), &page.items).await }).await?
+        {
             match imported {
                 Imported::Stored => copied.stored += 1,
                 Imported::Already => copied.already += 1,
@@ -151,9 +153,8 @@ async fn settle<S: Storage + ?Sized>(from: &S) -> Result<()> {
             seen,
             crash_limit: bounds::CRASH_LIMIT,
             max: from.capabilities().items_of(bounds::STEP_ITEMS),
-            now: None,
         };
-        let rescue = from.rescue_expired(&request).await?;
+        let rescue = from.rescue_expired(&Call::default(), &request).await?;
         if rescue.expired.is_empty() {
             break;
         }
@@ -162,7 +163,7 @@ async fn settle<S: Storage + ?Sized>(from: &S) -> Result<()> {
     let max = from.capabilities().items_of(bounds::MAX_STEP_ITEMS);
     let step = StepRequest { max, ..StepRequest::default() };
     for _ in 0..SWEEPS {
-        if !from.sweep(step).await?.more {
+        if !from.sweep(&Call::default(), step).await?.more {
             break;
         }
     }
@@ -208,7 +209,9 @@ where
                 Whole::Recurring(whole) if whole.record.is_some() => {
                     to.recurring(&whole.id).await?.is_some()
                 }
-                Whole::Limit { limit, .. } => to.limit(&limit.name).await?.is_some(),
+                Whole::Limit { limit, .. } => {
+                    to.limit(&Call::default(), &limit.name).await?.is_some()
+                }
                 // Of these no reader tells; the import did.
                 Whole::Pause { .. } | Whole::Key { .. } | Whole::Recurring(_) => true,
                 Whole::Job(_) => continue,
@@ -311,7 +314,7 @@ async fn import<S: Storage + ?Sized>(
     items: &mut Vec<Whole>,
     copied: &mut Copied,
 ) -> Result<()> {
-    for imported in repeated(|| to.import(items)).await? {
+    for imported in repeated(|| async { to.import(&Call::default(), items).await }).await? {
         match imported {
             Imported::Stored => copied.stored += 1,
             Imported::Already => copied.already += 1,

@@ -8,7 +8,7 @@
 //! use jobkit::Name;
 //! use jobkit::record::NewRecord;
 //! use jobkit::state::Start;
-//! use jobkit::storage::{JobStore, Submission, SubmitRequest};
+//! use jobkit::storage::{Call, JobStore, Submission, SubmitRequest};
 //! use jobkit::{JobId, MemoryStorage};
 //! use jobkit::ops::why;
 //!
@@ -18,8 +18,8 @@
 //! let mut job = NewRecord::new(JobId::new(), Name::new("kind", "report")?, *b"{}");
 //! job.start = Start::After(Duration::from_secs(600));
 //! let submission = [Submission::one(job.clone())];
-//! storage.submit(SubmitRequest { submissions: &submission, now: None }).await?;
-//! let why = why::why(&storage, job.id, None).await?.expect("is stored");
+//! storage.submit(&Call::default(), SubmitRequest { submissions: &submission }).await?;
+//! let why = why::why(&storage, &Call::default(), job.id).await?.expect("is stored");
 //! assert!(why.to_string().starts_with("it is scheduled for "));
 //! # Ok(())
 //! # }
@@ -37,7 +37,7 @@ use crate::model::name::Name;
 use crate::model::record::{JobDetails, JobRecord};
 use crate::model::recurring::Pause;
 use crate::model::state::{Hold, Reason, State, StateName};
-use crate::storage::{Count, LimitHolder, PauseTarget, ServerCommand, ServerStatus, Storage};
+use crate::storage::{Call, Count, LimitHolder, PauseTarget, ServerCommand, ServerStatus, Storage};
 
 /// How many parents and holders are named.
 const NAMED: usize = 5;
@@ -152,26 +152,21 @@ pub enum Cause {
     Next,
 }
 
-/// Looks for what keeps a job from running; `None` if there is no such job. `now` replaces the storage's
-/// clock in tests.
+/// Looks for what keeps a job from running, at the time of the call; `None` if there is no such job.
 ///
 /// # Errors
 /// The storage's. Where it does not offer monitoring or operations, fewer causes are found.
 ///
 /// # Cancel safety
 /// It only reads.
-pub async fn why<S: Storage + ?Sized>(
-    storage: &S,
-    id: JobId,
-    now: Option<Timestamp>,
-) -> Result<Option<Why>> {
+pub async fn why<S: Storage + ?Sized>(storage: &S, call: &Call, id: JobId) -> Result<Option<Why>> {
     let Some(details) = storage.job(id).await? else { return Ok(None) };
-    let now = match now {
+    let now = match call.now {
         Some(now) => now,
         None => storage.now().await?,
     };
     let record = &details.record;
-    let look = Look { storage, details: &details, now };
+    let look = Look { storage, call, details: &details, now };
     let causes = match &record.head.state {
         State::Processing(hold) => look.running(hold).await?,
         State::Awaiting { .. } => look.awaiting().await?,
@@ -184,6 +179,7 @@ pub async fn why<S: Storage + ?Sized>(
 
 struct Look<'a, S: ?Sized> {
     storage: &'a S,
+    call: &'a Call,
     details: &'a JobDetails,
     now: Timestamp,
 }
@@ -318,7 +314,7 @@ impl<S: Storage + ?Sized> Look<'_, S> {
         let mut causes = self.paused().await?;
         causes.extend(self.unserved().await?);
         if let Some(name) = &record.parked_at
-            && let Some(Some(usage)) = offered(self.storage.limit(name).await)?
+            && let Some(Some(usage)) = offered(self.storage.limit(self.call, name).await)?
         {
             let holders = offered(self.storage.limit_holders(name, NAMED).await)?;
             causes.push(Cause::LimitFull {
@@ -346,7 +342,7 @@ impl<S: Storage + ?Sized> Look<'_, S> {
 
     async fn paused(&self) -> Result<Vec<Cause>> {
         let record = self.record();
-        let Some(pauses) = offered(self.storage.pauses(Some(self.now)).await)? else {
+        let Some(pauses) = offered(self.storage.pauses(self.call).await)? else {
             return Ok(Vec::new());
         };
         let cause = |record: &JobRecord, target: PauseTarget, pause: Pause| match target {

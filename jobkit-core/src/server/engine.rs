@@ -31,7 +31,8 @@ use crate::server::held::Held;
 use crate::server::options::ServerOptions;
 use crate::server::queues::Queues;
 use crate::storage::{
-    Announced, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, StepRequest, Storage, caught,
+    Announced, Call, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, StepRequest, Storage,
+    caught,
 };
 
 /// How long an announce may take.
@@ -190,7 +191,7 @@ impl Engine {
     pub(crate) async fn announce(&self) -> Result<()> {
         let draining = self.quiet.is_cancelled() || self.stopping.is_cancelled();
         let info = ServerInfo { draining, ..self.info.clone() };
-        match self.within(ANNOUNCE, self.storage.announce(&info, None)).await? {
+        match self.within(ANNOUNCE, self.storage.announce(&Call::default(), &info)).await? {
             Announced::Known => {
                 self.health.works("name");
                 if self.stands_by.swap(false, Ordering::Relaxed) {

@@ -13,7 +13,8 @@ use crate::server::failed::{self, Subject};
 use crate::server::held::Stopper;
 use crate::server::{recurring_scheduler, settler};
 use crate::storage::{
-    ClaimRequest, ClaimedJob, ExpiredLease, RescueRequest, Settle, SettleAnswer, SettleRequest,
+    Call, ClaimRequest, ClaimedJob, ExpiredLease, RescueRequest, Settle, SettleAnswer,
+    SettleRequest,
 };
 
 /// The state between two steps.
@@ -33,16 +34,15 @@ impl Inline {
     /// Whatever background processes would do now; whether anything was done.
     pub(crate) async fn housekeeping(&mut self) -> Result<bool> {
         let storage = &self.engine.storage;
-        let promoted = storage.promote_due(self.engine.step()).await?.count;
+        let promoted = storage.promote_due(&Call::default(), self.engine.step()).await?.count;
         let fired = recurring_scheduler::fire_due(&self.engine).await?;
-        let swept = storage.sweep(self.engine.step()).await?.done;
+        let swept = storage.sweep(&Call::default(), self.engine.step()).await?.done;
         let request = RescueRequest {
             seen: std::mem::take(&mut self.seen),
             crash_limit: self.engine.options.crash_limit,
             max: self.engine.step_items(),
-            now: None,
         };
-        let rescue = storage.rescue_expired(&request).await?;
+        let rescue = storage.rescue_expired(&Call::default(), &request).await?;
         // The second look follows at once: nobody renews in between.
         let expired = !rescue.expired.is_empty();
         self.seen = rescue.expired;
@@ -68,9 +68,8 @@ impl Inline {
             lease: engine.options.lease,
             sleeps_below: 0,
             hint: None,
-            now: None,
         };
-        let claimed = engine.storage.claim(&request).await?;
+        let claimed = engine.storage.claim(&Call::default(), &request).await?;
         self.next_claim += 1;
         Ok(claimed.jobs.into_iter().next())
     }
@@ -108,13 +107,12 @@ impl Inline {
         let mut request = SettleRequest {
             server: engine.info.name.clone(),
             settles: settle.into_iter().collect(),
-            now: None,
         };
-        let mut answers = engine.storage.settle(&request).await?;
+        let mut answers = engine.storage.settle(&Call::default(), &request).await?;
         if let Some(SettleAnswer::Refused(refusal)) = answers.first() {
             let bare = settler::refused(&request.settles[0], &subject.kind, &refusal);
             request.settles = vec![bare];
-            answers = engine.storage.settle(&request).await?;
+            answers = engine.storage.settle(&Call::default(), &request).await?;
         }
         for (settle, answer) in request.settles.iter().zip(&answers) {
             failed::settled(&engine.hooks, subject, settle, answer);

@@ -12,7 +12,7 @@ use crate::model::ids::jittered;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
-use crate::storage::{ExpiredLease, Pushes, RescueRequest, Step, WakeUpFilter};
+use crate::storage::{Call, ExpiredLease, Pushes, RescueRequest, Step, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
 const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
@@ -56,9 +56,8 @@ async fn rescue(engine: &Engine) {
             seen: if second_look { std::mem::take(&mut seen) } else { Vec::new() },
             crash_limit: engine.options.crash_limit,
             max: engine.step_items(),
-            now: None,
         };
-        match engine.bounded(engine.storage.rescue_expired(&request)).await {
+        match engine.bounded(engine.storage.rescue_expired(&Call::default(), &request)).await {
             Ok(rescue) => {
                 report(engine, &Ok(()));
                 for (job, state) in &rescue.rescued {
@@ -103,7 +102,7 @@ async fn sweep(engine: &Engine) {
         // Where pushes tell of marks, looking without one merely finds what a lost push left. Asked each
         // time: pushes may end.
         let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
-        let step = engine.bounded(engine.storage.sweep(engine.step())).await;
+        let step = engine.bounded(engine.storage.sweep(&Call::default(), engine.step())).await;
         let pause = match &step {
             // Another sweeper is at what is left, or what is left was only looked at: it stays so for a while.
             Ok(Step { more: true, done: 0, .. }) => vain.next(),
@@ -219,15 +218,19 @@ async fn bulk_step(engine: &Engine) -> Result<Option<Stepped>> {
 async fn purge_once(engine: &Engine) -> Result<bool> {
     let mut more = true;
     for _ in 0..PURGE_STEPS {
-        more = engine.bounded(engine.storage.purge_expired(engine.step())).await?.more;
+        more = engine
+            .bounded(engine.storage.purge_expired(&Call::default(), engine.step()))
+            .await?
+            .more;
         if !more {
             break;
         }
         // Others write between two steps.
         tokio::task::yield_now().await;
     }
-    for server in
-        engine.bounded(engine.storage.remove_dead(engine.options.dead_after, None)).await?
+    for server in engine
+        .bounded(engine.storage.remove_dead(&Call::default(), engine.options.dead_after))
+        .await?
     {
         tracing::warn!(server = %server, "removed a server that was silent for too long; its jobs are recovered when their leases expire");
     }

@@ -12,7 +12,7 @@ use crate::model::ids::source_now;
 use crate::server::engine::Engine;
 use crate::server::held::{HeldJob, Phase, StopCause, attempt};
 use crate::storage::{
-    Heartbeat, Pushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
+    Call, Heartbeat, Pushes, RenewAnswer, RenewRequest, Renewal, Renewed, WakeUpFilter,
 };
 
 /// How soon a failed renewal is tried again.
@@ -164,9 +164,9 @@ async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
             sequences: from..=through,
             held: chunk.iter().map(|(_, renewal)| *renewal).collect(),
             lease: engine.options.lease,
-            now: None,
         };
-        let renewed = engine.within(limit(engine), engine.storage.renew(&request)).await?;
+        let renewed =
+            engine.within(limit(engine), engine.storage.renew(&Call::default(), &request)).await?;
         if renewed.answers.len() != request.held.len() {
             let text = "the storage answered another number of renewals";
             return Err(Error::new(ErrorKind::Internal, text));
@@ -237,7 +237,8 @@ async fn heartbeat(engine: &Engine) -> Result<()> {
         busy: u32::try_from(busy).unwrap_or(u32::MAX),
     };
     let asked_at = source_now();
-    let answer = engine.within(limit(engine), engine.storage.heartbeat(&beat, None)).await?;
+    let answer =
+        engine.within(limit(engine), engine.storage.heartbeat(&Call::default(), &beat)).await?;
     tell_skew(engine, asked_at, answer.now);
     if !answer.known {
         engine.announce().await?;

@@ -14,7 +14,7 @@ use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::recurring_plan::plan;
 use crate::server::supervisor;
-use crate::storage::{DueRecurring, Fire, FireOutcome, SaveRecurring};
+use crate::storage::{Call, DueRecurring, Fire, FireOutcome, SaveRecurring};
 
 /// Schedules handled in one step.
 const STEP: usize = 100;
@@ -103,9 +103,9 @@ impl<'e> Scheduler<'e> {
         // Those that rest are due, too, and must not crowd out the others.
         let max = (STEP + self.failing.len()).min(self.engine.step_items());
         let storage = &self.engine.storage;
-        let mut due = self.engine.bounded(storage.due_recurring(max, None)).await?;
+        let mut due = self.engine.bounded(storage.due_recurring(&Call::default(), max)).await?;
         if self.is_audit_due(due.now) && self.audit().await {
-            due = self.engine.bounded(storage.due_recurring(max, None)).await?;
+            due = self.engine.bounded(storage.due_recurring(&Call::default(), max)).await?;
         }
         let is_due = |id: &String| due.due.iter().any(|record| record.spec.id == *id);
         let now = Instant::now();
@@ -257,7 +257,7 @@ async fn set_all<'r>(
     });
     let fires: Vec<_> = fires.collect();
     if !fires.is_empty() {
-        let outcomes = engine.storage.fire_recurring(&fires, None).await?;
+        let outcomes = engine.storage.fire_recurring(&Call::default(), &fires).await?;
         let is_set = |outcome: &FireOutcome| matches!(outcome, FireOutcome::Skipped);
         let applied = going.iter().zip(&outcomes).filter(|(_, outcome)| is_set(outcome));
         set.extend(applied.map(|((record, next), _)| (record.spec.id.as_str(), *next)));
@@ -270,7 +270,7 @@ async fn set_all<'r>(
     });
     let saves: Vec<_> = saves.collect();
     if !saves.is_empty() {
-        engine.storage.save_recurring(&saves, None).await?;
+        engine.storage.save_recurring(&Call::default(), &saves).await?;
         set.extend(over.iter().map(|(record, next)| (record.spec.id.as_str(), *next)));
     }
     Ok(set)
@@ -291,7 +291,7 @@ async fn plans(due: &DueRecurring, rests: impl Fn(&str) -> bool) -> (Vec<Fire>, 
 
 async fn fire(engine: &Engine, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
     let mut outcomes = Vec::with_capacity(fires.len());
-    match engine.bounded(engine.storage.fire_recurring(fires, None)).await {
+    match engine.bounded(engine.storage.fire_recurring(&Call::default(), fires)).await {
         Ok(together) => outcomes = together,
         Err(error) if error.is_retryable() || error.kind() == ErrorKind::Unsupported => {
             return Err(error);
@@ -300,7 +300,7 @@ async fn fire(engine: &Engine, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         Err(_) => {
             for fire in fires {
                 let alone = std::slice::from_ref(fire);
-                match engine.bounded(engine.storage.fire_recurring(alone, None)).await {
+                match engine.bounded(engine.storage.fire_recurring(&Call::default(), alone)).await {
                     Ok(answer) => outcomes.extend(answer),
                     Err(error) if error.is_retryable() => return Err(error),
                     Err(error) => outcomes.push(FireOutcome::Failed(error.to_string())),
@@ -316,7 +316,7 @@ async fn fire(engine: &Engine, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
 
 /// Fires what is due, once; how many schedules moved on.
 pub(super) async fn fire_due(engine: &Engine) -> Result<usize> {
-    let due = engine.storage.due_recurring(STEP.min(engine.step_items()), None).await?;
+    let due = engine.storage.due_recurring(&Call::default(), STEP.min(engine.step_items())).await?;
     let (fires, _) = plans(&due, |_| false).await;
     if fires.is_empty() {
         return Ok(0);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::model::error::ErrorKind;
 use crate::server::engine::Engine;
 use crate::server::held::Phase;
+use crate::storage::Call;
 
 const INTERVAL: Duration = Duration::from_millis(800);
 
@@ -30,7 +31,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         };
         let writes: Vec<_> = contexts.iter().filter_map(|context| context.take_told()).collect();
         for writes in writes.chunks(engine.step_items()) {
-            match engine.bounded(engine.storage.write_log(writes)).await {
+            match engine.bounded(engine.storage.write_log(&Call::default(), writes)).await {
                 Ok(_) => engine.health.works("reporter"),
                 Err(error) if error.kind() == ErrorKind::Unsupported => return,
                 // Lines are for people: they are not worth holding jobs up.

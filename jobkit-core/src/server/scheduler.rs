@@ -9,6 +9,7 @@ use crate::model::clock::Timestamp;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor;
+use crate::storage::Call;
 
 /// The shortest time between two looks, so that a thousand instants in a second are few steps.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -23,7 +24,8 @@ pub(super) async fn run(engine: Arc<Engine>) {
         let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match engine.bounded(engine.storage.promote_due(engine.step())).await {
+            match engine.bounded(engine.storage.promote_due(&Call::default(), engine.step())).await
+            {
                 Ok(promoted) => {
                     engine.health.works("scheduler");
                     engine.clock.read(promoted.now);

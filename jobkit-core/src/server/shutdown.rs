@@ -14,7 +14,7 @@ use crate::server::health::Health;
 use crate::server::held::{Phase, StopCause};
 use crate::server::supervisor::supervise;
 use crate::server::{janitor, leases, recurring_scheduler, reporter, scheduler, watch};
-use crate::storage::caught;
+use crate::storage::{Call, caught};
 
 /// How long outcomes may take to land after all handlers have ended.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
@@ -88,8 +88,9 @@ async fn deregister(engine: &Engine) {
             .map(|job| job.lease)
             .collect()
     };
-    let call = engine.storage.remove_server(engine.incarnation(), &still_running);
-    match tokio::time::timeout(DEREGISTER, caught(call)).await {
+    let call = Call::default();
+    let answer = engine.storage.remove_server(&call, engine.incarnation(), &still_running);
+    match tokio::time::timeout(DEREGISTER, caught(answer)).await {
         Ok(Ok(())) => {
             tracing::info!(server = %engine.info.name, still_running = still_running.len(), "stopped")
         }

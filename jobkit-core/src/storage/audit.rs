@@ -8,6 +8,7 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 use crate::model::ids::OperationId;
 use crate::model::name::{check_note, check_text};
+use crate::storage::call::Call;
 
 /// The audit of operators' actions.
 ///
@@ -18,7 +19,7 @@ use crate::model::name::{check_note, check_text};
 #[allow(unused_variables, reason = "default bodies")]
 pub trait AuditStore {
     /// Appends to the audit, or replaces the entry of the same operation.
-    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
+    async fn append_audit(&self, call: &Call, entry: &AuditEntry) -> Result<()> {
         Err(Error::unsupported("audit"))
     }
 

@@ -4,10 +4,10 @@
 use async_trait::async_trait;
 
 use crate::model::batch::{BatchRecord, BatchState};
-use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 use crate::model::ids::BatchId;
 use crate::model::refusal::Refusal;
+use crate::storage::call::Call;
 
 /// Batches (G9).
 ///
@@ -37,12 +37,12 @@ use crate::model::refusal::Refusal;
 #[allow(unused_variables, reason = "default bodies")]
 pub trait BatchStore {
     /// Marks a batch as filled: its members may run.
-    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+    async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
         Err(Error::unsupported("batches"))
     }
 
     /// Cancels a batch.
-    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
+    async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
         Err(Error::unsupported("batches"))
     }
 

@@ -10,6 +10,7 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 use crate::model::ids::{JobId, OperationId};
 use crate::model::name::{check_note, check_text};
+use crate::storage::call::Call;
 use crate::storage::jobs::Action;
 
 /// Where a bulk operation notes how far it is.
@@ -24,7 +25,7 @@ use crate::storage::jobs::Action;
 #[allow(unused_variables, reason = "default bodies")]
 pub trait BulkStore {
     /// Stores how far a bulk operation is, if nobody was faster.
-    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
+    async fn save_bulk(&self, call: &Call, bulk: &BulkRecord) -> Result<bool> {
         Err(Error::unsupported("bulk operations"))
     }
 

@@ -18,6 +18,7 @@ use crate::model::record::{JobDetails, JobRecord, NewRecord, check_instant, chec
 use crate::model::refusal::Refusal;
 use crate::model::state::{Keep, StateName};
 use crate::model::state_machine::JobHead;
+use crate::storage::call::Call;
 
 /// Storing, reading and changing jobs.
 ///
@@ -133,7 +134,7 @@ pub trait JobStore {
     ///
     /// # Errors
     /// The whole call failed; see [`Error::applied`]. Repeating it makes no second job.
-    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>>;
+    async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>>;
 
     /// Everything known of one job.
     async fn job(&self, id: JobId) -> Result<Option<JobDetails>>;
@@ -142,13 +143,17 @@ pub trait JobStore {
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>>;
 
     /// Changes jobs by the hand of a client or person; one outcome each, in order.
-    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>>;
+    async fn change_state(
+        &self,
+        call: &Call,
+        request: ChangeRequest<'_>,
+    ) -> Result<Vec<ChangeOutcome>>;
 
     /// Removes what has expired, in a bounded step.
-    async fn purge_expired(&self, request: StepRequest) -> Result<Step>;
+    async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step>;
 
     /// Completes marks, in a bounded step.
-    async fn sweep(&self, request: StepRequest) -> Result<Step>;
+    async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step>;
 }
 
 /// Submissions that share a round trip.
@@ -156,8 +161,6 @@ pub trait JobStore {
 pub struct SubmitRequest<'a> {
     /// Each is atomic by itself.
     pub submissions: &'a [Submission],
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// What becomes visible wholly or not at all: one job, a flow, a batch.
@@ -307,8 +310,6 @@ pub struct ChangeRequest<'a> {
     pub changes: &'a [Change],
     /// Who wants them, for the history and the audit; `None` for the application itself.
     pub actor: Option<&'a str>,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// One change of one job.
@@ -477,14 +478,12 @@ pub enum ChangeOutcome {
 pub struct StepRequest {
     /// At most this many items; storages may do fewer.
     pub max: usize,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 impl Default for StepRequest {
     /// 500 items.
     fn default() -> Self {
-        Self { max: bounds::MAX_STEP_ITEMS, now: None }
+        Self { max: bounds::MAX_STEP_ITEMS }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 use crate::model::ids::JobId;
 use crate::model::limit::Limit;
+use crate::storage::call::Call;
 
 /// Limits (G13).
 ///
@@ -45,17 +46,22 @@ use crate::model::limit::Limit;
 #[allow(unused_variables, reason = "default bodies")]
 pub trait LimitStore {
     /// Sets a limit's number and window by an operator's hand.
-    async fn define_limit(&self, limit: &Limit) -> Result<()> {
+    async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
         Err(Error::unsupported("limits"))
     }
 
     /// Limits by name, after the one named, at most `limit`.
-    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
+    async fn limits(
+        &self,
+        call: &Call,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<LimitUsage>> {
         Err(Error::unsupported("limits"))
     }
 
     /// One limit.
-    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
+    async fn limit(&self, call: &Call, name: &str) -> Result<Option<LimitUsage>> {
         Err(Error::unsupported("limits"))
     }
 
@@ -66,7 +72,7 @@ pub trait LimitStore {
 
     /// Frees the slot of a job whose lease has expired, by rescuing it at once; `false` if it holds none,
     /// or its lease has not expired.
-    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
+    async fn release_stuck(&self, call: &Call, request: ReleaseStuck<'_>) -> Result<bool> {
         Err(Error::unsupported("releasing a stuck slot"))
     }
 }
@@ -80,8 +86,6 @@ pub struct ReleaseStuck<'a> {
     pub job: JobId,
     /// How many crashes a job may have; the next one makes it Failed.
     pub crash_limit: u32,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// A limit as it stands.

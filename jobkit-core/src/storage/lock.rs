@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::model::clock::Timestamp;
 use crate::model::error::Result;
 use crate::model::ids::Incarnation;
+use crate::storage::call::Call;
 
 /// Named locks, as leases with expiry and a generation (G12).
 ///
@@ -25,13 +26,19 @@ use crate::model::ids::Incarnation;
 #[async_trait]
 pub trait LockStore {
     /// Takes the lock if it is free; `None` if another holds it.
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>>;
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>>;
 
     /// Extends a held lock; `false` if it is not held any more.
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool>;
+    async fn renew_lock(&self, call: &Call, request: &LockRequest, generation: u64)
+    -> Result<bool>;
 
     /// Frees a held lock; `false` if it was not held any more.
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool>;
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool>;
 }
 
 /// Whose lock, and for how long.
@@ -43,8 +50,6 @@ pub struct LockRequest {
     pub owner: Incarnation,
     /// How long it holds from now.
     pub ttl: Duration,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// A held lock.

@@ -7,6 +7,7 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 use crate::model::ids::JobId;
 use crate::model::record::{Lease, Payload, Progress};
+use crate::storage::call::Call;
 
 /// Log lines, progress, memos and checkpoints of attempts.
 ///
@@ -22,7 +23,7 @@ use crate::model::record::{Lease, Payload, Progress};
 #[allow(unused_variables, reason = "default bodies")]
 pub trait JobLog {
     /// Appends lines and sets progress; one answer each, in order.
-    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+    async fn write_log(&self, call: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
         Err(Error::unsupported("logs"))
     }
 
@@ -39,7 +40,13 @@ pub trait JobLog {
     }
 
     /// Keeps a memo, or answers the one that is kept; `None` when the lease is lost.
-    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
+    async fn put_memo(
+        &self,
+        call: &Call,
+        lease: Lease,
+        key: &str,
+        value: &Payload,
+    ) -> Result<Option<Payload>> {
         Err(Error::unsupported("memos"))
     }
 
@@ -49,7 +56,12 @@ pub trait JobLog {
     }
 
     /// Keeps a checkpoint.
-    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
+    async fn put_checkpoint(
+        &self,
+        call: &Call,
+        lease: Lease,
+        value: &Payload,
+    ) -> Result<WriteAnswer> {
         Err(Error::unsupported("checkpoints"))
     }
 

@@ -13,6 +13,7 @@ use crate::model::record::JobRecord;
 use crate::model::recurring::Pause;
 use crate::model::state::StateName;
 use crate::model::stats::{Histogram, Scope, Step, Tally};
+use crate::storage::call::Call;
 
 /// Counts, lists and details.
 ///
@@ -47,7 +48,7 @@ use crate::model::stats::{Histogram, Scope, Step, Tally};
 #[allow(unused_variables, reason = "default bodies")]
 pub trait Monitoring {
     /// Counts, queues, servers: one page's worth.
-    async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
+    async fn snapshot(&self, call: &Call) -> Result<Snapshot> {
         Err(Error::unsupported("monitoring"))
     }
 

@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 
-use crate::model::clock::Timestamp;
 use crate::model::error::{Error, Result};
 use crate::model::failure::Fingerprint;
 use crate::model::ids::JobId;
 use crate::model::name::Name;
 use crate::model::record::NewRecord;
 use crate::model::recurring::Pause;
+use crate::storage::call::Call;
 use crate::storage::jobs::{Guard, Submitted};
 use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 
@@ -37,47 +37,37 @@ use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 #[allow(unused_variables, reason = "default bodies")]
 pub trait Operations {
     /// Pauses a queue or kind, or replaces its pause.
-    async fn pause(
-        &self,
-        target: &PauseTarget,
-        pause: &Pause,
-        now: Option<Timestamp>,
-    ) -> Result<()> {
+    async fn pause(&self, call: &Call, target: &PauseTarget, pause: &Pause) -> Result<()> {
         Err(Error::unsupported("pausing"))
     }
 
     /// Lifts a pause; `false` if there was none.
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+    async fn resume(&self, call: &Call, target: &PauseTarget) -> Result<bool> {
         Err(Error::unsupported("pausing"))
     }
 
     /// The pauses that hold.
-    async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
+    async fn pauses(&self, call: &Call) -> Result<Vec<PauseRecord>> {
         Err(Error::unsupported("pausing"))
     }
 
     /// Tells a server to be quiet or to stop; `None` takes the order back. `false` if it is unknown.
     async fn command_server(
         &self,
+        call: &Call,
         server: &Name,
         order: Option<&ServerOrder>,
-        now: Option<Timestamp>,
     ) -> Result<bool> {
         Err(Error::unsupported("commands to servers"))
     }
 
     /// Puts an edited copy in the place of a waiting job, or beside a finished one, in one step.
-    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
+    async fn edit_job(&self, call: &Call, edit: EditJob<'_>) -> Result<Submitted> {
         Err(Error::unsupported("editing jobs"))
     }
 
     /// Mutes an error group; `None` unmutes it. `false` if there is none.
-    async fn mute(
-        &self,
-        group: Fingerprint,
-        mute: Option<&Pause>,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn mute(&self, call: &Call, group: Fingerprint, mute: Option<&Pause>) -> Result<bool> {
         Err(Error::unsupported("muting"))
     }
 }
@@ -94,8 +84,6 @@ pub struct EditJob<'a> {
     pub copy: &'a NewRecord,
     /// Who wants it, for the history.
     pub actor: Option<&'a str>,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 impl EditJob<'_> {

@@ -14,6 +14,7 @@ use crate::model::record::{Extras, Lease, Locator, Payload, Progress};
 use crate::model::refusal::Refusal;
 use crate::model::state::{Reason, Retention, StateName};
 use crate::model::state_machine::Ending;
+use crate::storage::call::Call;
 use crate::storage::check_items;
 use crate::storage::jobs::StepRequest;
 use crate::storage::log::LogLine;
@@ -117,32 +118,34 @@ pub trait JobQueue {
     /// # Errors
     /// [`NotAnnounced`](crate::ErrorKind::NotAnnounced), or the call failed; repeat it with the same
     /// sequence.
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed>;
+    async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed>;
 
     /// Ends attempts; one answer each, in order.
-    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>>;
+    async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>>;
 
     /// Ends attempts and takes new jobs, in one commit where
     /// [`Capabilities::settle_and_claim`](crate::storage::Capabilities::settle_and_claim) says so. Where it
     /// does not, servers send both calls at the same time instead of this one.
     async fn settle_and_claim(
         &self,
+        call: &Call,
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
-        let answers = self.settle(settle).await?;
-        let claimed = self.claim(claim).await.map_err(crate::model::error::Error::maybe_applied)?;
+        let answers = self.settle(call, settle).await?;
+        let claimed =
+            self.claim(call, claim).await.map_err(crate::model::error::Error::maybe_applied)?;
         Ok((answers, claimed))
     }
 
     /// Extends leases; one answer each, in order.
-    async fn renew(&self, request: &RenewRequest) -> Result<Renewed>;
+    async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed>;
 
     /// Moves due jobs into their queues.
-    async fn promote_due(&self, request: StepRequest) -> Result<Promoted>;
+    async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted>;
 
     /// Takes leases away from servers that vanished.
-    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue>;
+    async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue>;
 
     /// A source of pushes, or `None` where there are none.
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>>;
@@ -173,8 +176,6 @@ pub struct ClaimRequest {
     pub sleeps_below: usize,
     /// What the last claim answered, to skip what is known to be taken.
     pub hint: Option<ClaimHint>,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 impl ClaimRequest {
@@ -290,8 +291,6 @@ pub struct SettleRequest {
     pub server: Name,
     /// The ends.
     pub settles: Vec<Settle>,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// The end of one attempt.
@@ -380,8 +379,6 @@ pub struct RenewRequest {
     pub held: Vec<Renewal>,
     /// How long the lease is from now.
     pub lease: Duration,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// One lease to extend.
@@ -439,8 +436,6 @@ pub struct RescueRequest {
     pub crash_limit: u32,
     /// At most this many are rescued, and this many reported.
     pub max: usize,
-    /// Replaces the storage's clock; tests only.
-    pub now: Option<Timestamp>,
 }
 
 /// A lease that has expired.

@@ -10,6 +10,7 @@ use crate::model::recurring::{
     NextRun, Overlap, Pause, RecurringRecord, RecurringRun, RecurringSpec,
 };
 use crate::model::refusal::Refusal;
+use crate::storage::call::Call;
 
 /// Recurring jobs. Core computes instants; the storage decides who fires (G10).
 ///
@@ -49,47 +50,38 @@ pub trait RecurringStore {
     /// Saves definitions; one outcome each, in order.
     async fn save_recurring(
         &self,
+        call: &Call,
         saves: &[SaveRecurring],
-        now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// Removes a schedule; `false` if there was none.
-    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
+    async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// Pauses a schedule, or resumes it with its next occurrence; `false` if there is none.
-    async fn pause_recurring(
-        &self,
-        id: &str,
-        change: PauseChange,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
+    async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// What is due.
-    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+    async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// Fires or skips occurrences; one outcome each, in order.
-    async fn fire_recurring(
-        &self,
-        fires: &[Fire],
-        now: Option<Timestamp>,
-    ) -> Result<Vec<FireOutcome>> {
+    async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         Err(Error::unsupported("recurring jobs"))
     }
 
     /// Creates a job of a schedule beside its occurrences.
     async fn trigger_recurring(
         &self,
+        call: &Call,
         id: &str,
         job: &NewRecord,
-        now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
         Err(Error::unsupported("recurring jobs"))
     }

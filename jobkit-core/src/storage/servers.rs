@@ -12,6 +12,7 @@ use crate::model::ids::Incarnation;
 use crate::model::name::Name;
 use crate::model::record::Lease;
 use crate::model::recurring::Pause;
+use crate::storage::call::Call;
 
 /// Servers, their proof of life, and what they are told.
 ///
@@ -33,16 +34,21 @@ use crate::model::recurring::Pause;
 #[async_trait]
 pub trait ServerRegistry {
     /// Makes a server known, or changes what is known of it.
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced>;
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced>;
 
     /// Proves life.
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer>;
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer>;
 
     /// Deregisters, naming the attempts that still run.
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()>;
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()>;
 
     /// Forgets servers that have been silent for longer than `silent_for`; answers their names.
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>>;
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>>;
 
     /// All servers, by name.
     async fn servers(&self) -> Result<Vec<ServerStatus>>;

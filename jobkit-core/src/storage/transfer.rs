@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use crate::model::error::{Error, Result};
+use crate::storage::call::Call;
 use crate::storage::whole::{ExportPage, Imported, Whole};
 
 /// Export and import of whole records.
@@ -29,7 +30,7 @@ pub trait TransferStore {
     /// # Errors
     /// A running job is invalid input, and so is a member whose batch is not there; nothing of the call is
     /// stored then.
-    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+    async fn import(&self, call: &Call, items: &[Whole]) -> Result<Vec<Imported>> {
         Err(Error::unsupported("importing whole records"))
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::model::batch::{BatchRecord, BatchState};
-use crate::model::clock::Timestamp;
 use crate::model::error::Result;
 use crate::model::error_group::ErrorGroup;
 use crate::model::failure::Fingerprint;
@@ -16,17 +15,17 @@ use crate::model::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
 use crate::model::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::model::stats::{Histogram, Scope, Tally};
 use crate::storage::*;
-use crate::testing::{Answer, Call, FaultyStorage};
+use crate::testing::{Answer, FaultyStorage, ObservedCall};
 
 #[async_trait]
 impl JobStore for FaultyStorage {
-    async fn submit(&self, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+    async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
         let jobs = request.submissions.iter().map(|one| one.jobs.len()).sum();
         self.given("submit", request.submissions.len());
         self.carry("submitted jobs", jobs).await;
         let mut answers = self
-            .seen("submit", self.inner.submit(request), |observer, answers| {
-                observer.applied(&Call::Submit(request, answers));
+            .seen("submit", self.inner.submit(call, request), |observer, answers| {
+                observer.applied(&ObservedCall::Submit(request, answers));
             })
             .await?;
         if self.swaps() && request.submissions.iter().all(|one| one.jobs.len() == 1) {
@@ -44,22 +43,26 @@ impl JobStore for FaultyStorage {
         self.call("jobs", self.inner.jobs(ids)).await
     }
 
-    async fn change_state(&self, request: ChangeRequest<'_>) -> Result<Vec<ChangeOutcome>> {
+    async fn change_state(
+        &self,
+        call: &Call,
+        request: ChangeRequest<'_>,
+    ) -> Result<Vec<ChangeOutcome>> {
         self.carry("change_state", request.changes.len()).await;
-        self.seen("change_state", self.inner.change_state(request), |observer, answers| {
-            observer.applied(&Call::ChangeState(request, answers));
+        self.seen("change_state", self.inner.change_state(call, request), |observer, answers| {
+            observer.applied(&ObservedCall::ChangeState(request, answers));
         })
         .await
     }
 
-    async fn purge_expired(&self, request: StepRequest) -> Result<Step> {
+    async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
         self.given("purge_expired", request.max);
-        self.call("purge_expired", self.inner.purge_expired(request)).await
+        self.call("purge_expired", self.inner.purge_expired(call, request)).await
     }
 
-    async fn sweep(&self, request: StepRequest) -> Result<Step> {
+    async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {
         self.given("sweep", request.max);
-        let mut step = self.call("sweep", self.inner.sweep(request)).await?;
+        let mut step = self.call("sweep", self.inner.sweep(call, request)).await?;
         self.altered(Answer::Sweep(&mut step));
         Ok(step)
     }
@@ -67,11 +70,11 @@ impl JobStore for FaultyStorage {
 
 #[async_trait]
 impl JobQueue for FaultyStorage {
-    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
+    async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed> {
         self.given("claim", request.max);
         let mut claimed = self
-            .seen("claim", self.inner.claim(request), |observer, claimed| {
-                observer.applied(&Call::Claim(request, claimed));
+            .seen("claim", self.inner.claim(call, request), |observer, claimed| {
+                observer.applied(&ObservedCall::Claim(request, claimed));
             })
             .await?;
         self.altered(Answer::Claim(&mut claimed));
@@ -79,24 +82,25 @@ impl JobQueue for FaultyStorage {
         Ok(claimed)
     }
 
-    async fn settle(&self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+    async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         self.carry("settle", request.settles.len()).await;
-        self.seen("settle", self.inner.settle(request), |observer, answers| {
-            observer.applied(&Call::Settle(request, answers));
+        self.seen("settle", self.inner.settle(call, request), |observer, answers| {
+            observer.applied(&ObservedCall::Settle(request, answers));
         })
         .await
     }
 
     async fn settle_and_claim(
         &self,
+        call: &Call,
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
         self.given("settle_and_claim", settle.settles.len().max(claim.max));
-        let call = self.inner.settle_and_claim(settle, claim);
+        let both = self.inner.settle_and_claim(call, settle, claim);
         let (answers, mut claimed) = self
-            .seen("settle_and_claim", call, |observer, (answers, claimed)| {
-                observer.applied(&Call::SettleAndClaim(settle, answers, claim, claimed));
+            .seen("settle_and_claim", both, |observer, (answers, claimed)| {
+                observer.applied(&ObservedCall::SettleAndClaim(settle, answers, claim, claimed));
             })
             .await?;
         self.altered(Answer::Claim(&mut claimed));
@@ -104,23 +108,23 @@ impl JobQueue for FaultyStorage {
         Ok((answers, claimed))
     }
 
-    async fn renew(&self, request: &RenewRequest) -> Result<Renewed> {
+    async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed> {
         self.carry("renew", request.held.len()).await;
-        self.seen("renew", self.inner.renew(request), |observer, renewed| {
-            observer.applied(&Call::Renew(request, renewed));
+        self.seen("renew", self.inner.renew(call, request), |observer, renewed| {
+            observer.applied(&ObservedCall::Renew(request, renewed));
         })
         .await
     }
 
-    async fn promote_due(&self, request: StepRequest) -> Result<Promoted> {
+    async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
         self.given("promote_due", request.max);
-        self.call("promote_due", self.inner.promote_due(request)).await
+        self.call("promote_due", self.inner.promote_due(call, request)).await
     }
 
-    async fn rescue_expired(&self, request: &RescueRequest) -> Result<Rescue> {
+    async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue> {
         self.given("rescue_expired", request.max.max(request.seen.len()));
-        self.seen("rescue_expired", self.inner.rescue_expired(request), |observer, rescue| {
-            observer.applied(&Call::Rescue(request, rescue));
+        self.seen("rescue_expired", self.inner.rescue_expired(call, request), |observer, rescue| {
+            observer.applied(&ObservedCall::Rescue(request, rescue));
         })
         .await
     }
@@ -134,38 +138,53 @@ impl JobQueue for FaultyStorage {
 
 #[async_trait]
 impl LockStore for FaultyStorage {
-    async fn try_acquire(&self, request: &LockRequest) -> Result<Option<LockLease>> {
-        self.seen("try_acquire", self.inner.try_acquire(request), |observer, lease| {
-            observer.applied(&Call::Acquire(request, lease));
+    async fn try_acquire(&self, call: &Call, request: &LockRequest) -> Result<Option<LockLease>> {
+        self.seen("try_acquire", self.inner.try_acquire(call, request), |observer, lease| {
+            observer.applied(&ObservedCall::Acquire(request, lease));
         })
         .await
     }
 
-    async fn renew_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
-        self.call("renew_lock", self.inner.renew_lock(request, generation)).await
+    async fn renew_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
+        self.call("renew_lock", self.inner.renew_lock(call, request, generation)).await
     }
 
-    async fn release_lock(&self, request: &LockRequest, generation: u64) -> Result<bool> {
-        self.call("release_lock", self.inner.release_lock(request, generation)).await
+    async fn release_lock(
+        &self,
+        call: &Call,
+        request: &LockRequest,
+        generation: u64,
+    ) -> Result<bool> {
+        self.call("release_lock", self.inner.release_lock(call, request, generation)).await
     }
 }
 
 #[async_trait]
 impl ServerRegistry for FaultyStorage {
-    async fn announce(&self, server: &ServerInfo, now: Option<Timestamp>) -> Result<Announced> {
-        self.call("announce", self.inner.announce(server, now)).await
+    async fn announce(&self, call: &Call, server: &ServerInfo) -> Result<Announced> {
+        self.call("announce", self.inner.announce(call, server)).await
     }
 
-    async fn heartbeat(&self, beat: &Heartbeat, now: Option<Timestamp>) -> Result<HeartbeatAnswer> {
-        self.call("heartbeat", self.inner.heartbeat(beat, now)).await
+    async fn heartbeat(&self, call: &Call, beat: &Heartbeat) -> Result<HeartbeatAnswer> {
+        self.call("heartbeat", self.inner.heartbeat(call, beat)).await
     }
 
-    async fn remove_server(&self, incarnation: Incarnation, still_running: &[Lease]) -> Result<()> {
-        self.call("remove_server", self.inner.remove_server(incarnation, still_running)).await
+    async fn remove_server(
+        &self,
+        call: &Call,
+        incarnation: Incarnation,
+        still_running: &[Lease],
+    ) -> Result<()> {
+        self.call("remove_server", self.inner.remove_server(call, incarnation, still_running)).await
     }
 
-    async fn remove_dead(&self, silent_for: Duration, now: Option<Timestamp>) -> Result<Vec<Name>> {
-        self.call("remove_dead", self.inner.remove_dead(silent_for, now)).await
+    async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>> {
+        self.call("remove_dead", self.inner.remove_dead(call, silent_for)).await
     }
 
     async fn servers(&self) -> Result<Vec<ServerStatus>> {
@@ -177,50 +196,41 @@ impl ServerRegistry for FaultyStorage {
 impl RecurringStore for FaultyStorage {
     async fn save_recurring(
         &self,
+        call: &Call,
         saves: &[SaveRecurring],
-        now: Option<Timestamp>,
     ) -> Result<Vec<SaveOutcome>> {
         self.carry("save_recurring", saves.len()).await;
-        self.call("save_recurring", self.inner.save_recurring(saves, now)).await
+        self.call("save_recurring", self.inner.save_recurring(call, saves)).await
     }
 
-    async fn remove_recurring(&self, id: &str, now: Option<Timestamp>) -> Result<bool> {
-        self.call("remove_recurring", self.inner.remove_recurring(id, now)).await
+    async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
+        self.call("remove_recurring", self.inner.remove_recurring(call, id)).await
     }
 
-    async fn pause_recurring(
-        &self,
-        id: &str,
-        change: PauseChange,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
-        self.call("pause_recurring", self.inner.pause_recurring(id, change, now)).await
+    async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
+        self.call("pause_recurring", self.inner.pause_recurring(call, id, change)).await
     }
 
-    async fn due_recurring(&self, max: usize, now: Option<Timestamp>) -> Result<DueRecurring> {
+    async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
         self.given("due_recurring", max);
-        self.call("due_recurring", self.inner.due_recurring(max, now)).await
+        self.call("due_recurring", self.inner.due_recurring(call, max)).await
     }
 
-    async fn fire_recurring(
-        &self,
-        fires: &[Fire],
-        now: Option<Timestamp>,
-    ) -> Result<Vec<FireOutcome>> {
+    async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
         self.carry("fire_recurring", fires.len()).await;
-        self.seen("fire_recurring", self.inner.fire_recurring(fires, now), |observer, outcomes| {
-            observer.applied(&Call::Fire(fires, outcomes));
+        self.seen("fire_recurring", self.inner.fire_recurring(call, fires), |observer, outcomes| {
+            observer.applied(&ObservedCall::Fire(fires, outcomes));
         })
         .await
     }
 
     async fn trigger_recurring(
         &self,
+        call: &Call,
         id: &str,
         job: &NewRecord,
-        now: Option<Timestamp>,
     ) -> Result<TriggerOutcome> {
-        self.call("trigger_recurring", self.inner.trigger_recurring(id, job, now)).await
+        self.call("trigger_recurring", self.inner.trigger_recurring(call, id, job)).await
     }
 
     async fn list_recurring(
@@ -242,12 +252,12 @@ impl RecurringStore for FaultyStorage {
 
 #[async_trait]
 impl BatchStore for FaultyStorage {
-    async fn start_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.call("start_batch", self.inner.start_batch(id, now)).await
+    async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.call("start_batch", self.inner.start_batch(call, id)).await
     }
 
-    async fn cancel_batch(&self, id: BatchId, now: Option<Timestamp>) -> Result<BatchOutcome> {
-        self.call("cancel_batch", self.inner.cancel_batch(id, now)).await
+    async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
+        self.call("cancel_batch", self.inner.cancel_batch(call, id)).await
     }
 
     async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>> {
@@ -266,32 +276,37 @@ impl BatchStore for FaultyStorage {
 
 #[async_trait]
 impl LimitStore for FaultyStorage {
-    async fn define_limit(&self, limit: &Limit) -> Result<()> {
-        self.call("define_limit", self.inner.define_limit(limit)).await
+    async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
+        self.call("define_limit", self.inner.define_limit(call, limit)).await
     }
 
-    async fn limits(&self, after: Option<&str>, limit: usize) -> Result<Vec<LimitUsage>> {
-        self.call("limits", self.inner.limits(after, limit)).await
+    async fn limits(
+        &self,
+        call: &Call,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<LimitUsage>> {
+        self.call("limits", self.inner.limits(call, after, limit)).await
     }
 
-    async fn limit(&self, name: &str) -> Result<Option<LimitUsage>> {
-        self.call("limit", self.inner.limit(name)).await
+    async fn limit(&self, call: &Call, name: &str) -> Result<Option<LimitUsage>> {
+        self.call("limit", self.inner.limit(call, name)).await
     }
 
     async fn limit_holders(&self, name: &str, limit: usize) -> Result<Vec<LimitHolder>> {
         self.call("limit_holders", self.inner.limit_holders(name, limit)).await
     }
 
-    async fn release_stuck(&self, request: ReleaseStuck<'_>) -> Result<bool> {
-        self.call("release_stuck", self.inner.release_stuck(request)).await
+    async fn release_stuck(&self, call: &Call, request: ReleaseStuck<'_>) -> Result<bool> {
+        self.call("release_stuck", self.inner.release_stuck(call, request)).await
     }
 }
 
 #[async_trait]
 impl JobLog for FaultyStorage {
-    async fn write_log(&self, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+    async fn write_log(&self, call: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
         self.carry("write_log", writes.len()).await;
-        self.call("write_log", self.inner.write_log(writes)).await
+        self.call("write_log", self.inner.write_log(call, writes)).await
     }
 
     async fn read_log(
@@ -304,16 +319,27 @@ impl JobLog for FaultyStorage {
         self.call("read_log", self.inner.read_log(job, fence, after, limit)).await
     }
 
-    async fn put_memo(&self, lease: Lease, key: &str, value: &Payload) -> Result<Option<Payload>> {
-        self.call("put_memo", self.inner.put_memo(lease, key, value)).await
+    async fn put_memo(
+        &self,
+        call: &Call,
+        lease: Lease,
+        key: &str,
+        value: &Payload,
+    ) -> Result<Option<Payload>> {
+        self.call("put_memo", self.inner.put_memo(call, lease, key, value)).await
     }
 
     async fn memo(&self, job: JobId, key: &str) -> Result<Option<Payload>> {
         self.call("memo", self.inner.memo(job, key)).await
     }
 
-    async fn put_checkpoint(&self, lease: Lease, value: &Payload) -> Result<WriteAnswer> {
-        self.call("put_checkpoint", self.inner.put_checkpoint(lease, value)).await
+    async fn put_checkpoint(
+        &self,
+        call: &Call,
+        lease: Lease,
+        value: &Payload,
+    ) -> Result<WriteAnswer> {
+        self.call("put_checkpoint", self.inner.put_checkpoint(call, lease, value)).await
     }
 
     async fn checkpoint(&self, job: JobId) -> Result<Option<Payload>> {
@@ -323,8 +349,8 @@ impl JobLog for FaultyStorage {
 
 #[async_trait]
 impl Monitoring for FaultyStorage {
-    async fn snapshot(&self, now: Option<Timestamp>) -> Result<Snapshot> {
-        self.call("snapshot", self.inner.snapshot(now)).await
+    async fn snapshot(&self, call: &Call) -> Result<Snapshot> {
+        self.call("snapshot", self.inner.snapshot(call)).await
     }
 
     async fn counters(&self, scope: &Scope) -> Result<Tally> {
@@ -371,50 +397,40 @@ impl Monitoring for FaultyStorage {
 
 #[async_trait]
 impl Operations for FaultyStorage {
-    async fn pause(
-        &self,
-        target: &PauseTarget,
-        pause: &Pause,
-        now: Option<Timestamp>,
-    ) -> Result<()> {
-        self.call("pause", self.inner.pause(target, pause, now)).await
+    async fn pause(&self, call: &Call, target: &PauseTarget, pause: &Pause) -> Result<()> {
+        self.call("pause", self.inner.pause(call, target, pause)).await
     }
 
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
-        self.call("resume", self.inner.resume(target)).await
+    async fn resume(&self, call: &Call, target: &PauseTarget) -> Result<bool> {
+        self.call("resume", self.inner.resume(call, target)).await
     }
 
-    async fn pauses(&self, now: Option<Timestamp>) -> Result<Vec<PauseRecord>> {
-        self.call("pauses", self.inner.pauses(now)).await
+    async fn pauses(&self, call: &Call) -> Result<Vec<PauseRecord>> {
+        self.call("pauses", self.inner.pauses(call)).await
     }
 
     async fn command_server(
         &self,
+        call: &Call,
         server: &Name,
         order: Option<&ServerOrder>,
-        now: Option<Timestamp>,
     ) -> Result<bool> {
-        self.call("command_server", self.inner.command_server(server, order, now)).await
+        self.call("command_server", self.inner.command_server(call, server, order)).await
     }
 
-    async fn edit_job(&self, edit: EditJob<'_>) -> Result<Submitted> {
-        self.call("edit_job", self.inner.edit_job(edit)).await
+    async fn edit_job(&self, call: &Call, edit: EditJob<'_>) -> Result<Submitted> {
+        self.call("edit_job", self.inner.edit_job(call, edit)).await
     }
 
-    async fn mute(
-        &self,
-        group: Fingerprint,
-        mute: Option<&Pause>,
-        now: Option<Timestamp>,
-    ) -> Result<bool> {
-        self.call("mute", self.inner.mute(group, mute, now)).await
+    async fn mute(&self, call: &Call, group: Fingerprint, mute: Option<&Pause>) -> Result<bool> {
+        self.call("mute", self.inner.mute(call, group, mute)).await
     }
 }
 
 #[async_trait]
 impl BulkStore for FaultyStorage {
-    async fn save_bulk(&self, bulk: &BulkRecord) -> Result<bool> {
-        self.call("save_bulk", self.inner.save_bulk(bulk)).await
+    async fn save_bulk(&self, call: &Call, bulk: &BulkRecord) -> Result<bool> {
+        self.call("save_bulk", self.inner.save_bulk(call, bulk)).await
     }
 
     async fn bulk(&self, id: OperationId) -> Result<Option<BulkRecord>> {
@@ -428,8 +444,8 @@ impl BulkStore for FaultyStorage {
 
 #[async_trait]
 impl AuditStore for FaultyStorage {
-    async fn append_audit(&self, entry: &AuditEntry, now: Option<Timestamp>) -> Result<()> {
-        self.call("append_audit", self.inner.append_audit(entry, now)).await
+    async fn append_audit(&self, call: &Call, entry: &AuditEntry) -> Result<()> {
+        self.call("append_audit", self.inner.append_audit(call, entry)).await
     }
 
     async fn audit(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<AuditEntry>> {
@@ -444,8 +460,8 @@ impl TransferStore for FaultyStorage {
         self.call("export", self.inner.export(after, limit)).await
     }
 
-    async fn import(&self, items: &[Whole]) -> Result<Vec<Imported>> {
+    async fn import(&self, call: &Call, items: &[Whole]) -> Result<Vec<Imported>> {
         self.carry("import", items.len()).await;
-        self.call("import", self.inner.import(items)).await
+        self.call("import", self.inner.import(call, items)).await
     }
 }

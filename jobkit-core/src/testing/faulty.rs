@@ -14,9 +14,9 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::sync::lock;
 use crate::storage::{
-    Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire, FireOutcome,
-    LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest, SettleAnswer,
-    SettleRequest, Step, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
+    Call, Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire,
+    FireOutcome, LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest,
+    SettleAnswer, SettleRequest, Step, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
 };
 
 /// What happens to a call.
@@ -42,7 +42,7 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the fields are a method's request and its answer")]
-pub enum Call<'a> {
+pub enum ObservedCall<'a> {
     Submit(SubmitRequest<'a>, &'a [Submitted]),
     ChangeState(ChangeRequest<'a>, &'a [ChangeOutcome]),
     Claim(&'a ClaimRequest, &'a Claimed),
@@ -59,7 +59,7 @@ pub enum Call<'a> {
 /// Looks on as calls are applied.
 pub trait Observer: Send + Sync {
     /// A call was applied just now; its answer is not on its way yet.
-    fn applied(&self, call: &Call<'_>);
+    fn applied(&self, call: &ObservedCall<'_>);
 }
 
 /// How long calls take, in addition to what the storage inside takes.
@@ -322,7 +322,7 @@ impl FaultyStorage {
         method: &'static str,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        self.seen(method, call, |observer, _| observer.applied(&Call::Other(method))).await
+        self.seen(method, call, |observer, _| observer.applied(&ObservedCall::Other(method))).await
     }
 
     /// A call whose request and answer are shown to the observer.
@@ -435,7 +435,7 @@ impl Storage for FaultyStorage {
         self.call("now", self.inner.now()).await
     }
 
-    async fn secret(&self, name: &str) -> Result<[u8; 32]> {
-        self.call("secret", self.inner.secret(name)).await
+    async fn secret(&self, call: &Call, name: &str) -> Result<[u8; 32]> {
+        self.call("secret", self.inner.secret(call, name)).await
     }
 }

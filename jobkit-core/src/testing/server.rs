@@ -16,7 +16,7 @@ use crate::model::record::JobDetails;
 use crate::model::state::StateName;
 use crate::server::inline::Inline;
 use crate::server::{FailedJob, Server, ServerBuilder, ServerOptions};
-use crate::storage::{JobQuery, JobQueue, JobStore, Monitoring, RecurringStore, StepRequest};
+use crate::storage::{Call, JobQuery, JobQueue, JobStore, Monitoring, RecurringStore, StepRequest};
 use crate::testing::{Fault, FaultyStorage};
 
 /// Runs jobs as a server would, in memory and in virtual time: nothing happens but when the test says so.
@@ -228,9 +228,10 @@ impl TestServer {
 
     /// The next instant at which something is due: a delayed job, a schedule, the end of a lease.
     async fn next_due(&self) -> Option<Timestamp> {
-        let step = StepRequest { max: 0, now: None };
-        let job = self.memory.promote_due(step).await.expect("memory").next_due_at;
-        let schedule = self.memory.due_recurring(0, None).await.expect("memory");
+        let step = StepRequest { max: 0 };
+        let job =
+            self.memory.promote_due(&Call::default(), step).await.expect("memory").next_due_at;
+        let schedule = self.memory.due_recurring(&Call::default(), 0).await.expect("memory");
         let schedule = schedule.next_due_at;
         let held = self.list(StateName::Processing).await;
         let lease = held.into_iter().filter_map(|job| match job.0.record.head.state {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jobkit_core::state::{Reason, StateName};
-use jobkit_core::storage::Monitoring;
+use jobkit_core::storage::{Call, Monitoring};
 use jobkit_core::testing::{Fault, FaultyStorage};
 use jobkit_core::{ErrorKind, JobId, Server};
 use tokio::time::Instant;
@@ -114,7 +114,7 @@ async fn a_storage_that_panics_has_failed_and_the_server_goes_on() {
         bench.client.enqueue(script(&format!("{n}"), Act::Sleep(20))).await.unwrap();
     }
     eventually("all ran", || async {
-        bench.storage.snapshot(None).await.unwrap().count(StateName::Succeeded) == 20
+        bench.storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded) == 20
     })
     .await;
     eventually("health is well", || async { server.health().is_ok() }).await;

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use jobkit_core::limit::Window;
 use jobkit_core::state::{Reason, StateName};
-use jobkit_core::storage::{JobQueue, JobStore, Monitoring};
+use jobkit_core::storage::{Call, JobQueue, JobStore, Monitoring};
 use jobkit_core::{Batch, On, RetryPolicy, WaitError};
 
 use crate::support::{Act, Bench, eventually, quick, script};
@@ -321,7 +321,7 @@ async fn a_stop_gives_back_what_did_not_start_and_waits_for_what_runs() {
     bench.client.enqueue_many(jobs).await.unwrap();
     eventually("two run", || async { bench.ledger.lock().unwrap().running == 2 }).await;
     server.shutdown().await.unwrap();
-    let snapshot = bench.storage.snapshot(None).await.unwrap();
+    let snapshot = bench.storage.snapshot(&Call::default()).await.unwrap();
     assert_eq!(snapshot.count(StateName::Processing), 0);
     let ended = bench.ledger.lock().unwrap().ends.len() as u64;
     assert_eq!(snapshot.count(StateName::Succeeded), ended);
@@ -357,7 +357,7 @@ async fn a_shared_handle_is_waited_for_and_stopped_by_many() {
     for waiting in waiting {
         waiting.await.unwrap().unwrap();
     }
-    assert_eq!(bench.storage.snapshot(None).await.unwrap().servers, 0);
+    assert_eq!(bench.storage.snapshot(&Call::default()).await.unwrap().servers, 0);
     server.join().await.unwrap();
     assert!(server.health().is_ok(), "it can still be asked");
 }
@@ -368,7 +368,7 @@ async fn dropping_the_handle_stops_the_server() {
     let server = bench.server(quick()).await;
     drop(server);
     eventually("it deregistered", || async {
-        bench.storage.snapshot(None).await.unwrap().servers == 0
+        bench.storage.snapshot(&Call::default()).await.unwrap().servers == 0
     })
     .await;
 }
@@ -405,12 +405,12 @@ async fn a_pause_that_was_lifted_since_it_was_read_gives_nothing_back() {
 
     let bench = Bench::new();
     let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
-    bench.storage.pause(&queue, &Pause::new("ann", "test"), None).await.unwrap();
+    bench.storage.pause(&Call::default(), &queue, &Pause::new("ann", "test")).await.unwrap();
     // It learns of the pause when it starts, and would learn of its end in ten seconds.
     let options = quick().lease(Duration::from_secs(30));
     let (_server, counted) = bench.counted_server(options).await;
     eventually("it learnt of the pause", || async { counted.calls("heartbeat") > 0 }).await;
-    bench.storage.resume(&queue).await.unwrap();
+    bench.storage.resume(&Call::default(), &queue).await.unwrap();
     let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
     assert_eq!(job.wait(Duration::from_secs(5)).await.unwrap(), 1);
     let record = bench.client.job(job.id()).await.unwrap().unwrap().record;
@@ -424,11 +424,11 @@ async fn a_paused_queue_rests_and_goes_on() {
     let bench = Bench::new();
     let _server = bench.server(quick()).await;
     let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
-    bench.storage.pause(&queue, &Pause::new("ann", "test"), None).await.unwrap();
+    bench.storage.pause(&Call::default(), &queue, &Pause::new("ann", "test")).await.unwrap();
     let job = bench.client.enqueue(script("a", Act::Return(1))).await.unwrap();
     assert!(matches!(job.wait(Duration::from_millis(300)).await, Err(WaitError::TimedOut(_))));
     assert_eq!(bench.starts_of("a"), 0);
-    bench.storage.resume(&queue).await.unwrap();
+    bench.storage.resume(&Call::default(), &queue).await.unwrap();
     job.wait(SOON).await.unwrap();
 }
 
@@ -461,7 +461,8 @@ async fn many_small_jobs_are_counted() {
     let jobs = (0..20_000).map(|n| script("small", Act::Return(n)));
     bench.client.enqueue_many(jobs).await.unwrap();
     eventually("all ran", || async {
-        bench.storage.snapshot(None).await.unwrap().count(StateName::Succeeded) == 20_000
+        bench.storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded)
+            == 20_000
     })
     .await;
     assert_eq!(bench.starts(), [("small".to_owned(), 20_000)].into());
@@ -519,9 +520,11 @@ async fn a_stale_holder_cannot_settle() {
     let request = SettleRequest {
         server: jobkit_core::Name::from_stored("first"),
         settles: vec![Settle::new(lease, Ending::Failed(Reason::Permanent))],
-        now: None,
     };
-    assert_eq!(bench.storage.settle(&request).await.unwrap(), [SettleAnswer::LeaseLost]);
+    assert_eq!(
+        bench.storage.settle(&Call::default(), &request).await.unwrap(),
+        [SettleAnswer::LeaseLost]
+    );
     job.wait(SOON).await.unwrap();
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jobkit_core::server::{Prefetch, ServerOptions};
 use jobkit_core::state::{State, StateName};
 use jobkit_core::stats::Scope;
-use jobkit_core::storage::{JobStore, Monitoring};
+use jobkit_core::storage::{Call, JobStore, Monitoring};
 use jobkit_core::testing::{Fault, FaultyStorage};
 use jobkit_core::{Batch, Client, ClientOptions, MemoryStorage, Server, ServerHandle, Storage};
 
@@ -51,7 +51,7 @@ async fn a_submit_whose_answer_is_lost_makes_one_job() {
     client.enqueue(batch).await.unwrap();
     let _server = server(&faulty, &ledger, quick()).await;
     eventually("all ran", || async {
-        memory.snapshot(None).await.unwrap().count(StateName::Succeeded) == 2502
+        memory.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded) == 2502
     })
     .await;
     let expected = [("job-0".to_owned(), 1), ("job-1".to_owned(), 1), ("member".to_owned(), 2500)];
@@ -72,7 +72,7 @@ async fn an_outage_longer_than_the_timeout_is_told() {
     faulty.heal();
     let handle = client.enqueue(job).await.unwrap();
     assert!(matches!(handle.submitted(), jobkit_core::storage::JobSubmitted::Already(_)));
-    assert_eq!(memory.snapshot(None).await.unwrap().count(StateName::Enqueued), 1);
+    assert_eq!(memory.snapshot(&Call::default()).await.unwrap().count(StateName::Enqueued), 1);
 }
 
 /// G6: claims and settles whose answers are lost are repeated, and every job runs once.
@@ -99,7 +99,7 @@ async fn claims_and_settles_whose_answers_are_lost_run_every_job_once() {
     });
     let handle = server(&faulty, &ledger, quick()).await;
     eventually("all succeeded", || async {
-        memory.snapshot(None).await.unwrap().count(StateName::Succeeded) == 2_000
+        memory.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded) == 2_000
     })
     .await;
     assert!(starts(&ledger).values().all(|starts| *starts == 1), "{:?}", starts(&ledger));
@@ -158,7 +158,7 @@ async fn outcomes_wait_for_the_storage() {
     let before = tried();
     // A call that came before the outage has been answered then, and all that it claimed has ended.
     eventually("what was claimed ended", || async {
-        let waiting = memory.snapshot(None).await.unwrap().count(StateName::Enqueued);
+        let waiting = memory.snapshot(&Call::default()).await.unwrap().count(StateName::Enqueued);
         let ledger = ledger.lock().unwrap();
         tried() > before && ledger.running == 0 && ledger.starts.len() as u64 + waiting == 200
     })
@@ -169,7 +169,7 @@ async fn outcomes_wait_for_the_storage() {
     assert_eq!(ledger.lock().unwrap().starts.len(), begun, "back-pressure");
     faulty.heal();
     eventually("all succeeded", || async {
-        memory.snapshot(None).await.unwrap().count(StateName::Succeeded) == 200
+        memory.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded) == 200
     })
     .await;
     assert_eq!(ledger.lock().unwrap().starts.len(), 200);
@@ -212,7 +212,7 @@ async fn a_forgotten_server_announces_itself_again() {
     let client = Client::new(memory.clone());
     let _server = server(&faulty, &ledger, quick()).await;
     let life = memory.servers().await.unwrap()[0].info.incarnation;
-    memory.remove_server(life, &[]).await.unwrap();
+    memory.remove_server(&Call::default(), life, &[]).await.unwrap();
     let job = client.enqueue(script("a", Act::Return(1))).await.unwrap();
     job.wait(SOON).await.unwrap();
     assert_eq!(memory.servers().await.unwrap()[0].info.incarnation, life);
@@ -235,7 +235,7 @@ async fn an_outcome_that_the_storage_cannot_take_stops_nothing() {
     client.enqueue_many((0..50).map(|_| script("short", Act::Return(1)))).await.unwrap();
     let _server = server(&faulty, &ledger, quick()).await;
     eventually("all finished", || async {
-        let snapshot = memory.snapshot(None).await.unwrap();
+        let snapshot = memory.snapshot(&Call::default()).await.unwrap();
         snapshot.count(StateName::Succeeded) + snapshot.count(StateName::Failed) == 50
     })
     .await;
@@ -262,7 +262,7 @@ async fn what_stands_behind_others_that_came_too_late_is_started_at_once() {
     let _server = server(&faulty, &ledger, quick().workers(2).poll_interval(never, never)).await;
     last.wait(SOON).await.unwrap();
     assert_eq!(starts(&ledger), [("last".to_owned(), 1)].into());
-    assert_eq!(memory.snapshot(None).await.unwrap().count(StateName::Deleted), 1_000);
+    assert_eq!(memory.snapshot(&Call::default()).await.unwrap().count(StateName::Deleted), 1_000);
 }
 
 /// On one thread, with a storage that always answers at once, a stop still stops.
@@ -274,7 +274,7 @@ async fn a_stop_under_load_ends_on_one_thread() {
     let handle = server(&faulty, &ledger, quick()).await;
     eventually("some ran", || async { !ledger.lock().unwrap().ends.is_empty() }).await;
     tokio::time::timeout(SOON, handle.shutdown()).await.expect("stops in time").unwrap();
-    let snapshot = memory.snapshot(None).await.unwrap();
+    let snapshot = memory.snapshot(&Call::default()).await.unwrap();
     assert_eq!(snapshot.count(StateName::Processing), 0);
     let ends = ledger.lock().unwrap().ends.len() as u64;
     assert_eq!(snapshot.count(StateName::Succeeded), ends);

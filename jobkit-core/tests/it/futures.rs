@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jobkit_core::operator::{Edit, Operator};
 use jobkit_core::search::JobFilter;
-use jobkit_core::storage::{Action, Guard, Storage};
+use jobkit_core::storage::{Action, Call, Guard, Storage};
 use jobkit_core::{
     Batch, BatchId, Client, JobContext, JobId, MemoryStorage, OperationId, Server, ServerHandle,
 };
@@ -74,7 +74,7 @@ fn operators(operator: &Operator, id: JobId) {
 
 #[allow(dead_code, reason = "it compiles")]
 fn storages<S: Storage + ?Sized>(storage: &S, filter: &JobFilter, id: JobId) {
-    spawnable(jobkit_core::why::why(storage, id, None));
+    spawnable(jobkit_core::why::why(storage, &Call::default(), id));
     spawnable(jobkit_core::search::count(storage, filter, 1));
     spawnable(jobkit_core::prometheus::Figures::read(storage));
     spawnable(jobkit_core::bulk::step(storage, OperationId::new()));

@@ -10,10 +10,10 @@ use jobkit_core::batch::BatchState;
 use jobkit_core::ids::IdSourceGuard;
 use jobkit_core::state::{Keep, Retention, StateName};
 use jobkit_core::storage::{
-    Action, BatchStore, ClaimHint, JobStore, Monitoring, SettleAnswer, StepRequest, Support,
+    Action, BatchStore, Call, ClaimHint, JobStore, Monitoring, SettleAnswer, StepRequest, Support,
     WakeUpReach,
 };
-use jobkit_core::testing::{Answer, Call, Fault, FaultyStorage, Observer, Pace};
+use jobkit_core::testing::{Answer, Fault, FaultyStorage, ObservedCall, Observer, Pace};
 use jobkit_core::{
     Batch, Client, ErrorKind, Job, Jobs, MemoryStorage, NewJob, Recurring, RetryPolicy, Server,
     ServerBuilder, ServerHandle, ServerOptions, bulk, transfer,
@@ -107,7 +107,7 @@ async fn drain(jobs: usize, far: impl FnOnce(&MemoryStorage) -> FaultyStorage) -
 
 async fn until_succeeded(storage: &MemoryStorage, jobs: usize) {
     loop {
-        let counts = storage.snapshot(None).await.unwrap();
+        let counts = storage.snapshot(&Call::default()).await.unwrap();
         if counts.count(StateName::Succeeded) >= jobs as u64 {
             return;
         }
@@ -214,7 +214,7 @@ async fn a_job_that_a_call_fails_for_is_found_by_halves() {
     assert_eq!((report.stored, report.refused.len()), (500, 0));
     // All, one half twice since its answer was lost, and the other.
     assert_eq!(far.calls("submit"), 4);
-    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Enqueued), 500);
+    assert_eq!(storage.snapshot(&Call::default()).await.unwrap().count(StateName::Enqueued), 500);
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +230,7 @@ async fn many_jobs_may_wait_for_those_before_them() {
     jobs.push(last);
     let report = client.enqueue_many(jobs).await.unwrap();
     assert_eq!((report.stored, report.refused.len()), (1_401, 0));
-    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Awaiting), 401);
+    assert_eq!(storage.snapshot(&Call::default()).await.unwrap().count(StateName::Awaiting), 401);
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,8 +249,8 @@ async fn a_large_batch_is_filled_by_calls_beside_each_other() {
     let record = batch.status().await.unwrap().unwrap();
     assert_eq!(record.counts.total, 12_002);
     // What a start does not reach in its step is left to sweeps.
-    while storage.sweep(StepRequest::default()).await.unwrap().more {}
-    let snapshot = storage.snapshot(None).await.unwrap();
+    while storage.sweep(&Call::default(), StepRequest::default()).await.unwrap().more {}
+    let snapshot = storage.snapshot(&Call::default()).await.unwrap();
     let counts = (snapshot.count(StateName::Enqueued), snapshot.count(StateName::Awaiting));
     assert_eq!(counts, (12_001, 1));
 }
@@ -271,8 +271,8 @@ async fn a_batch_with_a_member_that_is_refused_is_cancelled() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let record = storage.batch(id).await.unwrap().unwrap();
     assert_eq!(record.state(), BatchState::Cancelled);
-    while storage.sweep(StepRequest::default()).await.unwrap().more {}
-    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Awaiting), 0);
+    while storage.sweep(&Call::default(), StepRequest::default()).await.unwrap().more {}
+    assert_eq!(storage.snapshot(&Call::default()).await.unwrap().count(StateName::Awaiting), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -336,7 +336,7 @@ async fn every_path_keeps_the_items_of_a_step() {
     );
     let server = server.build().unwrap().start().await.unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(storage.snapshot(None).await.unwrap().count(StateName::Failed) >= 350);
+    assert!(storage.snapshot(&Call::default()).await.unwrap().count(StateName::Failed) >= 350);
     let operator = client.operator("op");
     let retried = bulk::drive(
         &far,
@@ -392,10 +392,10 @@ struct Notes {
 struct Watch(Arc<Mutex<Notes>>);
 
 impl Observer for Watch {
-    fn applied(&self, call: &Call<'_>) {
+    fn applied(&self, call: &ObservedCall<'_>) {
         let (answers, claim) = match call {
-            Call::Claim(claim, _) => (&[][..], claim),
-            Call::SettleAndClaim(_, answers, claim, _) => (*answers, claim),
+            ObservedCall::Claim(claim, _) => (&[][..], claim),
+            ObservedCall::SettleAndClaim(_, answers, claim, _) => (*answers, claim),
             _ => return,
         };
         let mut notes = self.0.lock().unwrap();
@@ -467,7 +467,7 @@ async fn a_claim_is_made_again_when_the_storage_says() {
     assert_eq!(claims(&far), 1, "not before");
     Client::new(storage.clone()).enqueue(script("held", Act::Return(1))).await.unwrap();
     tokio::time::sleep(ms(60)).await;
-    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Succeeded), 1);
+    assert_eq!(storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded), 1);
     tokio::time::sleep(Duration::from_secs(60)).await;
     // Each in vain is followed by a longer pause, and what says nothing by the usual one.
     assert!((3..=6).contains(&claims(&far)), "{} claims", claims(&far));
@@ -490,7 +490,7 @@ async fn a_job_that_is_due_and_cannot_be_promoted_makes_nobody_spin() {
     assert!(made <= 60, "{made} claims a minute");
     far.heal();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(storage.snapshot(None).await.unwrap().count(StateName::Succeeded), 1);
+    assert_eq!(storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded), 1);
     server.shutdown().await.unwrap();
 }
 
@@ -535,7 +535,7 @@ async fn what_another_process_schedules_is_found_by_claims() {
     for delay in [20, 8, 1] {
         let began = Instant::now();
         client.enqueue(NewJob::new(Nothing {}).delay(Duration::from_secs(delay))).await.unwrap();
-        let before = storage.snapshot(None).await.unwrap().count(StateName::Succeeded);
+        let before = storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded);
         until_succeeded(&storage, usize::try_from(before).unwrap() + 1).await;
         // At its instant, where a poll came before it; else at the next poll.
         let late = began.elapsed().saturating_sub(Duration::from_secs(delay));

@@ -6,7 +6,7 @@ use jobkit_core::ErrorKind;
 use jobkit_core::operator::{Edit, Edited};
 use jobkit_core::search::JobFilter;
 use jobkit_core::state::{Reason, StateName};
-use jobkit_core::storage::{Action, AuditStore, BulkStore, Monitoring, ServerRegistry};
+use jobkit_core::storage::{Action, AuditStore, BulkStore, Call, Monitoring, ServerRegistry};
 
 use crate::support::{Act, Bench, eventually, quick, script};
 
@@ -100,5 +100,8 @@ async fn a_waiting_job_is_edited_and_a_failed_one_run_again_with_other_arguments
     assert_eq!(original.head.reason, Reason::Replaced);
     let outcomes = ann.run_now(&[copy, waiting.id()]).await.unwrap();
     assert_eq!(outcomes.iter().map(|it| it.is_done()).collect::<Vec<_>>(), [true, false]);
-    assert_eq!(bench.storage.snapshot(None).await.unwrap().count(StateName::Enqueued), 1);
+    assert_eq!(
+        bench.storage.snapshot(&Call::default()).await.unwrap().count(StateName::Enqueued),
+        1
+    );
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jobkit_core::limit::Window;
-use jobkit_core::storage::{BatchStore, JobStore, Monitoring, RecurringStore, StepRequest};
+use jobkit_core::storage::{BatchStore, Call, JobStore, Monitoring, RecurringStore, StepRequest};
 use jobkit_core::unique::{OnConflict, Until};
 use jobkit_core::{
     Batch, Client, ErrorKind, JobId, MemoryStorage, NewJob, Recurring, RetryPolicy, Timestamp,
@@ -68,7 +68,7 @@ async fn every_mistake_names_its_field_and_stores_nothing() {
 }
 
 async fn nothing_is_stored(storage: &MemoryStorage) {
-    assert_eq!(storage.snapshot(None).await.unwrap().by_state, [0; 7]);
+    assert_eq!(storage.snapshot(&Call::default()).await.unwrap().by_state, [0; 7]);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn what_json_loses_is_refused_by_enqueue_and_is_no_result() {
         assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidInput, Some("args")));
         assert!(error.to_string().contains(field), "{error}");
     }
-    assert!(storage.snapshot(None).await.unwrap().queues.is_empty());
+    assert!(storage.snapshot(&Call::default()).await.unwrap().queues.is_empty());
 
     // The order of a map is another one each time, and the job is the same one.
     let tags = || (0..20).map(|n| (format!("tag-{n}"), n)).collect::<HashMap<_, _>>();
@@ -233,7 +233,7 @@ async fn a_large_batch_that_is_refused_leaves_no_keys_taken() {
     assert!(error.is_conflict(), "{error}");
     let cancelled = storage.batch(id).await.unwrap().expect("it was opened");
     assert!(cancelled.cancelled_at.is_some());
-    while storage.sweep(StepRequest::default()).await.unwrap().more {}
+    while storage.sweep(&Call::default(), StepRequest::default()).await.unwrap().more {}
     client.enqueue(Batch::new("b").jobs((0..2_000).map(keyed))).await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use jobkit_core::server::Prefetch;
 use jobkit_core::state::StateName;
-use jobkit_core::storage::{Monitoring, ServerRegistry};
+use jobkit_core::storage::{Call, Monitoring, ServerRegistry};
 use jobkit_core::testing::FaultyStorage;
 use jobkit_core::{
     Client, Failure, Job, JobContext, Jobs, MemoryStorage, NewJob, Server, ServerBuilder,
@@ -58,7 +58,7 @@ async fn enqueue(client: &Client, queue: &str, count: usize) {
 }
 
 async fn succeeded(storage: &MemoryStorage) -> u64 {
-    storage.snapshot(None).await.unwrap().count(StateName::Succeeded)
+    storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +76,7 @@ async fn a_full_queue_runs_no_more_than_its_number_and_holds_up_no_other() {
     let server = server.build().unwrap().start().await.unwrap();
     let running = |queue: &str| seen.lock().unwrap().get(queue).copied().unwrap_or_default();
     eventually("three mails run", || async { running("mail").0 == 3 }).await;
-    let held = storage.snapshot(None).await.unwrap().count(StateName::Processing);
+    let held = storage.snapshot(&Call::default()).await.unwrap().count(StateName::Processing);
     assert_eq!(held, 3, "none is claimed ahead");
     enqueue(&client, "default", 30).await;
     eventually("the others go on", || async { succeeded(&storage).await == 30 }).await;

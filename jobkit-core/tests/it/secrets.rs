@@ -81,7 +81,7 @@ async fn nothing_that_holds_arguments_or_results_shows_them() {
     );
     hides(&new);
     let submission = Submission::one(new.clone());
-    hides(&SubmitRequest { submissions: std::slice::from_ref(&submission), now: None });
+    hides(&SubmitRequest { submissions: std::slice::from_ref(&submission) });
     hides(&submission);
     let job = FireJob { job: new, nominal_at: next.nominal_at, overlap: record.spec.overlap };
     hides(&Fire {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jobkit_core::batch::{NewBatch, Starts};
 use jobkit_core::state::StateName;
-use jobkit_core::storage::{JobStore, Submission, SubmitRequest};
+use jobkit_core::storage::{Call, JobStore, Submission, SubmitRequest};
 use jobkit_core::testing::{Fault, FaultyStorage};
 use jobkit_core::{BatchId, Client, ErrorKind, JobHandle, On, WaitError};
 use serde_json::Value;
@@ -45,8 +45,8 @@ async fn the_error_says_what_an_unfinished_job_waits_for() {
     let batch = BatchId::new();
     let filling = NewBatch { starts: Starts::WhenStarted, ..NewBatch::new(batch, "imports") };
     let submissions = [Submission { batch: Some(filling), jobs: Vec::new() }];
-    let request = SubmitRequest { submissions: &submissions, now: None };
-    bench.storage.submit(request).await.unwrap();
+    let request = SubmitRequest { submissions: &submissions };
+    bench.storage.submit(&Call::default(), request).await.unwrap();
     let member = script("member", Act::Return(1)).in_batch(batch);
     let member = client.enqueue(member).await.unwrap();
     assert_eq!(text(&member).await, format!("still waits for batch {batch} to be started"));

@@ -39,8 +39,11 @@ struct BatchAnswers {
     but_for_success: HashMap<BatchId, bool>,
 }
 
-pub(crate) fn purge(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Step> {
-    let now = txn.now(request.now);
+pub(crate) fn purge(
+    txn: &mut Txn<'_, '_>,
+    request: StepRequest,
+    now: Timestamp,
+) -> SqlResult<Step> {
     let max = request.max.clamp(1, STEP);
     let mut budget = Budget(STEP);
     // Members of a batch stay while its continuations have not finished. They must not block what

@@ -46,8 +46,11 @@ fn wanted_kinds(kinds: &[Name]) -> impl Fn(&Name) -> bool + '_ {
     }
 }
 
-pub(crate) fn claim(txn: &mut Txn<'_, '_>, request: &ClaimRequest) -> SqlResult<Claimed> {
-    let now = txn.now(request.now);
+pub(crate) fn claim(
+    txn: &mut Txn<'_, '_>,
+    request: &ClaimRequest,
+    now: Timestamp,
+) -> SqlResult<Claimed> {
     let incarnation = request.incarnation;
     let last_claim = txn.db.one(
         "SELECT last_claim FROM jk_server WHERE incarnation = ?1",

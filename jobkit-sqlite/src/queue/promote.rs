@@ -15,8 +15,11 @@ use crate::limits::admission;
 use crate::txn::Txn;
 use crate::txn::marks::STEP;
 
-pub(crate) fn promote(txn: &mut Txn<'_, '_>, request: StepRequest) -> SqlResult<Promoted> {
-    let now = txn.now(request.now);
+pub(crate) fn promote(
+    txn: &mut Txn<'_, '_>,
+    request: StepRequest,
+    now: Timestamp,
+) -> SqlResult<Promoted> {
     let due = read_jobs(
         txn.db,
         select_job!(

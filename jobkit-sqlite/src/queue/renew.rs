@@ -18,8 +18,11 @@ use crate::jobs::transition::{TransitionContext, transition};
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
-pub(crate) fn renew(txn: &mut Txn<'_, '_>, request: &RenewRequest) -> SqlResult<Renewed> {
-    let now = txn.now(request.now);
+pub(crate) fn renew(
+    txn: &mut Txn<'_, '_>,
+    request: &RenewRequest,
+    now: Timestamp,
+) -> SqlResult<Renewed> {
     let expires_at = now.plus(request.lease);
     let mut answers = Vec::with_capacity(request.held.len());
     let mut listed = HashSet::with_capacity(request.held.len());

@@ -18,8 +18,11 @@ use crate::limits::admission;
 use crate::txn::Txn;
 use crate::txn::marks::Budget;
 
-pub(crate) fn rescue(txn: &mut Txn<'_, '_>, request: &RescueRequest) -> SqlResult<Rescue> {
-    let now = txn.now(request.now);
+pub(crate) fn rescue(
+    txn: &mut Txn<'_, '_>,
+    request: &RescueRequest,
+    now: Timestamp,
+) -> SqlResult<Rescue> {
     let mut rescue = Rescue::default();
     for seen in request.seen.iter().take(request.max) {
         let lease = Lease {

@@ -24,8 +24,8 @@ use crate::txn::marks::Budget;
 pub(crate) fn settle_all(
     txn: &mut Txn<'_, '_>,
     request: &SettleRequest,
+    now: Timestamp,
 ) -> SqlResult<Vec<SettleAnswer>> {
-    let now = txn.now(request.now);
     let answers = request.settles.iter().map(|settle| settle_one(txn, settle, now)).collect();
     txn.pending.flush(txn.db)?;
     // Once for all: many may have freed slots of one limit.

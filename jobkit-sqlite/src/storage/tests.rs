@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use conformance_tests::{CASES, Group, TestBackend};
 use jobkit_core::record::NewRecord;
-use jobkit_core::storage::{JobStore, Monitoring, Submission, SubmitRequest};
+use jobkit_core::storage::{Call, JobStore, Monitoring, Submission, SubmitRequest};
 use jobkit_core::{JobId, Name};
 use tempfile::TempDir;
 
@@ -105,7 +105,7 @@ async fn a_poisoned_call_fails_alone() {
     let submit = || async {
         let job = NewRecord::new(JobId::new(), Name::from_stored("k"), b"{}".to_vec());
         let request = [Submission::one(job)];
-        storage.submit(SubmitRequest { submissions: &request, now: None }).await
+        storage.submit(&Call::default(), SubmitRequest { submissions: &request }).await
     };
     // While this one sleeps the others gather, and then share a transaction.
     let slow = storage.writer().call("sleep", |_| {
@@ -123,6 +123,6 @@ async fn a_poisoned_call_fails_alone() {
     let error = poisoned.expect_err("fails");
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert_eq!(error.applied(), jobkit_core::Applied::NotApplied);
-    let snapshot = storage.snapshot(None).await.expect("reads");
+    let snapshot = storage.snapshot(&Call::default()).await.expect("reads");
     assert_eq!(snapshot.by_state.iter().sum::<u64>(), 2);
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use jobkit_core::{Error, ErrorKind, Result};
+use jobkit_core::storage::Call;
+use jobkit_core::{Error, ErrorKind, Result, Timestamp};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -13,7 +14,7 @@ use crate::error::SqlResult;
 use crate::txn::Txn;
 
 /// A call on its way to the writer.
-pub(crate) trait Call: Send {
+pub(crate) trait PendingCall: Send {
     /// May run twice: the second time alone, after the transaction that it shared was rolled back.
     fn run(&mut self, txn: &mut Txn<'_, '_>) -> SqlResult;
     fn options(&self) -> CallOptions;
@@ -37,7 +38,7 @@ impl CallOptions {
 
 /// What the writer receives.
 pub(crate) enum Message {
-    Call(Box<dyn Call>),
+    Call(Box<dyn PendingCall>),
     /// A listener went to sleep: watch for other processes.
     Watch,
 }
@@ -49,7 +50,7 @@ struct Request<F, T> {
     to: oneshot::Sender<Result<T>>,
 }
 
-impl<F, T> Call for Request<F, T>
+impl<F, T> PendingCall for Request<F, T>
 where
     F: FnMut(&mut Txn<'_, '_>) -> SqlResult<T> + Send,
     T: Send,
@@ -141,6 +142,25 @@ impl Writer {
         F: FnMut(&mut Txn<'_, '_>) -> SqlResult<T> + Send + 'static,
     {
         self.call_with(operation, CallOptions::default(), work).await
+    }
+
+    /// The same for work that depends on the time of the call.
+    pub(crate) async fn call_at<T, F>(
+        &self,
+        operation: &'static str,
+        call: &Call,
+        mut work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Txn<'_, '_>, Timestamp) -> SqlResult<T> + Send + 'static,
+    {
+        let call = call.clone();
+        let work = move |txn: &mut Txn<'_, '_>| {
+            let now = txn.now(&call);
+            work(txn, now)
+        };
+        self.call(operation, work).await
     }
 
     /// The same with options.

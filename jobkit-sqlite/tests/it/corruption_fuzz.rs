@@ -208,7 +208,6 @@ fn claim(sequence: u64, kind: &str, max: usize) -> ClaimRequest {
         lease: Duration::from_secs(30),
         sleeps_below: 0,
         hint: None,
-        now: None,
     }
 }
 
@@ -227,7 +226,7 @@ async fn fill(path: &Path, clock: &TestClock) -> Vec<Lease> {
         started_at: Timestamp::MIN,
         draining: false,
     };
-    storage.announce(&server, None).await.unwrap();
+    storage.announce(&Call::default(), &server).await.unwrap();
     let mut submissions = Vec::new();
     for n in 0..12 {
         let mut one = job("k", n);
@@ -261,9 +260,9 @@ async fn fill(path: &Path, clock: &TestClock) -> Vec<Lease> {
     let jobs = vec![member(30), member(31), then];
     submissions.push(Submission { batch: Some(new), jobs });
     submissions.extend((0..BYSTANDERS).map(|n| Submission::one(job("bystander", n))));
-    let request = SubmitRequest { submissions: &submissions, now: None };
-    storage.submit(request).await.unwrap();
-    let held = storage.claim(&claim(1, "k", 6)).await.unwrap().jobs;
+    let request = SubmitRequest { submissions: &submissions };
+    storage.submit(&Call::default(), request).await.unwrap();
+    let held = storage.claim(&Call::default(), &claim(1, "k", 6)).await.unwrap().jobs;
     let endings = [
         Ending::Succeeded,
         Ending::Failed(Reason::Permanent),
@@ -279,26 +278,25 @@ async fn fill(path: &Path, clock: &TestClock) -> Vec<Lease> {
         settle.progress.push(Progress { name, done: 1, total: 2, message });
         settle
     });
-    let request = SettleRequest { server: name("server"), settles: settles.collect(), now: None };
-    storage.settle(&request).await.unwrap();
+    let request = SettleRequest { server: name("server"), settles: settles.collect() };
+    storage.settle(&Call::default(), &request).await.unwrap();
     let leases: Vec<Lease> = held[3..].iter().map(|job| job.lease).collect();
     let value = Payload::from(b"1".to_vec());
-    storage.put_memo(leases[0], "m", &value).await.unwrap();
-    storage.put_checkpoint(leases[0], &value).await.unwrap();
+    storage.put_memo(&Call::default(), leases[0], "m", &value).await.unwrap();
+    storage.put_checkpoint(&Call::default(), leases[0], &value).await.unwrap();
     let template = JobTemplate::from_record(&job("k", 99)).unwrap();
     let next = Some(NextRun { nominal_at: clock.now(), due_at: clock.now() });
     for id in ["a", "b"] {
         let spec = every_minute(id, template.clone());
         let save = SaveRecurring { spec, next, if_etag: None };
-        storage.save_recurring(&[save], None).await.unwrap();
+        storage.save_recurring(&Call::default(), &[save]).await.unwrap();
         fire(&storage, id, clock.now(), if id == "a" { 40 } else { 41 }).await.unwrap();
     }
     let pause = Pause::new("me", "why");
-    storage.pause(&PauseTarget::Queue(name("elsewhere")), &pause, None).await.unwrap();
-    storage.pause_recurring("b", PauseChange::Pause(pause), None).await.unwrap();
-    let lock =
-        LockRequest { name: "lock".into(), owner: LIFE, ttl: Duration::from_secs(60), now: None };
-    storage.try_acquire(&lock).await.unwrap();
+    storage.pause(&Call::default(), &PauseTarget::Queue(name("elsewhere")), &pause).await.unwrap();
+    storage.pause_recurring(&Call::default(), "b", PauseChange::Pause(pause)).await.unwrap();
+    let lock = LockRequest { name: "lock".into(), owner: LIFE, ttl: Duration::from_secs(60) };
+    storage.try_acquire(&Call::default(), &lock).await.unwrap();
     leases
 }
 
@@ -318,7 +316,7 @@ async fn fire(
         job: Some(FireJob { nominal_at: at, job: job("k", n), overlap: Overlap::Skip }),
         next: Some(NextRun { nominal_at: later, due_at: later }),
     };
-    storage.fire_recurring(&[fire], None).await
+    storage.fire_recurring(&Call::default(), &[fire]).await
 }
 
 /// Calls everything that reads; answers do not matter.
@@ -334,20 +332,20 @@ async fn read(storage: &SqliteStorage) {
     let _ = storage.jobs(&ids).await;
     let _ = storage.batch(BatchId::from_key("b")).await;
     let _ = storage.batches(None, None, 9).await;
-    let _ = storage.limits(None, 9).await;
+    let _ = storage.limits(&Call::default(), None, 9).await;
     for limit in ["one", "rate"] {
-        let _ = storage.limit(limit).await;
+        let _ = storage.limit(&Call::default(), limit).await;
         let _ = storage.limit_holders(limit, 9).await;
     }
     let _ = storage.list_recurring(None, 9).await;
-    let _ = storage.due_recurring(9, None).await;
+    let _ = storage.due_recurring(&Call::default(), 9).await;
     for id in ["a", "b"] {
         let _ = storage.recurring(id).await;
         let _ = storage.recurring_runs(id, 9).await;
     }
     let _ = storage.servers().await;
-    let _ = storage.pauses(None).await;
-    let _ = storage.snapshot(None).await;
+    let _ = storage.pauses(&Call::default()).await;
+    let _ = storage.snapshot(&Call::default()).await;
     let _ = storage.lanes(9).await;
     let _ = storage.counters(&Scope::Total).await;
     let (from, to) = (Timestamp::MIN, Timestamp::MAX);
@@ -373,20 +371,20 @@ async fn read(storage: &SqliteStorage) {
 
 /// Calls everything that changes jobs.
 async fn write(storage: &SqliteStorage, leases: &[Lease], clock: &TestClock) {
-    let step = StepRequest { max: 100, now: None };
+    let step = StepRequest { max: 100 };
     let sequence = 2;
-    let _ = storage.claim(&claim(sequence, "k", 5)).await;
+    let _ = storage.claim(&Call::default(), &claim(sequence, "k", 5)).await;
     let held = leases.iter().map(|lease| Renewal { lease: *lease, started: true }).collect();
     let lease = Duration::from_secs(30);
     let sequences = 1..=1;
-    let renew = RenewRequest { incarnation: LIFE, sequences, held, lease, now: None };
-    let _ = storage.renew(&renew).await;
+    let renew = RenewRequest { incarnation: LIFE, sequences, held, lease };
+    let _ = storage.renew(&Call::default(), &renew).await;
     for (lease, ending) in leases.iter().zip([Ending::Succeeded, Ending::GivenBack]) {
         let settles = vec![Settle::new(*lease, ending)];
-        let request = SettleRequest { server: name("server"), settles, now: None };
-        let _ = storage.settle(&request).await;
+        let request = SettleRequest { server: name("server"), settles };
+        let _ = storage.settle(&Call::default(), &request).await;
     }
-    let _ = storage.start_batch(BatchId::from_key("b"), None).await;
+    let _ = storage.start_batch(&Call::default(), BatchId::from_key("b")).await;
     for (n, action) in [
         (6, Action::Delete { keep: None }),
         (0, Action::Requeue { run_at: None }),
@@ -397,47 +395,49 @@ async fn write(storage: &SqliteStorage, leases: &[Lease], clock: &TestClock) {
     ] {
         let (operation, guard) = (OperationId::new(), Guard::None);
         let changes = [Change { operation, job: job("k", n).id, guard, action }];
-        let request = ChangeRequest { changes: &changes, actor: None, now: None };
-        let _ = storage.change_state(request).await;
+        let request = ChangeRequest { changes: &changes, actor: None };
+        let _ = storage.change_state(&Call::default(), request).await;
     }
     let _ = fire(storage, "a", clock.now(), 42).await;
-    let _ = storage.trigger_recurring("b", &job("k", 43), None).await;
+    let _ = storage.trigger_recurring(&Call::default(), "b", &job("k", 43)).await;
     let submissions = [Submission::one(job("k", 44))];
-    let _ = storage.submit(SubmitRequest { submissions: &submissions, now: None }).await;
+    let _ = storage.submit(&Call::default(), SubmitRequest { submissions: &submissions }).await;
     for seconds in [100, 100_000] {
         clock.advance(Duration::from_secs(seconds));
-        let _ = storage.promote_due(step).await;
+        let _ = storage.promote_due(&Call::default(), step).await;
         let mut seen = Vec::new();
         for _ in 0..2 {
-            let request = RescueRequest { seen, crash_limit: 3, max: 100, now: None };
-            seen =
-                storage.rescue_expired(&request).await.map_or_else(|_| Vec::new(), |it| it.expired);
+            let request = RescueRequest { seen, crash_limit: 3, max: 100 };
+            seen = storage
+                .rescue_expired(&Call::default(), &request)
+                .await
+                .map_or_else(|_| Vec::new(), |it| it.expired);
         }
         // A step may leave a row as it is, but must not be wanted again without end.
         for _ in 0..50 {
-            if !storage.sweep(step).await.is_ok_and(|step| step.more) {
+            if !storage.sweep(&Call::default(), step).await.is_ok_and(|step| step.more) {
                 break;
             }
         }
         for _ in 0..50 {
-            if !storage.purge_expired(step).await.is_ok_and(|step| step.more) {
+            if !storage.purge_expired(&Call::default(), step).await.is_ok_and(|step| step.more) {
                 break;
             }
         }
     }
-    let _ = storage.cancel_batch(BatchId::from_key("b"), None).await;
-    let _ = storage.remove_dead(Duration::from_secs(1_000_000), None).await;
+    let _ = storage.cancel_batch(&Call::default(), BatchId::from_key("b")).await;
+    let _ = storage.remove_dead(&Call::default(), Duration::from_secs(1_000_000)).await;
 }
 
 /// Those that were not touched are claimed and done.
 async fn bystanders_go_on(storage: &SqliteStorage) -> Result<(), String> {
     let mut done = BTreeSet::new();
     for sequence in 3..10 {
-        let claimed = storage.claim(&claim(sequence, "bystander", 5)).await;
+        let claimed = storage.claim(&Call::default(), &claim(sequence, "bystander", 5)).await;
         let jobs = claimed.map_err(|error| format!("a claim fails: {error}"))?.jobs;
         let settles = jobs.iter().map(|job| Settle::new(job.lease, Ending::Succeeded)).collect();
-        let request = SettleRequest { server: name("server"), settles, now: None };
-        let answers = storage.settle(&request).await;
+        let request = SettleRequest { server: name("server"), settles };
+        let answers = storage.settle(&Call::default(), &request).await;
         answers.map_err(|error| format!("a settle fails: {error}"))?;
         done.extend(jobs.iter().map(|job| job.lease.job));
     }
@@ -558,14 +558,14 @@ async fn a_schedule_that_cannot_be_read_stops_no_other() {
         next: Some(NextRun { nominal_at: clock.now(), due_at: clock.now() }),
     };
     let storage = SqliteOptions::new(&path).clock(clock.clone()).open().await.unwrap();
-    storage.pause_recurring("b", resume, None).await.unwrap();
+    storage.pause_recurring(&Call::default(), "b", resume).await.unwrap();
     let conn = Connection::open(&path).unwrap();
     conn.execute("UPDATE jobkit_recurring SET spec = '{not json' WHERE id = 'a'", []).unwrap();
     clock.advance(Duration::from_secs(600));
     let ids = |records: &[jobkit_core::recurring::RecurringRecord]| {
         records.iter().map(|record| record.spec.id.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(ids(&storage.due_recurring(9, None).await.unwrap().due), ["b"]);
+    assert_eq!(ids(&storage.due_recurring(&Call::default(), 9).await.unwrap().due), ["b"]);
     assert_eq!(ids(&storage.list_recurring(None, 9).await.unwrap()), ["b"]);
     assert!(storage.recurring("a").await.is_err(), "who asks for it is told");
 }

@@ -31,7 +31,7 @@ async fn a_damaged_row_stops_nobody_else() {
         conn.query_row(text, [&id.as_bytes()[..]], |row| row.get(0)).expect("reads")
     };
     let now = storage.now().await.expect("tells");
-    let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
+    let later = |seconds| Call::at(now.plus(Duration::from_secs(seconds)));
     let list = async |state| {
         let query = JobQuery::new(state);
         let page = storage.list(&query).await.expect("lists");
@@ -49,8 +49,8 @@ async fn a_damaged_row_stops_nobody_else() {
     }
     damage(ids[0]);
     assert_eq!(list(StateName::Scheduled).await, ids[1..]);
-    let step = StepRequest { max: 100, now: later(2) };
-    let promoted = storage.promote_due(step).await.expect("promotes");
+    let step = StepRequest { max: 100 };
+    let promoted = storage.promote_due(&later(2), step).await.expect("promotes");
     assert_eq!(promoted.next_due_at, None, "it is not due forever");
     assert_eq!((state(ids[0]), state(ids[1])), (5, 2));
 
@@ -68,12 +68,13 @@ async fn a_damaged_row_stops_nobody_else() {
     assert!(claim(&storage, &server, 2).await.is_empty());
     let ending = Ending::Succeeded;
     let settles = vec![Settle::new(held[0].lease, ending)];
-    let request = SettleRequest { server: server.name.clone(), settles, now: None };
-    let answers = storage.settle(&request).await.expect("settles the others");
+    let request = SettleRequest { server: server.name.clone(), settles };
+    let answers = storage.settle(&Call::default(), &request).await.expect("settles the others");
     assert!(matches!(answers[..], [SettleAnswer::LeaseLost]), "{answers:?}");
-    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 100, now: later(60) };
-    let seen = storage.rescue_expired(&rescue(Vec::new())).await.expect("looks").expired;
-    storage.rescue_expired(&rescue(seen)).await.expect("rescues the others");
+    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 100 };
+    let seen =
+        storage.rescue_expired(&later(60), &rescue(Vec::new())).await.expect("looks").expired;
+    storage.rescue_expired(&later(60), &rescue(seen)).await.expect("rescues the others");
     assert_eq!(state(ids[1]), 5);
     let held = claim(&storage, &server, 3).await;
     assert_eq!(held[0].lease.job, next_id, "its slot is free");
@@ -82,21 +83,24 @@ async fn a_damaged_row_stops_nobody_else() {
     let mut ids = vec![next_id];
     let settle = |job: &ClaimedJob| Settle::new(job.lease, ending);
     let settles = vec![settle(&held[0])];
-    let request = SettleRequest { server: server.name.clone(), settles, now: None };
-    storage.settle(&request).await.expect("settles");
+    let request = SettleRequest { server: server.name.clone(), settles };
+    storage.settle(&Call::default(), &request).await.expect("settles");
     let one = job();
     ids.push(one.jobs[0].id);
     submit(&storage, one).await;
     let held = claim(&storage, &server, 4).await;
-    let request =
-        SettleRequest { server: server.name.clone(), settles: vec![settle(&held[0])], now: None };
-    storage.settle(&request).await.expect("settles");
+    let request = SettleRequest { server: server.name.clone(), settles: vec![settle(&held[0])] };
+    storage.settle(&Call::default(), &request).await.expect("settles");
     damage(ids[0]);
     assert_eq!(list(StateName::Succeeded).await, ids[1..]);
-    let step = StepRequest { max: 1, now: later(400 * 24 * 3600) };
+    let step = StepRequest { max: 1 };
     let mut removed = 0;
     for _ in 0..5 {
-        removed += storage.purge_expired(step).await.expect("purges the others").done;
+        removed += storage
+            .purge_expired(&later(400 * 24 * 3600), step)
+            .await
+            .expect("purges the others")
+            .done;
     }
     assert_eq!((removed, state(ids[0])), (1, 4), "it stays, for somebody to look at");
 }
@@ -120,8 +124,8 @@ async fn a_job_whose_limits_are_damaged_gives_back_the_room_it_was_given() {
     )
     .expect("writes");
     let settle = Settle::new(held[0].lease, Ending::Succeeded);
-    let request = SettleRequest { server: server.name.clone(), settles: vec![settle], now: None };
-    storage.settle(&request).await.expect("settles");
+    let request = SettleRequest { server: server.name.clone(), settles: vec![settle] };
+    storage.settle(&Call::default(), &request).await.expect("settles");
     // It fails, and the room that it was given goes on.
     let mut held = claim(&storage, &server, 2).await;
     held.extend(claim(&storage, &server, 3).await);
@@ -155,7 +159,7 @@ async fn a_damaged_place_hides_nobody_from_the_lists_of_finished_jobs() {
         let (_dir, path, storage) = opened().await;
         let mut server = server();
         server.kinds = ["a", "b", "c"].map(Name::from_stored).into();
-        storage.announce(&server, None).await.expect("announces");
+        storage.announce(&Call::default(), &server).await.expect("announces");
         let ids = finished(&storage, &server, &["a", "b", "c"]).await;
         let conn = rusqlite::Connection::open(&path).expect("opens");
         let damage = format!("UPDATE jobkit_job SET {column} = {column} + 0.5 WHERE id = ?1");
@@ -182,7 +186,7 @@ async fn a_fence_below_zero_is_fixed_by_a_claim() {
     let held = claim(&storage, &server, 1).await;
     assert!(held.len() == 5 && held.iter().all(|job| job.lease.fence == 1));
     // Nothing is remembered of them after this.
-    storage.announce(&server, None).await.expect("announces");
+    storage.announce(&Call::default(), &server).await.expect("announces");
     settle(
         &storage,
         &server,
@@ -215,8 +219,8 @@ async fn a_damaged_child_that_went_on_before_its_parent_ended_is_left_alone() {
         guard: Guard::None,
         action: Action::RunNow,
     };
-    let request = ChangeRequest { changes: &[change], actor: None, now: None };
-    storage.change_state(request).await.expect("changes");
+    let request = ChangeRequest { changes: &[change], actor: None };
+    storage.change_state(&Call::default(), request).await.expect("changes");
     assert_eq!(claim(&storage, &server, 2).await.len(), 1);
     let conn = rusqlite::Connection::open(&path).expect("opens");
     let damage = "UPDATE jobkit_job SET flags = 'what' WHERE state IN (0, 3) AND id <> ?1";
@@ -245,12 +249,12 @@ async fn what_has_not_finished_is_not_purged_nor_in_the_way() {
     let later = storage.now().await.expect("tells").plus(Duration::from_secs(400 * 24 * 3600));
     let mut done = 0;
     for _ in 0..4 {
-        let step = StepRequest { max: 2, now: Some(later) };
-        done += storage.purge_expired(step).await.expect("purges").done;
+        let step = StepRequest { max: 2 };
+        done += storage.purge_expired(&Call::at(later), step).await.expect("purges").done;
     }
     assert_eq!(done, 1);
     assert!(storage.job(ids[0]).await.expect("reads").is_none());
-    let snapshot = storage.snapshot(None).await.expect("reads");
+    let snapshot = storage.snapshot(&Call::default()).await.expect("reads");
     assert_eq!(snapshot.count(StateName::Enqueued), 5);
 }
 
@@ -291,8 +295,8 @@ async fn a_damaged_period_of_a_key_fails_no_submission() {
         let damage = format!("UPDATE jobkit_ukey SET {column} = 'x'");
         assert_eq!(conn.execute(&damage, []).expect("writes"), 1, "{column}");
         let again = [keyed(OnConflict::ReturnExisting)];
-        let request = SubmitRequest { submissions: &again, now: None };
-        let answers = storage.submit(request).await.expect("answers");
+        let request = SubmitRequest { submissions: &again };
+        let answers = storage.submit(&Call::default(), request).await.expect("answers");
         let Submitted::Created(jobs) = &answers[0] else { panic!("{column}: {answers:?}") };
         assert!(matches!(jobs[0], JobSubmitted::Existing(_)), "{column}: {jobs:?}");
     }
@@ -316,7 +320,7 @@ async fn a_damaged_schedule_fails_no_other() {
     for id in ids {
         let spec = every_minute(id, template.clone());
         let save = SaveRecurring { spec, next: Some(run(0)), if_etag: None };
-        storage.save_recurring(&[save], None).await.expect("saves");
+        storage.save_recurring(&Call::default(), &[save]).await.expect("saves");
     }
     let fire_all = async |n: u64| {
         let mut fires = Vec::new();
@@ -341,7 +345,7 @@ async fn a_damaged_schedule_fails_no_other() {
                 job.overlap = Overlap::Skip;
             }
         }
-        storage.fire_recurring(&fires, None).await.expect("fires the others")
+        storage.fire_recurring(&Call::default(), &fires).await.expect("fires the others")
     };
     let outcomes = fire_all(0).await;
     assert!(outcomes.iter().all(|it| matches!(it, FireOutcome::Fired(_))), "{outcomes:?}");

@@ -28,7 +28,7 @@ async fn two_that_open_a_new_file_at_once_both_succeed() {
             (one.expect("runs").expect("opens"), other.expect("runs").expect("opens"));
         submit(&one, job()).await;
         submit(&other, job()).await;
-        let snapshot = one.snapshot(None).await.expect("reads");
+        let snapshot = one.snapshot(&Call::default()).await.expect("reads");
         assert_eq!(snapshot.by_state.iter().sum::<u64>(), 2);
         let migrated = other.migrate().await.expect("migrates");
         assert!(migrated.from > 0 && migrated.from == migrated.to, "nothing is left to do");
@@ -51,7 +51,7 @@ async fn who_must_not_migrate_opens_what_another_has_made_or_says_what_is_missin
         }
         submit(&made, job()).await;
         let looked = looks.open().await.expect("opens beside it");
-        assert_eq!(looked.snapshot(None).await.expect("reads").by_state[2], 1);
+        assert_eq!(looked.snapshot(&Call::default()).await.expect("reads").by_state[2], 1);
     }
 }
 
@@ -91,8 +91,8 @@ async fn what_is_migrated_by_a_newer_release_while_it_is_open_is_not_written() {
         .expect("reads");
     admit(&conn, 99);
     for _ in 0..2 {
-        let request = SubmitRequest { submissions: &[job()], now: None };
-        let error = storage.submit(request).await.expect_err("is refused");
+        let request = SubmitRequest { submissions: &[job()] };
+        let error = storage.submit(&Call::default(), request).await.expect_err("is refused");
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert_eq!(error.applied(), jobkit_core::Applied::NotApplied);
         assert!(error.to_string().contains("schema 99"), "{error}");
@@ -196,8 +196,8 @@ async fn namespaces_share_a_file_and_nothing_else() {
     let one = open("one").await.expect("opens");
     let other = open("one_other").await.expect("opens");
     submit(&one, job()).await;
-    assert_eq!(one.snapshot(None).await.expect("reads").by_state[2], 1);
-    assert_eq!(other.snapshot(None).await.expect("reads").by_state[2], 0);
+    assert_eq!(one.snapshot(&Call::default()).await.expect("reads").by_state[2], 1);
+    assert_eq!(other.snapshot(&Call::default()).await.expect("reads").by_state[2], 0);
 }
 
 #[tokio::test]
@@ -212,12 +212,12 @@ async fn a_file_that_another_process_holds_for_long_is_unavailable_for_now() {
     let conn = rusqlite::Connection::open(&path).expect("opens");
     conn.execute_batch("BEGIN IMMEDIATE").expect("holds the file");
     let job = [job()];
-    let request = SubmitRequest { submissions: &job, now: None };
-    let error = storage.submit(request).await.expect_err("is refused");
+    let request = SubmitRequest { submissions: &job };
+    let error = storage.submit(&Call::default(), request).await.expect_err("is refused");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(error.applied(), jobkit_core::Applied::NotApplied);
     conn.execute_batch("COMMIT").expect("lets go");
-    storage.submit(request).await.expect("submits");
+    storage.submit(&Call::default(), request).await.expect("submits");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn another_handle_on_the_file_wakes_sleepers_promptly() {
     }
     assert!(quickest < Duration::from_millis(100), "{quickest:?}");
     // What makes nothing claimable wakes nobody.
-    there.snapshot(None).await.expect("reads");
+    there.snapshot(&Call::default()).await.expect("reads");
     let quiet = tokio::time::timeout(Duration::from_millis(60), wake_ups.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
     drop(here);
@@ -281,11 +281,11 @@ async fn places_are_never_given_twice() {
         guard: Guard::None,
         action: Action::Delete { keep: None },
     }];
-    let request = ChangeRequest { changes: &delete, actor: None, now: None };
-    storage.change_state(request).await.expect("deletes");
+    let request = ChangeRequest { changes: &delete, actor: None };
+    storage.change_state(&Call::default(), request).await.expect("deletes");
     let later = storage.now().await.expect("a clock").plus(Duration::from_secs(200_000));
-    let step = StepRequest { max: 10, now: Some(later) };
-    assert_eq!(storage.purge_expired(step).await.expect("purges").done, 1);
+    let step = StepRequest { max: 10 };
+    assert_eq!(storage.purge_expired(&Call::at(later), step).await.expect("purges").done, 1);
     drop(storage);
 
     let storage = SqliteStorage::open(&path).await.expect("opens");
@@ -354,17 +354,19 @@ async fn a_file_of_schema_1_is_upgraded_with_its_jobs() {
     let storage = SqliteStorage::open(&path).await.expect("opens");
     let mut other = job();
     other.jobs[0].unique = Some(jobkit_core::unique::Unique::new("k"));
-    let request = SubmitRequest { submissions: &[other], now: None };
-    let answers = storage.submit(request).await.expect("submits");
+    let request = SubmitRequest { submissions: &[other] };
+    let answers = storage.submit(&Call::default(), request).await.expect("submits");
     assert_eq!(answers, [Submitted::Created(vec![JobSubmitted::Existing(keyed)])]);
-    let usage = storage.limit("l").await.expect("reads").expect("is defined");
+    let usage = storage.limit(&Call::default(), "l").await.expect("reads").expect("is defined");
     assert_eq!((usage.limit, usage.used, usage.waiting), (Limit::new("l", 1), 1, 1));
     let record = storage.jobs(&[parked]).await.expect("reads")[0].clone().expect("is there");
     assert_eq!(record.parked_at.as_deref(), Some("l"));
     // The rescue of what ran frees the slot, and the waiter is found.
-    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 10, now: None };
-    let seen = storage.rescue_expired(&rescue(Vec::new())).await.expect("looks").expired;
-    let rescued = storage.rescue_expired(&rescue(seen)).await.expect("rescues").rescued;
+    let rescue = |seen| RescueRequest { seen, crash_limit: 3, max: 10 };
+    let seen =
+        storage.rescue_expired(&Call::default(), &rescue(Vec::new())).await.expect("looks").expired;
+    let rescued =
+        storage.rescue_expired(&Call::default(), &rescue(seen)).await.expect("rescues").rescued;
     assert_eq!(rescued.iter().map(|it| it.0).collect::<Vec<_>>(), [running]);
     let record = storage.jobs(&[parked]).await.expect("reads")[0].clone().expect("is there");
     assert_eq!(record.parked_at, None);
@@ -387,7 +389,7 @@ async fn durations_are_told_in_a_file_of_utf_16_too() {
     conn.execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE theirs (x)").expect("writes");
     let storage = SqliteStorage::open(&path).await.expect("opens");
     let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    storage.announce(&Call::default(), &server).await.expect("announces");
     for _ in 0..8 {
         submit(&storage, job()).await;
     }
@@ -397,9 +399,8 @@ async fn durations_are_told_in_a_file_of_utf_16_too() {
         settle.duration = Some(Duration::from_micros(length));
         settle
     });
-    let request =
-        SettleRequest { server: server.name.clone(), settles: settles.collect(), now: None };
-    storage.settle(&request).await.expect("settles");
+    let request = SettleRequest { server: server.name.clone(), settles: settles.collect() };
+    storage.settle(&Call::default(), &request).await.expect("settles");
     let mut durations = conn.prepare("SELECT duration FROM jobkit_job ORDER BY seq").expect("sql");
     let durations = durations.query_map([], |row| row.get::<_, i64>(0)).expect("reads");
     assert_eq!(
@@ -419,7 +420,7 @@ mod another_file {
 
     async fn add(storage: &SqliteStorage) -> jobkit_core::Result<Vec<Submitted>> {
         let submissions = [job()];
-        storage.submit(SubmitRequest { submissions: &submissions, now: None }).await
+        storage.submit(&Call::default(), SubmitRequest { submissions: &submissions }).await
     }
 
     async fn codes(storage: &SqliteStorage) -> Vec<&'static str> {
@@ -431,9 +432,9 @@ mod another_file {
     async fn all_refuse(storage: &SqliteStorage) {
         let beat = Heartbeat { incarnation: jobkit_core::Incarnation::new(), busy: 0 };
         for error in [
-            storage.heartbeat(&beat, None).await.map(drop).expect_err("heartbeat"),
+            storage.heartbeat(&Call::default(), &beat).await.map(drop).expect_err("heartbeat"),
             add(storage).await.map(drop).expect_err("submit"),
-            storage.snapshot(None).await.map(drop).expect_err("snapshot"),
+            storage.snapshot(&Call::default()).await.map(drop).expect_err("snapshot"),
             storage.job(JobId::new()).await.map(drop).expect_err("job"),
         ] {
             assert_eq!(error.kind(), ErrorKind::NotWritable, "{error}");
@@ -500,15 +501,15 @@ mod another_file {
                 loop {
                     let submissions = [job()];
                     let id = submissions[0].jobs[0].id;
-                    let request = SubmitRequest { submissions: &submissions, now: None };
-                    match storage.submit(request).await {
+                    let request = SubmitRequest { submissions: &submissions };
+                    match storage.submit(&Call::default(), request).await {
                         Ok(_) => stored.push(id),
                         Err(error) => break (stored, error),
                     }
                 }
             }
         });
-        while storage.snapshot(None).await.expect("reads").by_state[2] < 100 {}
+        while storage.snapshot(&Call::default()).await.expect("reads").by_state[2] < 100 {}
         // The names are gone in the order in which `rm jobs.db*` takes them; a link keeps what they named.
         for ending in ["", "-shm", "-wal"] {
             let name = format!("jobs.db{ending}");
@@ -550,7 +551,7 @@ mod another_file {
         let by_name = SqliteStorage::open(&path).await.expect("opens");
         submit(&by_link, job()).await;
         submit(&by_name, job()).await;
-        assert_eq!(by_link.snapshot(None).await.expect("reads").by_state[2], 2);
+        assert_eq!(by_link.snapshot(&Call::default()).await.expect("reads").by_state[2], 2);
         let log =
             fs::OpenOptions::new().write(true).open(real.join("jobs.db-wal")).expect("is there");
         log.set_len(300 << 20).expect("grows, without a byte on the disk");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use jobkit_core::record::NewRecord;
-use jobkit_core::storage::{JobStore, Submission, SubmitRequest};
+use jobkit_core::storage::{Call, JobStore, Submission, SubmitRequest};
 use jobkit_core::{Applied, ErrorKind, JobId, Name};
 use jobkit_sqlite::{SqliteOptions, SqliteStorage};
 
@@ -22,8 +22,8 @@ fn set_mode(path: &Path, mode: u32) {
 async fn submit(storage: &SqliteStorage) -> jobkit_core::Result<JobId> {
     let id = JobId::new();
     let job = NewRecord::new(id, Name::from_stored("kind"), b"{}".to_vec());
-    let request = SubmitRequest { submissions: &[Submission::one(job)], now: None };
-    storage.submit(request).await.map(|_| id)
+    let request = SubmitRequest { submissions: &[Submission::one(job)] };
+    storage.submit(&Call::default(), request).await.map(|_| id)
 }
 
 /// Not a test by itself: what a process without the right to write sees.

@@ -62,8 +62,8 @@ async fn a_purged_job_leaves_no_row_behind() {
         settle(&storage, &server, vec![ended]).await;
         assert_eq!(beside(&path), tables, "case {n}");
         let later = now.plus(Duration::from_secs(400 * 24 * 3600));
-        let step = StepRequest { max: 10, now: Some(later) };
-        assert_eq!(storage.purge_expired(step).await.expect("purges").done, 1);
+        let step = StepRequest { max: 10 };
+        assert_eq!(storage.purge_expired(&Call::at(later), step).await.expect("purges").done, 1);
         assert_eq!(beside(&path), [""; 0], "case {n}");
     }
 }
@@ -84,8 +84,8 @@ async fn a_purged_child_leaves_no_edge_behind() {
     let edges = || conn.query_row("SELECT count(*) FROM jobkit_edge", [], |row| row.get(0));
     assert_eq!(edges(), Ok(1));
     let later = storage.now().await.expect("tells").plus(Duration::from_secs(400 * 24 * 3600));
-    let step = StepRequest { max: 10, now: Some(later) };
-    assert_eq!(storage.purge_expired(step).await.expect("purges").done, 2);
+    let step = StepRequest { max: 10 };
+    assert_eq!(storage.purge_expired(&Call::at(later), step).await.expect("purges").done, 2);
     assert_eq!(edges(), Ok(0));
 }
 
@@ -101,11 +101,11 @@ async fn a_claim_passes_over_a_bounded_number_of_jobs() {
     };
     let late: Vec<Submission> = (0..500).map(late).collect();
     let ids: Vec<JobId> = late.iter().map(|late| late.jobs[0].id).collect();
-    let request = SubmitRequest { submissions: &late, now: None };
-    storage.submit(request).await.expect("submits");
+    let request = SubmitRequest { submissions: &late };
+    storage.submit(&Call::default(), request).await.expect("submits");
     while storage.now().await.expect("tells") <= soon {}
     assert!(claim(&storage, &server, 1).await.is_empty());
-    let snapshot = storage.snapshot(None).await.expect("reads");
+    let snapshot = storage.snapshot(&Call::default()).await.expect("reads");
     let left = snapshot.count(StateName::Enqueued);
     assert!((1..ids.len() as u64).contains(&left), "{left} are left");
 }

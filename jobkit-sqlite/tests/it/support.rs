@@ -19,8 +19,8 @@ pub(crate) fn job() -> Submission {
 }
 
 pub(crate) async fn submit(storage: &SqliteStorage, submission: Submission) {
-    let request = SubmitRequest { submissions: &[submission], now: None };
-    let answers = storage.submit(request).await.expect("submits");
+    let request = SubmitRequest { submissions: &[submission] };
+    let answers = storage.submit(&Call::default(), request).await.expect("submits");
     assert!(matches!(answers[0], Submitted::Created(_)), "{answers:?}");
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn opened() -> (TempDir, PathBuf, SqliteStorage) {
 pub(crate) async fn served() -> (TempDir, PathBuf, SqliteStorage, ServerInfo) {
     let (dir, path, storage) = opened().await;
     let server = server();
-    storage.announce(&server, None).await.expect("announces");
+    storage.announce(&Call::default(), &server).await.expect("announces");
     (dir, path, storage, server)
 }
 
@@ -71,15 +71,14 @@ pub(crate) async fn claim(
         lease: Duration::from_secs(30),
         sleeps_below: 0,
         hint: None,
-        now: None,
     };
-    storage.claim(&request).await.expect("claims").jobs
+    storage.claim(&Call::default(), &request).await.expect("claims").jobs
 }
 
 /// Settles that are all applied.
 pub(crate) async fn settle(storage: &SqliteStorage, server: &ServerInfo, settles: Vec<Settle>) {
-    let request = SettleRequest { server: server.name.clone(), settles, now: None };
-    let answers = storage.settle(&request).await.expect("settles");
+    let request = SettleRequest { server: server.name.clone(), settles };
+    let answers = storage.settle(&Call::default(), &request).await.expect("settles");
     assert!(answers.iter().all(|answer| matches!(answer, SettleAnswer::Settled(_))), "{answers:?}");
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jobkit_core::state::StateName;
+use jobkit_core::storage::Call;
 use jobkit_core::testing::FaultyStorage;
 use jobkit_core::unique::OnConflict;
 use jobkit_core::{
@@ -50,7 +51,7 @@ impl App {
     }
 
     async fn jobs(&self, state: StateName) -> u64 {
-        self.client.storage().snapshot(None).await.unwrap().count(state)
+        self.client.storage().snapshot(&Call::default()).await.unwrap().count(state)
     }
 }
 
@@ -148,7 +149,10 @@ async fn a_client_of_another_storage_is_refused_and_nothing_changes() {
     app.client.within(&tx).enqueue(charge(2)).unwrap();
     tx.commit().unwrap();
     assert_eq!(app.jobs(StateName::Enqueued).await, 1);
-    assert_eq!(other.storage().snapshot(None).await.unwrap().count(StateName::Enqueued), 0);
+    assert_eq!(
+        other.storage().snapshot(&Call::default()).await.unwrap().count(StateName::Enqueued),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use jobkit_core::record::{JobDetails, JobRecord};
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::search::{self, JobFilter};
 use jobkit_core::state::{Reason, State, StateName};
-use jobkit_core::storage::{Count, LogPage, Relation, Storage};
+use jobkit_core::storage::{Call, Count, LogPage, Relation, Storage};
 use jobkit_core::{JobId, bounds};
 use serde_json::{Value, json};
 
@@ -148,7 +148,7 @@ fn table(
 
 pub(super) async fn why(context: &mut Context<'_, '_>, args: &OneJob) -> Done {
     let storage = context.storage();
-    let Some(why) = jobkit_core::why::why(&*storage, args.id, None).await? else {
+    let Some(why) = jobkit_core::why::why(&*storage, &Call::default(), args.id).await? else {
         return Err(unknown(args.id));
     };
     let sentences: Vec<_> = why.sentences().iter().map(|it| hide_in_text(it)).collect();
@@ -181,7 +181,7 @@ impl Told {
     async fn read(context: &Context<'_, '_>, job: &JobDetails, lines: usize) -> Done<Self> {
         let storage = context.storage();
         let id = job.record.id;
-        let why = jobkit_core::why::why(&*storage, id, None).await?;
+        let why = jobkit_core::why::why(&*storage, &Call::default(), id).await?;
         let why = why.map(|why| why.sentences()).unwrap_or_default();
         let found = offered(storage.relations(id, None, RELATIONS).await)?.unwrap_or_default();
         let relations = relations_with_reasons(&*storage, &found.relations).await?;

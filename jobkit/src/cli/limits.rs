@@ -2,7 +2,7 @@
 
 use jobkit_core::limit::{Limit, Window};
 use jobkit_core::redact::hide_in_text;
-use jobkit_core::storage::LimitUsage;
+use jobkit_core::storage::{Call, LimitUsage};
 use serde_json::{Value, json};
 
 use super::args::{LimitsArgs, LimitsCommand, Page};
@@ -14,7 +14,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &LimitsArgs) -> Don
     match &args.command {
         None => list(context, &args.page).await,
         Some(LimitsCommand::Set { name, max }) => {
-            let known = context.storage().limit(name).await?;
+            let known = context.storage().limit(&Call::default(), name).await?;
             let window = known.and_then(|usage| usage.limit.window);
             let limit = Limit { name: name.clone(), max: *max, window };
             limit.check()?;
@@ -22,7 +22,7 @@ pub(super) async fn run(context: &mut Context<'_, '_>, args: &LimitsArgs) -> Don
             context.done(&format!("limit {name} is {max}"), &json!({ "name": name, "max": max }))
         }
         Some(LimitsCommand::Release { name }) => {
-            if context.storage().limit(name).await?.is_none() {
+            if context.storage().limit(&Call::default(), name).await?.is_none() {
                 return Err(Stop::Nothing(format!("there is no limit {name}")));
             }
             let released = context.operator().release_stuck(name).await?;
@@ -56,7 +56,9 @@ fn json(usage: &LimitUsage) -> Value {
 
 async fn list(context: &mut Context<'_, '_>, page: &Page) -> Done {
     let storage = context.storage();
-    let fetch = async |after: Option<String>, limit| storage.limits(after.as_deref(), limit).await;
+    let fetch = async |after: Option<String>, limit| {
+        storage.limits(&Call::default(), after.as_deref(), limit).await
+    };
     let listed = Listed::page(page, fetch, |usage| usage.limit.name.clone()).await?;
     context.listed(&listed, "no limit", json, |context, usages| {
         let mut table =

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jobkit_core::redact::hide_in_text;
-use jobkit_core::storage::{PauseTarget, QueueSnapshot};
+use jobkit_core::storage::{Call, PauseTarget, QueueSnapshot};
 use jobkit_core::{Name, recurring, search};
 use serde_json::{Value, json};
 
@@ -13,8 +13,8 @@ use super::{Context, Done, Exit, Stop, format, offered, view};
 
 pub(super) async fn list(context: &mut Context<'_, '_>) -> Done {
     let storage = context.storage();
-    let snapshot = storage.snapshot(None).await?;
-    let pauses = offered(storage.pauses(None).await)?.unwrap_or_default();
+    let snapshot = storage.snapshot(&Call::default()).await?;
+    let pauses = offered(storage.pauses(&Call::default()).await)?.unwrap_or_default();
     let kinds = pauses.into_iter().filter_map(|record| match record.target {
         PauseTarget::Kind(kind) => Some((kind, record.pause)),
         PauseTarget::Queue(_) => None,
@@ -102,7 +102,7 @@ pub(super) async fn check_known(context: &Context<'_, '_>, what: What, name: &st
         known.extend(names.iter().map(ToString::to_string));
     }
     if field == "queue" {
-        let snapshot = storage.snapshot(None).await?;
+        let snapshot = storage.snapshot(&Call::default()).await?;
         known.extend(snapshot.queues.iter().map(|queue| queue.name.to_string()));
     } else {
         known.extend(context.jobs.iter().flat_map(jobkit_core::Jobs::names));

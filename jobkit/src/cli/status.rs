@@ -6,7 +6,8 @@ use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::state::StateName;
 use jobkit_core::storage::{
-    Count, ErrorQuery, JobQuery, Lane, PauseRecord, PauseTarget, ServerStatus, Severity, Snapshot,
+    Call, Count, ErrorQuery, JobQuery, Lane, PauseRecord, PauseTarget, ServerStatus, Severity,
+    Snapshot,
 };
 use serde_json::{Value, json};
 
@@ -45,7 +46,7 @@ pub(super) async fn problems(context: &Context<'_, '_>) -> Done<Vec<Problem>> {
     let storage = context.storage();
     let servers = storage.servers().await?;
     let lanes = offered(storage.lanes(LANES).await)?.unwrap_or_default();
-    let pauses = offered(storage.pauses(None).await)?.unwrap_or_default();
+    let pauses = offered(storage.pauses(&Call::default()).await)?.unwrap_or_default();
     let query = ErrorQuery { since: Some(context.now.minus(NEW)), ..ErrorQuery::default() };
     let groups = offered(storage.error_groups(&query).await)?.unwrap_or_default();
     let mut found = Vec::new();
@@ -169,7 +170,7 @@ pub(super) async fn all_problems(context: &Context<'_, '_>) -> Done<Vec<Problem>
 
 pub(super) async fn run(context: &mut Context<'_, '_>) -> Done {
     let storage = context.storage();
-    let snapshot = storage.snapshot(None).await?;
+    let snapshot = storage.snapshot(&Call::default()).await?;
     let servers = storage.servers().await?;
     let problems = all_problems(context).await?;
     if context.globals.json {

@@ -1,9 +1,10 @@
 //! `top`: the status, drawn again and again.
 
+use jobkit_core::Timestamp;
 use jobkit_core::redact::hide_in_text;
 use jobkit_core::state::StateName;
 use jobkit_core::stats::{Scope, Tally};
-use jobkit_core::{Timestamp, storage::Storage};
+use jobkit_core::storage::{Call, Storage};
 
 use super::args::Top;
 use super::{Context, Done, Exit, Stop, status};
@@ -87,7 +88,7 @@ async fn draw(
     storage: &dyn Storage,
     before: &mut Option<(Timestamp, Tally)>,
 ) -> Done<()> {
-    let snapshot = storage.snapshot(None).await?;
+    let snapshot = storage.snapshot(&Call::default()).await?;
     let servers = storage.servers().await?;
     let counted = storage.counters(&Scope::Total).await?;
     context.now = snapshot.now;

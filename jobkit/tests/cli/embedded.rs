@@ -2,6 +2,7 @@
 
 use jobkit::cli::CommandLine;
 use jobkit::codec::{Codec, Encoded, Place};
+use jobkit::storage::Call;
 use jobkit::{Client, Failure, Job, Jobs, MemoryStorage, Recurring};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -173,7 +174,7 @@ async fn another_storage_is_refused_and_not_ignored() {
         assert!(err.contains("acts in its own storage, sqlite (jobkit) at "), "{err}");
         assert!(err.contains("shop.db") && !err.contains("hunter2"), "{err}");
     }
-    let snapshot = client.storage().snapshot(None).await.expect("is read");
+    let snapshot = client.storage().snapshot(&Call::default()).await.expect("is read");
     assert!(snapshot.queues.iter().all(|queue| queue.pause.is_none()), "nothing is paused");
     let (_, out, _) = run(&client, &["status"]).await;
     assert!(out.starts_with(&format!("sqlite (jobkit) at {}, ", path.display())), "{out}");
@@ -272,7 +273,7 @@ async fn what_no_job_and_no_server_names_is_not_paused_by_a_slip() {
     assert!(err.contains("--force"), "{err}");
     let (code, _, err) = run(&client, &["pause", "queue", "elsewhere"]).await;
     assert!(code == 1 && !err.contains("did you mean"), "{err}");
-    assert!(client.storage().pauses(None).await.expect("is read").is_empty());
+    assert!(client.storage().pauses(&Call::default()).await.expect("is read").is_empty());
     for arguments in [
         &["pause", "kind", "resize"][..],
         &["pause", "queue", "default"],

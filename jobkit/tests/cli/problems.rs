@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobkit::state::Ending;
 use jobkit::state::Reason;
-use jobkit::storage::SettleRequest;
+use jobkit::storage::{Call, SettleRequest};
 use serde_json::json;
 
 use crate::world::{World, job, name, settled};
@@ -28,8 +28,8 @@ async fn end_ago(world: &mut World, kind: &str, ending: Ending, minutes: u64) {
     let storage = world.client.storage();
     let then = storage.now().await.expect("answers").minus(Duration::from_secs(60 * minutes));
     let settles = leases.iter().map(|lease| settled(*lease, ending, kind)).collect();
-    let request = SettleRequest { server: name("web-1"), settles, now: Some(then) };
-    storage.settle(&request).await.expect("is settled");
+    let request = SettleRequest { server: name("web-1"), settles };
+    storage.settle(&Call::at(then), &request).await.expect("is settled");
 }
 
 #[tokio::test]

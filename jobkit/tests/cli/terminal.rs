@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jobkit::state::StateName;
+use jobkit::storage::Call;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::json;
 
@@ -128,7 +129,13 @@ async fn top_draws_what_status_tells_again_and_again_until_q() {
 async fn whoever_sits_at_a_terminal_is_asked() {
     let (world, _) = full().await;
     let failed = async || {
-        world.client.storage().snapshot(None).await.expect("is read").count(StateName::Failed)
+        world
+            .client
+            .storage()
+            .snapshot(&Call::default())
+            .await
+            .expect("is read")
+            .count(StateName::Failed)
     };
     let before = failed().await;
     assert!(before > 0);

@@ -11,7 +11,7 @@ use jobkit::server::Incarnation;
 use jobkit::sqlite::SqliteOptions;
 use jobkit::state::Ending;
 use jobkit::storage::{
-    ClaimRequest, LogLevel, LogLine, QueueQuota, ServerInfo, Settle, SettleRequest,
+    Call, ClaimRequest, LogLevel, LogLine, QueueQuota, ServerInfo, Settle, SettleRequest,
 };
 use jobkit::{Batch, Client, JobId, Name, NewJob, Recurring, Timestamp, job_by_name};
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ impl World {
             started_at: Timestamp::from_micros(1_767_225_600_000_000),
             draining: false,
         };
-        world.client.storage().announce(&info, None).await.expect("is announced");
+        world.client.storage().announce(&Call::default(), &info).await.expect("is announced");
         world
     }
 
@@ -135,15 +135,15 @@ impl World {
             lease: Duration::from_secs(3600),
             sleeps_below: 0,
             hint: None,
-            now: None,
         };
-        let claimed = self.client.storage().claim(&request).await.expect("is claimed");
+        let claimed =
+            self.client.storage().claim(&Call::default(), &request).await.expect("is claimed");
         claimed.jobs.iter().map(|job| job.lease).collect()
     }
 
     pub(crate) async fn settle(&self, settles: Vec<Settle>) {
-        let request = SettleRequest { server: name("web-1"), settles, now: None };
-        self.client.storage().settle(&request).await.expect("is settled");
+        let request = SettleRequest { server: name("web-1"), settles };
+        self.client.storage().settle(&Call::default(), &request).await.expect("is settled");
     }
 
     /// Takes what waits of a kind, and ends it so.

@@ -4,6 +4,7 @@ use std::io::{Seek, Write};
 use std::time::Duration;
 
 use jobkit::state::StateName;
+use jobkit::storage::Call;
 use serde_json::json;
 
 use crate::world::{World, actor, full, job, run_on};
@@ -160,7 +161,8 @@ async fn a_job_is_enqueued_with_its_options() {
 #[tokio::test]
 async fn queues_kinds_and_schedules_are_paused_and_resumed() {
     let (world, _) = full().await;
-    let pauses = async || world.client.storage().pauses(None).await.expect("are read").len();
+    let pauses =
+        async || world.client.storage().pauses(&Call::default()).await.expect("are read").len();
     world.run(&["pause", "kind", "report", "--for", "2h", "--reason", "too loud"]).expect(0);
     world.run(&["pause", "queue", "default", "--until", "2099-01-01"]).expect(0);
     assert_eq!(pauses().await, 3);
@@ -226,7 +228,8 @@ async fn limits_servers_batches_and_groups_are_operated() {
     let (world, ids) = full().await;
     let storage = world.client.storage();
     world.run(&["limits", "set", "reports", "3"]).expect(0);
-    let usage = storage.limit("reports").await.expect("is read").expect("is stored");
+    let usage =
+        storage.limit(&Call::default(), "reports").await.expect("is read").expect("is stored");
     assert_eq!((usage.limit.max, usage.defined_by_operator), (3, true));
     world.run(&["limits", "release", "reports"]).expect(1);
     world.run(&["limits", "set", "reports", "0"]).expect(2);

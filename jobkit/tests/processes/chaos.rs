@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use jobkit::recurring::Pause;
 use jobkit::state::StateName;
-use jobkit::storage::PauseChange;
+use jobkit::storage::{Call, PauseChange};
 use jobkit::{Client, ClientOptions};
 
 use self::books::{Shared, submit};
@@ -65,10 +65,10 @@ async fn chaos_loses_nothing_and_finishes_everything_once() {
     }
     for (schedule, _) in check::SCHEDULES {
         let pause = PauseChange::Pause(Pause::new("chaos", "it is over"));
-        assert!(storage.pause_recurring(schedule, pause, None).await.unwrap());
+        assert!(storage.pause_recurring(&Call::default(), schedule, pause).await.unwrap());
     }
     eventually("everything finished", 120, || async {
-        let snapshot = storage.snapshot(None).await.unwrap();
+        let snapshot = storage.snapshot(&Call::default()).await.unwrap();
         let open = StateName::ALL.into_iter().filter(|state| !state.is_finished());
         open.map(|state| snapshot.count(state)).sum::<u64>() == 0
     })

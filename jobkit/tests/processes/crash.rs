@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jobkit::sqlite::SqliteStorage;
 use jobkit::state::{Reason, StateName};
 use jobkit::stats::Scope;
-use jobkit::storage::{BatchStore, JobStore, Monitoring};
+use jobkit::storage::{BatchStore, Call, JobStore, Monitoring};
 use jobkit::{Batch, BatchId, Client, JobId};
 
 use crate::ledger::{Ledger, Line, What, by_job};
@@ -89,7 +89,7 @@ async fn round(seed: u64) {
     let killed_at = ledger.read().len();
     let _successor = Process::start(&db, &ledger);
     eventually("everything finished", 60, || async {
-        let snapshot = storage.snapshot(None).await.unwrap();
+        let snapshot = storage.snapshot(&Call::default()).await.unwrap();
         snapshot.count(StateName::Succeeded) == load.jobs.len() as u64
     })
     .await;

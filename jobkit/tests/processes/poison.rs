@@ -3,7 +3,7 @@
 use jobkit::Client;
 use jobkit::sqlite::SqliteStorage;
 use jobkit::state::{Reason, StateName};
-use jobkit::storage::{JobStore, Monitoring};
+use jobkit::storage::{Call, JobStore, Monitoring};
 
 use crate::ledger::Ledger;
 use crate::worker::{Process, killer, work};
@@ -23,7 +23,7 @@ async fn it_fails_at_the_crash_limit_and_its_neighbours_do_not_suffer() {
     let mut deaths = 0;
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(90);
     loop {
-        let snapshot = storage.snapshot(None).await.unwrap();
+        let snapshot = storage.snapshot(&Call::default()).await.unwrap();
         if snapshot.count(StateName::Failed) == 1 && snapshot.count(StateName::Succeeded) == 200 {
             break;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobkit::sqlite::SqliteStorage;
 use jobkit::state::StateName;
-use jobkit::storage::{BatchStore, JobStore, Monitoring, RecurringStore};
+use jobkit::storage::{BatchStore, Call, JobStore, Monitoring, RecurringStore};
 use jobkit::{Batch, Client, ErrorKind, On, Recurring};
 
 use crate::ledger::{Ledger, What, by_job};
@@ -52,10 +52,10 @@ async fn nothing_waits_for_ever() {
         "{attached} attached, {too_late} too late, {stood_in} of {ROUNDS} keys were still held"
     );
     eventually("everything succeeded", 30, || async {
-        storage.snapshot(None).await.unwrap().count(StateName::Succeeded) == jobs
+        storage.snapshot(&Call::default()).await.unwrap().count(StateName::Succeeded) == jobs
     })
     .await;
-    let snapshot = storage.snapshot(None).await.unwrap();
+    let snapshot = storage.snapshot(&Call::default()).await.unwrap();
     for state in
         [StateName::Awaiting, StateName::Scheduled, StateName::Enqueued, StateName::Processing]
     {

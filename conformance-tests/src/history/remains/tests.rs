@@ -43,8 +43,8 @@ impl Run {
     async fn submit(&mut self, submission: Submission) {
         let jobs: Vec<JobId> = submission.jobs.iter().map(|job| job.id).collect();
         let submissions = [submission];
-        let request = SubmitRequest { submissions: &submissions, now: None };
-        let answers = self.storage.submit(request).await.expect("submits");
+        let request = SubmitRequest { submissions: &submissions };
+        let answers = self.storage.submit(&Call::default(), request).await.expect("submits");
         assert!(matches!(answers[0], Submitted::Created(_)), "{answers:?}");
         let now = self.clock.now();
         self.witnesses.told.extend(jobs.iter().map(|job| (*job, now)));
@@ -67,16 +67,15 @@ impl Run {
             lease: 30 * SECOND,
             sleeps_below: 0,
             hint: None,
-            now: None,
         };
-        let jobs = self.storage.claim(&claim).await.expect("claims").jobs;
+        let jobs = self.storage.claim(&Call::default(), &claim).await.expect("claims").jobs;
         let now = self.clock.now();
         let started = jobs.iter().map(|job| (job.lease.job, job.lease.fence, now));
         self.witnesses.started.extend(started);
         self.clock.advance(SECOND);
         let settles = jobs.iter().map(|job| Settle::new(job.lease, ending)).collect();
-        let request = SettleRequest { server: name, settles, now: None };
-        self.storage.settle(&request).await.expect("settles");
+        let request = SettleRequest { server: name, settles };
+        self.storage.settle(&Call::default(), &request).await.expect("settles");
         self.clock.advance(SECOND);
     }
 }
@@ -97,7 +96,7 @@ async fn fire(run: &mut Run) {
     };
     let mut at = run.clock.now();
     let save = SaveRecurring { spec, next: next(at), if_etag: None };
-    run.storage.save_recurring(&[save], None).await.expect("saves");
+    run.storage.save_recurring(&Call::default(), &[save]).await.expect("saves");
     for tick in ["tick1", "tick2"] {
         let mut job = job(tick);
         let occurrence = Occurrence { recurring: "tick".into(), nominal_at: at };
@@ -110,7 +109,7 @@ async fn fire(run: &mut Run) {
             job: Some(FireJob { nominal_at: at, job, overlap: Overlap::Allow }),
             next: next(at.plus(SECOND)),
         }];
-        let outcomes = run.storage.fire_recurring(&fires, None).await.expect("fires");
+        let outcomes = run.storage.fire_recurring(&Call::default(), &fires).await.expect("fires");
         assert!(matches!(outcomes[0], FireOutcome::Fired(_)), "{outcomes:?}");
         at = at.plus(SECOND);
         run.clock.advance(SECOND);
@@ -134,7 +133,7 @@ async fn small_run() -> (Remains, Witnesses) {
         started_at: Timestamp::MIN,
         draining: false,
     };
-    run.storage.announce(&server, None).await.expect("announces");
+    run.storage.announce(&Call::default(), &server).await.expect("announces");
     let child = NewRecord { edges: edge(Parent::Job(id("parent")), On::Success), ..job("child") };
     let never = NewRecord { edges: edge(Parent::Job(id("parent")), On::Failed), ..job("never") };
     let last = NewRecord { edges: edge(Parent::Job(id("never")), On::Any), ..job("last") };

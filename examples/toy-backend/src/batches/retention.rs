@@ -8,11 +8,11 @@ use jobkit_core::state::StateName;
 use jobkit_core::{BatchId, Result, bounds};
 
 use super::{members, nested};
-use crate::call::Call;
 use crate::edges::children;
 use crate::keys::{self, end_of, last_id, last_number, open_edges, table};
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     /// Whether an expired member may be removed. A Failed one ends the wait for the success of its batch,
     /// and of those around it, which would keep everything forever.
     pub(crate) fn lets_members_go(&mut self, id: BatchId, state: StateName) -> Result<bool> {

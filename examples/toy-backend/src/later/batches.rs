@@ -8,16 +8,16 @@ use jobkit_core::storage::{BatchStore, Submission};
 use jobkit_core::{BatchId, JobId, Result};
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::record::Job;
 use crate::submit::{Plan, Planned};
 use crate::sweep::Spread;
+use crate::txn::Txn;
 
 // All of it answers `Unsupported`.
 impl BatchStore for ToyStorage {}
 
 #[allow(clippy::unnecessary_wraps, reason = "as batches.rs has it")]
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn stored_batch(&self, _: BatchId) -> Result<Option<BatchRecord>> {
         Ok(None)
     }

@@ -3,9 +3,9 @@
 use jobkit_core::storage::{Change, ChangeOutcome};
 use jobkit_core::{Error, Result};
 
-use crate::call::Call;
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn change(&mut self, _: &Change, _: Option<&str>) -> Result<ChangeOutcome> {
         Err(Error::unsupported("changes"))
     }

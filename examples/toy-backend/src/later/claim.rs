@@ -3,9 +3,9 @@
 use jobkit_core::storage::{ClaimRequest, Claimed};
 use jobkit_core::{Error, Result};
 
-use crate::call::Call;
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn claim(&mut self, _: &ClaimRequest) -> Result<Claimed> {
         Err(Error::unsupported("claiming"))
     }

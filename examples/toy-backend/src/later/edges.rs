@@ -5,9 +5,9 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::{BatchId, JobId, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::call::Call;
 use crate::record::{Condition, Job};
 use crate::submit::{Planned, PlannedJob};
+use crate::txn::Txn;
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Ended {
@@ -17,7 +17,7 @@ pub(crate) struct Ended {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "as edges.rs has it")]
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn plan_edges<'p>(
         &self,
         _: &NewRecord,

@@ -3,9 +3,9 @@
 use jobkit_core::storage::{Promoted, RenewRequest, Renewed, Rescue, RescueRequest};
 use jobkit_core::{Error, Result};
 
-use crate::call::Call;
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn renew(&mut self, _: &RenewRequest) -> Result<Renewed> {
         Err(Error::unsupported("renewing"))
     }

@@ -6,8 +6,8 @@ use jobkit_core::state::StateName;
 use jobkit_core::storage::LimitStore;
 
 use crate::ToyStorage;
-use crate::call::Call;
 use crate::record::Job;
+use crate::txn::Txn;
 
 pub(crate) const ADMITTED_AT_ONCE: usize = 0;
 
@@ -15,7 +15,7 @@ pub(crate) const ADMITTED_AT_ONCE: usize = 0;
 impl LimitStore for ToyStorage {}
 
 #[allow(clippy::unnecessary_wraps, reason = "as limits.rs has it")]
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn define_limits(&mut self, _: &NewRecord) -> Result<()> {
         Ok(())
     }

@@ -5,13 +5,13 @@ use jobkit_core::record::Progress;
 use jobkit_core::storage::{JobLog, LogLine};
 
 use crate::ToyStorage;
-use crate::call::Call;
+use crate::txn::Txn;
 
 // All of it answers `Unsupported`.
 impl JobLog for ToyStorage {}
 
 #[allow(clippy::unnecessary_wraps, reason = "as log.rs has it")]
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn append_log(
         &mut self,
         _: u64,

@@ -3,9 +3,9 @@
 use jobkit_core::storage::{SettleAnswer, SettleRequest};
 use jobkit_core::{Error, Result};
 
-use crate::call::Call;
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn settle_all(&mut self, _: &SettleRequest) -> Result<Vec<SettleAnswer>> {
         Err(Error::unsupported("settling"))
     }

@@ -5,7 +5,7 @@ use jobkit_core::state::Reason;
 use jobkit_core::storage::{Submission, Submitted};
 use jobkit_core::{Error, Result};
 
-use crate::call::Call;
+use crate::txn::Txn;
 
 pub(crate) type Planned<T> = Result<std::result::Result<T, Refusal>>;
 
@@ -15,7 +15,7 @@ pub(crate) struct Plan;
 #[derive(Debug)]
 pub(crate) enum PlannedJob {}
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn submit_one(&mut self, _: &Submission, _: Reason) -> Result<Submitted> {
         Err(Error::unsupported("submitting"))
     }

@@ -4,7 +4,7 @@ use jobkit_core::state::Reason;
 use jobkit_core::storage::Step;
 use jobkit_core::{Error, Result};
 
-use crate::call::Call;
+use crate::txn::Txn;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Spread {
@@ -12,7 +12,7 @@ pub(crate) enum Spread {
     Cancel(Reason),
 }
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn sweep(&mut self, _: usize) -> Result<Step> {
         Err(Error::unsupported("sweeps"))
     }

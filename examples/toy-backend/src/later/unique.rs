@@ -4,9 +4,9 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::state_machine::Effects;
 use jobkit_core::{JobId, Result};
 
-use crate::call::Call;
 use crate::record::Job;
 use crate::submit::Planned;
+use crate::txn::Txn;
 
 #[derive(Debug, Default)]
 pub(crate) struct PlannedKeys {}
@@ -18,7 +18,7 @@ impl PlannedKeys {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "as unique.rs has it")]
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn other_holder(&self, _: &Job) -> Result<Option<JobId>> {
         Ok(None)
     }

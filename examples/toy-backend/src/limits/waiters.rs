@@ -6,16 +6,16 @@ use std::time::Duration;
 use jobkit_core::{Result, Timestamp};
 
 use super::{LIMITS_SWEPT, SKEW};
-use crate::call::Call;
 use crate::keys::{Key, last_number, table, texts};
 use crate::record::Admitted;
+use crate::txn::Txn;
 
 /// What is let go of a lane that nobody serves: enough to be found by a server that comes.
 const UNSERVED: usize = 1;
 /// Two polls: room that was given and is not used by then is for others, too.
 const UNCLAIMED: Duration = Duration::from_secs(10);
 
-impl Call<'_> {
+impl Txn<'_> {
     /// The lanes of a line, and where each begins.
     fn lanes(&self, line: &Key) -> Vec<([String; 2], Key)> {
         let mut lanes: Vec<([String; 2], Key)> = Vec::new();

@@ -4,10 +4,10 @@ use jobkit_core::limit::Window;
 use jobkit_core::{Result, Timestamp};
 
 use super::{LIMITS_SWEPT, SKEW, room_key, row_key, starts};
-use crate::call::Call;
 use crate::keys::{instant, last_number, table, texts};
+use crate::txn::Txn;
 
-impl Call<'_> {
+impl Txn<'_> {
     pub(super) fn add_starts(&mut self, limit: &str, from: Timestamp, count: u64) -> Result<()> {
         let Some(mut row) = self.limit_row(limit)? else { return Ok(()) };
         let key = starts(limit).at(from);

@@ -16,7 +16,7 @@ use crate::model::lossless::to_json;
 use crate::model::name::{Name, check_label};
 use crate::model::record::{AttemptError, Payload};
 use crate::model::state::{Reason, StateName};
-use crate::storage::WriteAnswer;
+use crate::storage::{Call, WriteAnswer};
 
 impl JobContext {
     /// Does something once per run of the job: what `effect` gave is kept under `key`, and a later
@@ -55,7 +55,7 @@ impl JobContext {
         }
         let value = effect().await?;
         let memo = self.encode("memo", &value)?;
-        match storage.put_memo(self.lease(), key, &memo).await? {
+        match storage.put_memo(&Call::default(), self.lease(), key, &memo).await? {
             // Its own, or that of a call whose answer was lost.
             Some(kept) => Ok(self.decode("memo", &kept)?),
             None => Err(lease_lost().into()),
@@ -84,7 +84,12 @@ impl JobContext {
     /// ```
     pub async fn checkpoint<T: Serialize>(&self, cursor: &T) -> Result<()> {
         let cursor = self.encode("checkpoint", cursor)?;
-        match self.client().storage().put_checkpoint(self.lease(), &cursor).await? {
+        match self
+            .client()
+            .storage()
+            .put_checkpoint(&Call::default(), self.lease(), &cursor)
+            .await?
+        {
             WriteAnswer::Written => Ok(()),
             WriteAnswer::LeaseLost => Err(lease_lost()),
         }

@@ -12,7 +12,7 @@ use crate::model::refusal::Refusal;
 use crate::model::state::Start;
 use crate::operate::bulk::action_name;
 use crate::storage::{
-    Action, Change, ChangeOutcome, ChangeRequest, EditJob, Guard, JobSubmitted, Submitted,
+    Action, Call, Change, ChangeOutcome, ChangeRequest, EditJob, Guard, JobSubmitted, Submitted,
 };
 
 /// The most ids of one call; beyond, a bulk operation is meant.
@@ -140,8 +140,8 @@ impl Operator {
             for changes in changes.chunks(step) {
                 let changed = crate::client::repeated(|| async {
                     let actor = Some(self.actor.as_str());
-                    let request = ChangeRequest { changes, actor, now: None };
-                    self.storage().change_state(request).await
+                    let request = ChangeRequest { changes, actor };
+                    self.storage().change_state(&Call::default(), request).await
                 });
                 outcomes.extend(changed.await?);
             }
@@ -187,15 +187,10 @@ impl Operator {
             let id = copy.id;
             let guard = Guard::Version(record.head.version);
             let call = async {
-                let submitted = crate::client::repeated(|| {
+                let submitted = crate::client::repeated(|| async {
                     let actor = Some(self.actor.as_str());
-                    self.storage().edit_job(EditJob {
-                        original: job,
-                        guard,
-                        copy: &copy,
-                        actor,
-                        now: None,
-                    })
+                    let edit = EditJob { original: job, guard, copy: &copy, actor };
+                    self.storage().edit_job(&Call::default(), edit).await
                 });
                 match submitted.await? {
                     Submitted::Created(jobs) => match jobs.first() {

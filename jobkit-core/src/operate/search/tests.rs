@@ -14,8 +14,9 @@ use crate::model::record::{JobRecord, NewRecord};
 use crate::model::state::{Reason, Start, StateName};
 use crate::model::state_machine::Ending;
 use crate::storage::{
-    Action, Change, ChangeRequest, ClaimRequest, Count, Guard, JobQueue, JobStore, Monitoring,
-    QueueQuota, ServerInfo, ServerRegistry, Settle, SettleRequest, Submission, SubmitRequest,
+    Action, Call, Change, ChangeRequest, ClaimRequest, Count, Guard, JobQueue, JobStore,
+    Monitoring, QueueQuota, ServerInfo, ServerRegistry, Settle, SettleRequest, Submission,
+    SubmitRequest,
 };
 
 fn parse(text: &str) -> JobFilter {
@@ -198,7 +199,7 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
         started_at: clock.now(),
         draining: false,
     };
-    storage.announce(&server, None).await.expect("announces");
+    storage.announce(&Call::default(), &server).await.expect("announces");
     for i in 0..60_u64 {
         let args = format!(r#"{{"n":{i},"user":{{"id":{}}},"pin":"{i}"}}"#, i % 4);
         let kind = if i % 3 == 0 { "report" } else { "send_mail" };
@@ -212,7 +213,10 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
         job.extras_mut().sensitive = vec!["pin".into()];
         ids.push(job.id);
         let request = [Submission::one(job)];
-        storage.submit(SubmitRequest { submissions: &request, now: None }).await.expect("stores");
+        storage
+            .submit(&Call::default(), SubmitRequest { submissions: &request })
+            .await
+            .expect("stores");
         clock.advance(Duration::from_secs(60));
         if i % 2 == 0 {
             continue;
@@ -231,9 +235,8 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
             lease: Duration::from_secs(3600),
             hint: None,
             sleeps_below: 0,
-            now: None,
         };
-        let claimed = storage.claim(&claim).await.expect("claims");
+        let claimed = storage.claim(&Call::default(), &claim).await.expect("claims");
         for job in claimed.jobs {
             clock.advance(Duration::from_secs(i));
             let ending = match i % 5 {
@@ -248,9 +251,8 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
                 let message = if i % 3 == 0 { "timed out" } else { "no route" };
                 settle.error = Some(ErrorDetail::new("k", "SmtpError", message, [], None));
             }
-            let settles =
-                SettleRequest { server: server.name.clone(), settles: vec![settle], now: None };
-            storage.settle(&settles).await.expect("settles");
+            let settles = SettleRequest { server: server.name.clone(), settles: vec![settle] };
+            storage.settle(&Call::default(), &settles).await.expect("settles");
         }
     }
     let delete = Change {
@@ -259,8 +261,8 @@ async fn filled() -> (Arc<MemoryStorage>, TestClock, Vec<JobId>) {
         guard: Guard::None,
         action: Action::Delete { keep: None },
     };
-    let request = ChangeRequest { changes: &[delete], actor: None, now: None };
-    storage.change_state(request).await.expect("deletes");
+    let request = ChangeRequest { changes: &[delete], actor: None };
+    storage.change_state(&Call::default(), request).await.expect("deletes");
     (storage, clock, ids)
 }
 
@@ -387,7 +389,10 @@ async fn children_are_found_by_their_parents() {
     jobs.push(NewRecord { edges: vec![of(&parents[0]), of(&parents[1])], ..job() });
     jobs.push(NewRecord { edges: vec![of(&parents[1])], ..job() });
     let request = [Submission::flow(jobs.clone())];
-    storage.submit(SubmitRequest { submissions: &request, now: None }).await.expect("stores");
+    storage
+        .submit(&Call::default(), SubmitRequest { submissions: &request })
+        .await
+        .expect("stores");
     let children = async |filter: String| {
         let mut ids: Vec<_> =
             found(&storage, &filter, 1).await.into_iter().map(|job| job.id).collect();

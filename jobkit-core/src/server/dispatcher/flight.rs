@@ -16,7 +16,7 @@ use crate::model::state::StateName;
 use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
-use crate::storage::{ClaimRequest, Claimed, SettleAnswer, SettleRequest, Support};
+use crate::storage::{Call, ClaimRequest, Claimed, SettleAnswer, SettleRequest, Support};
 
 /// How long after an instant that a claim named the next claim leaves: what is due is promoted first, and a
 /// wake-up tells of it.
@@ -119,7 +119,6 @@ impl Dispatcher {
             lease: self.engine.options.lease,
             sleeps_below: free,
             hint: self.hint.clone(),
-            now: None,
         }
     }
 
@@ -132,23 +131,30 @@ impl Dispatcher {
         let server: Name = self.engine.info.name.clone();
         async move {
             let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
-            let request = SettleRequest { server, settles, now: None };
+            let request = SettleRequest { server, settles };
             let storage = &engine.storage;
             let together = storage.capabilities().settle_and_claim == Support::Yes;
+            let call = &Call::default();
             let (settled, claimed) = match (&claim, request.settles.is_empty()) {
-                (None, _) => (Some(engine.bounded(storage.settle(&request)).await), None),
-                (Some(claim), true) => (None, Some(engine.bounded(storage.claim(claim)).await)),
+                (None, _) => {
+                    let settled = engine.bounded(storage.settle(call, &request)).await;
+                    (Some(settled), None)
+                }
+                (Some(claim), true) => {
+                    let claimed = engine.bounded(storage.claim(call, claim)).await;
+                    (None, Some(claimed))
+                }
                 (Some(claim), false) if together => {
-                    let call = storage.settle_and_claim(&request, claim);
-                    match engine.bounded(call).await {
+                    let both = storage.settle_and_claim(call, &request, claim);
+                    match engine.bounded(both).await {
                         Ok((answers, claimed)) => (Some(Ok(answers)), Some(Ok(claimed))),
                         Err(error) => (Some(Err(error.duplicate())), Some(Err(error))),
                     }
                 }
                 // As two calls they need not wait for each other.
                 (Some(claim), false) => {
-                    let settled = engine.bounded(storage.settle(&request));
-                    let claimed = engine.bounded(storage.claim(claim));
+                    let settled = engine.bounded(storage.settle(call, &request));
+                    let claimed = engine.bounded(storage.claim(call, claim));
                     let (settled, claimed) = tokio::join!(settled, claimed);
                     (Some(settled), Some(claimed))
                 }

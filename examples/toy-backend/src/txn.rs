@@ -1,4 +1,4 @@
-//! One call of a storage: a transaction, and what has to be told once it is committed.
+//! The transaction of one call, and what has to be told once it is committed.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::keys::{self, Key, beside, table};
 use crate::kv::Tx;
 use crate::record::Job;
 
-/// A call under way. Everything it writes is one transaction.
-pub(crate) struct Call<'a> {
+/// The transaction in progress: everything that one call writes.
+pub(crate) struct Txn<'a> {
     pub(crate) tx: Tx<'a>,
     /// The storage's clock, or what a test says.
     pub(crate) now: Timestamp,
@@ -45,7 +45,7 @@ pub(crate) struct Told {
     pub(crate) look_again: Option<Timestamp>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> Txn<'a> {
     pub(crate) fn new(tx: Tx<'a>, now: Timestamp, fault: Option<Fault>) -> Self {
         Self {
             tx,
@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
 }
 
 /// Documents.
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
         let decode = |bytes: &[u8]| {
             serde_json::from_slice(bytes).map_err(|error| {
@@ -131,7 +131,7 @@ impl Call<'_> {
 }
 
 /// Jobs.
-impl Call<'_> {
+impl Txn<'_> {
     pub(crate) fn find(&self, id: JobId) -> Option<u64> {
         self.tx.get(&keys::id(id)).map(keys::last_number)
     }
@@ -194,7 +194,7 @@ pub(crate) struct With<'a> {
 }
 
 /// Transitions.
-impl Call<'_> {
+impl Txn<'_> {
     // [guide: transition]
     /// Applies an event as the state machine allows, with everything that changes in the same step.
     pub(crate) fn transition(
@@ -306,7 +306,7 @@ impl Call<'_> {
 }
 
 #[cfg(feature = "_faults")]
-impl Call<'_> {
+impl Txn<'_> {
     /// What planted faults make of a transition.
     fn spoil(&mut self, job: &mut Job, event: &Event) {
         use jobkit_core::state_machine::Ending;
