@@ -5,7 +5,7 @@
 //! job's row. It is inserted at the end and updated by its number; there is no index beside, no
 //! duplicate is looked for, nothing is read, counted or handed to another thread, and all is bound to
 //! statements that were prepared before. A transaction finishes the hundred rows that the one before has
-//! claimed, and claims and reads the next hundred, each by one statement for a range: a claim that is not
+//! claimed (or ten, for `drain-limit`), and claims and reads the next hundred, each by one statement for a range: a claim that is not
 //! committed before its work begins, or does not tell what is to be done, is none. What a storage does
 //! beside that is what the ratio shows.
 
@@ -25,6 +25,8 @@ pub enum Limit {
     BulkInsert,
     /// Claim and update by hundreds.
     ClaimAndUpdate,
+    /// Claim and update by tens: no more than ten at a time may run, so no storage can take more at a time.
+    ClaimAndUpdateTens,
 }
 
 impl Limit {
@@ -34,6 +36,16 @@ impl Limit {
             Self::SingleInsert => 25_000.0,
             Self::BulkInsert => 570_000.0,
             Self::ClaimAndUpdate => 260_000.0,
+            Self::ClaimAndUpdateTens => 150_000.0,
+        }
+    }
+
+    /// Rows of one transaction that claims and updates; `None` where it only inserts.
+    const fn claims(self) -> Option<i64> {
+        match self {
+            Self::SingleInsert | Self::BulkInsert => None,
+            Self::ClaimAndUpdate => Some(100),
+            Self::ClaimAndUpdateTens => Some(10),
         }
     }
 }
@@ -88,7 +100,7 @@ fn once(target: &Target, limit: Limit) -> Result<f64> {
     let (per_transaction, body) = match limit {
         Limit::SingleInsert => (1, ENQUEUED),
         Limit::BulkInsert => (1_000, ENQUEUED),
-        Limit::ClaimAndUpdate => (1_000, WORKED),
+        Limit::ClaimAndUpdate | Limit::ClaimAndUpdateTens => (1_000, WORKED),
     };
     let body = vec![b'x'; body];
     // Nothing is parsed or looked up while it is measured.
@@ -105,19 +117,19 @@ fn once(target: &Target, limit: Limit) -> Result<f64> {
         commit.execute([])?;
     }
     let inserted = begun.elapsed();
-    if limit != Limit::ClaimAndUpdate {
+    let Some(at_once) = limit.claims() else {
         return Ok(rows as f64 / inserted.as_secs_f64());
-    }
+    };
     let mut claim = db.prepare(
         "UPDATE job SET state = 3, claim = ?3 WHERE seq BETWEEN ?1 AND ?2 RETURNING id, body",
     )?;
     let mut settle = db.prepare("UPDATE job SET state = 4 WHERE seq BETWEEN ?1 AND ?2")?;
     let begun = Instant::now();
     let mut read = 0;
-    for step in 0..=rows as i64 / 100 {
+    for step in 0..=rows as i64 / at_once {
         begin.execute([])?;
-        settle.execute([(step - 1) * 100 + 1, step * 100])?;
-        let mut claimed = claim.query([step * 100 + 1, (step + 1) * 100, step])?;
+        settle.execute([(step - 1) * at_once + 1, step * at_once])?;
+        let mut claimed = claim.query([step * at_once + 1, (step + 1) * at_once, step])?;
         while let Some(row) = claimed.next()? {
             read += row.get_ref(0)?.as_blob()?.len() + row.get_ref(1)?.as_blob()?.len();
         }

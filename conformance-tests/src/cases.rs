@@ -111,6 +111,7 @@ macro_rules! __list {
                 rescue_works_in_bounded_steps
                 a_lease_taken_ahead_of_the_clock_is_rescued
                 a_claim_that_passes_over_much_says_that_there_is_more
+                a_claim_in_vain_tells_of_nothing_later_than_what_is_due
                 a_lease_of_no_use_is_refused
                 steps_of_five_hundred_items_are_taken
                 polling_finds_work_without_a_push

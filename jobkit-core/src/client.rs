@@ -6,6 +6,7 @@ mod coalescer;
 mod enqueue;
 pub(crate) mod filter;
 mod finished_jobs;
+mod independent;
 mod lock;
 mod many;
 mod operations;
@@ -269,6 +270,7 @@ impl Client {
             let place = Place { owner: &owner, part: "args" };
             job.args = self.codecs().seal(place, std::mem::take(&mut job.args))?;
         }
+        self.shared.storage.capabilities().check_payload(job.args.len())?;
         Ok(job)
     }
 

@@ -4,5 +4,5 @@ mod delegate;
 mod faulty;
 mod server;
 
-pub use faulty::{Fault, FaultyStorage, ObservedCall, Observer};
+pub use faulty::{Answer, Fault, FaultyStorage, ObservedCall, Observer, Pace};
 pub use server::{TestServer, TestedJob};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jobkit_core::bounds;
 use jobkit_core::record::{Lease, NewRecord};
-use jobkit_core::state::{Reason, State, StateName};
+use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{
     ClaimRequest, QueueQuota, RenewAnswer, RenewRequest, Renewal, Settle, SettleAnswer,
@@ -291,13 +291,44 @@ pub async fn a_claim_that_passes_over_much_says_that_there_is_more(env: Env) {
         if taken.len() == 2 {
             break;
         }
-        assert!(claimed.more, "after {} claims", server.sequence);
+        assert_eq!(claimed.again_in, Some(Duration::ZERO), "after {} claims", server.sequence);
     }
     assert_eq!(taken, [first, last]);
     server.sequence += 1;
     let claimed =
         env.storage.claim(&env.call(), &server.request(server.sequence, 2)).await.expect("claims");
-    assert!(claimed.jobs.is_empty() && !claimed.more, "there is no more");
+    assert!(claimed.jobs.is_empty(), "there is no more");
+    assert_ne!(claimed.again_in, Some(Duration::ZERO), "and it has seen that");
+}
+
+/// CLM-13: a claim that took nothing tells of nothing later than the next due instant, and moves nothing.
+pub async fn a_claim_in_vain_tells_of_nothing_later_than_what_is_due(env: Env) {
+    let mut server = env.claimer("s").await;
+    let mut told = async |env: &Env| {
+        server.sequence += 1;
+        let request = ClaimRequest { ..server.request(server.sequence, 2) };
+        let claimed = env.storage.claim(&env.call(), &request).await.expect("claims");
+        assert!(claimed.jobs.is_empty());
+        claimed.again_in
+    };
+    let nothing = told(&env).await;
+    assert_ne!(nothing, Some(Duration::ZERO), "it has seen everything");
+    assert!(nothing.is_none_or(|told| told <= bounds::NOTHING_DUE), "{nothing:?}");
+    let at = |delay| NewRecord { start: Start::At(env.after(delay)), ..job() };
+    let late = env.add(at(60)).await;
+    for (delay, wait) in [(None, 60), (Some(20), 20)] {
+        if let Some(delay) = delay {
+            env.add(at(delay)).await;
+        }
+        let told = told(&env).await;
+        assert!(told.is_none_or(|told| told <= seconds(wait)), "{told:?}, and {wait} s are left");
+        assert_ne!(told, Some(Duration::ZERO));
+    }
+    // Due and not promoted: it is no work yet, and what comes next is near.
+    env.advance(90);
+    let told = told(&env).await;
+    assert!(told.is_none_or(|told| !told.is_zero() && told <= seconds(1)), "{told:?}");
+    assert_eq!(env.state(late).await, StateName::Scheduled);
 }
 
 /// CLM-1, REN-1: a lease of no use is refused, and changes nothing.

@@ -1,6 +1,7 @@
 //! Claiming: the heads of the lanes, merged by priority and sequence.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jobkit_core::record::{Lease, Locator};
 use jobkit_core::state::{Hold, State};
@@ -39,7 +40,9 @@ impl Txn<'_> {
             server.last_claim = request.sequence;
             self.put(Server::key(&server.info.name), &server)?;
         }
-        Ok(Claimed { jobs, hint: None, more: skips == 0 })
+        // Whoever asked sleeps until it is told, but for what this claim has not seen.
+        let again_in = (skips == 0).then_some(Duration::ZERO);
+        Ok(Claimed { jobs, hint: None, again_in })
     }
 
     fn claim_from(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::client::changes::{repeated, unless};
 use crate::client::enqueue::{Enqueue, HasOutput};
+use crate::client::independent::Independent;
 use crate::client::{Client, JobHandle, Shared};
 use crate::jobs::new_job::{AsParent, NewJob};
 use crate::model::batch::{BatchRecord, NewBatch, Starts};
@@ -190,8 +191,11 @@ impl Batch {
         }
         batch.starts = Starts::WhenStarted;
         let opening = Submission { batch: Some(batch), jobs: self.continuations };
-        let filling = std::iter::once(opening).chain(chunks(self.members)).map(Step::Submit);
-        let mut steps: Vec<Step> = filling.collect();
+        // Those that wait for others come after them, in submissions that may name each other.
+        let (first, then): (Vec<_>, Vec<_>) =
+            self.members.into_iter().partition(|member| member.edges.is_empty());
+        let mut steps = vec![Step::Submit(opening), Step::Fill(first)];
+        steps.extend(chunks(then).map(Step::Submit));
         for nested in self.nested {
             steps.extend(nested.inside(self.id).into_steps());
         }
@@ -203,6 +207,8 @@ impl Batch {
 /// A step towards a batch.
 enum Step {
     Submit(Submission),
+    /// Members that wait for nobody.
+    Fill(Vec<NewRecord>),
     Start(BatchId),
 }
 
@@ -247,6 +253,30 @@ fn chunks(jobs: impl IntoIterator<Item = NewRecord>) -> impl Iterator<Item = Sub
     })
 }
 
+/// Attaches members that wait for nobody. All calls have ended when it returns, whatever came of them.
+async fn fill(shared: &Arc<Shared>, members: Vec<NewRecord>) -> Result<()> {
+    let mut independent = Independent::new(shared)?;
+    let filled = fill_by(&mut independent, members).await;
+    if filled.is_err() {
+        // So that whoever cancels the batch now meets no member that comes later.
+        independent.abandon().await;
+    }
+    filled
+}
+
+async fn fill_by(independent: &mut Independent, members: Vec<NewRecord>) -> Result<()> {
+    for (place, member) in members.into_iter().enumerate() {
+        independent.add(place, member).await?;
+        first_refused(independent)?;
+    }
+    independent.finish().await?;
+    first_refused(independent)
+}
+
+fn first_refused(independent: &mut Independent) -> Result<()> {
+    independent.take_outcomes().into_iter().try_for_each(|(_, outcome)| outcome)
+}
+
 impl Enqueue for Batch {
     type Handle = BatchHandle;
 
@@ -264,6 +294,7 @@ impl Enqueue for Batch {
                 Step::Submit(submission) => {
                     client.shared.submit_prepared(submission).await.map(|_| ())
                 }
+                Step::Fill(members) => fill(&client.shared, members).await,
                 Step::Start(id) => client.batch(id).start().await,
             };
             if let Err(error) = made {

@@ -26,13 +26,15 @@ pub trait Enqueue: Send {
 }
 
 impl Shared {
+    /// Lets the filters look at jobs, seals their arguments, and refuses what the storage cannot keep.
     pub(super) fn prepare(&self, jobs: &mut [NewRecord]) -> Result<()> {
-        if self.options.are_plain() {
-            return Ok(());
-        }
+        let capabilities = self.storage.capabilities();
         for job in jobs {
-            let owner = job.id.to_string();
-            self.options.prepare(job, &owner).map_err(|error| error.during("enqueue"))?;
+            if !self.options.are_plain() {
+                let owner = job.id.to_string();
+                self.options.prepare(job, &owner).map_err(|error| error.during("enqueue"))?;
+            }
+            capabilities.check_payload(job.args.len()).map_err(|error| error.during("enqueue"))?;
         }
         Ok(())
     }

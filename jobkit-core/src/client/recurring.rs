@@ -166,7 +166,8 @@ impl Client {
             self.prepare_template(&mut spec).await?;
             saves.push(SaveRecurring { next: spec.next_after(now), spec, if_etag: None });
         }
-        for saves in saves.chunks(MAX_STEP_ITEMS) {
+        let step = storage.capabilities().items_of(MAX_STEP_ITEMS);
+        for saves in saves.chunks(step) {
             let saved = super::changes::repeated(|| async {
                 let outcomes = storage.save_recurring(&Call::default(), saves).await?;
                 unless(outcomes.contains(&SaveOutcome::Busy), outcomes)
@@ -184,8 +185,9 @@ impl Client {
     /// Lets this client's filters look at the template, and its codecs seal the arguments.
     async fn prepare_template(&self, spec: &mut RecurringSpec) -> Result<()> {
         let options = &self.shared.options;
+        let capabilities = self.dyn_storage().capabilities();
         if options.are_plain() {
-            return Ok(());
+            return capabilities.check_payload(spec.job.args.get().len());
         }
         // Each occurrence has an id of its own; this one is never stored.
         let id = JobId::from_key("template", &spec.id);
@@ -195,6 +197,7 @@ impl Client {
         options
             .prepare(&mut record, &spec.id)
             .map_err(|error| error.with("recurring", &spec.id))?;
+        capabilities.check_payload(record.args.len())?;
         spec.job = JobTemplate::from_record(&record)?;
         if record.args.is_sealed()
             && let Some(stored) = self.dyn_storage().recurring(&spec.id).await?

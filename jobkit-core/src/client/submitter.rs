@@ -51,9 +51,14 @@ impl BatchCall for SubmitCall {
     }
 
     fn max(&self) -> Size {
+        let capabilities = self.0.capabilities();
         Size {
-            requests: bounds::STEP_ITEMS,
-            items: bounds::SUBMISSION_JOBS,
+            requests: capabilities.items_of(bounds::STEP_ITEMS),
+            // A flow is sent whole, however large it is; several share a call where they fit.
+            items: match capabilities.step_items {
+                few if few < bounds::STEP_ITEMS => few.max(1),
+                _ => bounds::SUBMISSION_JOBS,
+            },
             bytes: bounds::SUBMISSION_BYTES,
         }
     }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -25,6 +26,9 @@ use crate::storage::{
 use super::planted::Planted;
 use super::state::{Place, Rank, Tables, Work};
 use super::transitions::With;
+
+/// The shortest time after which something is due: zero would mean that the claim ended early.
+const DUE_SOON: Duration = Duration::from_millis(1);
 
 #[async_trait]
 impl JobQueue for MemoryStorage {
@@ -148,7 +152,22 @@ impl Tables {
         if let Some(sleepers) = &mut self.sleepers {
             sleepers.claimed(request, jobs.len());
         }
-        Ok(Claimed { jobs, hint: None, more: skips == 0 })
+        let again_in = match (skips, jobs.is_empty()) {
+            (0, _) => Some(Duration::ZERO),
+            (_, true) => Some(self.nothing_due_for(work)),
+            _ => None,
+        };
+        Ok(Claimed { jobs, hint: None, again_in })
+    }
+
+    /// How long nothing is due: no job, and no limit at which jobs are parked.
+    fn nothing_due_for(&self, work: &Work) -> Duration {
+        let of_jobs = self.due.first().map(|(at, _)| *at);
+        let of_limits = self.room_at.first().map(|(at, _)| *at);
+        // Jobs that this claim has parked are not among the others yet.
+        let next = [of_jobs, of_limits, work.due].into_iter().flatten().min();
+        let bound = bounds::NOTHING_DUE;
+        next.map_or(bound, |at| at.since(work.now).clamp(DUE_SOON, bound))
     }
 
     /// The leases of an earlier claim that are still held.

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const SUBMISSION_JOBS: usize = 1_000;
 /// Bytes of arguments, metadata and context in one submission: 4 MiB.
 pub const SUBMISSION_BYTES: usize = 4 << 20;
-/// Items the engine puts in one claim, settle or renew.
+/// Items the engine puts in one claim, settle or renew; fewer where the storage takes fewer well.
 pub const STEP_ITEMS: usize = 300;
 /// Items a storage must accept in one claim, settle or renew.
 pub const MAX_STEP_ITEMS: usize = 500;
@@ -60,6 +60,8 @@ pub const ERROR_HOURS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const BULK_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long an entry of the audit is kept.
 pub const AUDIT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long nothing is due, as a claim tells it where nothing is due at all.
+pub const NOTHING_DUE: Duration = Duration::from_secs(3600);
 /// How far jobs are counted at most, where no index counts them.
 pub const COUNTED: u64 = 10_000;
 /// Bytes of a unique key's text.

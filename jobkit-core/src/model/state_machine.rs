@@ -166,6 +166,15 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Whether the job may be claimable again at once.
+    pub(crate) fn may_enqueue(self) -> bool {
+        match self {
+            Self::Retry { delay } | Self::Snoozed { delay } => delay.is_zero(),
+            Self::GivenBack => true,
+            Self::Succeeded | Self::Failed(_) | Self::Deleted(_) => false,
+        }
+    }
+
     /// Whether an attempt that ended so, and left its job in a state, is a failure that somebody should hear of.
     /// One whose job became Deleted is none: it was asked to stop, or a filter gave it up.
     pub const fn has_failed(self, now: StateName) -> bool {

@@ -181,12 +181,13 @@ async fn carry_out<S: Storage + ?Sized>(
     let Some(plan) = record.plan.clone() else { return Ok(Stepped::Theirs(record)) };
     let mut counts = Counts::default();
     let before = record.done + record.skipped + record.refused;
-    for (chunk, jobs) in plan.jobs.chunks(bounds::STEP_ITEMS).enumerate() {
+    let step = storage.capabilities().items_of(bounds::STEP_ITEMS);
+    for (chunk, jobs) in plan.jobs.chunks(step).enumerate() {
         let changes: Vec<_> = jobs
             .iter()
             .enumerate()
             .map(|(i, (job, version))| {
-                let place = before + (chunk * bounds::STEP_ITEMS + i) as u64;
+                let place = before + (chunk * step + i) as u64;
                 Change {
                     operation: OperationId::of_step(record.id, *job),
                     job: *job,

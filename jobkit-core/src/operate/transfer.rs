@@ -103,8 +103,9 @@ where
     }
     let mut copied = Copied::default();
     let mut after: Option<String> = None;
+    let step = step_of(from).min(step_of(to));
     loop {
-        let page = repeated(|| from.export(after.as_deref(), STEP)).await?;
+        let page = repeated(|| from.export(after.as_deref(), step)).await?;
         copied.running += page.running;
         for imported in
             repeated(|| async { to.import(&Call::default(), &page.items).await }).await?
@@ -122,6 +123,11 @@ where
     }
     verify(from, to, &mut copied, told).await?;
     Ok(copied)
+}
+
+/// Things in one call.
+fn step_of<S: Storage + ?Sized>(storage: &S) -> usize {
+    storage.capabilities().items_of(STEP)
 }
 
 async fn refuse_live<S: Storage + ?Sized>(storage: &S, which: &str) -> Result<()> {
@@ -143,16 +149,21 @@ async fn settle<S: Storage + ?Sized>(from: &S) -> Result<()> {
     // Nobody lives who could renew, so that the second look may follow at once.
     let mut seen = Vec::new();
     loop {
-        let request =
-            RescueRequest { seen, crash_limit: bounds::CRASH_LIMIT, max: bounds::STEP_ITEMS };
+        let request = RescueRequest {
+            seen,
+            crash_limit: bounds::CRASH_LIMIT,
+            max: from.capabilities().items_of(bounds::STEP_ITEMS),
+        };
         let rescue = from.rescue_expired(&Call::default(), &request).await?;
         if rescue.expired.is_empty() {
             break;
         }
         seen = rescue.expired;
     }
+    let max = from.capabilities().items_of(bounds::MAX_STEP_ITEMS);
+    let step = StepRequest { max, ..StepRequest::default() };
     for _ in 0..SWEEPS {
-        if !from.sweep(&Call::default(), StepRequest::default()).await?.more {
+        if !from.sweep(&Call::default(), step).await?.more {
             break;
         }
     }
@@ -171,8 +182,9 @@ where
     B: Storage + ?Sized,
 {
     let mut after: Option<String> = None;
+    let step = step_of(from).min(step_of(to));
     loop {
-        let page = repeated(|| from.export(after.as_deref(), STEP)).await?;
+        let page = repeated(|| from.export(after.as_deref(), step)).await?;
         let jobs = page.items.iter().filter_map(|item| match item {
             Whole::Job(job) => Some(&job.details.record),
             _ => None,
@@ -247,7 +259,7 @@ pub async fn dump<S: Storage + ?Sized>(
     let mut after: Option<String> = None;
     let mut copied = Copied::default();
     loop {
-        let page = repeated(|| from.export(after.as_deref(), STEP)).await?;
+        let page = repeated(|| from.export(after.as_deref(), step_of(from))).await?;
         copied.running += page.running;
         for item in &page.items {
             let line = serde_json::to_string(item).map_err(|error| {
@@ -277,7 +289,8 @@ pub async fn load<S: Storage + ?Sized>(
     lines: impl IntoIterator<Item = Result<String>>,
 ) -> Result<Copied> {
     let mut copied = Copied::default();
-    let mut items = Vec::with_capacity(STEP);
+    let step = step_of(to);
+    let mut items = Vec::with_capacity(step);
     for (number, line) in lines.into_iter().enumerate() {
         let line = line?;
         if line.trim().is_empty() {
@@ -288,7 +301,7 @@ pub async fn load<S: Storage + ?Sized>(
             Error::invalid("dump", reason)
         })?;
         items.push(item);
-        if items.len() == STEP {
+        if items.len() == step {
             import(to, &mut items, &mut copied).await?;
         }
     }

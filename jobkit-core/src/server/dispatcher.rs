@@ -4,6 +4,7 @@
 //! together with a claim for the workers that became free. So a busy server needs one round trip for
 //! hundreds of jobs, and an idle one none.
 
+mod ahead;
 mod flight;
 mod rooms;
 mod suspects;
@@ -15,11 +16,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::ahead::Ahead;
 use self::flight::{Flight, Pending, landed};
 use self::rooms::Rooms;
 use self::suspects::Suspects;
 use crate::model::backoff::Backoff;
-use crate::model::bounds::STEP_ITEMS;
 use crate::server::engine::Engine;
 use crate::server::executor::{self, End, How};
 use crate::server::failed::Subject;
@@ -63,12 +64,16 @@ pub(super) struct Dispatcher {
     pending: Option<Pending>,
     hint: Option<ClaimHint>,
     hint_since: Instant,
-    /// Work may be there: the last claim got all it asked for or did not see everything, or a push came.
+    /// Work may be there: the last claim got all it asked for or did not see everything, what was settled made
+    /// some claimable, or a push came.
     may_be_work: bool,
     /// What was claimed ahead was not started in time: nothing more ahead until a job ends.
     claimed_too_far: bool,
+    ahead: Ahead,
     poll_at: Instant,
     poll_pause: Duration,
+    /// Claims in vain, each of which named an instant close by.
+    vain: u32,
     backoff: Backoff,
     blocked_until: Option<Instant>,
     /// What was claimed could not be started, and would be claimed again at once: nothing is claimed for
@@ -102,7 +107,9 @@ impl Dispatcher {
             hint_since: now,
             may_be_work: true,
             claimed_too_far: false,
+            ahead: Ahead::default(),
             poll_at: now,
+            vain: 0,
             backoff: supervisor::retries(),
             blocked_until: None,
             brake: supervisor::retries(),
@@ -183,6 +190,7 @@ impl Dispatcher {
     fn look_again(&mut self) {
         self.may_be_work = true;
         self.hint = None;
+        self.vain = 0;
         self.poll_pause = self.engine.options.poll_interval;
     }
 
@@ -221,15 +229,23 @@ impl Dispatcher {
 
     /// How many jobs a claim should ask for.
     fn wants(&self) -> usize {
-        let full = self.outcomes.len() >= STEP_ITEMS * 2;
-        let waits = self.suspects.run_alone() || self.suspects.are_full();
+        let step = self.engine.step_items();
+        let full = self.outcomes.len() >= step * 2;
+        let waits = self.suspects.run_alone() || self.suspects.are_full(step);
         if waits || self.engine.is_quiet() || full {
             // With this many outcomes waiting the storage is slow or away: nothing new is started.
             return 0;
         }
         let wanted = (self.free_workers() + self.prefetch()).saturating_sub(self.waiting.len());
         // Where every queue is full, there is nothing to ask for.
-        wanted.min(self.rooms.of_all(self.engine.queues.names())).min(STEP_ITEMS)
+        wanted.min(self.rooms.of_all(self.engine.queues.names())).min(step)
+    }
+
+    /// The most that is claimed ahead: so much that the next flight can be full while what the last one brought
+    /// is still waiting. With less, full flights and nearly empty ones would take turns.
+    fn farthest(&self) -> usize {
+        let step = self.engine.step_items();
+        2 * step - self.engine.options.workers.min(step)
     }
 
     /// About 50 ms of work.
@@ -242,15 +258,16 @@ impl Dispatcher {
             (Prefetch::Adaptive, None) => 0,
             (Prefetch::Adaptive, Some(mean)) if mean > 1.0 => 0,
             (Prefetch::Adaptive, Some(mean)) => {
-                let workers = u32::try_from(self.engine.options.workers).unwrap_or(u32::MAX);
+                let workers = self.engine.options.workers;
+                let workers = u32::try_from(workers).unwrap_or(u32::MAX);
                 let jobs = 0.05 / mean.max(1e-6) * f64::from(workers);
                 #[allow(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "bounded by the clamp"
+                    reason = "a cast saturates, and the rest is bounded"
                 )]
-                let jobs = jobs.clamp(0.0, 300.0) as usize;
-                jobs
+                let jobs = jobs as usize;
+                self.ahead.bounded(jobs.min(self.farthest()))
             }
         }
     }
@@ -265,6 +282,9 @@ impl Dispatcher {
         let is_old = |waiting: &Waiting| now.duration_since(waiting.since) >= PREFETCH_KEPT;
         while !self.suspects.run_alone() && self.waiting.front().is_some_and(is_old) {
             if let Some(old) = self.waiting.pop_front() {
+                if !self.claimed_too_far {
+                    self.ahead.too_far(self.prefetch());
+                }
                 self.claimed_too_far = true;
                 self.give_back(old.job);
             }

@@ -1,10 +1,13 @@
-//! Pushes of instants that come before a timer would.
+//! Pushes of instants that come before a timer would, and what claims tell where there are none.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::model::clock::Timestamp;
+use crate::model::sync::lock;
 use crate::server::engine::Engine;
 use crate::storage::{Pushes, WakeUp, WakeUpFilter};
 
@@ -52,6 +55,52 @@ impl DuePushes {
             let due = Instant::now() + wait.max(TOGETHER);
             if due < began + pause && at.is_none_or(|at| due < at) {
                 at = Some(due);
+            }
+        }
+    }
+}
+
+/// The next due instant, as the last claim that named one told it.
+///
+/// A server that gets no pushes polls for work, and such a claim says how long nothing is due: then nobody
+/// else needs to ask for that.
+#[derive(Debug, Default)]
+pub(crate) struct DueTold {
+    last: Mutex<Option<Told>>,
+    sooner: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    told_at: Instant,
+    due_at: Instant,
+}
+
+impl DueTold {
+    pub(super) fn tell(&self, due_at: Instant) {
+        let told = Told { told_at: Instant::now(), due_at };
+        let before = lock(&self.last).replace(told);
+        if before.is_none_or(|before| due_at < before.due_at) {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Until when nothing is due, where a claim told it a moment ago: `moment` is how long that counts.
+    pub(super) fn nothing_until(&self, moment: Duration) -> Option<Instant> {
+        let told = (*lock(&self.last))?;
+        let until = told.due_at.min(told.told_at + moment);
+        (until > Instant::now()).then_some(until)
+    }
+
+    /// Waits until a claim tells of an instant that is due sooner than was told before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn sooner(&self) -> Instant {
+        loop {
+            self.sooner.notified().await;
+            if let Some(told) = *lock(&self.last) {
+                return told.due_at;
             }
         }
     }

@@ -17,19 +17,22 @@ use crate::handlers::panics;
 use crate::handlers::registry::Kind;
 use crate::handlers::run::RunEnd;
 use crate::jobs::outcome::Failure;
+use crate::model::bounds::{MAX_STEP_ITEMS, STEP_ITEMS};
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::{Incarnation, JobId};
 use crate::model::name::Name;
 use crate::model::state::{Reason, State};
 use crate::model::sync::lock;
+use crate::server::due_pushes::DueTold;
 use crate::server::failed::{FailedJob, Hooks};
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
 use crate::server::queues::Queues;
 use crate::storage::{
-    Announced, Call, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, Storage, caught,
+    Announced, Call, ClaimedJob, PauseTarget, ServerCommand, ServerInfo, StepRequest, Storage,
+    caught,
 };
 
 /// How long an announce may take.
@@ -50,6 +53,7 @@ pub(crate) struct Engine {
     pub(crate) health: HealthBoard,
     pub(crate) held: Held,
     pub(crate) clock: ClockGuard,
+    pub(crate) due_told: DueTold,
     paused: Mutex<Pauses>,
     /// Nothing more is claimed.
     pub(crate) quiet: CancellationToken,
@@ -119,6 +123,7 @@ impl Engine {
             health: HealthBoard::default(),
             held: Held::default(),
             clock: ClockGuard::default(),
+            due_told: DueTold::default(),
             paused: Mutex::default(),
             quiet: CancellationToken::new(),
             ordered_quiet: AtomicBool::new(false),
@@ -168,6 +173,17 @@ impl Engine {
 
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.info.incarnation
+    }
+
+    /// The most items of a flight, a renewal or another call about jobs.
+    pub(crate) fn step_items(&self) -> usize {
+        self.storage.capabilities().items_of(STEP_ITEMS)
+    }
+
+    /// A step of background work, as large as the storage takes it well.
+    pub(crate) fn step(&self) -> StepRequest {
+        let max = self.storage.capabilities().items_of(MAX_STEP_ITEMS);
+        StepRequest { max, ..StepRequest::default() }
     }
 
     /// Makes the server known, also after it was forgotten. Where another live server has its name, this

@@ -14,7 +14,7 @@ use crate::server::held::Stopper;
 use crate::server::{recurring_scheduler, settler};
 use crate::storage::{
     Call, ClaimRequest, ClaimedJob, ExpiredLease, RescueRequest, Settle, SettleAnswer,
-    SettleRequest, StepRequest,
+    SettleRequest,
 };
 
 /// The state between two steps.
@@ -34,13 +34,13 @@ impl Inline {
     /// Whatever background processes would do now; whether anything was done.
     pub(crate) async fn housekeeping(&mut self) -> Result<bool> {
         let storage = &self.engine.storage;
-        let promoted = storage.promote_due(&Call::default(), StepRequest::default()).await?.count;
+        let promoted = storage.promote_due(&Call::default(), self.engine.step()).await?.count;
         let fired = recurring_scheduler::fire_due(&self.engine).await?;
-        let swept = storage.sweep(&Call::default(), StepRequest::default()).await?.done;
+        let swept = storage.sweep(&Call::default(), self.engine.step()).await?.done;
         let request = RescueRequest {
             seen: std::mem::take(&mut self.seen),
             crash_limit: self.engine.options.crash_limit,
-            max: crate::model::bounds::STEP_ITEMS,
+            max: self.engine.step_items(),
         };
         let rescue = storage.rescue_expired(&Call::default(), &request).await?;
         // The second look follows at once: nobody renews in between.

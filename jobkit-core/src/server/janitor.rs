@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::model::backoff::Backoff;
 use crate::model::error::{ErrorKind, Result};
 use crate::model::ids::jittered;
 use crate::model::state::StateName;
 use crate::operate::bulk::{self, Stepped};
 use crate::server::engine::Engine;
-use crate::storage::{Call, ExpiredLease, Pushes, RescueRequest, Step, StepRequest, WakeUpFilter};
+use crate::storage::{Call, ExpiredLease, Pushes, RescueRequest, Step, WakeUpFilter};
 
 /// How soon marks are swept after something was written.
 const SWEEP_AFTER_ACTIVITY: Duration = Duration::from_millis(500);
+/// The pauses between steps of a sweep that found something left and completed nothing: the first, and the
+/// longest.
+const SHORTEST_VAIN_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_VAIN_PAUSE: Duration = Duration::from_millis(500);
 /// Steps of purge in one go; the rest waits for the next, so that it never crowds out other work.
 const PURGE_STEPS: usize = 20;
 /// The shortest pause between two goes.
@@ -50,7 +55,7 @@ async fn rescue(engine: &Engine) {
         let request = RescueRequest {
             seen: if second_look { std::mem::take(&mut seen) } else { Vec::new() },
             crash_limit: engine.options.crash_limit,
-            max: crate::model::bounds::STEP_ITEMS,
+            max: engine.step_items(),
         };
         match engine.bounded(engine.storage.rescue_expired(&Call::default(), &request)).await {
             Ok(rescue) => {
@@ -92,18 +97,23 @@ async fn rescue(engine: &Engine) {
 async fn sweep(engine: &Engine) {
     let filter = WakeUpFilter { marks: true, ..WakeUpFilter::default() };
     let mut pushes = Pushes::subscribe(&*engine.storage, filter).await;
+    let mut vain = Backoff::new(SHORTEST_VAIN_PAUSE, LONGEST_VAIN_PAUSE);
     loop {
         // Where pushes tell of marks, looking without one merely finds what a lost push left. Asked each
         // time: pushes may end.
         let idle = engine.options.janitor_interval * if pushes.are_offered() { 4 } else { 1 };
-        let step =
-            engine.bounded(engine.storage.sweep(&Call::default(), StepRequest::default())).await;
+        let step = engine.bounded(engine.storage.sweep(&Call::default(), engine.step())).await;
         let pause = match &step {
+            // Another sweeper is at what is left, or what is left was only looked at: it stays so for a while.
+            Ok(Step { more: true, done: 0, .. }) => vain.next(),
             Ok(Step { more: true, .. }) => Duration::ZERO,
             Ok(Step { next_in: Some(next), .. }) => (*next).min(idle),
             Ok(_) => jittered(idle),
             Err(_) => RETRY,
         };
+        if step.as_ref().is_ok_and(|step| step.done > 0 || !step.more) {
+            vain.reset();
+        }
         if step.as_ref().is_ok_and(|step| step.done > 0) {
             engine.signals.dispatcher.notify_one();
         }
@@ -209,7 +219,7 @@ async fn purge_once(engine: &Engine) -> Result<bool> {
     let mut more = true;
     for _ in 0..PURGE_STEPS {
         more = engine
-            .bounded(engine.storage.purge_expired(&Call::default(), StepRequest::default()))
+            .bounded(engine.storage.purge_expired(&Call::default(), engine.step()))
             .await?
             .more;
         if !more {

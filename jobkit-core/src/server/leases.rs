@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::metrics;
-use crate::model::bounds::STEP_ITEMS;
 use crate::model::clock::Timestamp;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::source_now;
@@ -158,7 +157,7 @@ async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
     let mut from = 1;
     let mut rest = held.as_slice();
     loop {
-        let (chunk, through) = whole_claims(rest, seen);
+        let (chunk, through) = whole_claims(rest, seen, engine.step_items());
         let sent_at = Instant::now();
         let request = RenewRequest {
             incarnation: engine.incarnation(),
@@ -185,11 +184,11 @@ async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
 }
 
 /// The longest prefix that holds whole claims and fits a step, and the last claim it covers.
-fn whole_claims(held: &[(u64, Renewal)], seen: u64) -> (&[(u64, Renewal)], u64) {
-    if held.len() <= STEP_ITEMS {
+fn whole_claims(held: &[(u64, Renewal)], seen: u64, step: usize) -> (&[(u64, Renewal)], u64) {
+    if held.len() <= step {
         return (held, seen);
     }
-    let cut = held[STEP_ITEMS].0;
+    let cut = held[step].0;
     match held.partition_point(|(claim, _)| *claim < cut) {
         // One claim is never larger than a step, so this is the first one, whole.
         0 => (&held[..held.partition_point(|(claim, _)| *claim <= cut)], cut),
@@ -294,10 +293,10 @@ mod tests {
             (claim, Renewal { lease, started: true })
         };
         let held: Vec<_> = (0..500).map(|i| renewal(i / 200 + 1)).collect();
-        let (chunk, through) = whole_claims(&held, 9);
+        let (chunk, through) = whole_claims(&held, 9, 300);
         assert_eq!((chunk.len(), through), (200, 1));
-        let (chunk, through) = whole_claims(&held[200..], 9);
+        let (chunk, through) = whole_claims(&held[200..], 9, 300);
         assert_eq!((chunk.len(), through), (300, 9));
-        assert_eq!(whole_claims(&[], 9).1, 9);
+        assert_eq!(whole_claims(&[], 9, 300).1, 9);
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::bounds::STEP_ITEMS;
 use crate::server::failed::Subject;
 use crate::server::settler;
 use crate::storage::Settle;
@@ -72,8 +71,8 @@ impl Outcomes {
         self.0.iter().filter_map(|outcome| outcome.not_before).min()
     }
 
-    /// The outcomes of the next flight: all that may go together, or one that must go alone.
-    pub(super) fn next(&mut self, now: Instant) -> Vec<Outcome> {
+    /// The outcomes of the next flight: all that may go together, `most` of them, or one that must go alone.
+    pub(super) fn next(&mut self, now: Instant, most: usize) -> Vec<Outcome> {
         let Some(first) = self.0.iter().position(|outcome| outcome.may_go(now)) else {
             return Vec::new();
         };
@@ -83,7 +82,7 @@ impl Outcomes {
         let mut chosen = Vec::new();
         let mut left = VecDeque::new();
         for outcome in self.0.drain(..) {
-            if chosen.len() < STEP_ITEMS && outcome.may_go(now) && !outcome.alone {
+            if chosen.len() < most && outcome.may_go(now) && !outcome.alone {
                 chosen.push(outcome);
             } else {
                 left.push_back(outcome);
@@ -168,12 +167,12 @@ mod tests {
     #[test]
     fn a_flight_takes_all_that_may_go_together() {
         let mut outcomes = outcomes(4);
-        let chosen = outcomes.next(Instant::now());
+        let chosen = outcomes.next(Instant::now(), 300);
         assert_eq!(fences(&chosen), [0, 1, 2, 3]);
         outcomes.put_back(chosen, true);
         let now = Instant::now();
-        assert_eq!(fences(&outcomes.next(now)), [0]);
-        assert_eq!(fences(&outcomes.next(now)), [1]);
+        assert_eq!(fences(&outcomes.next(now, 300)), [0]);
+        assert_eq!(fences(&outcomes.next(now, 300)), [1]);
         assert_eq!(outcomes.len(), 2);
     }
 
@@ -181,31 +180,31 @@ mod tests {
     fn what_is_blocked_holds_up_nobody() {
         let mut outcomes = outcomes(3);
         let now = Instant::now();
-        let mut chosen = outcomes.next(now);
+        let mut chosen = outcomes.next(now, 300);
         outcomes.try_later(chosen.remove(0));
         outcomes.put_back(chosen, false);
-        assert_eq!(fences(&outcomes.next(now)), [1, 2]);
-        assert!(outcomes.next(now).is_empty() && outcomes.len() == 1);
+        assert_eq!(fences(&outcomes.next(now, 300)), [1, 2]);
+        assert!(outcomes.next(now, 300).is_empty() && outcomes.len() == 1);
         let due = outcomes.next_due().expect("one waits");
-        assert_eq!(fences(&outcomes.next(due)), [0]);
+        assert_eq!(fences(&outcomes.next(due, 300)), [0]);
     }
 
     #[test]
     fn what_cannot_be_kept_is_replaced_once_and_then_sent_again_later() {
         let mut outcomes = outcomes(1);
         let now = Instant::now();
-        let outcome = outcomes.next(now).remove(0);
+        let outcome = outcomes.next(now, 300).remove(0);
         assert!(outcomes.replace_by_bare(outcome, &"no room"));
-        let bare = outcomes.next(now).remove(0);
+        let bare = outcomes.next(now, 300).remove(0);
         assert!(bare.settle.error.as_ref().is_some_and(|error| error.message.contains("no room")));
         let mut bare = bare;
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
             let now = Instant::now();
             assert!(!outcomes.replace_by_bare(bare, &"no room"));
-            assert!(outcomes.are_hopeless() && outcomes.next(now).is_empty());
+            assert!(outcomes.are_hopeless() && outcomes.next(now, 300).is_empty());
             let due = outcomes.next_due().expect("it goes again");
             assert_eq!(due.duration_since(now).as_secs_f64().round(), f64::from(pause));
-            bare = outcomes.next(due).remove(0);
+            bare = outcomes.next(due, 300).remove(0);
         }
     }
 }

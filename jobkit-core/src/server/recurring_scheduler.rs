@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::backoff::Backoff;
-use crate::model::bounds::STEP_ITEMS;
 use crate::model::clock::Timestamp;
 use crate::model::error::{ErrorKind, Result};
 use crate::model::recurring::{NextRun, RANGE, RecurringRecord};
@@ -102,7 +101,7 @@ impl<'e> Scheduler<'e> {
     /// One step: the storage's clock, and how long nothing is due.
     async fn step(&mut self, longest: Duration) -> Result<(Timestamp, Duration)> {
         // Those that rest are due, too, and must not crowd out the others.
-        let max = (STEP + self.failing.len()).min(STEP_ITEMS);
+        let max = (STEP + self.failing.len()).min(self.engine.step_items());
         let storage = &self.engine.storage;
         let mut due = self.engine.bounded(storage.due_recurring(&Call::default(), max)).await?;
         if self.is_audit_due(due.now) && self.audit().await {
@@ -317,7 +316,7 @@ async fn fire(engine: &Engine, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
 
 /// Fires what is due, once; how many schedules moved on.
 pub(super) async fn fire_due(engine: &Engine) -> Result<usize> {
-    let due = engine.storage.due_recurring(&Call::default(), STEP).await?;
+    let due = engine.storage.due_recurring(&Call::default(), STEP.min(engine.step_items())).await?;
     let (fires, _) = plans(&due, |_| false).await;
     if fires.is_empty() {
         return Ok(0);

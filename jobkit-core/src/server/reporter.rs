@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::bounds::STEP_ITEMS;
 use crate::model::error::ErrorKind;
 use crate::server::engine::Engine;
 use crate::server::held::Phase;
@@ -31,7 +30,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             running.collect()
         };
         let writes: Vec<_> = contexts.iter().filter_map(|context| context.take_told()).collect();
-        for writes in writes.chunks(STEP_ITEMS) {
+        for writes in writes.chunks(engine.step_items()) {
             match engine.bounded(engine.storage.write_log(&Call::default(), writes)).await {
                 Ok(_) => engine.health.works("reporter"),
                 Err(error) if error.kind() == ErrorKind::Unsupported => return,

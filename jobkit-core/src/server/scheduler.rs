@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::bounds::MAX_STEP_ITEMS;
+use tokio::time::Instant;
+
+use crate::model::clock::Timestamp;
 use crate::server::due_pushes::DuePushes;
 use crate::server::engine::Engine;
 use crate::server::supervisor;
-use crate::storage::{Call, StepRequest};
+use crate::storage::Call;
 
 /// The shortest time between two looks, so that a thousand instants in a second are few steps.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -22,9 +24,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         let longest = if due.are_pushed() { WITH_PUSHES } else { engine.options.max_poll_interval };
         let mut storage_now = None;
         let pause = if engine.clock.is_trusted() {
-            match engine
-                .bounded(engine.storage.promote_due(&Call::default(), StepRequest::default()))
-                .await
+            match engine.bounded(engine.storage.promote_due(&Call::default(), engine.step())).await
             {
                 Ok(promoted) => {
                     engine.health.works("scheduler");
@@ -35,7 +35,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
                         engine.signals.dispatcher.notify_one();
                     }
                     match promoted.next_due_at {
-                        _ if promoted.count >= MAX_STEP_ITEMS => Duration::ZERO,
+                        _ if promoted.count >= engine.step().max => Duration::ZERO,
                         Some(next) => next.since(promoted.now).clamp(SHORTEST, longest),
                         None => longest,
                     }
@@ -48,13 +48,40 @@ pub(super) async fn run(engine: Arc<Engine>) {
         } else {
             Duration::from_secs(1)
         };
+        if !wait(&engine, &mut due, storage_now, pause).await {
+            return;
+        }
+    }
+}
+
+/// Waits until something may be due; `false` if the server has ended.
+async fn wait(
+    engine: &Engine,
+    due: &mut DuePushes,
+    storage_now: Option<Timestamp>,
+    pause: Duration,
+) -> bool {
+    let began = Instant::now();
+    let mut until = began + pause;
+    let last = began + WITH_PUSHES;
+    loop {
         tokio::select! {
             biased;
-            () = engine.ended.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = engine.ended.cancelled() => return false,
+            () = tokio::time::sleep_until(until) => {
+                // Claims come as often as this would look, and each tells how long nothing is due. So it need
+                // not ask, as long as claims are made.
+                let told = engine.due_told.nothing_until(engine.options.max_poll_interval);
+                let told = told.filter(|_| storage_now.is_some() && !due.are_pushed());
+                match told.map(|told| told.min(last)).filter(|later| *later > until) {
+                    Some(later) => until = later,
+                    None => return true,
+                }
+            }
             // A retry was settled; its instant may be the next.
-            () = engine.signals.scheduler.notified() => {}
-            () = due.earlier(storage_now, pause) => {}
+            () = engine.signals.scheduler.notified() => return true,
+            () = due.earlier(storage_now, pause) => return true,
+            at = engine.due_told.sooner(), if !due.are_pushed() => until = until.min(at),
         }
     }
 }

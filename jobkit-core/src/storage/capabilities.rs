@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use crate::model::bounds;
+use crate::model::error::{Error, Result};
+
 /// What a storage offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,9 +24,12 @@ pub struct Capabilities {
     pub settle_and_claim: Support,
     /// The finest difference between two instants it keeps.
     pub time_precision: Duration,
-    /// The most bytes of arguments of one job; at most 1 MiB.
+    /// The most bytes of arguments of one job, as they are stored; at most 1 MiB. A client refuses more before
+    /// it calls the storage.
     pub max_payload_bytes: usize,
-    /// The most items of one claim, settle or renew that it takes well.
+    /// The most items of one call that it takes well, 1 to 500; 500 by default. No call of core submits,
+    /// claims, settles, renews, changes, logs, saves or imports more, and no step of background work is asked
+    /// to do more. Only a flow is sent whole, however large it is.
     pub step_items: usize,
 }
 
@@ -39,9 +45,31 @@ impl Capabilities {
             text_search: TextSearch::None,
             settle_and_claim: Support::No,
             time_precision: Duration::from_micros(1),
-            max_payload_bytes: crate::model::bounds::ARGS_BYTES,
-            step_items: crate::model::bounds::STEP_ITEMS,
+            max_payload_bytes: bounds::ARGS_BYTES,
+            step_items: bounds::MAX_STEP_ITEMS,
         }
+    }
+
+    /// How many items a call may carry, where core would send `most`.
+    pub fn items_of(&self, most: usize) -> usize {
+        self.step_items.clamp(1, most)
+    }
+
+    /// Whether so many bytes of arguments of one job are few enough for it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) with field `args`.
+    pub(crate) fn check_payload(&self, has: usize) -> Result<()> {
+        let max = self.max_payload_bytes;
+        // What every storage takes is checked with the record, and there sealed arguments may have more.
+        if has <= max || max >= bounds::ARGS_BYTES {
+            return Ok(());
+        }
+        let reason = format_args!(
+            "have {has} bytes, where this storage keeps at most {max}; keep the data elsewhere, and hand \
+             over where it is"
+        );
+        Err(Error::invalid("args", reason))
     }
 }
 

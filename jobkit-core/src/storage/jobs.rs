@@ -128,8 +128,8 @@ use crate::storage::call::Call;
 pub trait JobStore {
     /// Stores submissions; one outcome each, in order.
     ///
-    /// Core keeps one call within [`MAX_STEP_ITEMS`](bounds::MAX_STEP_ITEMS) submissions and never
-    /// splits one; submissions with unique keys come in calls of their own, so that a key held by a
+    /// Core keeps one call within [`MAX_STEP_ITEMS`](bounds::MAX_STEP_ITEMS) submissions, fewer where
+    /// [`step_items`](crate::storage::Capabilities::step_items) says so, and never splits one; submissions with unique keys come in calls of their own, so that a key held by a
     /// stranger's transaction delays nobody else.
     ///
     /// # Errors

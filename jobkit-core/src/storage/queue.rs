@@ -24,7 +24,7 @@ use crate::storage::log::LogLine;
 /// **Contract: `claim`**
 /// - **CLM-1** No two unexpired leases exist for one job, whatever the number of claimers (G4).
 /// - **CLM-2** It takes, queue by queue in the order named and within each quota, by priority (9
-///   first) and then by sequence (G14).
+///   first) and then by sequence, of what nobody else holds at that moment (G14).
 /// - **CLM-3** It never takes a kind that was not named, nor walks again what it cannot take.
 /// - **CLM-4** Each claim of a job raises its fence by one; the fence never decreases (G5).
 /// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held, in
@@ -39,7 +39,12 @@ use crate::storage::log::LogLine;
 /// - **CLM-11** The first `started` jobs count as started from the claim on, the others do not; a later
 ///   renewal decides anew (REN-4).
 /// - **CLM-12** Jobs that it passes over (CLM-7 to CLM-9) need not all be passed over at once. A claim that
-///   ended before it had seen everything says so by [`Claimed::more`].
+///   ended before it had seen everything says so: [`Claimed::again_in`] is zero. A job that another call
+///   holds at that moment, itself or by its limit, is neither taken nor parked; then `again_in` is a short
+///   while, after which it may be free.
+/// - **CLM-13** A claim that took nothing may tell by [`Claimed::again_in`] how long nothing is due: never
+///   longer than until the next due instant that `promote_due` would answer (PRO-2), and
+///   [`NOTHING_DUE`](crate::model::bounds::NOTHING_DUE) where there is none. It promotes nothing itself.
 ///
 /// **Contract: `settle`**
 /// - **SET-1** Only the holder (job, fence, incarnation) settles; anyone else learns
@@ -118,8 +123,9 @@ pub trait JobQueue {
     /// Ends attempts; one answer each, in order.
     async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>>;
 
-    /// Ends attempts and takes new jobs; one commit where
-    /// [`Capabilities::settle_and_claim`](crate::storage::Capabilities::settle_and_claim) says so.
+    /// Ends attempts and takes new jobs, in one commit where
+    /// [`Capabilities::settle_and_claim`](crate::storage::Capabilities::settle_and_claim) says so. Where it
+    /// does not, servers send both calls at the same time instead of this one.
     async fn settle_and_claim(
         &self,
         call: &Call,
@@ -238,8 +244,11 @@ pub struct Claimed {
     pub jobs: Vec<ClaimedJob>,
     /// For the next claim.
     pub hint: Option<ClaimHint>,
-    /// It passed over so much that it ended early: the next claim may find jobs at once.
-    pub more: bool,
+    /// When to claim again, though no wake-up comes. Zero is at once: the claim ended before it had seen
+    /// everything. Otherwise others hold something at this moment, or the claim took nothing and this is how
+    /// long nothing is due. `None`: the storage knows of nothing, and wake-ups and the usual polls find the
+    /// next job.
+    pub again_in: Option<Duration>,
 }
 
 /// A claimed job: what a worker needs.

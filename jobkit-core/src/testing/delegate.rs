@@ -15,11 +15,14 @@ use crate::model::record::{JobDetails, JobRecord, Lease, NewRecord, Payload};
 use crate::model::recurring::{Pause, RecurringRecord, RecurringRun};
 use crate::model::stats::{Histogram, Scope, Tally};
 use crate::storage::*;
-use crate::testing::{FaultyStorage, ObservedCall};
+use crate::testing::{Answer, FaultyStorage, ObservedCall};
 
 #[async_trait]
 impl JobStore for FaultyStorage {
     async fn submit(&self, call: &Call, request: SubmitRequest<'_>) -> Result<Vec<Submitted>> {
+        let jobs = request.submissions.iter().map(|one| one.jobs.len()).sum();
+        self.given("submit", request.submissions.len());
+        self.carry("submitted jobs", jobs).await;
         let mut answers = self
             .seen("submit", self.inner.submit(call, request), |observer, answers| {
                 observer.applied(&ObservedCall::Submit(request, answers));
@@ -36,6 +39,7 @@ impl JobStore for FaultyStorage {
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Option<JobRecord>>> {
+        self.carry("jobs", ids.len()).await;
         self.call("jobs", self.inner.jobs(ids)).await
     }
 
@@ -44,6 +48,7 @@ impl JobStore for FaultyStorage {
         call: &Call,
         request: ChangeRequest<'_>,
     ) -> Result<Vec<ChangeOutcome>> {
+        self.carry("change_state", request.changes.len()).await;
         self.seen("change_state", self.inner.change_state(call, request), |observer, answers| {
             observer.applied(&ObservedCall::ChangeState(request, answers));
         })
@@ -51,24 +56,34 @@ impl JobStore for FaultyStorage {
     }
 
     async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
+        self.given("purge_expired", request.max);
         self.call("purge_expired", self.inner.purge_expired(call, request)).await
     }
 
     async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {
-        self.call("sweep", self.inner.sweep(call, request)).await
+        self.given("sweep", request.max);
+        let mut step = self.call("sweep", self.inner.sweep(call, request)).await?;
+        self.altered(Answer::Sweep(&mut step));
+        Ok(step)
     }
 }
 
 #[async_trait]
 impl JobQueue for FaultyStorage {
     async fn claim(&self, call: &Call, request: &ClaimRequest) -> Result<Claimed> {
-        self.seen("claim", self.inner.claim(call, request), |observer, claimed| {
-            observer.applied(&ObservedCall::Claim(request, claimed));
-        })
-        .await
+        self.given("claim", request.max);
+        let mut claimed = self
+            .seen("claim", self.inner.claim(call, request), |observer, claimed| {
+                observer.applied(&ObservedCall::Claim(request, claimed));
+            })
+            .await?;
+        self.altered(Answer::Claim(&mut claimed));
+        self.take(claimed.jobs.len()).await;
+        Ok(claimed)
     }
 
     async fn settle(&self, call: &Call, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        self.carry("settle", request.settles.len()).await;
         self.seen("settle", self.inner.settle(call, request), |observer, answers| {
             observer.applied(&ObservedCall::Settle(request, answers));
         })
@@ -81,14 +96,20 @@ impl JobQueue for FaultyStorage {
         settle: &SettleRequest,
         claim: &ClaimRequest,
     ) -> Result<(Vec<SettleAnswer>, Claimed)> {
+        self.given("settle_and_claim", settle.settles.len().max(claim.max));
         let both = self.inner.settle_and_claim(call, settle, claim);
-        self.seen("settle_and_claim", both, |observer, (answers, claimed)| {
-            observer.applied(&ObservedCall::SettleAndClaim(settle, answers, claim, claimed));
-        })
-        .await
+        let (answers, mut claimed) = self
+            .seen("settle_and_claim", both, |observer, (answers, claimed)| {
+                observer.applied(&ObservedCall::SettleAndClaim(settle, answers, claim, claimed));
+            })
+            .await?;
+        self.altered(Answer::Claim(&mut claimed));
+        self.take(answers.len().max(claimed.jobs.len())).await;
+        Ok((answers, claimed))
     }
 
     async fn renew(&self, call: &Call, request: &RenewRequest) -> Result<Renewed> {
+        self.carry("renew", request.held.len()).await;
         self.seen("renew", self.inner.renew(call, request), |observer, renewed| {
             observer.applied(&ObservedCall::Renew(request, renewed));
         })
@@ -96,10 +117,12 @@ impl JobQueue for FaultyStorage {
     }
 
     async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
+        self.given("promote_due", request.max);
         self.call("promote_due", self.inner.promote_due(call, request)).await
     }
 
     async fn rescue_expired(&self, call: &Call, request: &RescueRequest) -> Result<Rescue> {
+        self.given("rescue_expired", request.max.max(request.seen.len()));
         self.seen("rescue_expired", self.inner.rescue_expired(call, request), |observer, rescue| {
             observer.applied(&ObservedCall::Rescue(request, rescue));
         })
@@ -108,7 +131,8 @@ impl JobQueue for FaultyStorage {
 
     async fn wake_ups(&self, filter: WakeUpFilter) -> Result<Option<Box<dyn WakeUps>>> {
         let pushes = self.call("wake_ups", self.inner.wake_ups(filter)).await?;
-        Ok(pushes.map(|pushes| self.pushes(pushes)))
+        let offered = self.capabilities().wake_ups != WakeUpReach::None;
+        Ok(pushes.filter(|_| offered).map(|pushes| self.pushes(pushes)))
     }
 }
 
@@ -175,6 +199,7 @@ impl RecurringStore for FaultyStorage {
         call: &Call,
         saves: &[SaveRecurring],
     ) -> Result<Vec<SaveOutcome>> {
+        self.carry("save_recurring", saves.len()).await;
         self.call("save_recurring", self.inner.save_recurring(call, saves)).await
     }
 
@@ -187,10 +212,12 @@ impl RecurringStore for FaultyStorage {
     }
 
     async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
+        self.given("due_recurring", max);
         self.call("due_recurring", self.inner.due_recurring(call, max)).await
     }
 
     async fn fire_recurring(&self, call: &Call, fires: &[Fire]) -> Result<Vec<FireOutcome>> {
+        self.carry("fire_recurring", fires.len()).await;
         self.seen("fire_recurring", self.inner.fire_recurring(call, fires), |observer, outcomes| {
             observer.applied(&ObservedCall::Fire(fires, outcomes));
         })
@@ -278,6 +305,7 @@ impl LimitStore for FaultyStorage {
 #[async_trait]
 impl JobLog for FaultyStorage {
     async fn write_log(&self, call: &Call, writes: &[LogWrite]) -> Result<Vec<WriteAnswer>> {
+        self.carry("write_log", writes.len()).await;
         self.call("write_log", self.inner.write_log(call, writes)).await
     }
 
@@ -428,10 +456,12 @@ impl AuditStore for FaultyStorage {
 #[async_trait]
 impl TransferStore for FaultyStorage {
     async fn export(&self, after: Option<&str>, limit: usize) -> Result<ExportPage> {
+        self.given("export", limit);
         self.call("export", self.inner.export(after, limit)).await
     }
 
     async fn import(&self, call: &Call, items: &[Whole]) -> Result<Vec<Imported>> {
+        self.carry("import", items.len()).await;
         self.call("import", self.inner.import(call, items)).await
     }
 }

@@ -1,6 +1,6 @@
 //! A storage that fails on demand.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::model::sync::lock;
 use crate::storage::{
     Call, Capabilities, ChangeOutcome, ChangeRequest, ClaimRequest, Claimed, Finding, Fire,
     FireOutcome, LockLease, LockRequest, Migrated, RenewRequest, Renewed, Rescue, RescueRequest,
-    SettleAnswer, SettleRequest, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
+    SettleAnswer, SettleRequest, Step, Storage, SubmitRequest, Submitted, WakeUp, WakeUps,
 };
 
 /// What happens to a call.
@@ -62,6 +62,30 @@ pub trait Observer: Send + Sync {
     fn applied(&self, call: &ObservedCall<'_>);
 }
 
+/// How long calls take, in addition to what the storage inside takes.
+///
+/// In virtual time (`#[tokio::test(start_paused = true)]`) it costs no time of the test. Tokio's timer goes by
+/// milliseconds: shorter durations add up until they are one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Each call, whatever it carries: the way to the storage and back.
+    pub call: Duration,
+    /// Each item that a call submits, changes, settles, renews, writes or takes. Where settles and a claim go
+    /// together, each pair of them is one item: so a job that is claimed and settled in passing counts once.
+    pub item: Duration,
+}
+
+/// What a call answered, where a test alters it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Answer<'a> {
+    /// What a claim took, alone or with settles.
+    Claim(&'a mut Claimed),
+    /// What a sweep did.
+    Sweep(&'a mut Step),
+}
+
+type Alter = Box<dyn FnMut(Answer<'_>) + Send>;
 type Loses = Box<dyn FnMut() -> bool + Send>;
 type Decide = Box<dyn FnMut(&'static str) -> Fault + Send>;
 
@@ -87,6 +111,7 @@ type Decide = Box<dyn FnMut(&'static str) -> Fault + Send>;
 #[derive(Clone)]
 pub struct FaultyStorage {
     pub(super) inner: Arc<dyn Storage>,
+    capabilities: Arc<Capabilities>,
     state: Arc<Mutex<State>>,
     frozen: Arc<Frozen>,
 }
@@ -105,13 +130,33 @@ struct State {
     swaps: bool,
     loses: Option<Loses>,
     observer: Option<Arc<dyn Observer>>,
+    alter: Option<Alter>,
     calls: Vec<(&'static str, usize)>,
+    /// The largest set that each method was given.
+    largest: BTreeMap<&'static str, usize>,
+    pace: Pace,
+    /// What calls have taken and nobody has waited for: less than a millisecond.
+    owed: Duration,
 }
 
 impl FaultyStorage {
     /// Without faults until some are asked for.
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        Self { inner, state: Arc::default(), frozen: Arc::default() }
+        let capabilities = Arc::new(inner.capabilities().clone());
+        Self { inner, capabilities, state: Arc::default(), frozen: Arc::default() }
+    }
+
+    /// Says something else of what the storage offers: fewer items a call, say. Without wake-ups it offers
+    /// none.
+    #[must_use]
+    pub fn with_capabilities(mut self, change: impl FnOnce(&mut Capabilities)) -> Self {
+        change(Arc::make_mut(&mut self.capabilities));
+        self
+    }
+
+    /// Lets calls take their time from now on.
+    pub fn pace(&self, pace: Pace) {
+        self.state().pace = pace;
     }
 
     /// Lets the next call of a method fail; several calls add up, in order.
@@ -142,6 +187,18 @@ impl FaultyStorage {
 
     pub(super) fn swaps(&self) -> bool {
         self.state().swaps
+    }
+
+    /// Alters answers on their way back, so that they are those of a storage which this one is not: such as a
+    /// claim that leaves what others hold.
+    pub fn alter(&self, alter: impl FnMut(Answer<'_>) + Send + 'static) {
+        self.state().alter = Some(Box::new(alter));
+    }
+
+    pub(super) fn altered(&self, answer: Answer<'_>) {
+        if let Some(alter) = &mut self.state().alter {
+            alter(answer);
+        }
     }
 
     /// Lets someone look on.
@@ -186,9 +243,61 @@ impl FaultyStorage {
         self.state().calls.iter().find(|(name, _)| *name == method).map_or(0, |(_, calls)| *calls)
     }
 
+    /// How often each method was called.
+    pub fn each_calls(&self) -> BTreeMap<&'static str, usize> {
+        self.state().calls.iter().copied().collect()
+    }
+
     /// How often any method was called.
     pub fn all_calls(&self) -> usize {
         self.state().calls.iter().map(|(_, calls)| calls).sum()
+    }
+
+    /// The largest set that a method was given: what it submits, settles, renews and so on, or the most that
+    /// it may take.
+    pub fn largest(&self, method: &str) -> usize {
+        self.state().largest.get(method).copied().unwrap_or_default()
+    }
+
+    /// The largest set that each method was given.
+    pub fn all_largest(&self) -> BTreeMap<&'static str, usize> {
+        self.state().largest.clone()
+    }
+
+    /// Notes a set that a method was given.
+    pub(super) fn given(&self, method: &'static str, items: usize) {
+        let mut state = self.state();
+        let largest = state.largest.entry(method).or_default();
+        *largest = items.max(*largest);
+    }
+
+    /// Notes a set that a method was given, and takes the time for it.
+    pub(super) async fn carry(&self, method: &'static str, items: usize) {
+        self.given(method, items);
+        self.take(items).await;
+    }
+
+    /// Takes the time for so many items.
+    pub(super) async fn take(&self, items: usize) {
+        let item = self.state().pace.item;
+        self.pass(item * u32::try_from(items).unwrap_or(u32::MAX)).await;
+    }
+
+    async fn pass(&self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
+        let due = {
+            let mut state = self.state();
+            let owed = state.owed + time;
+            let due = Duration::from_millis(u64::try_from(owed.as_millis()).unwrap_or(u64::MAX));
+            state.owed = owed - due;
+            due
+        };
+        match due.is_zero() {
+            true => tokio::task::yield_now().await,
+            false => tokio::time::sleep(due).await,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -225,6 +334,8 @@ impl FaultyStorage {
     ) -> Result<T> {
         self.thawed().await;
         let fault = self.fault(method);
+        let way = self.state().pace.call;
+        self.pass(way).await;
         match fault {
             Fault::Before => {
                 return Err(
@@ -297,7 +408,7 @@ impl fmt::Debug for FaultyStorage {
 #[async_trait]
 impl Storage for FaultyStorage {
     fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
+        &self.capabilities
     }
 
     fn backend(&self) -> &'static str {

@@ -10,6 +10,7 @@ mod faults;
 mod filters;
 mod futures;
 mod inside;
+mod latency;
 mod layers;
 mod names;
 mod operators;

@@ -1,6 +1,7 @@
 //! `claim`.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use jobkit_core::record::{Lease, Locator, Payload};
 use jobkit_core::state::{Hold, State};
@@ -9,6 +10,7 @@ use jobkit_core::storage::{ClaimRequest, Claimed, ClaimedJob};
 use jobkit_core::{Error, ErrorKind, Name, Timestamp, bounds};
 
 use super::claim_order::{MergedLanes, lanes_of};
+use super::promote::next_due_at;
 use crate::codec::job_row::{Job, args_overflow_id, column, select_job};
 use crate::codec::{int, payload, rank_of, uint};
 use crate::error::{SqlResult, warn_corrupt_row};
@@ -21,6 +23,9 @@ use crate::operations::pauses::Paused;
 use crate::txn::Txn;
 use crate::txn::batch_update::is_self_contained;
 use crate::txn::marks::Budget;
+
+/// The shortest time after which something is due: zero would mean that the claim ended early.
+const DUE_SOON: Duration = Duration::from_millis(1);
 
 /// A claim in progress.
 struct Claim<'r> {
@@ -82,10 +87,22 @@ pub(crate) fn claim(
         "UPDATE jk_server SET last_claim = ?2 WHERE incarnation = ?1",
         [incarnation.as_i64(), int(request.sequence)],
     )?;
-    let (jobs, more) = (claim.jobs, claim.skips_left == 0);
+    let (jobs, ended_early) = (claim.jobs, claim.skips_left == 0);
     // Jobs whose latest start has passed were deleted on the way.
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
-    Ok(Claimed { jobs, hint: None, more })
+    let again_in = match (ended_early, jobs.is_empty()) {
+        (true, _) => Some(Duration::ZERO),
+        // Two looks into indexes; who polls in vain then need not ask for what is due.
+        (false, true) => Some(nothing_due_for(txn, now)?),
+        (false, false) => None,
+    };
+    Ok(Claimed { jobs, hint: None, again_in })
+}
+
+fn nothing_due_for(txn: &mut Txn<'_, '_>, now: Timestamp) -> SqlResult<Duration> {
+    let bound = bounds::NOTHING_DUE;
+    let next = next_due_at(txn)?;
+    Ok(next.map_or(bound, |at| at.since(now).clamp(DUE_SOON, bound)))
 }
 
 /// Takes jobs of one queue, by priority and sequence.

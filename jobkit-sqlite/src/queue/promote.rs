@@ -42,7 +42,13 @@ pub(crate) fn promote(
         count += admission::admit_at_due_limits(txn, max - count, now)?;
     }
     let more = set_delays_right(txn, max, now)?;
-    let next = txn
+    let next_due_at = next_due_at(txn)?.into_iter().chain(more.then_some(now)).min();
+    Ok(Promoted { count, next_due_at, now })
+}
+
+/// The next due instant of jobs, and of limits at which jobs are parked.
+pub(super) fn next_due_at(txn: &mut Txn<'_, '_>) -> SqlResult<Option<Timestamp>> {
+    let of_jobs = txn
         .db
         .one(
             sql!("SELECT min(run_at) FROM jk_job INDEXED BY jk_due WHERE state = {scheduled}"),
@@ -50,9 +56,7 @@ pub(crate) fn promote(
             |row| row.get::<_, Option<i64>>(0),
         )?
         .flatten();
-    let next = next.into_iter().chain(admission::next_room_at(txn)?).min().map(at);
-    let next_due_at = next.into_iter().chain(more.then_some(now)).min();
-    Ok(Promoted { count, next_due_at, now })
+    Ok(of_jobs.into_iter().chain(admission::next_room_at(txn)?).min().map(at))
 }
 
 /// Restarts the delays of jobs that were scheduled while the clock was ahead; returns whether there may

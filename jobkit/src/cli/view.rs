@@ -19,7 +19,7 @@ use super::{Done, Stop};
 /// The reasons for the states of jobs, where they are still stored.
 pub(super) async fn reasons(storage: &dyn Storage, ids: &[JobId]) -> Done<BTreeMap<JobId, Reason>> {
     let mut reasons = BTreeMap::new();
-    for ids in ids.chunks(MAX_STEP_ITEMS) {
+    for ids in ids.chunks(storage.capabilities().items_of(MAX_STEP_ITEMS)) {
         let records = storage.jobs(ids).await?.into_iter().flatten();
         reasons.extend(records.map(|job| (job.id, job.head.reason)));
     }

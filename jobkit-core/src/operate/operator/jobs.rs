@@ -136,7 +136,8 @@ impl Operator {
         let changes: Vec<_> = changes.collect();
         let call = async {
             let mut outcomes = Vec::with_capacity(jobs.len());
-            for changes in changes.chunks(IDS) {
+            let step = self.storage().capabilities().items_of(IDS);
+            for changes in changes.chunks(step) {
                 let changed = crate::client::repeated(|| async {
                     let actor = Some(self.actor.as_str());
                     let request = ChangeRequest { changes, actor };

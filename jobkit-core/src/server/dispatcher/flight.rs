@@ -13,21 +13,32 @@ use super::{Dispatcher, Waiting};
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::name::Name;
 use crate::model::state::StateName;
-use crate::model::state_machine::Ending;
 use crate::server::failed;
 use crate::server::held::{HeldJob, Phase, attempt};
 use crate::server::outcomes::{Outcome, Outcomes};
-use crate::storage::{Call, ClaimRequest, Claimed, SettleAnswer, SettleRequest};
+use crate::storage::{Call, ClaimRequest, Claimed, SettleAnswer, SettleRequest, Support};
+
+/// How long after an instant that a claim named the next claim leaves: what is due is promoted first, and a
+/// wake-up tells of it.
+const AGAIN: Duration = Duration::from_millis(10);
+/// A claim in vain that named an instant closer than this doubles [`AGAIN`], so that what stays held or due makes
+/// nobody spin; [`VAIN_MOST`] times.
+const VAIN: Duration = Duration::from_secs(1);
+const VAIN_MOST: u32 = 7;
 
 /// A flight that is under way, in a task of its own: so the storage, in this process or not, is at work
 /// while jobs are started and ends noted. With the dispatcher it is torn off.
 pub(super) type Flight = AbortOnDropHandle<Landed>;
 
-/// A flight that is back.
+/// A flight that is back. Where settles and claim were one call, they share its fate.
 pub(super) struct Landed {
     outcomes: Vec<Outcome>,
-    answers: Result<(Vec<SettleAnswer>, Option<Claimed>)>,
-    claimed: bool,
+    /// The answers, where anything was settled.
+    settled: Option<Result<Vec<SettleAnswer>>>,
+    /// The answer, where anything was claimed.
+    claimed: Option<Result<Claimed>>,
+    /// The claim may not have seen what the settles made claimable.
+    apart: bool,
 }
 
 /// The claim that has not been answered yet. It is repeated as it was, whatever is wanted meanwhile:
@@ -58,7 +69,14 @@ impl Dispatcher {
             return None;
         }
         self.blocked_until = None;
-        let outcomes = self.outcomes.next(now);
+        let outcomes = self.outcomes.next(now, self.engine.step_items());
+        if outcomes.iter().any(|outcome| outcome.settle.ending.may_enqueue()) {
+            // What goes back to its old place would stand before what the note skips.
+            self.hint = None;
+            if let Some(pending) = &mut self.pending {
+                pending.request.hint = None;
+            }
+        }
         let wanted = self.wants();
         let may_claim = now >= self.claims_from;
         let due = self.may_be_work || now >= self.poll_at;
@@ -114,58 +132,109 @@ impl Dispatcher {
         async move {
             let settles = outcomes.iter().map(|outcome| outcome.settle.clone()).collect();
             let request = SettleRequest { server, settles };
-            let call = async {
-                let storage = &engine.storage;
-                match (&claim, request.settles.is_empty()) {
-                    (None, _) => storage
-                        .settle(&Call::default(), &request)
-                        .await
-                        .map(|answers| (answers, None)),
-                    (Some(claim), true) => storage
-                        .claim(&Call::default(), claim)
-                        .await
-                        .map(|claimed| (Vec::new(), Some(claimed))),
-                    (Some(claim), false) => storage
-                        .settle_and_claim(&Call::default(), &request, claim)
-                        .await
-                        .map(|(answers, claimed)| (answers, Some(claimed))),
+            let storage = &engine.storage;
+            let together = storage.capabilities().settle_and_claim == Support::Yes;
+            let call = &Call::default();
+            let (settled, claimed) = match (&claim, request.settles.is_empty()) {
+                (None, _) => {
+                    let settled = engine.bounded(storage.settle(call, &request)).await;
+                    (Some(settled), None)
+                }
+                (Some(claim), true) => {
+                    let claimed = engine.bounded(storage.claim(call, claim)).await;
+                    (None, Some(claimed))
+                }
+                (Some(claim), false) if together => {
+                    let both = storage.settle_and_claim(call, &request, claim);
+                    match engine.bounded(both).await {
+                        Ok((answers, claimed)) => (Some(Ok(answers)), Some(Ok(claimed))),
+                        Err(error) => (Some(Err(error.duplicate())), Some(Err(error))),
+                    }
+                }
+                // As two calls they need not wait for each other.
+                (Some(claim), false) => {
+                    let settled = engine.bounded(storage.settle(call, &request));
+                    let claimed = engine.bounded(storage.claim(call, claim));
+                    let (settled, claimed) = tokio::join!(settled, claimed);
+                    (Some(settled), Some(claimed))
                 }
             };
-            let answers = engine.bounded(call).await;
-            Landed { outcomes, answers, claimed: claim.is_some() }
+            let apart = !together && settled.is_some() && claimed.is_some();
+            Landed { outcomes, settled, claimed, apart }
         }
     }
 
     /// Takes in what was claimed; what is left are the outcomes that were answered.
     pub(super) fn landed(&mut self, landed: Landed) -> Option<(Vec<Outcome>, Vec<SettleAnswer>)> {
-        match landed.answers {
-            Ok((answers, claimed)) if answers.len() == landed.outcomes.len() => {
-                self.engine.health.works("dispatcher");
-                self.backoff.reset();
-                if !answers.is_empty() {
-                    self.engine.signals.activity.notify_one();
-                }
-                if let Some(claimed) = claimed
-                    && let Some(pending) = self.pending.take()
-                {
+        let Landed { outcomes, settled, claimed, apart } = landed;
+        let settled = settled.map(|settled| match settled {
+            Ok(answers) if answers.len() != outcomes.len() => {
+                let text = "the storage answered another number of settles";
+                Err(Error::new(ErrorKind::Internal, text))
+            }
+            settled => settled,
+        });
+        // The answers of one call are right or wrong together.
+        let (settled, claimed) = match (settled, claimed) {
+            (Some(Err(error)), Some(Ok(_))) if !apart => {
+                (Some(Err(error.duplicate())), Some(Err(error)))
+            }
+            both => both,
+        };
+        let mut failed = None;
+        let with_claim = claimed.is_some() && !apart;
+        let answered = match settled {
+            Some(Ok(answers)) => {
+                self.engine.signals.activity.notify_one();
+                Some((outcomes, answers))
+            }
+            Some(Err(error)) => {
+                self.settles_failed(outcomes, with_claim, &error);
+                failed = Some(error);
+                None
+            }
+            // The claim alone.
+            None => Some((Vec::new(), Vec::new())),
+        };
+        match claimed {
+            Some(Ok(claimed)) => {
+                if let Some(pending) = self.pending.take() {
                     self.claimed(claimed, &pending);
                 }
-                return Some((landed.outcomes, answers));
+                // What the settles released may have come too late for this claim, and nobody tells of it.
+                self.may_be_work |= apart && !self.pushes.are_offered();
             }
-            Ok(_) => {
-                let text = "the storage answered another number of settles";
-                let error = Error::new(ErrorKind::Internal, text);
-                self.flight_failed(landed.outcomes, landed.claimed, &error);
+            Some(Err(error)) => {
+                // What a lost answer said of more is not said again.
+                self.may_be_work = true;
+                failed.get_or_insert(error);
             }
-            Err(error) => self.flight_failed(landed.outcomes, landed.claimed, &error),
+            None => {}
         }
-        None
+        if let Some((_, answers)) = &answered {
+            self.note_enqueued(answers);
+        }
+        match failed {
+            None => {
+                self.engine.health.works("dispatcher");
+                self.backoff.reset();
+            }
+            Some(error) => self.flight_failed(&error),
+        }
+        answered
     }
 
-    /// Outcomes are kept until the storage answers; claims are repeated as they were.
-    fn flight_failed(&mut self, mut outcomes: Vec<Outcome>, claimed: bool, error: &Error) {
-        let alone = outcomes.len() == 1 && !claimed;
-        let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
+    /// Notes which settles made jobs claimable: before the next flight leaves, since their places may lie
+    /// before what the storage's note skips.
+    fn note_enqueued(&mut self, answers: &[SettleAnswer]) {
+        let enqueued = SettleAnswer::Settled(StateName::Enqueued);
+        if answers.contains(&enqueued) {
+            self.may_be_work = true;
+            self.hint = None;
+        }
+    }
+
+    fn flight_failed(&mut self, error: &Error) {
         if error.kind() == ErrorKind::NotAnnounced {
             // Forgotten as dead, or not known yet: the heartbeat announces again.
             self.engine.signals.heartbeat.notify_one();
@@ -176,15 +245,19 @@ impl Dispatcher {
         } else {
             self.engine.health.failed("dispatcher", error);
         }
+        self.blocked_until = Some(Instant::now() + self.backoff.next());
+    }
+
+    /// Outcomes are kept until the storage answers; claims are repeated as they were.
+    fn settles_failed(&mut self, mut outcomes: Vec<Outcome>, with_claim: bool, error: &Error) {
+        let alone = outcomes.len() == 1 && !with_claim;
+        let poisoned = !error.is_retryable() && error.kind() != ErrorKind::NotAnnounced;
         if poisoned && alone && outcomes.iter_mut().all(Outcomes::is_at_fault) {
             outcomes.into_iter().for_each(|outcome| self.replace_by_bare(outcome, error));
         } else {
             // One of them may be what the storage chokes on.
             self.outcomes.put_back(outcomes, poisoned);
         }
-        // What a lost answer said of more is not said again.
-        self.may_be_work |= claimed;
-        self.blocked_until = Some(Instant::now() + self.backoff.next());
     }
 
     /// What the storage cannot keep is settled as a bare failure that says so; if it cannot keep that
@@ -206,11 +279,7 @@ impl Dispatcher {
             failed::settled(&self.engine.hooks, &outcome.subject, &outcome.settle, &answer);
             match answer {
                 SettleAnswer::Settled(state) => {
-                    if state == StateName::Enqueued {
-                        self.may_be_work = true;
-                    }
-                    let ending = outcome.settle.ending;
-                    let later = matches!(ending, Ending::Retry { .. } | Ending::Snoozed { .. });
+                    let later = state == StateName::Scheduled;
                     if later && !self.pushes.are_offered() {
                         self.engine.signals.scheduler.notify_one();
                     }
@@ -267,7 +336,8 @@ impl Dispatcher {
         }
         let now = Instant::now();
         let options = &self.engine.options;
-        if got >= request.max || claimed.more {
+        let at_once = claimed.again_in.is_some_and(|again| again.is_zero());
+        if got >= request.max || at_once {
             self.hint = claimed.hint;
             self.may_be_work = true;
         } else {
@@ -281,6 +351,21 @@ impl Dispatcher {
         let pause =
             if self.pushes.are_offered() { options.max_poll_interval } else { self.poll_pause };
         self.poll_at = now + crate::model::ids::jittered(pause);
+        if let Some(again) = claimed.again_in.filter(|_| !at_once) {
+            // Each time in vain it waits for longer: what is due may not be promoted, and what is held may stay so.
+            let pause = again + AGAIN * 2u32.pow(self.vain);
+            self.poll_at = self.poll_at.min(now + pause);
+            if got == 0 {
+                self.engine.due_told.tell(now + again);
+                self.vain = if again < VAIN { (self.vain + 1).min(VAIN_MOST) } else { 0 };
+            }
+        }
+        if got > 0 {
+            self.vain = 0;
+            if !self.claimed_too_far {
+                self.ahead.in_time(self.farthest());
+            }
+        }
         let crash_limit = options.crash_limit;
         let mut free = self.free_workers().saturating_sub(self.waiting.len());
         for job in claimed.jobs {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Waiting};
-use crate::model::bounds::STEP_ITEMS;
 use crate::server::held::{Attempt, attempt};
 use crate::storage::ClaimedJob;
 
@@ -60,8 +59,8 @@ impl Suspects {
     }
 
     /// Whether no more of them should be claimed.
-    pub(super) fn are_full(&self) -> bool {
-        self.waiting.len() >= STEP_ITEMS
+    pub(super) fn are_full(&self, most: usize) -> bool {
+        self.waiting.len() >= most
     }
 
     /// Whether a crash counts against one job alone, or soon will.
