@@ -22,6 +22,7 @@ mod sleepers;
 mod state;
 mod statistics;
 mod storage;
+mod strangers;
 mod submit;
 mod sweep;
 mod transfer;
@@ -42,6 +43,8 @@ use crate::storage::{
 pub use planted::Planted;
 use sleepers::Sleepers;
 use state::{Tables, Work};
+#[doc(hidden)]
+pub use strangers::{Held, Hold};
 
 /// A storage that lives as long as the process: for tests, and for work that may be lost.
 ///

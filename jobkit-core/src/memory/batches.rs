@@ -15,6 +15,9 @@ use crate::storage::{BatchOutcome, BatchStore, Call};
 impl BatchStore for MemoryStorage {
     async fn start_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
         Ok(self.write(call, |tables, work| {
+            if tables.is_batch_change_blocked(id) {
+                return BatchOutcome::Busy;
+            }
             let Some(batch) = tables.batches.get(&id) else {
                 return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
             };
@@ -36,6 +39,9 @@ impl BatchStore for MemoryStorage {
 
     async fn cancel_batch(&self, call: &Call, id: BatchId) -> Result<BatchOutcome> {
         Ok(self.write(call, |tables, work| {
+            if tables.is_batch_change_blocked(id) {
+                return BatchOutcome::Busy;
+            }
             let Some(batch) = tables.batches.get(&id) else {
                 return BatchOutcome::Refused(Refusal::BatchGone { batch: id });
             };

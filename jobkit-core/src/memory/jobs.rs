@@ -92,6 +92,9 @@ impl Tables {
         let gone = Refusal::JobGone { job: change.job };
         let place = self.find(change.job).ok_or(gone)?;
         let job = self.job(place);
+        if self.is_change_blocked(place) {
+            return Ok(ChangeOutcome::Busy);
+        }
         if job.operation == Some(change.operation) {
             return Ok(ChangeOutcome::AlreadyApplied);
         }

@@ -15,6 +15,7 @@ use crate::storage::{Call, LimitHolder, LimitStore, LimitUsage, ReleaseStuck};
 
 use super::limit_row::{LimitRow, SKEW, note_room_at};
 use super::state::{Admitted, Place, Rank, Tables, Work};
+use super::strangers::{HELD_AGAIN, Strangers};
 
 /// The most waiters of a limit that one step makes claimable; the rest is left to sweeps.
 pub(super) const ADMITTED_AT_ONCE: usize = 500;
@@ -31,6 +32,7 @@ impl LimitStore for MemoryStorage {
     async fn define_limit(&self, call: &Call, limit: &Limit) -> Result<()> {
         limit.check()?;
         self.write(call, |tables, work| {
+            Strangers::unless_held(tables.strangers.hold_limit(&limit.name))?;
             let row = tables.limits.entry(limit.name.clone());
             let row = row.or_insert_with(|| LimitRow::new(limit, true));
             row.max = limit.max;
@@ -41,8 +43,8 @@ impl LimitStore for MemoryStorage {
                 work.due_at(at);
             }
             work.limits.insert(limit.name.clone());
-        });
-        Ok(())
+            Ok(())
+        })
     }
 
     async fn limits(
@@ -84,8 +86,10 @@ impl LimitStore for MemoryStorage {
     }
 
     async fn release_stuck(&self, call: &Call, request: ReleaseStuck<'_>) -> Result<bool> {
-        Ok(self.write(call, |tables, work| {
-            let Some(place) = tables.find(request.job) else { return false };
+        self.write(call, |tables, work| {
+            let Some(place) = tables.find(request.job) else { return Ok(false) };
+            let limit = tables.strangers.hold_limit(request.limit);
+            Strangers::unless_held(limit || tables.is_change_blocked(place))?;
             let holds = tables.limits.get(request.limit).is_some_and(|row| {
                 row.window.is_none() && row.holders.iter().any(|(_, held)| *held == place)
             });
@@ -95,8 +99,8 @@ impl LimitStore for MemoryStorage {
                 let event = Event::Rescue { crash_limit: request.crash_limit };
                 tables.must(work, place, &event);
             }
-            holds && expired
-        }))
+            Ok(holds && expired)
+        })
     }
 }
 
@@ -121,6 +125,11 @@ impl Tables {
     /// go for them does not keep that room from others either.
     pub(super) fn admit(&mut self, work: &mut Work, limit: &str, max: usize) -> usize {
         if self.limits.get(limit).is_none_or(|row| row.waiting.is_empty()) {
+            return 0;
+        }
+        if self.strangers.hold_limit(limit) {
+            let again = work.now.plus(HELD_AGAIN);
+            work.look_again = work.look_again.into_iter().chain([again]).min();
             return 0;
         }
         self.forget_starts(limit, work.now);
@@ -162,7 +171,8 @@ impl Tables {
             }
         }
         let live = live.into_iter().take(live_room).map(|rank| (rank, true));
-        let next = live.chain(others.into_iter().map(|rank| (rank, false))).take(max);
+        let next = live.chain(others.into_iter().map(|rank| (rank, false)));
+        let next = next.filter(|(rank, _)| !self.is_job_held(rank.1)).take(max);
         let next: Vec<(Rank, bool)> = next.collect();
         if any_live && row.waiting.len() > next.len() {
             // Others may have what is not claimed by then.

@@ -232,6 +232,9 @@ impl Tables {
         }
         let gone = Refusal::JobGone { job: edit.original };
         let place = self.find(edit.original).ok_or(gone)?;
+        if self.is_change_blocked(place) {
+            return Ok(Submitted::Busy);
+        }
         let record = &self.job(place).record;
         edit.guard.check(&record.head)?;
         let replaces = !record.state().is_finished();

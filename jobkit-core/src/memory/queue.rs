@@ -25,6 +25,7 @@ use crate::storage::{
 
 use super::planted::Planted;
 use super::state::{Place, Rank, Tables, Work};
+use super::strangers::HELD_AGAIN;
 use super::transitions::With;
 
 /// The shortest time after which something is due: zero would mean that the claim ended early.
@@ -72,8 +73,9 @@ impl JobQueue for MemoryStorage {
     async fn promote_due(&self, call: &Call, request: StepRequest) -> Result<Promoted> {
         Ok(self.write(call, |tables, work| {
             let now = work.now;
-            let due = tables.due.range(..=(now, Place::MAX)).take(request.max);
-            let due: Vec<Place> = due.map(|(_, place)| *place).collect();
+            let all_due = tables.due.range(..=(now, Place::MAX)).map(|(_, place)| *place);
+            let due = all_due.filter(|place| !tables.is_job_held(*place)).take(request.max);
+            let due: Vec<Place> = due.collect();
             for place in &due {
                 if tables.has(Planted::PromotionOverwritesDeleted) {
                     tables.due.retain(|(_, due)| due != place);
@@ -89,7 +91,7 @@ impl JobQueue for MemoryStorage {
             }
             let count = due.len() + tables.fill_due_limits(work, request.max - due.len());
             let more = tables.set_delays_right(work, request.max);
-            let of_jobs = tables.due.first().map(|(at, _)| *at);
+            let of_jobs = tables.next_due(now);
             let of_limits = tables.room_at.first().map(|(at, _)| *at);
             let next_due_at = [of_jobs, of_limits, more.then_some(now)].into_iter().flatten().min();
             Promoted { count, next_due_at, now }
@@ -145,24 +147,34 @@ impl Tables {
         let mut jobs = Vec::new();
         // Jobs that are passed over each leave the ready set, but a claim must end.
         let mut skips = 4 * request.max + 100;
+        let mut left = false;
         for quota in &request.queues {
             let most = quota.max.min(request.max - jobs.len());
-            self.claim_from(work, request, &quota.queue, most, &mut skips, &mut jobs);
+            left |= self.claim_from(work, request, &quota.queue, most, &mut skips, &mut jobs);
         }
         if let Some(sleepers) = &mut self.sleepers {
             sleepers.claimed(request, jobs.len());
         }
         let again_in = match (skips, jobs.is_empty()) {
             (0, _) => Some(Duration::ZERO),
+            _ if left => Some(HELD_AGAIN),
             (_, true) => Some(self.nothing_due_for(work)),
             _ => None,
         };
         Ok(Claimed { jobs, hint: None, again_in })
     }
 
+    /// The earliest instant at which a job is due; of those that are held, a moment from now.
+    fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let held = |place: Place| self.is_job_held(place);
+        let free = self.due.iter().find(|(_, place)| !held(*place)).map(|(at, _)| *at);
+        let any_held = self.due.first().filter(|(at, place)| *at <= now && held(*place));
+        free.into_iter().chain(any_held.map(|_| now.plus(HELD_AGAIN))).min()
+    }
+
     /// How long nothing is due: no job, and no limit at which jobs are parked.
     fn nothing_due_for(&self, work: &Work) -> Duration {
-        let of_jobs = self.due.first().map(|(at, _)| *at);
+        let of_jobs = self.next_due(work.now);
         let of_limits = self.room_at.first().map(|(at, _)| *at);
         // Jobs that this claim has parked are not among the others yet.
         let next = [of_jobs, of_limits, work.due].into_iter().flatten().min();
@@ -177,6 +189,7 @@ impl Tables {
         leases.range(of_claim).map(|(_, _, place)| self.claimed_job(*place)).collect()
     }
 
+    /// Takes jobs of a queue; whether it left some since others hold them.
     fn claim_from(
         &mut self,
         work: &mut Work,
@@ -185,8 +198,9 @@ impl Tables {
         most: usize,
         skips: &mut usize,
         jobs: &mut Vec<ClaimedJob>,
-    ) {
-        let Some(lanes) = self.queues.get(queue).map(|queue| &queue.lanes) else { return };
+    ) -> bool {
+        let Some(lanes) = self.queues.get(queue).map(|queue| &queue.lanes) else { return false };
+        let mut left = false;
         // The heads of the lanes, merged by priority and sequence.
         let mut heads: BinaryHeap<Reverse<(Rank, usize)>> = BinaryHeap::new();
         for (i, kind) in request.kinds.iter().enumerate() {
@@ -201,18 +215,26 @@ impl Tables {
             && let Some(Reverse((rank, kind))) = heads.pop()
         {
             let place = rank.1;
-            if self.take(work, request, place, jobs.len()) {
+            if self.is_left_by_claims(place) {
+                left = true;
+            } else if self.take(work, request, place, jobs.len()) {
                 jobs.push(self.claimed_job(place));
             } else if *skips == 0 {
-                return;
+                return left;
             } else {
                 *skips -= 1;
             }
             let lane = self.queues.get(queue).and_then(|it| it.lanes.get(&request.kinds[kind]));
-            if let Some(next) = lane.and_then(|lane| lane.first()) {
+            // What was taken or passed over has left the lane, and what is held stands there still.
+            let next = lane.and_then(|lane| match left {
+                true => lane.range((Bound::Excluded(rank), Bound::Unbounded)).next(),
+                false => lane.first(),
+            });
+            if let Some(next) = next {
                 heads.push(Reverse((*next, kind)));
             }
         }
+        left
     }
 
     /// Takes one ready job, or takes it out of the way; `true` if it was claimed.
@@ -329,6 +351,9 @@ impl Tables {
             }
             return if repeated { SettleAnswer::AlreadyApplied } else { SettleAnswer::LeaseLost };
         }
+        if self.is_change_blocked(place) {
+            return SettleAnswer::Busy;
+        }
         if let Err(refusal) = settle.check() {
             return SettleAnswer::Refused(refusal);
         }
@@ -373,6 +398,10 @@ impl Tables {
                 continue;
             };
             listed.insert(place);
+            if self.is_job_held(place) {
+                answers.push(RenewAnswer::Busy);
+                continue;
+            }
             self.unindex(place);
             let mut cancel = None;
             if let State::Processing(hold) = &mut self.job_mut(place).record.head.state {
@@ -401,6 +430,8 @@ impl Tables {
             }
         }
         let mut given_back = Vec::with_capacity(lost.len());
+        // What is held is given back by a later one.
+        lost.retain(|place| !self.is_change_blocked(*place));
         for place in lost {
             self.must(work, place, &Event::GiveBack);
             given_back.push(self.job(place).record.id);
@@ -431,7 +462,7 @@ impl Tables {
                 if head.fence == seen.fence
                     && hold.expires_at == seen.expires_at
                     && bounds::lease_has_expired(hold.expires_at, work.now));
-            if same {
+            if same && !self.is_change_blocked(place) {
                 work.budget = bounds::CHILDREN_IN_SETTLE;
                 let event = Event::Rescue { crash_limit: request.crash_limit };
                 if self.has(Planted::RescueForgetsACancel)

@@ -20,6 +20,7 @@ use crate::storage::{
 
 use super::planted::Planted;
 use super::state::{ScheduleRow, Tables, Tombstone, Work};
+use super::strangers::Strangers;
 
 #[async_trait]
 impl RecurringStore for MemoryStorage {
@@ -35,8 +36,9 @@ impl RecurringStore for MemoryStorage {
     }
 
     async fn remove_recurring(&self, call: &Call, id: &str) -> Result<bool> {
-        Ok(self.write(call, |tables, work| {
-            let Some(row) = tables.schedules.remove(id) else { return false };
+        self.write(call, |tables, work| {
+            Strangers::unless_held(tables.strangers.hold_schedule(id))?;
+            let Some(row) = tables.schedules.remove(id) else { return Ok(false) };
             let dropped = row.record.dropped(&RunOutcome::Replaced, work.now);
             let last_dropped = dropped.last().map(|range| range.through);
             let tombstone = Tombstone {
@@ -47,24 +49,25 @@ impl RecurringStore for MemoryStorage {
             if tombstone.last_nominal_at.is_some() {
                 tables.tombstones.insert(id.to_owned(), tombstone);
             }
-            true
-        }))
+            Ok(true)
+        })
     }
 
     async fn pause_recurring(&self, call: &Call, id: &str, change: PauseChange) -> Result<bool> {
         if let PauseChange::Pause(pause) = &change {
             pause.check()?;
         }
-        Ok(self.write(call, |tables, work| {
+        self.write(call, |tables, work| {
+            Strangers::unless_held(tables.strangers.hold_schedule(id))?;
             let etag = tables.etag + 1;
-            let Some(row) = tables.schedules.get_mut(id) else { return false };
+            let Some(row) = tables.schedules.get_mut(id) else { return Ok(false) };
             let mut dropped = Vec::new();
             match change {
                 PauseChange::Pause(pause) => {
                     row.record.pause = Some(Pause { since: work.now, ..pause });
                 }
                 // Repeated it changes nothing: the first one set the next occurrence.
-                PauseChange::Resume { .. } if row.record.pause.is_none() => return true,
+                PauseChange::Resume { .. } if row.record.pause.is_none() => return Ok(true),
                 PauseChange::Resume { next } => {
                     dropped = row.record.dropped(&RunOutcome::Misfired, work.now);
                     row.record.pause = None;
@@ -77,8 +80,8 @@ impl RecurringStore for MemoryStorage {
             row.record.etag = etag;
             tables.etag = etag;
             tables.record_dropped(id, dropped);
-            true
-        }))
+            Ok(true)
+        })
     }
 
     async fn due_recurring(&self, call: &Call, max: usize) -> Result<DueRecurring> {
@@ -119,6 +122,9 @@ impl RecurringStore for MemoryStorage {
         job: &NewRecord,
     ) -> Result<TriggerOutcome> {
         Ok(self.write(call, |tables, work| {
+            if tables.strangers.hold_schedule(id) {
+                return TriggerOutcome::Busy;
+            }
             if !tables.schedules.contains_key(id) {
                 return TriggerOutcome::NotFound;
             }
@@ -176,6 +182,9 @@ impl Tables {
         }
         let next_etag = self.etag + 1;
         let id = &save.spec.id;
+        if self.strangers.hold_schedule(id) {
+            return SaveOutcome::Busy;
+        }
         let stored = self.schedules.get_mut(id);
         let etag = stored.as_ref().map_or(0, |row| row.record.etag);
         if save.if_etag.is_some_and(|expected| expected != etag) {
@@ -224,6 +233,9 @@ impl Tables {
     fn fire(&mut self, work: &mut Work, fire: &Fire) -> FireOutcome {
         let now = work.now;
         let always = self.has(Planted::FireWithoutCompareAndSwap);
+        if self.is_fire_blocked(fire) {
+            return FireOutcome::Busy;
+        }
         let Some(row) = self.schedules.get_mut(&fire.id) else { return FireOutcome::Stale };
         let record = &mut row.record;
         // Always: as seen by the caller, whatever happened since.

@@ -21,6 +21,7 @@ use super::operations::OperatorState;
 use super::planted::Planted;
 use super::sleepers::Sleepers;
 use super::statistics::Statistics;
+use super::strangers::Strangers;
 
 /// The sequence of a job: where its record is, and its locator.
 pub(super) type Place = u64;
@@ -88,6 +89,8 @@ pub(super) struct Tables {
     pub(super) operator_state: OperatorState,
     /// Where claimers are told one by one: those who sleep.
     pub(super) sleepers: Option<Sleepers>,
+    /// What strangers hold.
+    pub(super) strangers: Strangers,
 }
 
 /// A stored job.

@@ -51,6 +51,9 @@ impl Tables {
         submission: &Submission,
         reason: Reason,
     ) -> Submitted {
+        if self.is_submission_blocked(submission) {
+            return Submitted::Busy;
+        }
         match self.plan(work.now, submission, reason) {
             Ok(plan) => Submitted::Created(self.store(work, submission, plan)),
             Err(refusal) => Submitted::Refused(refusal),

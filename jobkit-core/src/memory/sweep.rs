@@ -1,8 +1,10 @@
 //! Bounded steps: what marks ask for, what expired, what slipped through.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::model::bounds;
+use crate::model::clock::Timestamp;
 use crate::model::edge::{Parent, Verdict};
 use crate::model::ids::BatchId;
 use crate::model::state::{Reason, StateName};
@@ -16,17 +18,25 @@ impl Tables {
     pub(super) fn sweep(&mut self, work: &mut Work, max: usize) -> Step {
         work.sweeps = true;
         let mut done = 0;
+        let mut held = VecDeque::new();
         while done < max
             && let Some(mark) = self.marks.pop_front()
         {
+            if self.is_mark_blocked(&mark) {
+                held.push_back(mark);
+                continue;
+            }
             work.budget = max - done;
             // A mark whose work has vanished is work too, so that the loop ends.
             done += self.complete(work, mark).max(1);
             self.settle_down(work);
         }
+        held.append(&mut self.marks);
+        self.marks = held;
         while done < max
             && let Some((attached_at, id)) = self.open_batches.first().copied()
             && attached_at.plus(bounds::BATCH_FILLING) <= work.now
+            && !self.is_batch_change_blocked(id)
         {
             done += 1 + self.cancel_batch(work, id, Reason::BatchDiscarded, max - done);
             self.settle_down(work);
@@ -141,7 +151,7 @@ impl Tables {
         let mut stopped = false;
         while done < max
             && looked < 4 * max + 100
-            && let Some((at, place)) = self.expires.first().copied()
+            && let Some((at, place)) = self.first_expiring()
             && at <= now
         {
             looked += 1;
@@ -186,9 +196,14 @@ impl Tables {
             }
         }
         let more_keys = self.keys.purge(now, max);
-        let more = self.expires.first().is_some_and(|(at, _)| *at <= now) && !stopped || more_keys;
+        let more = self.first_expiring().is_some_and(|(at, _)| at <= now) && !stopped || more_keys;
         let next_in = self.expires.first().map(|(at, _)| at.since(now));
         Step { done, more, next_in }
+    }
+
+    /// The first job to expire that nobody holds.
+    fn first_expiring(&self) -> Option<(Timestamp, Place)> {
+        self.expires.iter().find(|(_, place)| !self.is_change_blocked(*place)).copied()
     }
 
     /// Removes a finished job with all that belongs to it; `false` while edges to its children are
