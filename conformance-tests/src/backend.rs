@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jobkit_core::storage::{Capabilities, Durability, Level, Storage, TextSearch, WakeUpReach};
+use jobkit_core::testing::Held;
 use jobkit_core::{JobId, TestClock};
 
 use crate::fixtures::Env;
@@ -59,6 +60,14 @@ pub trait TestBackend: Send + Sync + 'static {
         std::future::ready(None)
     }
 
+    /// Holds something in a transaction of another connection, as a stranger would, until the answer is
+    /// dropped: cases ask what the storage does beside it. `None` where there are no such locks, so that
+    /// nothing can be held.
+    fn hold(guard: &Self::Guard, held: Held) -> impl Future<Output = Option<Stranger>> + Send {
+        let _ = (guard, held);
+        std::future::ready(None)
+    }
+
     /// Damages the stored record of a waiting job so that it cannot be decoded any more; `false` where
     /// that cannot be done.
     fn make_unreadable(guard: &Self::Guard, job: JobId) -> impl Future<Output = bool> + Send {
@@ -66,6 +75,9 @@ pub trait TestBackend: Send + Sync + 'static {
         std::future::ready(false)
     }
 }
+
+/// A stranger's transaction; dropping it ends it, and changes nothing.
+pub type Stranger = Box<dyn Any + Send>;
 
 /// Connections to one namespace; one at least.
 pub type Connections = Vec<Arc<dyn Storage>>;
@@ -79,6 +91,7 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(crate) trait Namespace: Send + Sync {
     fn reopen(&self) -> Boxed<'_, Option<Arc<dyn Storage>>>;
     fn make_unreadable(&self, job: JobId) -> Boxed<'_, bool>;
+    fn hold(&self, held: Held) -> Boxed<'_, Option<Stranger>>;
     fn another(&self) -> Boxed<'static, (Arc<dyn Storage>, Arc<dyn Namespace>)>;
     fn another_on(&self, clock: TestClock) -> Boxed<'static, Option<OnClock>>;
 }
@@ -95,6 +108,10 @@ impl<B: TestBackend> Namespace for Guarded<B> {
 
     fn make_unreadable(&self, job: JobId) -> Boxed<'_, bool> {
         Box::pin(B::make_unreadable(&self.0, job))
+    }
+
+    fn hold(&self, held: Held) -> Boxed<'_, Option<Stranger>> {
+        Box::pin(B::hold(&self.0, held))
     }
 
     fn another(&self) -> Boxed<'static, (Arc<dyn Storage>, Arc<dyn Namespace>)> {

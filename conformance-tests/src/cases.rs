@@ -12,6 +12,7 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("queue", include_str!("queue/rescue.rs")),
     ("queue", include_str!("queue/wake_ups.rs")),
     ("states", include_str!("states.rs")),
+    ("strangers", include_str!("strangers.rs")),
     ("continuations", include_str!("continuations.rs")),
     ("batches", include_str!("batches/starts.rs")),
     ("batches", include_str!("batches/ends.rs")),
@@ -177,6 +178,12 @@ macro_rules! __list {
             }
             model {
                 jobs_answer_as_the_model_does
+            }
+            strangers {
+                a_claim_leaves_what_others_hold
+                a_settle_and_a_renew_beside_a_held_job_are_busy
+                a_change_beside_a_held_job_is_busy
+                steps_leave_what_others_hold
             }
         }
         standard {
@@ -357,6 +364,12 @@ macro_rules! __list {
             }
             model {
                 flows_answer_as_the_model_does
+            }
+            strangers {
+                a_submit_beside_what_others_hold_is_busy
+                a_held_batch_is_busy
+                a_slot_of_a_held_limit_is_given_by_a_sweep
+                an_occurrence_beside_a_held_schedule_stays_due
             }
         }
         full {

@@ -19,10 +19,11 @@ use jobkit_core::storage::{
     Rescue, RescueRequest, ServerInfo, Settle, SettleAnswer, SettleRequest, Step, StepRequest,
     Storage, Submission, SubmitRequest, Submitted,
 };
+use jobkit_core::testing::Held;
 use jobkit_core::unique::{OnConflict, Unique, Until};
 use jobkit_core::{BatchId, Incarnation, JobId, Name, OperationId, TestClock, Timestamp};
 
-use crate::backend::{Group, Namespace};
+use crate::backend::{Group, Namespace, Stranger};
 use crate::model::Fresh;
 
 /// How many crashes a job may have in cases that rescue.
@@ -119,12 +120,27 @@ impl Env {
         self.namespace.make_unreadable(job).await
     }
 
-    /// One outcome for each submission.
+    /// What a stranger holds until the answer is dropped; `None` where nothing can be held.
+    pub(crate) async fn hold(&self, held: Held) -> Option<Stranger> {
+        self.namespace.hold(held).await
+    }
+
+    /// One outcome for each submission. What is busy is submitted again, as core does.
     pub(crate) async fn submit_all(&self, submissions: &[Submission]) -> Vec<Submitted> {
         let request = SubmitRequest { submissions };
         let outcomes = self.storage.submit(&self.call(), request).await.expect("submits");
         assert_eq!(outcomes.len(), submissions.len(), "one outcome per submission");
-        outcomes
+        let mut settled = Vec::with_capacity(outcomes.len());
+        for (submission, mut outcome) in submissions.iter().zip(outcomes) {
+            let patience = Patience::new();
+            while outcome == Submitted::Busy && patience.lasts().await {
+                let request = SubmitRequest { submissions: std::slice::from_ref(submission) };
+                let outcomes = self.storage.submit(&self.call(), request).await;
+                outcome = outcomes.expect("submits").remove(0);
+            }
+            settled.push(outcome);
+        }
+        settled
     }
 
     /// A submission that is accepted.
@@ -234,9 +250,16 @@ impl Env {
     pub(crate) async fn change_as(&self, change: Change) -> ChangeOutcome {
         let changes = [change];
         let request = ChangeRequest { changes: &changes, actor: None };
-        let mut outcomes = self.storage.change_state(&self.call(), request).await.expect("changes");
-        assert_eq!(outcomes.len(), 1, "one outcome per change");
-        outcomes.remove(0)
+        let patience = Patience::new();
+        loop {
+            let outcomes = self.storage.change_state(&self.call(), request).await;
+            let mut outcomes = outcomes.expect("changes");
+            assert_eq!(outcomes.len(), 1, "one outcome per change");
+            let outcome = outcomes.remove(0);
+            if outcome != ChangeOutcome::Busy || !patience.lasts().await {
+                return outcome;
+            }
+        }
     }
 
     /// A change that is applied.
@@ -430,7 +453,19 @@ impl Claimer {
         self.claim(max).await.iter().map(|job| job.lease.job).collect()
     }
 
+    /// One answer for each settle. What is busy is settled again, as core does.
     pub(crate) async fn settle_all(&self, settles: Vec<Settle>) -> Vec<SettleAnswer> {
+        let mut answers = self.settle_all_once(settles.clone()).await;
+        for (settle, answer) in settles.iter().zip(&mut answers) {
+            let patience = Patience::new();
+            while *answer == SettleAnswer::Busy && patience.lasts().await {
+                *answer = self.settle_all_once(vec![settle.clone()]).await.remove(0);
+            }
+        }
+        answers
+    }
+
+    pub(crate) async fn settle_all_once(&self, settles: Vec<Settle>) -> Vec<SettleAnswer> {
         let count = settles.len();
         let request = SettleRequest { server: self.server.clone(), settles };
         let answers = self.env.storage.settle(&self.env.call(), &request).await.expect("settles");
@@ -490,6 +525,21 @@ impl Claimer {
     pub(crate) async fn renew_one(&self, lease: Lease) -> RenewAnswer {
         let held = vec![Renewal { lease, started: true }];
         self.renew(self.sequence..=self.sequence, held).await.answers.remove(0)
+    }
+}
+
+/// Pauses between calls that answer "busy", for 5 s in all.
+struct Patience(std::time::Instant);
+
+impl Patience {
+    fn new() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// Waits a moment; `false` when it is exhausted.
+    async fn lasts(&self) -> bool {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.0.elapsed() < Duration::from_secs(5)
     }
 }
 

@@ -44,6 +44,8 @@ pub mod states;
 #[doc(hidden)]
 pub mod storage;
 #[doc(hidden)]
+pub mod strangers;
+#[doc(hidden)]
 pub mod submit;
 #[doc(hidden)]
 pub mod transfer;
@@ -52,7 +54,7 @@ pub mod unique;
 #[doc(hidden)]
 pub mod why;
 
-pub use backend::{Case, CaseFuture, Connections, Group, TestBackend, run, try_case};
+pub use backend::{Case, CaseFuture, Connections, Group, Stranger, TestBackend, run, try_case};
 pub use cases::{CASES, SOURCES};
 pub use cli::{cli, cli_with};
 pub use fixtures::Env;

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use conformance_tests::{Connections, TestBackend};
+use conformance_tests::{Connections, Stranger, TestBackend};
 use jobkit_core::storage::Storage;
+use jobkit_core::testing::Held;
 use jobkit_core::{JobId, MemoryStorage, TestClock};
 
 struct Sleepers;
@@ -24,6 +25,10 @@ impl TestBackend for Sleepers {
     async fn setup_on(clock: TestClock) -> Option<(Connections, MemoryStorage)> {
         let storage = MemoryStorage::with_clock(Arc::new(clock)).tells_sleepers();
         Some((vec![Arc::new(storage.clone()), Arc::new(storage.clone())], storage))
+    }
+
+    async fn hold(guard: &MemoryStorage, held: Held) -> Option<Stranger> {
+        Some(Box::new(guard.hold(held)))
     }
 
     async fn make_unreadable(guard: &MemoryStorage, job: JobId) -> bool {

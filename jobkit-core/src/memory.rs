@@ -43,7 +43,6 @@ use crate::storage::{
 pub use planted::Planted;
 use sleepers::Sleepers;
 use state::{Tables, Work};
-#[doc(hidden)]
 pub use strangers::{Held, Hold};
 
 /// A storage that lives as long as the process: for tests, and for work that may be lost.

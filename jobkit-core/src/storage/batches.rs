@@ -33,6 +33,8 @@ use crate::storage::call::Call;
 ///   last member, before what that member decides. Of one parent it decides the edges on any end first,
 ///   then those on success, then those on failure, each in the order of the children. So the versions of
 ///   children, and what is left to sweeps, are the same everywhere (G7, G8).
+/// - **BAT-10** Starting or cancelling a batch that a stranger's transaction holds, or one of its members,
+///   answers [`BatchOutcome::Busy`] after a short wait at most and changes nothing.
 #[async_trait]
 #[allow(unused_variables, reason = "default bodies")]
 pub trait BatchStore {

@@ -69,6 +69,9 @@ use crate::storage::call::Call;
 ///   it, as a member of its own or of a batch inside that has not completed, or where there is nothing to
 ///   wait for: it has Succeeded, or is gone. Otherwise the submission is refused with
 ///   [`KeyHeldOutside`](Refusal::KeyHeldOutside), since the batch would end without it (G9, G11).
+/// - **SUB-18** A submission that meets what a stranger's transaction holds, such as a key, a parent or its
+///   batch, answers [`Submitted::Busy`] after a short wait at most. Nothing of it is stored, and its
+///   neighbours are stored.
 ///
 /// **Contract: `job`, `jobs`**
 /// - **GET-1** They answer what was last committed, in the order asked; `None` for what does not
@@ -101,6 +104,8 @@ use crate::storage::call::Call;
 /// - **CHG-14** `start_by` is over with the first claim, and with a requeue, which gives the job a run of
 ///   its own. Until then run now and reschedule to an instant that is not before it are refused with
 ///   field `start_by`, since the job would be deleted instead ([`Action::check_start_by`]).
+/// - **CHG-15** A change of a job that a stranger's transaction holds answers [`ChangeOutcome::Busy`] after a
+///   short wait at most and changes nothing; its neighbours are changed.
 ///
 /// **Contract: `purge_expired`**
 /// - **PUR-1** It removes finished jobs whose expiry has passed, with all that belongs to them, and
@@ -114,6 +119,7 @@ use crate::storage::call::Call;
 ///   (G8, G9).
 /// - **PUR-5** It removes keys whose period has passed, in bounded steps, and says if there are more; a
 ///   job's record does not take the key with it (G11, G19).
+/// - **PUR-7** It leaves what a stranger's transaction holds, and removes what is beside it.
 ///
 /// **Contract: `sweep`**
 /// - **SWP-1** It completes durable marks in bounded steps, exactly once, also when two sweep at the
@@ -124,6 +130,7 @@ use crate::storage::call::Call;
 ///   it, with all its members (G9).
 /// - **SWP-4** Without work it costs no scan, and says that nothing is left; waiters that nobody serves
 ///   are no work.
+/// - **SWP-6** It leaves a mark that meets what a stranger's transaction holds, and says that more is left.
 #[async_trait]
 pub trait JobStore {
     /// Stores submissions; one outcome each, in order.

@@ -42,6 +42,9 @@ use crate::storage::call::Call;
 /// - **LIM-9** `release_stuck` rescues a job that holds the limit under an expired lease without waiting
 ///   for the second look: a crash is counted as in any rescue, and its slot is free in the same step. A
 ///   lease that has not expired is never taken (G4, G13).
+/// - **LIM-10** While a stranger's transaction holds a limit, a job that has a slot of it settles all the
+///   same; a sweep gives the slot to the next waiter afterwards. An operator's change of the limit fails
+///   with [`Unavailable`](crate::ErrorKind::Unavailable) (G13).
 #[async_trait]
 #[allow(unused_variables, reason = "default bodies")]
 pub trait LimitStore {

@@ -66,6 +66,8 @@ use crate::storage::log::LogLine;
 ///   when it returns.
 /// - **SET-11** Of the errors of a job the newest [`ATTEMPT_ERRORS`](crate::model::bounds::ATTEMPT_ERRORS) are
 ///   kept.
+/// - **SET-12** The settle of a job that a stranger's transaction holds, or one that its end reaches, answers
+///   [`SettleAnswer::Busy`] after a short wait at most and changes nothing; its neighbours are settled.
 ///
 /// **Contract: `renew`**
 /// - **REN-1** Listed leases that are held get the new expiry; others answer [`RenewAnswer::Lost`] (G5).
@@ -75,6 +77,8 @@ use crate::storage::log::LogLine;
 /// - **REN-3** A cancellation that was requested is told.
 /// - **REN-4** The last renewal of an attempt decides whether it counts as started, and so whether a
 ///   crash counts against it. A server takes it back for jobs that run beside one that is suspected.
+/// - **REN-6** The renewal of a job that a stranger's transaction holds answers [`RenewAnswer::Busy`] after a
+///   short wait at most; its neighbours are renewed.
 ///
 /// **Contract: `promote_due`**
 /// - **PRO-1** Scheduled jobs whose instant has come become Enqueued, at most `max` of them; nothing
@@ -88,6 +92,7 @@ use crate::storage::log::LogLine;
 ///   window or one starts after there was room (G13, G21).
 /// - **PRO-4** A job that was scheduled more than a minute ahead of the clock was so while the clock was wrong:
 ///   a delay, of a retry too, counts from now on, and an instant that was named stays.
+/// - **PRO-5** It leaves what a stranger's transaction holds, and promotes what is beside it.
 ///
 /// **Contract: `rescue_expired`**
 /// - **RES-1** It takes away only leases that were listed as seen expired, with the same fence and the
@@ -99,6 +104,7 @@ use crate::storage::log::LogLine;
 /// - **RES-5** A lease that ends further ahead than any can last ([a day](crate::model::bounds::LEASE)) was taken or
 ///   renewed while the clock was ahead, and counts as expired; its holder's next renewal makes it one that
 ///   is not.
+/// - **RES-6** It leaves what a stranger's transaction holds, and rescues what is beside it.
 ///
 /// **Contract: `wake_ups`**
 /// - **WAK-1** Where pushes are claimed, a claimer that sleeps is told within 100 ms that work which it

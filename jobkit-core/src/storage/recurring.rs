@@ -44,6 +44,9 @@ use crate::storage::call::Call;
 /// - **REC-14** An item that cannot be carried out, since something stored cannot be read, is recorded as
 ///   refused and the schedule goes on; where not even that can be stored it is [`FireOutcome::Failed`].
 ///   Its neighbours in the call are fired.
+/// - **REC-15** A save, fire or trigger that meets what a stranger's transaction holds, such as the schedule or
+///   its key, answers `Busy` after a short wait at most, and the occurrence stays due; a pause or removal
+///   fails with [`Unavailable`](crate::ErrorKind::Unavailable) (G10).
 #[async_trait]
 #[allow(unused_variables, reason = "default bodies")]
 pub trait RecurringStore {
