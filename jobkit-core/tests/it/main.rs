@@ -18,6 +18,7 @@ mod refusals;
 mod rooms;
 mod runtimes;
 mod secrets;
+mod strangers;
 mod support;
 mod test_server;
 mod waiting;
