@@ -8,7 +8,7 @@ use jobkit_core::{JobId, TestClock};
 use jobkit_sqlite::{SqliteOptions, SqliteStorage};
 use tempfile::TempDir;
 
-struct Sqlite;
+pub(crate) struct Sqlite;
 
 impl TestBackend for Sqlite {
     type Guard = TempDir;

@@ -5,6 +5,7 @@
 mod conformance;
 mod corruption_fuzz;
 mod damage;
+mod far;
 mod file;
 mod idle;
 mod layers;
