@@ -113,7 +113,7 @@ mod planted {
         retry_takes_the_key_again RetryTakesTheKeyAgain within 150 by "G11";
         fire_without_compare_and_swap FireWithoutCompareAndSwap within 150 by "G10";
         a_repeated_settle_counted_twice RepeatedSettleCountedTwice within 60 by "G18";
-        promotion_overwrites_deleted PromotionOverwritesDeleted within 60 by "G1";
+        promotion_overwrites_deleted PromotionOverwritesDeleted within 60 by "G1" | "G18";
         settle_and_claim_ignores_pause SettleAndClaimIgnoresPause within 60 by "G15";
     }
 

@@ -423,6 +423,15 @@ fn g10_an_occurrence_comes_once_and_none_is_left_out() {
     assert_eq!(back(fired(120)), Ok(()));
     assert!(back(fired(3600)).is_err() && back(fired(60)).is_err());
     assert!(g10_one_job_per_occurrence(&history([ahead(), vec![fired(120)]].concat())).is_err());
+    // One was on its way when the clock went back, and the schedule was set anew after it.
+    let late = |last: Vec<Vec<Fact>>| {
+        let mut history = history([ahead(), vec![fired(3660)], last].concat());
+        let after = history.events.iter().position(|event| event.fact == fired(3660)[0]);
+        history.events[after.expect("it is there")..].iter_mut().for_each(|event| event.at = START);
+        g10_one_job_per_occurrence(&history)
+    };
+    assert_eq!(late(vec![fired(120)]), Ok(()));
+    assert!(late(vec![fired(3600)]).is_err() && late(vec![fired(3660)]).is_err());
 }
 
 #[test]

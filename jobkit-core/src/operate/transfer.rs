@@ -161,7 +161,7 @@ async fn settle<S: Storage + ?Sized>(from: &S) -> Result<()> {
         seen = rescue.expired;
     }
     let max = from.capabilities().items_of(bounds::MAX_STEP_ITEMS);
-    let step = StepRequest { max, ..StepRequest::default() };
+    let step = StepRequest { max };
     for _ in 0..SWEEPS {
         if !from.sweep(&Call::default(), step).await?.more {
             break;

@@ -183,7 +183,7 @@ impl Engine {
     /// A step of background work, as large as the storage takes it well.
     pub(crate) fn step(&self) -> StepRequest {
         let max = self.storage.capabilities().items_of(MAX_STEP_ITEMS);
-        StepRequest { max, ..StepRequest::default() }
+        StepRequest { max }
     }
 
     /// Makes the server known, also after it was forgotten. Where another live server has its name, this

@@ -158,6 +158,8 @@ pub fn g10_one_job_per_occurrence(history: &History) -> Checked {
         if again || its.fired.range(from..=through).next().is_some() {
             return broken("G10", event, None, format!("{id:?} came twice for {from}"));
         }
+        // One that was on its way when the clock went back lies ahead of it: the schedule is set anew after it.
+        its.went_back = went_back && from > event.at;
         if let (Some(highest), Some(pace)) = (its.highest, every.get(id.as_str()))
             && from > highest.plus(*pace)
         {
