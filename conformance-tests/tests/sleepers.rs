@@ -26,6 +26,11 @@ impl TestBackend for Sleepers {
         Some((vec![Arc::new(storage.clone()), Arc::new(storage.clone())], storage))
     }
 
+    async fn setup_bounded(max_finished: u64) -> Option<(Arc<dyn Storage>, MemoryStorage)> {
+        let storage = MemoryStorage::new().tells_sleepers().with_max_finished(max_finished);
+        Some((Arc::new(storage.clone()), storage))
+    }
+
     async fn make_unreadable(guard: &MemoryStorage, job: JobId) -> bool {
         guard.make_unreadable(job)
     }

@@ -25,11 +25,14 @@ pub struct Capabilities {
     pub max_payload_bytes: usize,
     /// The most items of one claim, settle or renew that it takes well.
     pub step_items: usize,
+    /// How many finished jobs of each state it keeps at most, where a number bounds them besides their
+    /// retention (PUR-6).
+    pub max_finished: Option<u64>,
 }
 
 impl Capabilities {
-    /// A storage of this level that offers nothing optional, keeps microseconds, and takes every
-    /// bound of the contract. Change what differs.
+    /// A storage of this level that offers nothing optional, keeps microseconds, takes every bound of
+    /// the contract, and keeps any number of finished jobs. Change what differs.
     pub fn new(level: Level) -> Self {
         Self {
             level,
@@ -41,6 +44,7 @@ impl Capabilities {
             time_precision: Duration::from_micros(1),
             max_payload_bytes: crate::model::bounds::ARGS_BYTES,
             step_items: crate::model::bounds::STEP_ITEMS,
+            max_finished: None,
         }
     }
 }
