@@ -19,7 +19,7 @@ const DAY: i64 = 86_400;
 
 /// Virtual time, and by how much a clock is off.
 #[derive(Clone, Debug)]
-struct Wrong {
+pub(crate) struct Wrong {
     began: tokio::time::Instant,
     start: Timestamp,
     off_micros: Arc<AtomicI64>,
@@ -27,7 +27,7 @@ struct Wrong {
 
 impl Wrong {
     /// A clock that is right, and shows 01:00.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             began: tokio::time::Instant::now(),
             start: Timestamp::from_micros(1_767_229_200_000_000),
@@ -45,7 +45,7 @@ impl Wrong {
     }
 
     /// A storage on this clock, and ids on the other.
-    fn storage(&self, ids: &Self) -> (MemoryStorage, IdSourceGuard) {
+    pub(crate) fn storage(&self, ids: &Self) -> (MemoryStorage, IdSourceGuard) {
         let guard = use_id_source(Arc::new(ids.clone()));
         (MemoryStorage::with_clock(Arc::new(self.clone())), guard)
     }

@@ -14,6 +14,7 @@ mod layers;
 mod names;
 mod operators;
 mod refusals;
+mod retention;
 mod rooms;
 mod runtimes;
 mod secrets;

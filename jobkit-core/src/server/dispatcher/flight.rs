@@ -206,6 +206,9 @@ impl Dispatcher {
             failed::settled(&self.engine.hooks, &outcome.subject, &outcome.settle, &answer);
             match answer {
                 SettleAnswer::Settled(state) => {
+                    if state.is_finished() {
+                        self.engine.finished.add_one();
+                    }
                     if state == StateName::Enqueued {
                         self.may_be_work = true;
                     }
