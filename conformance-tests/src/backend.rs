@@ -68,6 +68,15 @@ pub trait TestBackend: Send + Sync + 'static {
         std::future::ready(None)
     }
 
+    /// An empty storage as `setup` makes it, but one that keeps so many finished jobs of each state
+    /// ([`max_finished`](Capabilities::max_finished)); `None` where that is not offered.
+    fn setup_bounded(
+        max_finished: u64,
+    ) -> impl Future<Output = Option<(Arc<dyn Storage>, Self::Guard)>> + Send {
+        let _ = max_finished;
+        std::future::ready(None)
+    }
+
     /// Damages the stored record of a waiting job so that it cannot be decoded any more; `false` where
     /// that cannot be done.
     fn make_unreadable(guard: &Self::Guard, job: JobId) -> impl Future<Output = bool> + Send {
@@ -92,12 +101,16 @@ pub(crate) trait Namespace: Send + Sync {
     fn reopen(&self) -> Boxed<'_, Option<Arc<dyn Storage>>>;
     fn make_unreadable(&self, job: JobId) -> Boxed<'_, bool>;
     fn hold(&self, held: Held) -> Boxed<'_, Option<Stranger>>;
-    fn another(&self) -> Boxed<'static, (Arc<dyn Storage>, Arc<dyn Namespace>)>;
+    fn another(&self) -> Boxed<'static, Opened>;
     fn another_on(&self, clock: TestClock) -> Boxed<'static, Option<OnClock>>;
+    fn another_bounded(&self, max_finished: u64) -> Boxed<'static, Option<Opened>>;
 }
 
 /// Connections on a clock that can be set, and what keeps the namespace.
 type OnClock = (Connections, Arc<dyn Namespace>);
+
+/// A connection, and what keeps the namespace.
+type Opened = (Arc<dyn Storage>, Arc<dyn Namespace>);
 
 struct Guarded<B: TestBackend>(B::Guard);
 
@@ -114,7 +127,7 @@ impl<B: TestBackend> Namespace for Guarded<B> {
         Box::pin(B::hold(&self.0, held))
     }
 
-    fn another(&self) -> Boxed<'static, (Arc<dyn Storage>, Arc<dyn Namespace>)> {
+    fn another(&self) -> Boxed<'static, Opened> {
         Box::pin(open::<B>())
     }
 
@@ -125,9 +138,17 @@ impl<B: TestBackend> Namespace for Guarded<B> {
             Some((clients, namespace))
         })
     }
+
+    fn another_bounded(&self, max_finished: u64) -> Boxed<'static, Option<Opened>> {
+        Box::pin(async move {
+            let (storage, guard) = B::setup_bounded(max_finished).await?;
+            let namespace: Arc<dyn Namespace> = Arc::new(Guarded::<B>(guard));
+            Some((storage, namespace))
+        })
+    }
 }
 
-async fn open<B: TestBackend>() -> (Arc<dyn Storage>, Arc<dyn Namespace>) {
+async fn open<B: TestBackend>() -> Opened {
     let (storage, guard) = B::setup().await;
     (storage, Arc::new(Guarded::<B>(guard)))
 }

@@ -161,6 +161,7 @@ macro_rules! __list {
                 purge_works_in_bounded_steps
                 the_place_of_what_is_gone_is_not_given_again
                 purges_and_requeues_do_not_disturb_each_other
+                beyond_the_number_the_oldest_finished_go
             }
             faults {
                 a_lost_claim_loses_no_job
@@ -355,6 +356,8 @@ macro_rules! __list {
                 an_empty_batch_is_removed_after_a_day
                 empty_batches_that_stay_are_not_in_the_way
                 with_a_job_goes_all_that_belongs_to_it
+                beyond_the_number_what_a_batch_needs_stays
+                beyond_the_number_open_edges_are_decided
             }
             faults {
                 a_lost_submit_is_repeated_without_a_second_job

@@ -97,6 +97,14 @@ impl Env {
         Self { storage, namespace, groups: self.groups, clock: self.clock.clone() }
     }
 
+    /// A namespace beside this one, at the same instant, that keeps so many finished jobs of each state;
+    /// `None` where that is not offered.
+    pub(crate) async fn bounded(&self, max_finished: u64) -> Option<Self> {
+        let (storage, namespace) = self.namespace.another_bounded(max_finished).await?;
+        assert_eq!(storage.capabilities().max_finished, Some(max_finished));
+        Some(Self { storage, namespace, groups: self.groups, clock: self.clock.clone() })
+    }
+
     /// An empty namespace for the comparison with the model, on the clock if it follows one.
     pub(crate) async fn fresh(&self, clock: TestClock) -> Fresh {
         if let Some((clients, guard)) = self.namespace.another_on(clock.clone()).await {

@@ -1,4 +1,4 @@
-//! Retention: what has expired goes, and nothing else.
+//! Retention: what has expired goes, and what is beyond the number, and nothing else.
 
 use jobkit_core::batch::{NewBatch, Starts};
 use jobkit_core::edge::On;
@@ -6,7 +6,9 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Keep, Reason, Retention, Start, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{JobSubmitted, Settle, SettleAnswer, StepRequest, Submission};
+use jobkit_core::storage::{
+    Action, ChangeOutcome, JobSubmitted, Settle, SettleAnswer, StepRequest, Submission,
+};
 use jobkit_core::{BatchId, JobId};
 
 use crate::fixtures::*;
@@ -116,7 +118,6 @@ pub async fn purges_and_requeues_do_not_disturb_each_other(env: Env) {
     });
     let mut requeued = Vec::new();
     for id in ids.iter().rev().take(60) {
-        use jobkit_core::storage::{Action, ChangeOutcome};
         match other.change(*id, Action::Requeue { run_at: None }).await {
             ChangeOutcome::Changed { state, .. } => {
                 assert_eq!(state, StateName::Enqueued);
@@ -370,4 +371,122 @@ pub async fn with_a_job_goes_all_that_belongs_to_it(env: Env) {
         NewRecord { id: JobId::from_key("k", "3"), ..keyed("key", OnConflict::ReturnExisting) };
     let answers = env.submit(Submission::one(third)).await;
     assert_eq!(answers, [JobSubmitted::Existing(second)]);
+}
+
+/// One step of purge after the other, each of at most so many jobs; how many went.
+async fn purge_in_steps(env: &Env, max: usize) -> usize {
+    let mut done = 0;
+    for _ in 0..1000 {
+        let request = StepRequest { max };
+        let step = env.storage.purge_expired(&env.call(), request).await.expect("purges");
+        assert!(step.done <= max, "{step:?}");
+        done += step.done;
+        if !step.more {
+            return done;
+        }
+    }
+    panic!("purges never end");
+}
+
+/// Jobs that end one after the other, a second apart, in the order of their submission.
+async fn end_in_turn(env: &Env, jobs: Vec<NewRecord>, ending: Ending) -> Vec<JobId> {
+    let ids = env.add_many(jobs).await;
+    let mut server = env.claimer("in-turn").await;
+    for id in &ids {
+        env.advance(1);
+        assert_eq!(server.run_one(ending).await, *id);
+    }
+    ids
+}
+
+async fn are_there(env: &Env, ids: &[JobId]) -> Vec<bool> {
+    let found = env.storage.jobs(ids).await.expect("reads");
+    found.iter().map(Option::is_some).collect()
+}
+
+/// PUR-6, G2, G19: beyond the number the oldest finished jobs go, in bounded steps, whatever their
+/// retention says. Each state has the number for itself, and what has not finished does not count.
+pub async fn beyond_the_number_the_oldest_finished_go(env: Env) {
+    let Some(env) = env.bounded(5).await else { return };
+    let waiting = env.add(NewRecord { start: Start::After(seconds(9_000_000)), ..job() }).await;
+    let failed = end_in_turn(&env, jobs(5), Ending::Failed(Reason::OutOfAttempts)).await;
+    let deleted = end_in_turn(&env, jobs(3), Ending::Deleted(Reason::Cancelled)).await;
+    let first = end_in_turn(&env, jobs(5), Ending::Succeeded).await;
+    // Many are there, but of no state more than five.
+    assert_eq!(purge_in_steps(&env, 2).await, 0);
+    let lanes = ["k", "other", "third"].iter().cycle();
+    let ids = env.add_many(lanes.take(12).map(|kind| job_of(kind)).collect()).await;
+    let mut server = env.claimer("mixed").await.kinds(&["k", "other", "third"]);
+    for (n, claimed) in server.claim(12).await.iter().enumerate() {
+        env.advance(1);
+        assert_eq!(claimed.lease.job, ids[n]);
+        let mut settle = Settle::new(claimed.lease, Ending::Succeeded);
+        let keep = if n < 4 { Keep::Forever } else { Keep::For(seconds(7200)) };
+        settle.retention = Retention::all(keep);
+        server.settle_with(settle).await;
+    }
+    let seventeen = [first, ids].concat();
+    let step =
+        env.storage.purge_expired(&env.call(), StepRequest { max: 5 }).await.expect("purges");
+    assert!((1..=5).contains(&step.done) && step.more, "{step:?}");
+    let left = are_there(&env, &seventeen).await;
+    assert!(left.is_sorted() && !left[0], "the oldest go first: {left:?}");
+    assert_eq!(step.done + purge_in_steps(&env, 5).await, 12);
+    assert_eq!(are_there(&env, &seventeen).await, [vec![false; 12], vec![true; 5]].concat());
+    for kept in [&failed[..], &deleted[..], &[waiting]] {
+        assert!(are_there(&env, kept).await.iter().all(|there| *there));
+    }
+    assert_eq!(purge_in_steps(&env, 5).await, 0);
+    // Failed jobs have no room without end either, and one that is requeued counts no more.
+    let later = end_in_turn(&env, jobs(2), Ending::Failed(Reason::OutOfAttempts)).await;
+    assert_eq!(env.requeue(later[1]).await, StateName::Enqueued);
+    assert_eq!(purge_in_steps(&env, 5).await, 1);
+    assert_eq!(are_there(&env, &failed).await, [false, true, true, true, true]);
+    // Time goes on to count as well.
+    env.advance(2 * HOUR);
+    assert_eq!(purge_in_steps(&env, 5).await, 5);
+}
+
+/// PUR-6, PUR-3, G9: beyond the number, too, members are kept until the continuations of their batch have
+/// finished. They push out nobody else, and go within a minute.
+pub async fn beyond_the_number_what_a_batch_needs_stays(env: Env) {
+    let Some(env) = env.bounded(3).await else { return };
+    let batch = BatchId::new();
+    let members: Vec<NewRecord> = (0..9).map(|_| member(batch)).collect();
+    let ids: Vec<JobId> = members.iter().map(|job| job.id).collect();
+    env.submit(batch_of(batch, Starts::AtOnce, members)).await;
+    let then = env.add(after_batch(batch, On::Success)).await;
+    let mut server = env.claimer("s").await;
+    for id in &ids {
+        assert_eq!(server.run_one(Ending::Succeeded).await, *id);
+    }
+    let urgent = || NewRecord { priority: 9, ..job() };
+    let others = end_in_turn(&env, (0..3).map(|_| urgent()).collect(), Ending::Succeeded).await;
+    assert_eq!(purge_in_steps(&env, 2).await, 0, "nobody is pushed out");
+    let newer = end_in_turn(&env, (0..2).map(|_| urgent()).collect(), Ending::Succeeded).await;
+    assert_eq!(purge_in_steps(&env, 1).await, 2);
+    assert_eq!(are_there(&env, &others).await, [false, false, true]);
+    assert!(are_there(&env, &[&ids[..], &newer].concat()).await.iter().all(|there| *there));
+    assert_eq!(server.run_one(Ending::Succeeded).await, then);
+    env.advance(61);
+    let done = purge_in_steps(&env, 2).await;
+    assert!(done >= 10, "{done}");
+    assert!(are_there(&env, &ids).await.iter().all(|there| !there));
+    assert!(env.find_batch(batch).await.is_none());
+    assert_eq!(
+        are_there(&env, &[others[2], newer[0], newer[1], then]).await,
+        [false, true, true, true]
+    );
+}
+
+/// PUR-6, PUR-2, G8: what waits for a job that goes beyond the number is decided in the same step.
+pub async fn beyond_the_number_open_edges_are_decided(env: Env) {
+    let Some(env) = env.bounded(1).await else { return };
+    let parents = end_in_turn(&env, jobs(2), Ending::Failed(Reason::OutOfAttempts)).await;
+    let children = [after(parents[0], On::Success), after(parents[1], On::Success)];
+    let children = env.add_many(children.into()).await;
+    env.advance(1);
+    assert_eq!(purge_in_steps(&env, 10).await, 1);
+    assert_eq!(are_there(&env, &parents).await, [false, true]);
+    assert_eq!(env.states(&children).await, [StateName::Deleted, StateName::Awaiting]);
 }

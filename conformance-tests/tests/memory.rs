@@ -30,6 +30,11 @@ impl TestBackend for Memory {
         Some(Box::new(guard.hold(held)))
     }
 
+    async fn setup_bounded(max_finished: u64) -> Option<(Arc<dyn Storage>, MemoryStorage)> {
+        let storage = MemoryStorage::new().with_max_finished(max_finished);
+        Some((Arc::new(storage.clone()), storage))
+    }
+
     async fn make_unreadable(guard: &MemoryStorage, job: JobId) -> bool {
         guard.make_unreadable(job)
     }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use conformance_tests::TestBackend;
+use jobkit::sqlite::{SqliteOptions, SqliteStorage};
 use jobkit::storage::Storage;
-use jobkit::{JobId, MemoryStorage, sqlite::SqliteStorage};
+use jobkit::{JobId, MemoryStorage};
 use tempfile::TempDir;
 
 struct Memory;
@@ -22,6 +23,11 @@ impl TestBackend for Memory {
 
     async fn reopen(guard: &MemoryStorage) -> Option<Arc<dyn Storage>> {
         Some(Arc::new(guard.clone()))
+    }
+
+    async fn setup_bounded(max_finished: u64) -> Option<(Arc<dyn Storage>, MemoryStorage)> {
+        let storage = MemoryStorage::new().with_max_finished(max_finished);
+        Some((Arc::new(storage.clone()), storage))
     }
 }
 
@@ -42,6 +48,13 @@ impl TestBackend for Sqlite {
 
     async fn reopen(folder: &TempDir) -> Option<Arc<dyn Storage>> {
         Some(open(folder).await)
+    }
+
+    async fn setup_bounded(max_finished: u64) -> Option<(Arc<dyn Storage>, TempDir)> {
+        let folder = FOLDER.get().cloned().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::tempdir_in(folder).expect("a folder can be made");
+        let options = SqliteOptions::new(folder.path().join("jobs.db")).max_finished(max_finished);
+        Some((Arc::new(options.open().await.expect("opens")), folder))
     }
 
     async fn make_unreadable(folder: &TempDir, job: JobId) -> bool {

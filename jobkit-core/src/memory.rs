@@ -63,11 +63,11 @@ pub use strangers::{Held, Hold};
 #[derive(Clone)]
 pub struct MemoryStorage {
     shared: Arc<Shared>,
+    capabilities: Arc<Capabilities>,
 }
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    capabilities: Capabilities,
     tables: Mutex<Tables>,
     hub: WakeUpHub,
 }
@@ -85,9 +85,30 @@ impl MemoryStorage {
         capabilities.durability = Durability::Memory;
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
-        let shared =
-            Shared { clock, capabilities, tables: Mutex::default(), hub: WakeUpHub::default() };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared { clock, tables: Mutex::default(), hub: WakeUpHub::default() };
+        Self { shared: Arc::new(shared), capabilities: Arc::new(capabilities) }
+    }
+
+    /// Keeps at most so many finished jobs of each state; any number by default, one at least. Servers
+    /// remove what is beyond that, the oldest first, whatever the retention says: Succeeded, Failed and
+    /// Deleted are counted apart, and what a batch still needs stays.
+    ///
+    /// An id is remembered as long as its record. So a number below what finishes in a minute shortens
+    /// how long a repeated submit finds its job, and a caller who waits may find it gone.
+    ///
+    /// # Example: a storage that does not grow
+    /// ```
+    /// use jobkit::MemoryStorage;
+    ///
+    /// let storage = MemoryStorage::new().with_max_finished(100_000);
+    /// # drop(storage);
+    /// ```
+    #[must_use]
+    pub fn with_max_finished(mut self, max_finished: u64) -> Self {
+        let max_finished = Some(max_finished.max(1));
+        Arc::make_mut(&mut self.capabilities).max_finished = max_finished;
+        self.lock().max_finished = max_finished;
+        self
     }
 
     /// Tells claimers that sleep one by one, each once, as storages do that many processes share. For tests

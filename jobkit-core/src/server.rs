@@ -11,6 +11,7 @@ mod due_pushes;
 mod engine;
 mod executor;
 mod failed;
+mod finished_count;
 mod health;
 mod held;
 mod host;

@@ -68,7 +68,10 @@ impl JobStore for SqliteStorage {
     }
 
     async fn purge_expired(&self, call: &Call, request: StepRequest) -> Result<Step> {
-        self.writer().call_at("purge_expired", call, move |txn, now| purge(txn, request, now)).await
+        let number = self.inner.options.max_finished;
+        self.writer()
+            .call_at("purge_expired", call, move |txn, now| purge(txn, request, number, now))
+            .await
     }
 
     async fn sweep(&self, call: &Call, request: StepRequest) -> Result<Step> {

@@ -18,6 +18,7 @@ use jobkit_core::storage::{
 use jobkit_core::{Error, JobId, Result, Timestamp, bounds};
 use rusqlite::params;
 
+pub(crate) use self::list::lanes_of_finished;
 use self::statistics::{by_state, held, range, tail, total};
 use crate::codec::sql_text::sql;
 use crate::codec::{index, job_id, json, on_at, size, state_at, uint};

@@ -42,6 +42,7 @@ pub struct SqliteOptions {
     pub(crate) readers: usize,
     pub(crate) busy_timeout: Duration,
     pub(crate) migrate: bool,
+    pub(crate) max_finished: Option<u64>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -56,12 +57,13 @@ impl SqliteOptions {
             readers: 2,
             busy_timeout: Duration::from_secs(5),
             migrate: true,
+            max_finished: None,
             clock: Arc::new(SystemClock),
         }
     }
 
     /// From `sqlite://path`, `sqlite:path` or `sqlite:///absolute/path`, with any of the parameters
-    /// `namespace`, `durability` (`normal`, `full`), `readers` and `busy_timeout_ms`.
+    /// `namespace`, `durability` (`normal`, `full`), `readers`, `busy_timeout_ms` and `max_finished`.
     ///
     /// Path and values may hold any byte as `%` and two hexadecimal digits; `%`, `?` and `#` must be
     /// written so (`%25`, `%3F`, `%23`).
@@ -97,6 +99,7 @@ impl SqliteOptions {
                 "busy_timeout_ms" => {
                     options.busy_timeout(Duration::from_millis(u64::from(number()?)))
                 }
+                "max_finished" => options.max_finished(u64::from(number()?)),
                 "durability" => options.durability(match value {
                     "normal" => SqliteDurability::Normal,
                     "full" => SqliteDurability::Full,
@@ -151,6 +154,20 @@ impl SqliteOptions {
         self
     }
 
+    /// How many finished jobs of each state are kept, besides the time that each is kept; any number by
+    /// default, one at least. Servers remove what is beyond it, the oldest first, whatever the retention
+    /// says. Succeeded, Failed and Deleted are counted apart, so that successes never push out failures;
+    /// what a batch still needs stays. Between two removals the number may be exceeded by a tenth.
+    ///
+    /// An id is remembered as long as its record. So a number below what finishes in a minute shortens
+    /// how long a repeated submit finds its job, and a caller who waits may find it gone. Give all
+    /// processes that share a file the same number: each removes by its own.
+    #[must_use]
+    pub fn max_finished(mut self, max_finished: u64) -> Self {
+        self.max_finished = Some(max_finished);
+        self
+    }
+
     /// The clock that decides leases and due instants; the system's by default.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -191,6 +208,9 @@ impl SqliteOptions {
         }
         if !(1..=64).contains(&self.readers) {
             return bad("readers: must be 1 to 64");
+        }
+        if self.max_finished == Some(0) {
+            return bad("max_finished: must be 1 or more; leave it out for no bound");
         }
         if self.path.as_os_str().as_encoded_bytes().contains(&0) {
             return bad("path: must not hold the character NUL");
@@ -242,7 +262,17 @@ mod tests {
         assert_eq!(options.path, Path::new("/tmp/j.db"));
         assert_eq!((options.namespace.as_str(), options.durability), ("a", SqliteDurability::Full));
         assert_eq!(SqliteOptions::from_url("sqlite:j.db").expect("fine").path, Path::new("j.db"));
-        for bad in ["postgres://x", "sqlite:x?colour=red", "sqlite:x?namespace=a-b", "sqlite:"] {
+        assert_eq!(SqliteOptions::from_url("sqlite:x").expect("fine").max_finished, None);
+        let options = SqliteOptions::from_url("sqlite:x?max_finished=5000").expect("fine");
+        assert_eq!(options.max_finished, Some(5000));
+        for bad in [
+            "postgres://x",
+            "sqlite:x?colour=red",
+            "sqlite:x?namespace=a-b",
+            "sqlite:x?max_finished=0",
+            "sqlite:x?max_finished=-1",
+            "sqlite:",
+        ] {
             assert_eq!(
                 SqliteOptions::from_url(bad).expect_err(bad).kind(),
                 ErrorKind::Configuration

@@ -235,6 +235,7 @@ impl SqliteStorage {
         capabilities.transactions = Support::Yes;
         capabilities.text_search = TextSearch::Window;
         capabilities.settle_and_claim = Support::Yes;
+        capabilities.max_finished = options.max_finished;
         Ok(Self { inner: Arc::new(Inner { options, shared, file, capabilities, threads }) })
     }
 

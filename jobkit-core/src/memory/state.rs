@@ -34,6 +34,8 @@ pub(super) struct Tables {
     /// Ids are accepted whatever their time says.
     pub(super) any_id_age: bool,
     pub(super) planted: Option<Planted>,
+    /// How many finished jobs of each state are kept.
+    pub(super) max_finished: Option<u64>,
     /// Parents whose children are to be decided by the next call: a planted fault.
     pub(super) late: Vec<Ended>,
     /// The last sequence given.
@@ -54,6 +56,8 @@ pub(super) struct Tables {
     pub(super) finished: [BTreeSet<(Timestamp, Place)>; 3],
     /// Finished jobs by expiry.
     pub(super) expires: BTreeSet<(Timestamp, Place)>,
+    /// Those of each list that are beyond the number but had to stay.
+    pub(super) passed: [Passed; 3],
     /// Scheduled jobs by when they became so: what lies ahead of the clock is set right.
     pub(super) scheduled: BTreeSet<(Timestamp, Place)>,
     pub(super) keys: Keys,
@@ -190,6 +194,16 @@ pub(super) struct Batch {
     /// Members whose expiry has passed, but which the batch still needs; Failed ones first, since they
     /// end the wait for its success.
     pub(super) kept: BTreeSet<(bool, Place)>,
+}
+
+/// The oldest finished jobs of a state, as far as each was beyond the number and had to stay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Passed {
+    pub(super) count: u64,
+    /// The last of them.
+    pub(super) last: (Timestamp, Place),
+    /// When the first of them was passed: a minute later they are looked at again.
+    pub(super) since: Timestamp,
 }
 
 /// Work that a step left to sweeps.

@@ -11,7 +11,7 @@ use crate::storage::{Call, Capabilities, Finding, Migrated, Severity, Storage};
 #[async_trait]
 impl Storage for MemoryStorage {
     fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+        &self.capabilities
     }
 
     fn backend(&self) -> &'static str {

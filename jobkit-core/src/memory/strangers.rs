@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::model::edge::Parent;
 use crate::model::error::{Error, ErrorKind, Result};
 use crate::model::ids::{BatchId, JobId};
+use crate::model::sync::lock;
 use crate::model::unique::{KeyHash, OnConflict};
 use crate::storage::{Fire, Submission};
 
@@ -62,8 +63,7 @@ impl MemoryStorage {
 impl Drop for Hold {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let storage = MemoryStorage { shared };
-        let held = &mut storage.lock().strangers.0;
+        let held = &mut lock(&shared.tables).strangers.0;
         if let Some(times) = held.get_mut(&self.held) {
             *times -= 1;
             if *times == 0 {

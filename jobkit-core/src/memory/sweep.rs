@@ -1,6 +1,7 @@
 //! Bounded steps: what marks ask for, what expired, what slipped through.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::model::bounds;
@@ -12,7 +13,10 @@ use crate::model::state_machine::Event;
 use crate::storage::Step;
 
 use super::planted::Planted;
-use super::state::{Ended, Mark, Place, Tables, Work, on_index};
+use super::state::{Ended, Mark, Passed, Place, Tables, Work, on_index};
+
+/// How soon finished jobs that are beyond the number, but had to stay, are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Tables {
     pub(super) fn sweep(&mut self, work: &mut Work, max: usize) -> Step {
@@ -196,9 +200,66 @@ impl Tables {
             }
         }
         let more_keys = self.keys.purge(now, max);
-        let more = self.first_expiring().is_some_and(|(at, _)| at <= now) && !stopped || more_keys;
+        let beyond = self.purge_beyond_number(work, max - done);
+        let more = self.first_expiring().is_some_and(|(at, _)| at <= now) && !stopped;
         let next_in = self.expires.first().map(|(at, _)| at.since(now));
-        Step { done, more, next_in }
+        Step {
+            done: done + beyond.done,
+            more: more || more_keys || beyond.more,
+            next_in: next_in.into_iter().chain(beyond.next_in).min(),
+        }
+    }
+
+    /// Removes the oldest finished jobs of each state beyond the number.
+    fn purge_beyond_number(&mut self, work: &mut Work, max: usize) -> Step {
+        let mut step = Step::default();
+        let Some(number) = self.max_finished else { return step };
+        let mut looks = 4 * max + 100;
+        for list in 0..self.finished.len() {
+            let mut passed = self.passed[list];
+            let again = passed.since.plus(LOOK_AGAIN);
+            if passed.count > 0 && (again <= work.now || work.now < passed.since) {
+                passed = Passed::default();
+            }
+            while self.finished[list].len() as u64 > number.saturating_add(passed.count) {
+                if step.done == max || looks == 0 {
+                    step.more = true;
+                    break;
+                }
+                looks -= 1;
+                let after = match passed.count {
+                    0 => Bound::Unbounded,
+                    _ => Bound::Excluded(passed.last),
+                };
+                let mut left = self.finished[list].range((after, Bound::Unbounded));
+                let Some(oldest @ (_, place)) = left.next().copied() else { break };
+                let batch = self.job(place).record.batch;
+                let may_go = batch.is_none_or(|id| self.lets_members_go(work, id, place));
+                if may_go && !self.is_change_blocked(place) {
+                    let parent = Parent::Job(self.job(place).record.id);
+                    if self.remove(work, place) {
+                        step.done += 1;
+                        continue;
+                    }
+                    // Some of its children were decided, and the next step goes on; or sweeps are at it.
+                    if self.children.get(&parent).is_none_or(|children| children.marks == 0) {
+                        step.more = true;
+                        break;
+                    }
+                }
+                if passed.count == 0 {
+                    passed.since = work.now;
+                }
+                passed.count += 1;
+                passed.last = oldest;
+            }
+            if passed.count > 0 {
+                let again = passed.since.plus(LOOK_AGAIN).since(work.now);
+                step.next_in = Some(step.next_in.map_or(again, |next: Duration| next.min(again)));
+            }
+            self.passed[list] = passed;
+        }
+        step
     }
 
     /// The first job to expire that nobody holds.

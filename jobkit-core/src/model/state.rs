@@ -327,9 +327,11 @@ impl Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// So long after it finished; at least an hour, since ids are remembered that long (G2).
+    /// So long after it finished; at least an hour, since ids are remembered that long (G2). A storage whose
+    /// [`max_finished`](crate::storage::Capabilities::max_finished) bounds the number may remove it before.
     For(Duration),
-    /// Until it is removed by hand.
+    /// Until it is removed by hand, or until a storage whose
+    /// [`max_finished`](crate::storage::Capabilities::max_finished) bounds the number has no room.
     Forever,
 }
 

@@ -26,6 +26,7 @@ use crate::model::state::{Reason, State};
 use crate::model::sync::lock;
 use crate::server::due_pushes::DueTold;
 use crate::server::failed::{FailedJob, Hooks};
+use crate::server::finished_count::FinishedCount;
 use crate::server::health::HealthBoard;
 use crate::server::held::Held;
 use crate::server::options::ServerOptions;
@@ -66,6 +67,8 @@ pub(crate) struct Engine {
     /// Everything ends now.
     pub(crate) ended: CancellationToken,
     pub(crate) signals: Signals,
+    /// What this server finished.
+    pub(crate) finished: FinishedCount,
 }
 
 /// The pauses, as they were when the storage was asked last.
@@ -109,6 +112,7 @@ impl Engine {
         filters: Filters,
         hooks: Hooks,
     ) -> Self {
+        let finished = FinishedCount::new(storage.capabilities().max_finished);
         Self {
             kind_names: info.kinds.clone().into(),
             storage,
@@ -131,6 +135,7 @@ impl Engine {
             stopping: CancellationToken::new(),
             ended: CancellationToken::new(),
             signals: Signals::default(),
+            finished,
         }
     }
 

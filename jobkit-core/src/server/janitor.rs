@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::backoff::Backoff;
+use crate::model::bounds;
 use crate::model::error::{ErrorKind, Result};
 use crate::model::ids::jittered;
 use crate::model::state::StateName;
@@ -137,22 +138,51 @@ async fn sweep(engine: &Engine) {
 }
 
 /// Retention, and servers that have been silent.
+///
+/// It goes now and then, sooner where something expires before, and where a number bounds finished jobs,
+/// whenever this server has finished a small part of that number. Each server counts its own, so that many
+/// together look as often as one that finishes as much as they do.
 async fn purge(engine: &Engine) {
-    let interval = engine.options.janitor_interval * 4;
+    let shortest = engine.options.janitor_interval;
+    let interval = shortest * 4;
     let mut pause = jittered(interval);
-    while engine.sleep(pause).await {
+    let mut looked_for_dead = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.ended.cancelled() => return,
+            () = engine.finished.enough() => {}
+            () = tokio::time::sleep(pause) => {
+                // All that has gathered, however little was finished of late.
+                engine.finished.begin_anew();
+            }
+        }
         pause = jittered(interval);
         if !engine.clock.is_trusted() {
             continue;
         }
         let began = Instant::now();
         let done = purge_once(engine).await;
-        if matches!(done, Ok(true)) {
-            // As much again soon, so that retention keeps pace with whatever is enqueued; in between,
-            // others write for twice as long.
-            pause = (began.elapsed() * 2).clamp(SHORTEST_PURGE_PAUSE, interval);
+        if let Ok(step) = &done {
+            pause = match step {
+                // As much again soon, so that retention keeps pace with whatever is enqueued; in between,
+                // others write for twice as long.
+                Step { more: true, .. } => {
+                    (began.elapsed() * 2).clamp(SHORTEST_PURGE_PAUSE, interval)
+                }
+                // What is due now and was left is held by others, or still needed.
+                Step { next_in: Some(next), .. } if !next.is_zero() => {
+                    jittered((*next).clamp(shortest, interval))
+                }
+                _ => pause,
+            };
         }
-        report(engine, &done.map(drop));
+        let mut result = done.map(drop);
+        if result.is_ok() && looked_for_dead.elapsed() >= shortest {
+            looked_for_dead = began;
+            result = remove_dead(engine).await;
+        }
+        report(engine, &result);
     }
 }
 
@@ -214,25 +244,32 @@ async fn bulk_step(engine: &Engine) -> Result<Option<Stepped>> {
     Ok(last)
 }
 
-/// Some steps; whether more has expired.
-async fn purge_once(engine: &Engine) -> Result<bool> {
-    let mut more = true;
-    for _ in 0..PURGE_STEPS {
-        more = engine
-            .bounded(engine.storage.purge_expired(&Call::default(), engine.step()))
-            .await?
-            .more;
-        if !more {
+/// Some steps; the answer of the last. Since others write between two of them, as many jobs go as this
+/// server finishes, however busy it is.
+async fn purge_once(engine: &Engine) -> Result<Step> {
+    let finished = engine.finished.begin_anew();
+    let steps = match finished {
+        0 => PURGE_STEPS,
+        // What it is behind grows less with each go, and others have their turn all the same.
+        finished => (1 + 2 * finished / bounds::MAX_STEP_ITEMS).min(PURGE_STEPS),
+    };
+    let mut step = Step::default();
+    for _ in 0..steps {
+        step =
+            engine.bounded(engine.storage.purge_expired(&Call::default(), engine.step())).await?;
+        if !step.more {
             break;
         }
-        // Others write between two steps.
         tokio::task::yield_now().await;
     }
-    for server in engine
-        .bounded(engine.storage.remove_dead(&Call::default(), engine.options.dead_after))
-        .await?
-    {
+    Ok(step)
+}
+
+async fn remove_dead(engine: &Engine) -> Result<()> {
+    let call = Call::default();
+    let removed = engine.storage.remove_dead(&call, engine.options.dead_after);
+    for server in engine.bounded(removed).await? {
         tracing::warn!(server = %server, "removed a server that was silent for too long; its jobs are recovered when their leases expire");
     }
-    Ok(more)
+    Ok(())
 }

@@ -31,11 +31,14 @@ pub struct Capabilities {
     /// claims, settles, renews, changes, logs, saves or imports more, and no step of background work is asked
     /// to do more. Only a flow is sent whole, however large it is.
     pub step_items: usize,
+    /// How many finished jobs of each state it keeps at most, where a number bounds them besides their
+    /// retention (PUR-6).
+    pub max_finished: Option<u64>,
 }
 
 impl Capabilities {
-    /// A storage of this level that offers nothing optional, keeps microseconds, and takes every
-    /// bound of the contract. Change what differs.
+    /// A storage of this level that offers nothing optional, keeps microseconds, takes every bound of
+    /// the contract, and keeps any number of finished jobs. Change what differs.
     pub fn new(level: Level) -> Self {
         Self {
             level,
@@ -47,6 +50,7 @@ impl Capabilities {
             time_precision: Duration::from_micros(1),
             max_payload_bytes: bounds::ARGS_BYTES,
             step_items: bounds::MAX_STEP_ITEMS,
+            max_finished: None,
         }
     }
 

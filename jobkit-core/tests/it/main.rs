@@ -15,6 +15,7 @@ mod layers;
 mod names;
 mod operators;
 mod refusals;
+mod retention;
 mod rooms;
 mod runtimes;
 mod secrets;

@@ -1,4 +1,6 @@
-//! Removing what has expired.
+//! Removing what has expired, and what is beyond the number.
+
+mod beyond;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use jobkit_core::storage::{Step, StepRequest};
 use jobkit_core::{BatchId, Timestamp};
 use rusqlite::params;
 
+use self::beyond::{Beyond, purge_beyond_number};
 use super::finish::{decide_children, finish_step};
 use super::read::read_jobs;
 use crate::batches::touched;
@@ -42,6 +45,7 @@ struct BatchAnswers {
 pub(crate) fn purge(
     txn: &mut Txn<'_, '_>,
     request: StepRequest,
+    number: Option<u64>,
     now: Timestamp,
 ) -> SqlResult<Step> {
     let max = request.max.clamp(1, STEP);
@@ -84,28 +88,12 @@ pub(crate) fn purge(
             }
         };
         reached = (job.expires_at.map_or(from.0, Timestamp::as_micros), job.seq);
-        // Only a corrupt row expires before it has finished.
-        if !job.state().is_finished() {
+        if remove_unless_needed(txn, &job, now, &mut budget, &mut answers)? {
+            highest = highest.max(job.seq);
+            removed += 1;
+        } else {
             kept = true;
-            continue;
         }
-        if let Some(batch) = job.batch
-            && !may_lose_members(txn, batch, &job, now, &mut budget, &mut answers)?
-        {
-            kept = true;
-            continue;
-        }
-        if job.has(CHILDREN) {
-            // Children that are given up may be what a batch waits for, or its continuations.
-            answers = BatchAnswers::default();
-            if !release_children(txn, &job, now, &mut budget)? {
-                kept = true;
-                continue;
-            }
-        }
-        remove(txn, &job, now)?;
-        highest = highest.max(job.seq);
-        removed += 1;
     }
     // Continue to the end, so that each job that is kept is looked at once per round.
     let passed = kept || from != (0, 0);
@@ -113,6 +101,12 @@ pub(crate) fn purge(
     if resume != from {
         txn.set_meta("purge_from", uint(resume.0))?;
         txn.set_meta("purge_seq", uint(resume.1))?;
+    }
+    let mut beyond = Beyond::default();
+    if let Some(number) = number {
+        beyond = purge_beyond_number(txn, number, max - removed, now, &mut budget, &mut answers)?;
+        highest = highest.max(beyond.highest);
+        removed += beyond.removed;
     }
     if removed > 0 {
         let left = txn.db.one("SELECT max(seq) FROM jk_job", [], |row| row.get(0))?.flatten();
@@ -142,9 +136,42 @@ pub(crate) fn purge(
     )?;
     Ok(Step {
         done: removed,
-        more: full || budget.0 == 0 || keys == max,
-        next_in: next.flatten().map(|next| at(next).since(now)),
+        more: full || budget.0 == 0 || keys == max || beyond.more,
+        next_in: next
+            .flatten()
+            .map(|next| at(next).since(now))
+            .into_iter()
+            .chain(beyond.next_in)
+            .min(),
     })
+}
+
+/// Removes a finished job, unless something still needs it.
+fn remove_unless_needed(
+    txn: &mut Txn<'_, '_>,
+    job: &Job,
+    now: Timestamp,
+    budget: &mut Budget,
+    answers: &mut BatchAnswers,
+) -> SqlResult<bool> {
+    // Only a corrupt row expires before it has finished.
+    if !job.state().is_finished() {
+        return Ok(false);
+    }
+    if let Some(batch) = job.batch
+        && !may_lose_members(txn, batch, job, now, budget, answers)?
+    {
+        return Ok(false);
+    }
+    if job.has(CHILDREN) {
+        // Children that are given up may be what a batch waits for, or its continuations.
+        *answers = BatchAnswers::default();
+        if !release_children(txn, job, now, budget)? {
+            return Ok(false);
+        }
+    }
+    remove(txn, job, now)?;
+    Ok(true)
 }
 
 /// Whether the members of a batch may be removed: it and every enclosing batch have completed, and what

@@ -12,6 +12,7 @@ use jobkit_core::storage::{Count, Cursor, JobPage, JobQuery};
 use self::enqueued::enqueued;
 pub(super) use self::enqueued::{first_in_line, queues_in_use};
 use self::filter::Filter;
+pub(crate) use self::finished::lanes_of_finished;
 use self::rows::{CHUNK, ListKey, ListRow, SEARCH_WINDOW, START, rows, wanted};
 pub(super) use self::rows::{bad_cursor, numbers};
 use super::statistics::count;

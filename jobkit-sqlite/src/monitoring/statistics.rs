@@ -12,6 +12,7 @@ use crate::codec::sql_text::sql;
 use crate::codec::{at, json, size, uint};
 use crate::connection::Db;
 use crate::error::SqlResult;
+use crate::txn::Txn;
 use crate::txn::counters::{cells, scope_text, scopes, step_number};
 
 /// How long histograms are kept.
@@ -99,6 +100,13 @@ pub(crate) fn total(db: &Db<'_>, tail: &BTreeMap<Cell, Tally>, scope: &Scope) ->
         sum.add(tally);
     }
     Ok(sum)
+}
+
+/// How many jobs are Succeeded, Failed and Deleted, in a transaction that may have counted some of them.
+pub(crate) fn finished_now(txn: &Txn<'_, '_>) -> SqlResult<[u64; 3]> {
+    let total = total(txn.db, &tail(txn.db)?, &Scope::Total)?;
+    Ok([StateName::Succeeded, StateName::Failed, StateName::Deleted]
+        .map(|state| uint(total.gauge[state.index()] + txn.counters.gauge(state))))
 }
 
 /// The cells of a scope whose buckets begin in a range.

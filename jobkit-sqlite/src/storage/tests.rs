@@ -22,6 +22,12 @@ impl TestBackend for Sqlite {
         let storage = SqliteStorage::open(dir.path().join("jobs.db")).await.expect("opens");
         (Arc::new(storage), dir)
     }
+
+    async fn setup_bounded(max_finished: u64) -> Option<(Arc<dyn Storage>, TempDir)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let options = SqliteOptions::new(dir.path().join("jobs.db")).max_finished(max_finished);
+        Some((Arc::new(options.open().await.expect("opens")), dir))
+    }
 }
 
 /// Tables that stay small.

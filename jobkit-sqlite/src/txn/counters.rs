@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jobkit_core::error_group::ErrorGroup;
 use jobkit_core::failure::Fingerprint;
+use jobkit_core::state::StateName;
 use jobkit_core::stats::{Cell, Delta, Scope, Step, Tally};
 use jobkit_core::{Error, Incarnation, Name, Timestamp, bounds};
 use rusqlite::params;
@@ -47,6 +48,12 @@ impl Counters {
             self.deltas.len() - 1
         });
         &mut self.deltas[index]
+    }
+
+    /// How many jobs more, or fewer, are in a state by what was counted and is not written yet.
+    pub(crate) fn gauge(&self, state: StateName) -> i64 {
+        let lanes = self.deltas.iter().flat_map(|delta| &delta.lanes);
+        lanes.map(|(_, _, tally)| tally.gauge[state.index()]).sum()
     }
 
     /// Counts a failed attempt. Those of one group share a row.

@@ -33,6 +33,12 @@ impl TestBackend for Sqlite {
         Some((clients, dir))
     }
 
+    async fn setup_bounded(max_finished: u64) -> Option<(Arc<dyn Storage>, TempDir)> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let options = SqliteOptions::new(dir.path().join("jobs.db")).max_finished(max_finished);
+        Some((Arc::new(options.open().await.expect("opens")), dir))
+    }
+
     async fn make_unreadable(dir: &TempDir, job: JobId) -> bool {
         let conn = rusqlite::Connection::open(dir.path().join("jobs.db")).expect("opens");
         conn.busy_timeout(std::time::Duration::from_secs(5)).expect("is set");

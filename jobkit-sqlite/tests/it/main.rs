@@ -11,6 +11,7 @@ mod idle;
 mod layers;
 #[cfg(target_os = "linux")]
 mod read_only;
+mod retention;
 mod rows;
 mod support;
 mod transaction;

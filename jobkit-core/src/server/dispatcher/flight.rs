@@ -279,6 +279,9 @@ impl Dispatcher {
             failed::settled(&self.engine.hooks, &outcome.subject, &outcome.settle, &answer);
             match answer {
                 SettleAnswer::Settled(state) => {
+                    if state.is_finished() {
+                        self.engine.finished.add_one();
+                    }
                     let later = state == StateName::Scheduled;
                     if later && !self.pushes.are_offered() {
                         self.engine.signals.scheduler.notify_one();

@@ -55,7 +55,7 @@ pub(super) fn chunk(
 }
 
 /// The lanes in which anything has finished, of a queue and a kind if they are given. A seek for each.
-fn lanes_of_finished(
+pub(crate) fn lanes_of_finished(
     db: &Db<'_>,
     queue: Option<i64>,
     kind: Option<i64>,
