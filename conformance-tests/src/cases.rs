@@ -97,6 +97,7 @@ macro_rules! __list {
                 a_renew_extends_what_is_held_and_tells_what_is_lost
                 a_renew_gives_back_what_it_does_not_list
                 what_a_renew_gave_back_cannot_be_settled
+                a_claim_that_comes_after_its_renew_takes_nothing
                 a_renew_tells_of_a_cancellation
                 a_renew_decides_what_counts_as_started
                 promotion_moves_what_is_due_and_nothing_else

@@ -418,6 +418,10 @@ impl Tables {
             let range = leases.range((first, 0, 0)..=(last, u32::MAX, Place::MAX));
             lost.extend(range.map(|(_, _, place)| *place).filter(|place| !listed.contains(place)));
         }
+        if let Some(name) = self.lives.get(&request.incarnation).filter(|_| first <= last) {
+            let server = self.servers.get_mut(name).expect("every life is a server's");
+            server.last_claim = server.last_claim.max(last);
+        }
         if self.has(Planted::RenewByServer) {
             lost.clear();
             let leases = self.leases.get(&request.incarnation).into_iter().flatten();

@@ -28,7 +28,8 @@ use crate::storage::log::LogLine;
 /// - **CLM-3** It never takes a kind that was not named, nor walks again what it cannot take.
 /// - **CLM-4** Each claim of a job raises its fence by one; the fence never decreases (G5).
 /// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held, in
-///   their order, and takes nothing more.
+///   their order, and takes nothing more. A claim is remembered until a renew covers its sequence (REN-5).
+///   A claim that took nothing need not be remembered.
 /// - **CLM-6** A paused queue or kind yields nothing (G15).
 /// - **CLM-7** A job whose limit is full stays Enqueued and is parked, without attempt or history; never
 ///   more than the limit's number hold it (G13).
@@ -75,6 +76,9 @@ use crate::storage::log::LogLine;
 /// - **REN-3** A cancellation that was requested is told.
 /// - **REN-4** The last renewal of an attempt decides whether it counts as started, and so whether a
 ///   crash counts against it. A server takes it back for jobs that run beside one that is suspected.
+/// - **REN-5** A renew that covers a sequence closes it. A claim with that sequence may have been delayed
+///   on its way: it takes nothing afterwards, and answers the leases of it that are still held. A storage
+///   may close every lower sequence of that incarnation as well (G5, G21).
 ///
 /// **Contract: `promote_due`**
 /// - **PRO-1** Scheduled jobs whose instant has come become Enqueued, at most `max` of them; nothing
@@ -373,7 +377,8 @@ pub enum SettleAnswer {
 pub struct RenewRequest {
     /// The server's life.
     pub incarnation: Incarnation,
-    /// The claims, by sequence, whose answers the server has seen and whose jobs it lists completely.
+    /// The claims, by sequence, whose answers the server has seen and whose jobs it lists completely. The
+    /// renew closes them (REN-5), so a server must not cover a claim that it may still send.
     pub sequences: std::ops::RangeInclusive<u64>,
     /// What it holds.
     pub held: Vec<Renewal>,
