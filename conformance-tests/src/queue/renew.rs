@@ -1,11 +1,11 @@
 //! `renew`.
 
-use jobkit_core::JobId;
 use jobkit_core::ids::Incarnation;
 use jobkit_core::record::Lease;
 use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{Action, RenewAnswer, Renewal, SettleAnswer};
+use jobkit_core::{JobId, bounds};
 
 use crate::fixtures::*;
 
@@ -65,6 +65,27 @@ pub async fn a_renew_gives_back_what_it_does_not_list(env: Env) {
     assert_eq!(other.claim_ids(10).await, [ids[1], ids[2], ids[5]]);
     server.settled(third.lease, Ending::Succeeded).await;
     other.settled(strange.lease, Ending::Succeeded).await;
+}
+
+/// REN-2, G21: a renew gives back a bounded number of jobs, and the next ones the rest.
+pub async fn a_renew_gives_back_much_in_bounded_steps(env: Env) {
+    let mut ids = env.add_many(jobs(600)).await;
+    let mut server = env.claimer("s").await;
+    for _ in 0..3 {
+        assert_eq!(server.claim(200).await.len(), 200);
+    }
+    let mut given_back = Vec::new();
+    loop {
+        let part = server.renew(1..=3, Vec::new()).await.given_back;
+        assert!(part.len() <= bounds::MAX_STEP_ITEMS, "{} in one renew", part.len());
+        if part.is_empty() {
+            break;
+        }
+        given_back.extend(part);
+    }
+    given_back.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(given_back, ids, "each once");
 }
 
 /// REN-2, G5: what a renew gave back is lost to its former holder, even before anyone else claims it.

@@ -322,11 +322,14 @@ impl Tables {
 
     fn settle_all(&mut self, work: &mut Work, request: &SettleRequest) -> Vec<SettleAnswer> {
         let settles = request.settles.iter();
+        let mut left = bounds::CHILDREN_IN_CALL;
         settles
             .map(|settle| {
-                work.budget = bounds::CHILDREN_IN_SETTLE;
+                let budget = bounds::CHILDREN_IN_SETTLE.min(left);
+                work.budget = budget;
                 let answer = self.settle(work, settle);
                 self.settle_down(work);
+                left -= budget - work.budget;
                 answer
             })
             .collect()
@@ -436,6 +439,7 @@ impl Tables {
         let mut given_back = Vec::with_capacity(lost.len());
         // What is held is given back by a later one.
         lost.retain(|place| !self.is_change_blocked(*place));
+        lost.truncate(bounds::MAX_STEP_ITEMS);
         for place in lost {
             self.must(work, place, &Event::GiveBack);
             given_back.push(self.job(place).record.id);

@@ -213,6 +213,17 @@ impl Submission {
                 ),
             ));
         }
+        let edges: usize = self.jobs.iter().map(|job| job.edges.len()).sum();
+        if edges > bounds::SUBMISSION_EDGES {
+            return Err(Error::invalid(
+                "parents",
+                format_args!(
+                    "are named {edges} times, where at most {} are allowed in one submission; put the parents \
+                     into a batch, and let the jobs wait for the batch",
+                    bounds::SUBMISSION_EDGES
+                ),
+            ));
+        }
         if self.jobs.is_empty() && self.batch.is_none() {
             return Err(Error::invalid("jobs", "is empty"));
         }
@@ -524,6 +535,21 @@ mod tests {
         assert!(
             flow.check().expect_err("a circle").to_string().starts_with("parents: form a circle")
         );
+    }
+
+    #[test]
+    fn a_submission_has_a_bound_of_edges() {
+        let parents: Vec<_> = (0..bounds::PARENTS).map(|_| job()).collect();
+        let mut child = job();
+        child.edges = parents.iter().map(after).collect();
+        let most = bounds::SUBMISSION_EDGES / bounds::PARENTS;
+        let children = (0..most).map(|_| NewRecord { id: JobId::new(), ..child.clone() });
+        let mut flow = Submission::flow(children.chain(parents.clone()).collect());
+        flow.check().expect("as many as are allowed");
+        flow.jobs.push(NewRecord { edges: vec![after(&parents[0])], ..job() });
+        let error = flow.check().expect_err("one more");
+        assert_eq!(error.field(), Some("parents"));
+        assert!(error.to_string().contains("are named 5001 times"), "{error}");
     }
 
     #[test]

@@ -61,8 +61,9 @@ use crate::storage::log::LogLine;
 /// - **SET-7** A freed slot makes the next waiters of that limit claimable in their old order (G13).
 /// - **SET-8** The settle that finishes the last member completes its batch, or leaves a mark that does
 ///   so within 2 s (G9).
-/// - **SET-9** More than 100 children of one parent are all decided: the first in the step, the rest by
-///   sweeps (G7, G8).
+/// - **SET-9** More than 100 children of one parent are all decided. One settle decides the first
+///   [100](crate::model::bounds::CHILDREN_IN_SETTLE) in the step, and all settles of one call decide at most
+///   [500](crate::model::bounds::CHILDREN_IN_CALL). The rest is left to sweeps, as marks (G7, G8).
 /// - **SET-10** Result, error detail, log lines and progress that come with the settle are readable
 ///   when it returns.
 /// - **SET-11** Of the errors of a job the newest [`ATTEMPT_ERRORS`](crate::model::bounds::ATTEMPT_ERRORS) are
@@ -72,7 +73,8 @@ use crate::storage::log::LogLine;
 /// - **REN-1** Listed leases that are held get the new expiry; others answer [`RenewAnswer::Lost`] (G5).
 /// - **REN-2** Leases of the incarnation whose claim sequence lies in the range and that are not listed
 ///   are given back; those outside the range are not touched (G21). Nobody settles what was given back
-///   so: the former holder learns `LeaseLost` (G5).
+///   so: the former holder learns `LeaseLost` (G5). One renew gives back at most
+///   [500](crate::model::bounds::MAX_STEP_ITEMS); the next renew that covers the rest gives that back.
 /// - **REN-3** A cancellation that was requested is told.
 /// - **REN-4** The last renewal of an attempt decides whether it counts as started, and so whether a
 ///   crash counts against it. A server takes it back for jobs that run beside one that is suspected.
@@ -401,7 +403,7 @@ pub struct Renewal {
 pub struct Renewed {
     /// One answer per lease, in order.
     pub answers: Vec<RenewAnswer>,
-    /// Jobs of the range that were not listed and are given back.
+    /// Jobs of the range that were not listed and are given back. There may be more as long as there are any.
     pub given_back: Vec<JobId>,
 }
 
