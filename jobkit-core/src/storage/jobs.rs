@@ -50,7 +50,8 @@ use crate::storage::call::Call;
 ///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
 ///   [`BatchCancelled`](Refusal::BatchCancelled), a missing one
 ///   [`BatchGone`](Refusal::BatchGone) (G9).
-/// - **SUB-11** The first submit that names a limit defines it; later ones do not change it (G13).
+/// - **SUB-11** The first submit that names a limit defines it; later ones do not change it. What it
+///   defined may stay even if the submission is refused (G13).
 /// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
 ///   submission and between submissions that did not overlap (G14).
 /// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).

@@ -53,7 +53,8 @@ use crate::storage::log::LogLine;
 /// - **SET-2** Repeating a settle that was applied answers [`SettleAnswer::AlreadyApplied`] until the
 ///   job is claimed again, then `LeaseLost` (G6).
 /// - **SET-3** State, history, counters, batch counts, unique key, limit slot and the decision about
-///   children change in one step (G7).
+///   children change in one step. Inside a transaction of the caller's only the job's own row must change
+///   at once, and the rest may be left to sweeps, as a mark (G7).
 /// - **SET-4** A holder whose lease expired but who was not rescued still settles (G4).
 /// - **SET-5** Success wins over a cancellation; any other ending of a cancelled job makes it Deleted.
 /// - **SET-6** A retry with a delay makes it Scheduled, without one Enqueued, in its old place, with
