@@ -291,6 +291,9 @@ pub async fn every_bound_is_refused_with_its_field(env: Env) {
         ("tags", NewRecord { tags: vec!["t".into(); bounds::TAGS + 1], ..job() }),
         ("tags", NewRecord { tags: vec!["t".repeat(bounds::TAG_BYTES + 1)], ..job() }),
         ("tags", NewRecord { tags: vec!["a\0b".into()], ..job() }),
+        // Databases disagree whether white space at the end makes a difference.
+        ("tags", NewRecord { tags: vec!["a ".into()], ..job() }),
+        ("limit", limited("l\u{3000}", 1)),
         ("unique", NewRecord { unique: Some(Unique::new("k".repeat(1001))), ..job() }),
         ("unique", NewRecord { unique: Some(Unique::new("")), ..job() }),
         (

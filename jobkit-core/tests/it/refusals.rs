@@ -149,6 +149,7 @@ async fn bad_schedules_are_refused() {
         ("interval", every(Duration::ZERO).job(job())),
         ("time zone", every(second).time_zone("Mars/Base").job(job())),
         ("recurring id", Recurring::every("", second).job(job())),
+        ("recurring id", Recurring::every("r ", second).job(job())),
         ("job: is missing", every(second)),
         ("parents", every(second).job(job().after(JobId::new()))),
         ("jitter", every(second).jitter(second * 90_000).job(job())),
