@@ -33,6 +33,8 @@ async fn pause(env: &Env, target: &PauseTarget) {
 /// OPS-1, CLM-6, G15: a paused queue or kind yields nothing, whatever was there before or comes; others
 /// are not disturbed, and running jobs go on.
 pub async fn a_paused_queue_or_kind_yields_nothing(env: Env) {
+    // What a claim under way took is the engine's to give back. Its own test proves that:
+    // `a_pause_gives_back_what_was_claimed_ahead`.
     for target in [queue("mail"), kind("slow")] {
         let new = || NewRecord { queue: name("mail"), ..job_of("slow") };
         let mut server = env.claimer("s").await.queues(&["mail", "default"]).kinds(&["slow", "k"]);
@@ -68,7 +70,7 @@ pub async fn a_paused_queue_or_kind_yields_nothing(env: Env) {
     }
 }
 
-/// OPS-1: a claim that starts after the pause gets nothing, also in the same call as a settle.
+/// OPS-1: a claim that begins after the pause gets nothing, also in the same call as a settle.
 pub async fn settle_and_claim_respects_a_pause(env: Env) {
     env.add_many(jobs(3)).await;
     let mut server = env.claimer("s").await;

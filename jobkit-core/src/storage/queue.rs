@@ -30,7 +30,8 @@ use crate::storage::log::LogLine;
 /// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held, in
 ///   their order, and takes nothing more. A claim is remembered until a renew covers its sequence (REN-5).
 ///   A claim that took nothing need not be remembered.
-/// - **CLM-6** A paused queue or kind yields nothing (G15).
+/// - **CLM-6** A claim that begins after `pause` returned takes no job of that queue or kind. A claim that is
+///   under way then may take some (OPS-1, G15).
 /// - **CLM-7** A job whose limit is full stays Enqueued and is parked, without attempt or history; never
 ///   more than the limit's number hold it (G13).
 /// - **CLM-8** A job that had to be started by an instant that has passed becomes Deleted instead.
@@ -59,7 +60,10 @@ use crate::storage::log::LogLine;
 /// - **SET-5** Success wins over a cancellation; any other ending of a cancelled job makes it Deleted.
 /// - **SET-6** A retry with a delay makes it Scheduled, without one Enqueued, in its old place, with
 ///   failures + 1; a snooze and a give-back consume no attempt, and keep the fence.
-/// - **SET-7** A freed slot makes the next waiters of that limit claimable in their old order (G13).
+/// - **SET-7** A freed slot makes the next waiters of that limit claimable in their old order: in the step
+///   in which the slot is freed or, where another step holds the limit, by the next sweep (G13). One step
+///   admits at most 500 waiters of a limit, and one step of a sweep looks at no more than 100 limits; the next
+///   sweeps do the rest.
 /// - **SET-8** The settle that finishes the last member completes its batch, or leaves a mark that does
 ///   so within 2 s (G9).
 /// - **SET-9** More than 100 children of one parent are all decided. One settle decides the first
