@@ -125,6 +125,9 @@ use crate::storage::call::Call;
 ///   it, with all its members (G9).
 /// - **SWP-4** Without work it costs no scan, and says that nothing is left; waiters that nobody serves
 ///   are no work.
+/// - **SWP-5** It folds what calls have counted and nobody has added up: statistics, which reads add up
+///   themselves until then, and error groups, which reads may miss until then (MON-10). A storage may fold
+///   at other times as well. Nothing is counted twice or lost on the way (G18).
 #[async_trait]
 pub trait JobStore {
     /// Stores submissions; one outcome each, in order.
