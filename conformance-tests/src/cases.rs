@@ -97,7 +97,9 @@ macro_rules! __list {
                 settle_and_claim_does_what_both_do
                 a_renew_extends_what_is_held_and_tells_what_is_lost
                 a_renew_gives_back_what_it_does_not_list
+                a_renew_gives_back_much_in_bounded_steps
                 what_a_renew_gave_back_cannot_be_settled
+                a_claim_that_comes_after_its_renew_takes_nothing
                 a_renew_tells_of_a_cancellation
                 a_renew_decides_what_counts_as_started
                 promotion_moves_what_is_due_and_nothing_else
@@ -206,6 +208,7 @@ macro_rules! __list {
                 what_becomes_unmeetable_goes_down_the_line
                 a_large_cascade_is_completed_by_sweeps
                 many_children_are_decided_in_the_step_and_by_sweeps
+                many_parents_that_end_in_one_call_decide_all_their_children
                 a_requeue_before_the_sweep_changes_no_decision
                 sweeps_at_the_same_time_release_each_child_once
                 a_child_added_while_its_parent_finishes_is_not_lost

@@ -6,7 +6,7 @@ use jobkit_core::record::NewRecord;
 use jobkit_core::refusal::Refusal;
 use jobkit_core::state::{Reason, Start, State, StateName};
 use jobkit_core::state_machine::Ending;
-use jobkit_core::storage::{Action, ChangeOutcome, JobSubmitted, Submission};
+use jobkit_core::storage::{Action, ChangeOutcome, JobSubmitted, Settle, SettleAnswer, Submission};
 use jobkit_core::{BatchId, JobId};
 
 use crate::fixtures::*;
@@ -329,6 +329,29 @@ pub async fn many_children_are_decided_in_the_step_and_by_sweeps(env: Env) {
     }
     env.sweep().await;
     assert_eq!(server.run_all(Ending::Succeeded).await, 330);
+    for child in children {
+        assert_eq!(env.details(child).await.history.applied(), 4, "released exactly once");
+    }
+}
+
+/// SET-9, SWP-1, G7, G8: one call decides a bounded number of children, and sweeps decide the rest.
+pub async fn many_parents_that_end_in_one_call_decide_all_their_children(env: Env) {
+    let parents = env.add_many(jobs(8)).await;
+    let mut children = Vec::new();
+    for parent in &parents {
+        children.extend(env.add_many((0..90).map(|_| after(*parent, On::Success)).collect()).await);
+    }
+    let mut server = env.claimer("s").await;
+    let ends: Vec<_> = server.claim(8).await;
+    let ends = ends.iter().map(|job| Settle::new(job.lease, Ending::Succeeded)).collect();
+    for answer in server.settle_all(ends).await {
+        assert_eq!(answer, SettleAnswer::Settled(StateName::Succeeded));
+    }
+    let states = env.states(&children).await;
+    let decided = states.iter().filter(|state| **state != StateName::Awaiting).count();
+    assert!(decided <= bounds::CHILDREN_IN_CALL, "{decided} are decided by the call");
+    env.sweep().await;
+    assert_eq!(server.run_all(Ending::Succeeded).await, children.len());
     for child in children {
         assert_eq!(env.details(child).await.history.applied(), 4, "released exactly once");
     }

@@ -142,6 +142,7 @@ pub async fn a_lock_out_of_range_is_refused(env: Env) {
         LockRequest { name: String::new(), ..plain.clone() },
         LockRequest { name: "l".repeat(201), ..plain.clone() },
         LockRequest { name: "a\0b".into(), ..plain.clone() },
+        LockRequest { name: "l ".into(), ..plain.clone() },
         LockRequest { ttl: seconds(25 * 3600), ..plain.clone() },
     ] {
         let error = env.storage.try_acquire(&env.call(), &request).await.expect_err("is refused");

@@ -503,13 +503,14 @@ pub async fn the_latest_hundred_occurrences_are_kept(env: Env) {
     assert_eq!(last, Some(kept[0].nominal_at));
     assert!(kept.windows(2).all(|pair| pair[0].nominal_at > pair[1].nominal_at));
     assert_eq!(env.storage.recurring_runs("a", 3).await.expect("reads"), kept[..3]);
-    for id in ["c", "b", "é"] {
+    for id in ["c", "b", "é", "B"] {
         save(&env, spec(id), env.now()).await;
     }
     let list = async |after, limit| {
         let records = env.storage.list_recurring(after, limit).await.expect("lists");
         records.into_iter().map(|it| it.spec.id).collect::<Vec<_>>()
     };
-    assert_eq!(list(None, 2).await, ["a", "b"]);
+    assert_eq!(list(None, 2).await, ["B", "a"]);
+    assert_eq!(list(Some("a"), 10).await, ["b", "c", "é"]);
     assert_eq!(list(Some("b"), 10).await, ["c", "é"]);
 }

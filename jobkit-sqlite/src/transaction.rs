@@ -65,7 +65,8 @@ impl SqliteScope<'_> {
     /// # Errors
     /// Invalid input names the field: also for parents and batches that exist already. A conflict says
     /// with what. [`Schema`](ErrorKind::Schema) when the transaction's file holds no such storage, and
-    /// [`Configuration`](ErrorKind::Configuration) when the client's storage is not SQLite. In every case nothing of it is in the transaction, which may go on.
+    /// [`Configuration`](ErrorKind::Configuration) when the client's storage is not SQLite. In every case
+    /// nothing of it is in the transaction, and the transaction goes on.
     pub fn enqueue<J: IntoSubmission>(&self, jobs: J) -> Result<J::Ids> {
         let during = |error: Error| error.during("enqueue");
         let (mut submission, ids) = jobs.into_submission().map_err(during)?;

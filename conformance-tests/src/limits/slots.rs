@@ -146,16 +146,16 @@ pub async fn an_operators_number_wins(env: Env) {
     }
 }
 
-/// LIM-2: limits are listed by name, in pages.
+/// LIM-2: limits are listed by name, in pages and in the order of bytes.
 pub async fn limits_are_listed_by_name(env: Env) {
-    for limit in ["c", "a", "b:2", "b:1", "é"] {
+    for limit in ["c", "a", "b:2", "b:1", "é", "B"] {
         env.add(limited(limit, 1)).await;
     }
     let list = async |after: Option<&str>, limit| {
         let limits = env.storage.limits(&env.call(), after, limit).await.expect("lists");
         limits.into_iter().map(|it| it.limit.name).collect::<Vec<_>>()
     };
-    assert_eq!(list(None, 3).await, ["a", "b:1", "b:2"]);
+    assert_eq!(list(None, 4).await, ["B", "a", "b:1", "b:2"]);
     assert_eq!(list(Some("b:2"), 3).await, ["c", "é"]);
     assert!(list(Some("é"), 3).await.is_empty());
 }

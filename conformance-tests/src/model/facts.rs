@@ -202,6 +202,17 @@ async fn kept_for_operators(on: &dyn Storage, of: &Scopes, facts: &mut Facts) ->
     Ok(())
 }
 
+/// Puts in one order what a storage may list in any (MON-4).
+fn sort_ties(state: StateName, jobs: &mut [JobRecord]) {
+    let tie = |a: &JobRecord, b: &JobRecord| match state {
+        StateName::Processing => true,
+        _ => state.is_finished() && a.head.entered_at == b.head.entered_at,
+    };
+    for ties in jobs.chunk_by_mut(tie) {
+        ties.sort_by_key(|job| job.id);
+    }
+}
+
 async fn listed(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()> {
     for state in StateName::ALL {
         for (in_queue, of_kind, tagged, text) in [
@@ -220,7 +231,7 @@ async fn listed(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()> 
             query.tag = tagged.then(|| "tag".into());
             query.text = text.then(|| "Nam".into());
             let name = format!("list of {query:?}");
-            let (mut pages, mut counts) = (Vec::new(), Vec::new());
+            let (mut jobs, mut counts) = (Vec::new(), Vec::new());
             loop {
                 let page = match on.list(&query).await {
                     // A filter that this storage does not serve: MON-5.
@@ -231,12 +242,15 @@ async fn listed(on: &dyn Storage, of: &Scopes, facts: &mut Facts) -> Result<()> 
                     }
                     page => page?,
                 };
+                // A page may be short, so it is the list that is compared.
                 let records = page.jobs.into_iter().map(|job| JobRecord { sequence: 0, ..job });
-                pages.push(records.collect::<Vec<_>>());
+                jobs.extend(records);
                 counts.push(page.count);
                 query.after = page.next;
                 if query.after.is_none() {
-                    push(facts, name.clone(), &pages);
+                    sort_ties(state, &mut jobs);
+                    counts.dedup();
+                    push(facts, name.clone(), &jobs);
                     let sure = counts.iter().all(|count| matches!(count, Count::Exact(_)));
                     let counts = if sure { format!("{counts:?}") } else { UNTOLD.into() };
                     facts.push((format!("count of the {name}"), counts));

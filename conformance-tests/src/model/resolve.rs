@@ -46,7 +46,10 @@ impl World {
                 Call::SettleAndClaim(settles, self.claim(claim))
             }
             Operation::Renew { server, left_out, started, past } => {
-                let life = world.lives[*server];
+                let life = &mut world.lives[*server];
+                // A renew closes what it covers: there was a claim at least, though it took nothing.
+                life.sequence = life.sequence.max(1);
+                let life = *life;
                 let is_its = |held: &&Held| held.leases[0].incarnation == life.incarnation;
                 let bit = |mask: u8, place: usize| mask >> (place % 8) & 1 == 1;
                 let mut held: Vec<_> = world.held.iter().filter(is_its).enumerate().collect();
@@ -54,7 +57,7 @@ impl World {
                 let mut held: Vec<_> =
                     held.into_iter().map(|(place, held)| (*held, bit(*started, place))).collect();
                 held.extend(world.past.last().filter(|_| *past).map(|held| (*held, false)));
-                let (incarnation, through) = (life.incarnation, life.sequence.max(1));
+                let (incarnation, through) = (life.incarnation, life.sequence);
                 Call::Renew { incarnation, through, held }
             }
             Operation::Promote => Call::Promote,

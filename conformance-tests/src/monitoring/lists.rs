@@ -3,7 +3,7 @@
 use jobkit_core::batch::Starts;
 use jobkit_core::edge::{Edge, On, Parent};
 use jobkit_core::failure::Fingerprint;
-use jobkit_core::record::NewRecord;
+use jobkit_core::record::{JobRecord, NewRecord};
 use jobkit_core::state::{Reason, Start, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{Count, Cursor, JobQuery, Relation, Settle, Submission};
@@ -30,6 +30,26 @@ async fn pages(env: &Env, query: &JobQuery) -> Vec<JobId> {
     panic!("pages never end");
 }
 
+fn sorted(ids: &[JobId]) -> Vec<JobId> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids
+}
+
+fn sorted_ids(records: &[&JobRecord]) -> Vec<JobId> {
+    sorted(&records.iter().map(|it| it.id).collect::<Vec<_>>())
+}
+
+/// Those expected are seen, newest first; those that finished at one instant in any order.
+fn same_but_for_ties(mut seen: &[JobId], expected: &[&JobRecord]) {
+    for ties in expected.chunk_by(|a, b| a.head.entered_at == b.head.entered_at) {
+        let (these, rest) = seen.split_at_checked(ties.len()).expect("as many are seen");
+        assert_eq!(sorted(these), sorted_ids(ties), "at {}", ties[0].head.entered_at);
+        seen = rest;
+    }
+    assert!(seen.is_empty(), "{seen:?} are seen besides");
+}
+
 /// MON-4: each state's list is paged by key in its own order, and every job is seen exactly once.
 pub async fn lists_are_paged_in_the_order_of_their_state(env: Env) {
     let ids = workload(&env).await;
@@ -47,22 +67,19 @@ pub async fn lists_are_paged_in_the_order_of_their_state(env: Env) {
             }
             StateName::Processing => expected.sort_by_key(|it| (it.claimed_at, it.sequence)),
             _ => {
-                expected.sort_by_key(|it| (it.head.entered_at, it.sequence));
-                expected.reverse();
+                expected.sort_by_key(|it| std::cmp::Reverse(it.head.entered_at));
             }
         }
-        let expected: Vec<JobId> = expected.iter().map(|it| it.id).collect();
         for limit in [1, 3, 200] {
             let seen = pages(&env, &JobQuery { limit, ..JobQuery::new(state) }).await;
+            assert_eq!(seen.len(), expected.len(), "{state}, {limit} a page");
             if state == StateName::Processing {
                 // By claim or by sequence, as the storage likes: each once.
-                let sorted = |ids: &[JobId]| {
-                    let mut ids = ids.to_vec();
-                    ids.sort_unstable();
-                    ids
-                };
-                assert_eq!(sorted(&seen), sorted(&expected), "{limit} a page");
+                assert_eq!(sorted(&seen), sorted_ids(&expected), "{limit} a page");
+            } else if state.is_finished() {
+                same_but_for_ties(&seen, &expected);
             } else {
+                let expected: Vec<JobId> = expected.iter().map(|it| it.id).collect();
                 assert_eq!(seen, expected, "{state}, {limit} a page");
             }
         }
@@ -107,7 +124,7 @@ pub async fn finished_jobs_of_many_queues_and_kinds_are_listed_in_one_order(env:
     for id in all {
         records.push(env.record(id).await);
     }
-    records.sort_by_key(|it| std::cmp::Reverse((it.head.entered_at, it.sequence)));
+    records.sort_by_key(|it| std::cmp::Reverse(it.head.entered_at));
     for state in [StateName::Succeeded, StateName::Failed] {
         for queue in queues.iter().map(|queue| Some(name(queue))).chain([None]) {
             for kind in kinds.iter().map(|kind| Some(name(kind))).chain([None]) {
@@ -120,8 +137,8 @@ pub async fn finished_jobs_of_many_queues_and_kinds_are_listed_in_one_order(env:
                             && query.kind.as_ref().is_none_or(|kind| *kind == it.kind)
                             && to.is_none_or(|to| it.head.entered_at < to)
                     });
-                    let expected: Vec<JobId> = matches.map(|it| it.id).collect();
-                    assert_eq!(pages(&env, &query).await, expected, "{query:?}");
+                    let expected: Vec<&JobRecord> = matches.collect();
+                    same_but_for_ties(&pages(&env, &query).await, &expected);
                 }
             }
         }
@@ -199,8 +216,8 @@ pub async fn filters_combine_by_and(env: Env) {
         assert_eq!(seen, expected, "{query:?}");
     }
     let none = JobQuery { tag: Some("re".into()), ..base };
-    if let Ok(page) = env.storage.list(&none).await {
-        assert!(page.jobs.is_empty(), "a tag is matched as a whole");
+    if env.storage.list(&none).await.is_ok() {
+        assert!(pages(&env, &none).await.is_empty(), "a tag is matched as a whole");
     }
 }
 
@@ -246,8 +263,9 @@ pub async fn failed_jobs_are_found_by_error_group(env: Env) {
         ..JobQuery::new(StateName::Failed)
     };
     match env.storage.list(&query(error("no route").fingerprint)).await {
-        Ok(page) => {
-            assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [ids[0]]);
+        Ok(_) => {
+            let seen = pages(&env, &query(error("no route").fingerprint)).await;
+            assert_eq!(seen, [ids[0]]);
             assert!(pages(&env, &query(Fingerprint(1))).await.is_empty());
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),

@@ -1,11 +1,11 @@
 //! `renew`.
 
-use jobkit_core::JobId;
 use jobkit_core::ids::Incarnation;
 use jobkit_core::record::Lease;
 use jobkit_core::state::{Reason, State, StateName};
 use jobkit_core::state_machine::Ending;
 use jobkit_core::storage::{Action, RenewAnswer, Renewal, SettleAnswer};
+use jobkit_core::{JobId, bounds};
 
 use crate::fixtures::*;
 
@@ -67,6 +67,27 @@ pub async fn a_renew_gives_back_what_it_does_not_list(env: Env) {
     other.settled(strange.lease, Ending::Succeeded).await;
 }
 
+/// REN-2, G21: a renew gives back a bounded number of jobs, and the next ones the rest.
+pub async fn a_renew_gives_back_much_in_bounded_steps(env: Env) {
+    let mut ids = env.add_many(jobs(600)).await;
+    let mut server = env.claimer("s").await;
+    for _ in 0..3 {
+        assert_eq!(server.claim(200).await.len(), 200);
+    }
+    let mut given_back = Vec::new();
+    loop {
+        let part = server.renew(1..=3, Vec::new()).await.given_back;
+        assert!(part.len() <= bounds::MAX_STEP_ITEMS, "{} in one renew", part.len());
+        if part.is_empty() {
+            break;
+        }
+        given_back.extend(part);
+    }
+    given_back.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(given_back, ids, "each once");
+}
+
 /// REN-2, G5: what a renew gave back is lost to its former holder, even before anyone else claims it.
 pub async fn what_a_renew_gave_back_cannot_be_settled(env: Env) {
     let id = env.add(job()).await;
@@ -78,6 +99,33 @@ pub async fn what_a_renew_gave_back_cannot_be_settled(env: Env) {
     assert_eq!(server.renew_one(lease).await, RenewAnswer::Lost);
     assert!(server.repeat_claim(10).await.is_empty());
     assert_eq!(env.details(id).await, before);
+}
+
+/// CLM-5, REN-5, G5, G21: a claim that was delayed on its way, and that a renew has covered, takes nothing
+/// when it comes; it answers what is still held of it.
+pub async fn a_claim_that_comes_after_its_renew_takes_nothing(env: Env) {
+    let mut server = env.claimer("s").await;
+    // A claim took nothing, was sent again since its first answer was late, and the first one is on its way.
+    assert!(server.claim(10).await.is_empty());
+    let [first, second, third] = env.add_many(jobs(3)).await[..] else { unreachable!() };
+    let held = server.claim(1).await.remove(0).lease;
+    assert_eq!(held.job, first);
+    // One that never arrived until the renew.
+    let late = server.sequence + 1;
+    server.renew(1..=late, vec![Renewal { lease: held, started: true }]).await;
+    let claim = async |sequence| {
+        let claimed = env.storage.claim(&env.call(), &server.request(sequence, 10)).await;
+        claimed.expect("answers").jobs.into_iter().map(|job| job.lease).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert!(claim(1).await.is_empty(), "a claim that had taken nothing");
+        assert_eq!(claim(2).await, [held], "what is still held");
+        assert!(claim(late).await.is_empty(), "a claim that comes for the first time");
+    }
+    let states = env.states(&[first, second, third]).await;
+    assert_eq!(states, [StateName::Processing, StateName::Enqueued, StateName::Enqueued]);
+    server.sequence = late;
+    assert_eq!(server.claim_ids(10).await, [second, third], "the next claim takes them");
 }
 
 /// REN-3: a cancellation that was requested is told by the renew.

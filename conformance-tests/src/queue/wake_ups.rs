@@ -106,7 +106,7 @@ pub async fn an_idle_claimer_is_told_of_new_work(env: Env) {
     idle.told("a promotion").await;
     server.claim_one().await;
     idle.falls_asleep(&env, 0).await;
-    server.renew(1..=u64::MAX >> 1, Vec::new()).await;
+    server.renew(1..=server.sequence, Vec::new()).await;
     idle.told("a lost claim answer").await;
 }
 

@@ -12,6 +12,7 @@ use jobkit_core::{Result, Timestamp, bounds};
 
 use crate::fault::Fault;
 use crate::keys::{instant, last_number, table};
+use crate::servers::Server;
 use crate::txn::Txn;
 
 impl Txn<'_> {
@@ -44,7 +45,9 @@ impl Txn<'_> {
             false => leases.number(*request.sequences.end()).end(),
         };
         let held = self.tx.keys(&from, &to).map(last_number);
-        let mut lost: Vec<u64> = held.filter(|place| !listed.contains(place)).collect();
+        let lost = held.filter(|place| !listed.contains(place));
+        // What is beyond the bound is given back by the next renew.
+        let mut lost: Vec<u64> = lost.take(bounds::MAX_STEP_ITEMS).collect();
         if self.has(Fault::RenewGivesNothingBack) {
             lost.clear();
         }
@@ -52,6 +55,14 @@ impl Txn<'_> {
         for place in lost {
             self.must(place, &Event::GiveBack)?;
             given_back.push(self.job(place)?.record.id);
+        }
+        // A claim of the range that comes late takes nothing any more.
+        if let Some(mut server) = self.server_of(request.incarnation)?
+            && !request.sequences.is_empty()
+            && server.last_claim < *request.sequences.end()
+        {
+            server.last_claim = *request.sequences.end();
+            self.put(Server::key(&server.info.name), &server)?;
         }
         Ok(Renewed { answers, given_back })
     }

@@ -15,10 +15,14 @@ use crate::txn::{Txn, With};
 impl Txn<'_> {
     // [guide: settle]
     pub(crate) fn settle_all(&mut self, request: &SettleRequest) -> Result<Vec<SettleAnswer>> {
+        // What one call decides is bounded; the rest is left to sweeps.
+        let mut left = bounds::CHILDREN_IN_CALL;
         let settle = |settle| {
-            self.budget = bounds::CHILDREN_IN_SETTLE;
+            let budget = bounds::CHILDREN_IN_SETTLE.min(left);
+            self.budget = budget;
             let answer = self.settle(settle)?;
             self.settle_down()?;
+            left -= budget - self.budget;
             Ok(answer)
         };
         request.settles.iter().map(settle).collect()

@@ -18,7 +18,7 @@ use crate::storage::{BatchOutcome, Call, Storage, Submission};
 
 /// Many jobs with one end: any number of members, and continuations when all of them have finished.
 ///
-/// Up to 1,000 jobs and 4 MiB are stored atomically; a larger batch is opened, filled and started by one
+/// Up to 1,000 jobs, 5,000 edges and 4 MiB are stored atomically; a larger batch is opened, filled and started by one
 /// mark, so that nothing of it runs before all of it is stored.
 ///
 /// # Example: a batch with a continuation
@@ -182,7 +182,9 @@ impl Batch {
     fn into_steps(self) -> Vec<Step> {
         let size: usize = self.members.iter().chain(&self.continuations).map(NewRecord::size).sum();
         let fits = self.members.len() + self.continuations.len() <= bounds::SUBMISSION_JOBS
-            && size <= bounds::SUBMISSION_BYTES;
+            && size <= bounds::SUBMISSION_BYTES
+            && self.members.iter().chain(&self.continuations).map(edges).sum::<usize>()
+                <= bounds::SUBMISSION_EDGES;
         let mut batch = NewBatch::new(self.id, self.name);
         batch.parent = self.parent;
         if fits && self.nested.is_empty() {
@@ -236,15 +238,23 @@ impl Batch {
     }
 }
 
+fn edges(job: &NewRecord) -> usize {
+    job.edges.len()
+}
+
 /// Splits independent jobs into submissions within the bounds.
 fn chunks(jobs: impl IntoIterator<Item = NewRecord>) -> impl Iterator<Item = Submission> {
     let mut jobs = jobs.into_iter().peekable();
     std::iter::from_fn(move || {
         let mut chunk = vec![jobs.next()?];
-        let mut size = chunk[0].size();
+        let (mut size, mut waits_for) = (chunk[0].size(), edges(&chunk[0]));
         while let Some(next) = jobs.peek() {
             size += next.size();
-            if chunk.len() == bounds::SUBMISSION_JOBS || size > bounds::SUBMISSION_BYTES {
+            waits_for += edges(next);
+            if chunk.len() == bounds::SUBMISSION_JOBS
+                || size > bounds::SUBMISSION_BYTES
+                || waits_for > bounds::SUBMISSION_EDGES
+            {
                 break;
             }
             chunk.extend(jobs.next());

@@ -28,8 +28,14 @@ impl Client {
     /// Enqueues inside a transaction of the caller's, so that a job is there exactly if the caller's rows
     /// are.
     ///
-    /// Such a submission may not name jobs or batches that exist already: their rows would be held until
-    /// the caller commits. It may hold whole flows and batches of its own.
+    /// Such a submission may not name jobs or batches that exist already, nor replace the holder of a unique
+    /// key: their rows would be held until the caller commits. It may hold whole flows and batches of its own.
+    ///
+    /// A call that is refused stores nothing, and the transaction goes on: the caller may execute other
+    /// statements, enqueue again, and commit. That holds for every storage.
+    ///
+    /// The first use of a limit, a queue or a kind stores its name. The storage may do so before the
+    /// transaction commits, and the name may stay though the transaction is rolled back.
     ///
     /// The transaction must be one on this client's storage. Otherwise each call inside returns
     /// [`Configuration`](crate::ErrorKind::Configuration) and changes nothing.
@@ -45,13 +51,13 @@ impl Client {
 )]
 pub trait IntoSubmission: Sized {
     /// What the caller gets: ids in the same shape.
-    type Ids;
+    type Ids: Send;
 
     /// The submission, and what makes the ids once it is known which job stands where.
     ///
     /// # Errors
     /// Invalid input names the field.
-    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Self::Ids)>;
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Self::Ids + Send)>;
 }
 
 /// The ids of a stored submission: each job's own, or that of the one that stands in its place.
@@ -66,9 +72,10 @@ pub fn ids_of(submission: &Submission, jobs: &[JobSubmitted]) -> Vec<JobId> {
 /// Whether a submission stands alone, so that it may be stored inside a caller's transaction.
 ///
 /// # Errors
-/// Invalid input: it names a job or batch outside.
+/// Invalid input: it names a job or batch outside, or may replace the holder of a unique key.
 pub fn check_stands_alone(submission: &Submission) -> Result<()> {
     use crate::model::edge::Parent;
+    use crate::model::unique::{OnConflict, Unique};
     let outside = "names one that exists already, whose row the transaction would hold until it commits; enqueue after the commit instead";
     let batch = submission.batch.as_ref().map(|batch| batch.id);
     if submission.batch.as_ref().is_some_and(|batch| batch.parent.is_some()) {
@@ -77,6 +84,11 @@ pub fn check_stands_alone(submission: &Submission) -> Result<()> {
     for job in &submission.jobs {
         if job.batch.is_some() && job.batch != batch {
             return Err(Error::invalid("batch", outside));
+        }
+        let replaces = |unique: &Unique| unique.on_conflict == OnConflict::Replace;
+        if job.unique.as_ref().is_some_and(replaces) {
+            let reason = "would replace the job that holds the key, whose row the transaction would hold until it commits; let that job stand (`OnConflict::ReturnExisting`), or enqueue after the commit";
+            return Err(Error::invalid("unique", reason));
         }
         let inside = |parent: &Parent| match parent {
             Parent::Job(id) => submission.jobs.iter().any(|other| other.id == *id),
@@ -92,7 +104,7 @@ pub fn check_stands_alone(submission: &Submission) -> Result<()> {
 impl<J> IntoSubmission for NewJob<J> {
     type Ids = JobId;
 
-    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> JobId)> {
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> JobId + Send)> {
         Ok((Submission::one(self.into_record()?), |ids: Vec<JobId>| ids[0]))
     }
 }
@@ -100,7 +112,7 @@ impl<J> IntoSubmission for NewJob<J> {
 impl<J> IntoSubmission for Vec<NewJob<J>> {
     type Ids = Vec<JobId>;
 
-    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Vec<JobId>)> {
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Vec<JobId> + Send)> {
         let records = self.into_iter().map(NewJob::into_record).collect::<Result<_>>()?;
         Ok((Submission::flow(records), |ids| ids))
     }
@@ -111,7 +123,9 @@ macro_rules! into_submission {
         impl<$($job),+> IntoSubmission for ($(NewJob<$job>,)+) {
             type Ids = ($($id,)+);
 
-            fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Self::Ids)> {
+            fn into_submission(
+                self,
+            ) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> Self::Ids + Send)> {
                 let records = vec![$(self.$index.into_record()?),+];
                 Ok((Submission::flow(records), |ids: Vec<JobId>| ($(ids[$index],)+)))
             }
@@ -129,7 +143,7 @@ into_submission!(A 0 JobId, B 1 JobId, C 2 JobId, D 3 JobId, E 4 JobId, F 5 JobI
 impl IntoSubmission for Batch {
     type Ids = BatchId;
 
-    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> BatchId)> {
+    fn into_submission(self) -> Result<(Submission, impl FnOnce(Vec<JobId>) -> BatchId + Send)> {
         let (id, submission) = self.into_one_submission()?;
         Ok((submission, move |_| id))
     }

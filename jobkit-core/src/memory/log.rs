@@ -6,7 +6,7 @@ use crate::memory::MemoryStorage;
 use crate::model::bounds;
 use crate::model::error::{Error, Result};
 use crate::model::ids::JobId;
-use crate::model::name::check_text;
+use crate::model::name::check_label;
 use crate::model::record::{Lease, Payload, Progress};
 use crate::storage::{Call, JobLog, LogLine, LogPage, LogWrite, WriteAnswer, check_items};
 
@@ -60,7 +60,7 @@ impl JobLog for MemoryStorage {
         key: &str,
         value: &Payload,
     ) -> Result<Option<Payload>> {
-        check_text("memo", key, bounds::LABEL_BYTES)?;
+        check_label("memo", key)?;
         check_value("memo", value)?;
         Ok(self.write(call, |tables, _| {
             let place = tables.find_held(&lease)?;

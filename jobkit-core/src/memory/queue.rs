@@ -322,11 +322,14 @@ impl Tables {
 
     fn settle_all(&mut self, work: &mut Work, request: &SettleRequest) -> Vec<SettleAnswer> {
         let settles = request.settles.iter();
+        let mut left = bounds::CHILDREN_IN_CALL;
         settles
             .map(|settle| {
-                work.budget = bounds::CHILDREN_IN_SETTLE;
+                let budget = bounds::CHILDREN_IN_SETTLE.min(left);
+                work.budget = budget;
                 let answer = self.settle(work, settle);
                 self.settle_down(work);
+                left -= budget - work.budget;
                 answer
             })
             .collect()
@@ -418,6 +421,10 @@ impl Tables {
             let range = leases.range((first, 0, 0)..=(last, u32::MAX, Place::MAX));
             lost.extend(range.map(|(_, _, place)| *place).filter(|place| !listed.contains(place)));
         }
+        if let Some(name) = self.lives.get(&request.incarnation).filter(|_| first <= last) {
+            let server = self.servers.get_mut(name).expect("every life is a server's");
+            server.last_claim = server.last_claim.max(last);
+        }
         if self.has(Planted::RenewByServer) {
             lost.clear();
             let leases = self.leases.get(&request.incarnation).into_iter().flatten();
@@ -432,6 +439,7 @@ impl Tables {
         let mut given_back = Vec::with_capacity(lost.len());
         // What is held is given back by a later one.
         lost.retain(|place| !self.is_change_blocked(*place));
+        lost.truncate(bounds::MAX_STEP_ITEMS);
         for place in lost {
             self.must(work, place, &Event::GiveBack);
             given_back.push(self.job(place).record.id);

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Jobs in one submission.
 pub const SUBMISSION_JOBS: usize = 1_000;
+/// Edges in one submission: the parents that its jobs name, added up.
+pub const SUBMISSION_EDGES: usize = 5_000;
 /// Bytes of arguments, metadata and context in one submission: 4 MiB.
 pub const SUBMISSION_BYTES: usize = 4 << 20;
 /// Items the engine puts in one claim, settle or renew; fewer where the storage takes fewer well.
@@ -17,6 +19,8 @@ pub const MAX_STEP_ITEMS: usize = 500;
 pub const PARENTS: usize = 100;
 /// Children decided in the step that finishes their parent; the rest is left to a sweep.
 pub const CHILDREN_IN_SETTLE: usize = 100;
+/// Children decided in one call that settles many parents; the rest is left to a sweep.
+pub const CHILDREN_IN_CALL: usize = 500;
 /// Depth of nested batches.
 pub const BATCH_NESTING: usize = 5;
 /// Bytes of a job's arguments: 1 MiB.

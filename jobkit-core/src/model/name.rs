@@ -81,12 +81,24 @@ pub(crate) fn check_note(field: &'static str, text: &str, max: usize) -> Result<
     if text.is_empty() { Ok(()) } else { check_text(field, text, max) }
 }
 
-/// Whether `text` may name a limit, a lock, a recurring job or a batch: 1 to 200 bytes without NUL.
+/// Whether `text` may be kept as a label of at most `max` bytes that a storage compares: also, no white space
+/// at either end, since databases disagree whether that makes a difference.
+pub(crate) fn check_compared(field: &'static str, text: &str, max: usize) -> Result<()> {
+    check_text(field, text, max)?;
+    if text.trim() == text {
+        return Ok(());
+    }
+    let reason = "begins or ends with white space, which some databases ignore when they compare; leave it out";
+    Err(Error::invalid(field, reason))
+}
+
+/// Whether `text` may name a limit, a lock, a recurring job or a batch: 1 to 200 bytes without NUL, and
+/// without white space at either end.
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput), with `field` and the reason.
 pub fn check_label(field: &'static str, text: &str) -> Result<()> {
-    check_text(field, text, LABEL_BYTES)
+    check_compared(field, text, LABEL_BYTES)
 }
 
 impl Deref for Name {
@@ -146,6 +158,20 @@ pub(crate) fn cut_note(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_have_no_white_space_at_their_ends() {
+        for good in ["l", "a b", "größe", "a\tb"] {
+            check_label("limit", good).expect(good);
+        }
+        for bad in ["", " ", " l", "l ", "l\n", "\u{a0}l", "l\u{3000}", "a\0b", &"x".repeat(201)] {
+            let error = check_label("limit", bad).expect_err(bad);
+            assert_eq!(error.field(), Some("limit"), "{error}");
+        }
+        let error = check_label("limit", "l ").expect_err("a space");
+        assert!(error.to_string().contains("ends with white space"), "{error}");
+        check_text("display_name", " a ", 10).expect("nobody compares it");
+    }
 
     #[test]
     fn names_allow_what_every_database_and_url_can_carry() {

@@ -16,7 +16,7 @@ use crate::model::error::{Error, Result};
 use crate::model::failure::ErrorDetail;
 use crate::model::ids::{BatchId, Incarnation, JobId};
 use crate::model::limit::Limit;
-use crate::model::name::{Name, check_text};
+use crate::model::name::{Name, check_compared, check_text};
 use crate::model::retry::RetryPolicy;
 use crate::model::state::{Keep, Retention, Start, State, StateName};
 use crate::model::state_machine::JobHead;
@@ -260,7 +260,7 @@ pub fn check_tags(tags: &[String]) -> Result<()> {
             format_args!("has {} entries, where at most {} are allowed", tags.len(), bounds::TAGS),
         ));
     }
-    tags.iter().try_for_each(|tag| check_text("tags", tag, bounds::TAG_BYTES))
+    tags.iter().try_for_each(|tag| check_compared("tags", tag, bounds::TAG_BYTES))
 }
 
 /// Whether an instant that a caller named is in range.
@@ -435,6 +435,9 @@ pub struct Progress {
 
 /// Where a claimed job's record is, in the storage's own terms; settle and renew send it back, so
 /// that it is found without a search.
+///
+/// It may be a physical place, and it may go stale when the storage moves the record. So a storage compares the
+/// job's id with what it finds there, and looks for the id where they differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Locator(pub u64);
 

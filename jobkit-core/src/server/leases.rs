@@ -175,7 +175,8 @@ async fn renew(engine: &Engine, settled_through: &mut u64) -> Result<()> {
         rest = &rest[chunk.len()..];
         from = through + 1;
         if through >= seen {
-            if idle {
+            // A storage gives back a bounded number at a time, and what others hold not at all.
+            if idle && renewed.given_back.is_empty() {
                 *settled_through = seen;
             }
             return Ok(());

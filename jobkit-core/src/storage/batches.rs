@@ -18,9 +18,9 @@ use crate::storage::call::Call;
 /// - **BAT-3** The counts equal the members' states at every commit, as `batch` reads them.
 /// - **BAT-4** A batch completes once, within 2 s of its last member, and decides its edges then; it
 ///   succeeds at most once.
-/// - **BAT-5** `cancel` deletes what waits and requests the cancellation of what runs, in bounded steps;
-///   afterwards attach, retry and requeue of members are refused, and a start that sweeps have yet to
-///   complete releases nobody any more.
+/// - **BAT-5** `cancel` deletes what waits and requests the cancellation of what runs, in bounded steps. What
+///   a claim takes that was under way then counts as running. Afterwards attach, retry and requeue of members
+///   are refused, and a start that sweeps have yet to complete releases nobody any more.
 /// - **BAT-6** A failed member that is requeued and succeeds makes the batch succeed, and its on-success
 ///   children are released.
 /// - **BAT-7** A nested batch is one member of the batch around it: open until it has completed, then

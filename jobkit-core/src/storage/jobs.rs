@@ -50,7 +50,8 @@ use crate::storage::call::Call;
 ///   step; a completed batch answers [`BatchFinished`](Refusal::BatchFinished), a cancelled one
 ///   [`BatchCancelled`](Refusal::BatchCancelled), a missing one
 ///   [`BatchGone`](Refusal::BatchGone) (G9).
-/// - **SUB-11** The first submit that names a limit defines it; later ones do not change it (G13).
+/// - **SUB-11** The first submit that names a limit defines it; later ones do not change it. What it
+///   defined may stay even if the submission is refused (G13).
 /// - **SUB-12** Jobs of one queue and priority keep the order in which they were submitted, within a
 ///   submission and between submissions that did not overlap (G14).
 /// - **SUB-13** What exceeds a bound is refused, naming the field, and nothing is stored (G20).
@@ -135,6 +136,9 @@ use crate::storage::call::Call;
 ///   it, with all its members (G9).
 /// - **SWP-4** Without work it costs no scan, and says that nothing is left; waiters that nobody serves
 ///   are no work.
+/// - **SWP-5** It folds what calls have counted and nobody has added up: statistics, which reads add up
+///   themselves until then, and error groups, which reads may miss until then (MON-10). A storage may fold
+///   at other times as well. Nothing is counted twice or lost on the way (G18).
 /// - **SWP-6** It leaves a mark that meets what a stranger's transaction holds, and says that more is left.
 #[async_trait]
 pub trait JobStore {
@@ -222,6 +226,17 @@ impl Submission {
                 format_args!(
                     "hold {size} bytes, where at most {} can be submitted atomically; use enqueue_many, or a batch",
                     bounds::SUBMISSION_BYTES
+                ),
+            ));
+        }
+        let edges: usize = self.jobs.iter().map(|job| job.edges.len()).sum();
+        if edges > bounds::SUBMISSION_EDGES {
+            return Err(Error::invalid(
+                "parents",
+                format_args!(
+                    "are named {edges} times, where at most {} are allowed in one submission; put the parents \
+                     into a batch, and let the jobs wait for the batch",
+                    bounds::SUBMISSION_EDGES
                 ),
             ));
         }
@@ -536,6 +551,21 @@ mod tests {
         assert!(
             flow.check().expect_err("a circle").to_string().starts_with("parents: form a circle")
         );
+    }
+
+    #[test]
+    fn a_submission_has_a_bound_of_edges() {
+        let parents: Vec<_> = (0..bounds::PARENTS).map(|_| job()).collect();
+        let mut child = job();
+        child.edges = parents.iter().map(after).collect();
+        let most = bounds::SUBMISSION_EDGES / bounds::PARENTS;
+        let children = (0..most).map(|_| NewRecord { id: JobId::new(), ..child.clone() });
+        let mut flow = Submission::flow(children.chain(parents.clone()).collect());
+        flow.check().expect("as many as are allowed");
+        flow.jobs.push(NewRecord { edges: vec![after(&parents[0])], ..job() });
+        let error = flow.check().expect_err("one more");
+        assert_eq!(error.field(), Some("parents"));
+        assert!(error.to_string().contains("are named 5001 times"), "{error}");
     }
 
     #[test]

@@ -23,8 +23,10 @@ use crate::storage::call::Call;
 /// - **LIM-5** What no announced server serves (queue and kind), or what is paused, takes no room from
 ///   others while it stands in line, however much of it there is: room reaches the waiters that are
 ///   served, in the step in which a slot is freed, a server comes or goes, a pause begins or ends, a
-///   waiter is moved, or a job that was let go is given up or parked at another limit; beyond a bound
-///   by the next sweeps. Of every other lane one job is let go, so that a server that comes finds it.
+///   waiter is moved, or a job that was let go is given up or parked at another limit. Where another step
+///   holds the limit, the next sweep does it. One step admits at most 500 waiters of a limit, one step of
+///   a sweep looks at no more than 100 limits, and the next sweeps do the rest. Of every other lane one job
+///   is let go, so that a server that comes finds it.
 ///   Room that was given to a job which is not claimed within two polls (10 s) is for others, too, with
 ///   the next sweep (G21).
 /// - **LIM-6** A limit with a [`Window`](crate::model::limit::Window) counts starts. A claim takes one of each
@@ -53,7 +55,7 @@ pub trait LimitStore {
         Err(Error::unsupported("limits"))
     }
 
-    /// Limits by name, after the one named, at most `limit`.
+    /// Limits by name, in the order of bytes, after the one named, at most `limit`.
     async fn limits(
         &self,
         call: &Call,

@@ -21,11 +21,14 @@ use crate::storage::call::Call;
 /// - **MON-1** `snapshot` equals the jobs' states as of its commit: by state, by queue and state, and
 ///   costs no scan of the jobs (G18).
 /// - **MON-2** `counters` never decrease; each transition is counted once, at the latest when its claim
-///   ends (G18).
+///   ends (G18). A read adds what is not folded yet (SWP-5).
 /// - **MON-3** `series` and `histogram` add up to the counters over their range (G18).
 /// - **MON-4** `list` pages by key: finished jobs by the time they finished, newest first; Enqueued by
 ///   queue, priority and sequence; Scheduled by instant; Awaiting and Processing by sequence or claim;
-///   every job that stays in the list while it is paged is seen exactly once.
+///   every job that stays in the list while it is paged is seen exactly once. Jobs that finished at one
+///   instant, and Processing as a whole, come in any order that stays the same from page to page. With
+///   every filter a page may hold fewer jobs than `limit`, even none, and name a next place: the list ends
+///   where no next place is named.
 /// - **MON-5** Filters combine by "and"; one that the storage cannot serve is
 ///   [`Unsupported`](crate::ErrorKind::Unsupported).
 /// - **MON-6** `relations` tells parents and children with their state, in pages: parents in the order in
@@ -39,8 +42,8 @@ use crate::storage::call::Call;
 ///   up to `most`; `None` for a job that is not Enqueued.
 /// - **MON-10** Every attempt that was settled with an error and [failed](crate::model::state_machine::Ending::has_failed)
 ///   is counted once in its group, whether it is repeated or not, with the instants of the first and the last and the counts by the hour; a repeated settle
-///   is not counted again. A group is kept for 30 days after its last failure, and at most 1,000 are
-///   (G18).
+///   is not counted again. It may be counted as late as by the next sweep (SWP-5). A group is kept for 30 days
+///   after its last failure, and at most 1,000 are (G18).
 /// - **MON-11** An attempt whose job became Deleted is in no group: a cancellation was asked for, of the job or
 ///   of its batch, or a filter gave it up. Neither is one that asked to run later. The error is kept with the
 ///   job all the same.
@@ -111,7 +114,7 @@ pub struct Snapshot {
     pub now: Timestamp,
     /// Jobs in each state of [`StateName::ALL`].
     pub by_state: [u64; 7],
-    /// Every queue with waiting or running jobs, a pause, or a server, by name.
+    /// Every queue with waiting or running jobs, a pause, or a server, by name in the order of bytes.
     pub queues: Vec<QueueSnapshot>,
     /// Servers that are announced.
     pub servers: u32,
@@ -254,7 +257,7 @@ impl JobQuery {
 /// A page of jobs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobPage {
-    /// The jobs.
+    /// The jobs; with a filter perhaps fewer than asked for, or none, though there is a next page.
     pub jobs: Vec<JobRecord>,
     /// Where the next page begins; `None` on the last.
     pub next: Option<Cursor>,

@@ -15,8 +15,9 @@ use crate::storage::servers::{PauseRecord, PauseTarget, ServerOrder};
 /// Pauses, commands to servers, edited copies, muted error groups.
 ///
 /// **Contract**
-/// - **OPS-1** After `pause` returns no claim takes jobs of that queue or kind; running jobs go on;
-///   other queues and kinds are not disturbed (G15).
+/// - **OPS-1** No claim that begins after `pause` returned takes jobs of that queue or kind. What a claim
+///   took that was under way then, servers give back within one renewal interval, as far as it has not
+///   started. Running jobs go on; other queues and kinds are not disturbed (G15).
 /// - **OPS-2** `resume` makes the waiting jobs claimable at once (G21); it answers `false` if nothing
 ///   was paused.
 /// - **OPS-3** A pause with an end lifts itself at that instant, on the storage's clock.

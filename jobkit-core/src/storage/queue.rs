@@ -28,8 +28,10 @@ use crate::storage::log::LogLine;
 /// - **CLM-3** It never takes a kind that was not named, nor walks again what it cannot take.
 /// - **CLM-4** Each claim of a job raises its fence by one; the fence never decreases (G5).
 /// - **CLM-5** Repeating (incarnation, sequence) answers the leases of that claim that are still held, in
-///   their order, and takes nothing more.
-/// - **CLM-6** A paused queue or kind yields nothing (G15).
+///   their order, and takes nothing more. A claim is remembered until a renew covers its sequence (REN-5).
+///   A claim that took nothing need not be remembered.
+/// - **CLM-6** A claim that begins after `pause` returned takes no job of that queue or kind. A claim that is
+///   under way then may take some (OPS-1, G15).
 /// - **CLM-7** A job whose limit is full stays Enqueued and is parked, without attempt or history; never
 ///   more than the limit's number hold it (G13).
 /// - **CLM-8** A job that had to be started by an instant that has passed becomes Deleted instead.
@@ -52,16 +54,21 @@ use crate::storage::log::LogLine;
 /// - **SET-2** Repeating a settle that was applied answers [`SettleAnswer::AlreadyApplied`] until the
 ///   job is claimed again, then `LeaseLost` (G6).
 /// - **SET-3** State, history, counters, batch counts, unique key, limit slot and the decision about
-///   children change in one step (G7).
+///   children change in one step. Inside a transaction of the caller's only the job's own row must change
+///   at once, and the rest may be left to sweeps, as a mark (G7).
 /// - **SET-4** A holder whose lease expired but who was not rescued still settles (G4).
 /// - **SET-5** Success wins over a cancellation; any other ending of a cancelled job makes it Deleted.
 /// - **SET-6** A retry with a delay makes it Scheduled, without one Enqueued, in its old place, with
 ///   failures + 1; a snooze and a give-back consume no attempt, and keep the fence.
-/// - **SET-7** A freed slot makes the next waiters of that limit claimable in their old order (G13).
+/// - **SET-7** A freed slot makes the next waiters of that limit claimable in their old order: in the step
+///   in which the slot is freed or, where another step holds the limit, by the next sweep (G13). One step
+///   admits at most 500 waiters of a limit, and one step of a sweep looks at no more than 100 limits; the next
+///   sweeps do the rest.
 /// - **SET-8** The settle that finishes the last member completes its batch, or leaves a mark that does
 ///   so within 2 s (G9).
-/// - **SET-9** More than 100 children of one parent are all decided: the first in the step, the rest by
-///   sweeps (G7, G8).
+/// - **SET-9** More than 100 children of one parent are all decided. One settle decides the first
+///   [100](crate::model::bounds::CHILDREN_IN_SETTLE) in the step, and all settles of one call decide at most
+///   [500](crate::model::bounds::CHILDREN_IN_CALL). The rest is left to sweeps, as marks (G7, G8).
 /// - **SET-10** Result, error detail, log lines and progress that come with the settle are readable
 ///   when it returns.
 /// - **SET-11** Of the errors of a job the newest [`ATTEMPT_ERRORS`](crate::model::bounds::ATTEMPT_ERRORS) are
@@ -73,10 +80,14 @@ use crate::storage::log::LogLine;
 /// - **REN-1** Listed leases that are held get the new expiry; others answer [`RenewAnswer::Lost`] (G5).
 /// - **REN-2** Leases of the incarnation whose claim sequence lies in the range and that are not listed
 ///   are given back; those outside the range are not touched (G21). Nobody settles what was given back
-///   so: the former holder learns `LeaseLost` (G5).
+///   so: the former holder learns `LeaseLost` (G5). One renew gives back at most
+///   [500](crate::model::bounds::MAX_STEP_ITEMS); the next renew that covers the rest gives that back.
 /// - **REN-3** A cancellation that was requested is told.
 /// - **REN-4** The last renewal of an attempt decides whether it counts as started, and so whether a
 ///   crash counts against it. A server takes it back for jobs that run beside one that is suspected.
+/// - **REN-5** A renew that covers a sequence closes it. A claim with that sequence may have been delayed
+///   on its way: it takes nothing afterwards, and answers the leases of it that are still held. A storage
+///   may close every lower sequence of that incarnation as well (G5, G21).
 /// - **REN-6** The renewal of a job that a stranger's transaction holds answers [`RenewAnswer::Busy`] after a
 ///   short wait at most; its neighbours are renewed.
 ///
@@ -379,7 +390,8 @@ pub enum SettleAnswer {
 pub struct RenewRequest {
     /// The server's life.
     pub incarnation: Incarnation,
-    /// The claims, by sequence, whose answers the server has seen and whose jobs it lists completely.
+    /// The claims, by sequence, whose answers the server has seen and whose jobs it lists completely. The
+    /// renew closes them (REN-5), so a server must not cover a claim that it may still send.
     pub sequences: std::ops::RangeInclusive<u64>,
     /// What it holds.
     pub held: Vec<Renewal>,
@@ -402,7 +414,7 @@ pub struct Renewal {
 pub struct Renewed {
     /// One answer per lease, in order.
     pub answers: Vec<RenewAnswer>,
-    /// Jobs of the range that were not listed and are given back.
+    /// Jobs of the range that were not listed and are given back. There may be more as long as there are any.
     pub given_back: Vec<JobId>,
 }
 

@@ -89,7 +89,7 @@ pub trait RecurringStore {
         Err(Error::unsupported("recurring jobs"))
     }
 
-    /// Schedules by id, after the one named, at most `limit`.
+    /// Schedules by id, in the order of bytes, after the one named, at most `limit`.
     async fn list_recurring(
         &self,
         after: Option<&str>,

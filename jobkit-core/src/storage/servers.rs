@@ -50,7 +50,7 @@ pub trait ServerRegistry {
     /// Forgets servers that have been silent for longer than `silent_for`; answers their names.
     async fn remove_dead(&self, call: &Call, silent_for: Duration) -> Result<Vec<Name>>;
 
-    /// All servers, by name.
+    /// All servers, by name in the order of bytes.
     async fn servers(&self) -> Result<Vec<ServerStatus>>;
 }
 

@@ -11,10 +11,11 @@ use crate::storage::whole::{ExportPage, Imported, Whole};
 /// **Contract**
 /// - **OPS-13** `export` pages everything that is not running, each thing once: records as they are, with
 ///   arguments byte for byte, fences, counters, history, errors, edges, keys, memos, checkpoints and logs.
-///   A page holds at least one thing and about 8 MiB at most.
-/// - **OPS-14** `import` stores things as they are, in one step for each call, with a new sequence for each
-///   job in the order given: ids, fences, versions, states, instants and edges stay, so that every later
-///   decision is the same as it would have been. What is there already stays as it is and answers
+///   A page holds at least one thing and about 8 MiB at most. Things come in an order of the storage's own,
+///   in which the jobs of one line (a queue and a priority) keep theirs.
+/// - **OPS-14** `import` stores things as they are, each in one step of its own or in one with others, with
+///   a new sequence for each job in the order given: ids, fences, versions, states, instants and edges stay,
+///   so that every later decision is the same as it would have been. What is there already stays as it is and answers
 ///   [`Already`](Imported::Already). Ids of any age are taken. The statistics count jobs by state, and no
 ///   transition (G18). What the importing storage finds decided is decided by its sweeps (SWP-2).
 #[async_trait]

@@ -432,6 +432,38 @@ async fn a_paused_queue_rests_and_goes_on() {
     job.wait(SOON).await.unwrap();
 }
 
+/// G15: what was claimed before the pause and has not started.
+#[tokio::test(start_paused = true)]
+async fn a_pause_gives_back_what_was_claimed_ahead() {
+    use jobkit_core::recurring::Pause;
+    use jobkit_core::storage::{Operations, PauseTarget};
+    let bench = Bench::new();
+    let options = jobkit_core::ServerOptions::default()
+        .workers(1)
+        .prefetch(jobkit_core::server::Prefetch::Fixed(5));
+    let interval = Duration::from_secs(10);
+    let mut jobs = vec![script("running", Act::Sleep(60_000))];
+    jobs.extend((0..5).map(|_| script("ahead", Act::Return(1))));
+    let jobs = bench.client.enqueue(jobs).await.unwrap();
+    let count = async |state| bench.storage.snapshot(&Call::default()).await.unwrap().count(state);
+    let _server = bench.server(options).await;
+    eventually("it has claimed all", || async { count(StateName::Processing).await == 6 }).await;
+    let queue = PauseTarget::Queue(jobkit_core::Name::default_queue());
+    bench.storage.pause(&Call::default(), &queue, &Pause::new("ann", "test")).await.unwrap();
+    tokio::time::sleep(interval).await;
+    for _ in 0..2 {
+        let states = (count(StateName::Processing).await, count(StateName::Enqueued).await);
+        assert_eq!(states, (1, 5), "what runs goes on");
+        tokio::time::sleep(interval).await;
+    }
+    assert_eq!(bench.starts_of("ahead"), 0);
+    jobs[0].wait(SOON * 10).await.unwrap();
+    bench.storage.resume(&Call::default(), &queue).await.unwrap();
+    for job in &jobs[1..] {
+        job.wait(SOON).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn recurring_jobs_fire_and_know_their_instant() {
     let bench = Bench::new();

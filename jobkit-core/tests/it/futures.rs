@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use jobkit_core::client::{Enqueue, IntoSubmission, check_stands_alone, ids_of};
 use jobkit_core::operator::{Edit, Operator};
 use jobkit_core::search::JobFilter;
-use jobkit_core::storage::{Action, Call, Guard, Storage};
+use jobkit_core::storage::{Action, Call, Guard, Storage, SubmitRequest, Submitted};
 use jobkit_core::{
-    Batch, BatchId, Client, JobContext, JobId, MemoryStorage, OperationId, Server, ServerHandle,
+    Batch, BatchId, Client, JobContext, JobId, MemoryStorage, NewJob, OperationId, Server,
+    ServerHandle,
 };
 
-use crate::support::{Act, script};
+use crate::support::{Act, Script, script};
 
 fn spawnable<T: Send>(_: T) {}
 
@@ -79,6 +81,58 @@ fn storages<S: Storage + ?Sized>(storage: &S, filter: &JobFilter, id: JobId) {
     spawnable(jobkit_core::prometheus::Figures::read(storage));
     spawnable(jobkit_core::bulk::step(storage, OperationId::new()));
     spawnable(jobkit_core::bulk::cancel(storage, OperationId::new()));
+}
+
+/// As an asynchronous storage enqueues inside a caller's transaction.
+async fn store<J: IntoSubmission>(client: &Client, jobs: J) -> jobkit_core::Result<J::Ids> {
+    let (mut submission, ids) = jobs.into_submission()?;
+    client.prepare(&mut submission)?;
+    check_stands_alone(&submission)?;
+    let submissions = [submission];
+    let request = SubmitRequest { submissions: &submissions };
+    let mut outcomes = client.storage().submit(&Call::default(), request).await?;
+    match outcomes.pop() {
+        Some(Submitted::Created(jobs)) => Ok(ids(ids_of(&submissions[0], &jobs))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[allow(dead_code, reason = "it compiles")]
+fn callers<J, M, E, I, S>(client: Client, jobs: J, many: M, flow: E, storage: I, other: S)
+where
+    J: IntoSubmission + Send + 'static,
+    M: IntoIterator<Item = NewJob<Script>, IntoIter: Send> + Send + 'static,
+    E: Enqueue<Handle: Send> + 'static,
+    I: Storage + 'static,
+    S: Storage + Clone + 'static,
+{
+    spawnable(async move {
+        let scoped = store(&client, jobs).await;
+        drop(scoped);
+        client.enqueue_many(many).await?;
+        client.enqueue(flow).await
+    });
+    spawnable(async move {
+        let client = Client::new(storage);
+        let handle = client.enqueue(script("a", Act::Return(1))).await?;
+        client.requeue(handle.id()).await?;
+        drop(handle.wait(Duration::from_secs(1)).await);
+        client.state(handle.id()).await
+    });
+    spawnable(async move {
+        let server = Server::builder(other.clone()).build()?;
+        other.snapshot(&Call::default()).await?;
+        server.start().await
+    });
+}
+
+#[tokio::test]
+async fn what_stores_any_submission_can_be_spawned() {
+    let client = Client::new(MemoryStorage::new());
+    let flow = (script("a", Act::Return(1)), script("b", Act::Return(1)));
+    let ids = (flow.0.id(), flow.1.id());
+    let stored = tokio::spawn(async move { store(&client, flow).await });
+    assert_eq!(stored.await.unwrap().unwrap(), ids);
 }
 
 #[allow(dead_code, reason = "it compiles")]

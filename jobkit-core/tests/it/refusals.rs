@@ -90,6 +90,12 @@ async fn flows_are_refused_as_wholes() {
     let error =
         client.enqueue((0..5).map(|_| script(&big, Act::Return(1))).collect::<Vec<_>>()).await;
     assert!(error.unwrap_err().to_string().contains("bytes"), "4 MiB");
+    let parents: Vec<_> = (0..100).map(|_| job()).collect();
+    let waits = |_| parents.iter().fold(job(), |child, parent| child.after(parent));
+    let children: Vec<_> = (0..51).map(waits).collect();
+    let flow: Vec<_> = parents.into_iter().chain(children).collect();
+    let error = client.enqueue(flow).await.unwrap_err();
+    assert!(error.to_string().contains("parents: are named 5100 times"), "{error}");
     let error = client.enqueue(Batch::new("").job(job())).await.unwrap_err();
     assert!(error.to_string().contains("batch: "), "{error}");
     nothing_is_stored(&storage).await;
@@ -143,6 +149,7 @@ async fn bad_schedules_are_refused() {
         ("interval", every(Duration::ZERO).job(job())),
         ("time zone", every(second).time_zone("Mars/Base").job(job())),
         ("recurring id", Recurring::every("", second).job(job())),
+        ("recurring id", Recurring::every("r ", second).job(job())),
         ("job: is missing", every(second)),
         ("parents", every(second).job(job().after(JobId::new()))),
         ("jitter", every(second).jitter(second * 90_000).job(job())),

@@ -8,9 +8,9 @@ use jobkit_core::storage::{RenewAnswer, RenewRequest, Renewal, Renewed};
 use jobkit_core::{Timestamp, bounds};
 
 use super::lease;
-use crate::codec::int;
 use crate::codec::job_row::STARTED;
 use crate::codec::sql_text::sql;
+use crate::codec::{int, size};
 use crate::error::SqlResult;
 use crate::jobs::finish::finish_step;
 use crate::jobs::read;
@@ -37,18 +37,26 @@ pub(crate) fn renew(
     let unlisted = txn.db.all(
         sql!(
             "SELECT seq FROM jk_job INDEXED BY jk_held \
-         WHERE state = {processing} AND incarnation = ?1 AND claim_seq BETWEEN ?2 AND ?3"
+         WHERE state = {processing} AND incarnation = ?1 AND claim_seq BETWEEN ?2 AND ?3 LIMIT ?4"
         ),
-        [request.incarnation.as_i64(), from, to],
+        [request.incarnation.as_i64(), from, to, size(listed.len() + bounds::MAX_STEP_ITEMS)],
         |row| row.get::<_, i64>(0),
     )?;
     let mut given_back = Vec::new();
     for seq in unlisted {
         let Some(mut job) = read::load(txn.db, seq)? else { continue };
-        if !listed.contains(&job.id) {
+        // What is beyond the bound is given back by the next renew.
+        if !listed.contains(&job.id) && given_back.len() < bounds::MAX_STEP_ITEMS {
             let _ = transition(txn, &mut job, &Event::GiveBack, &TransitionContext::at(now))?;
             given_back.push(job.id);
         }
+    }
+    // What the server has seen is closed to a claim that comes late. Mostly the claim itself has written so.
+    if from <= to {
+        txn.db.run(
+            "UPDATE jk_server SET last_claim = ?2 WHERE incarnation = ?1 AND last_claim < ?2",
+            [request.incarnation.as_i64(), to],
+        )?;
     }
     finish_step(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
     Ok(Renewed { answers, given_back })

@@ -26,14 +26,28 @@ pub(crate) fn settle_all(
     request: &SettleRequest,
     now: Timestamp,
 ) -> SqlResult<Vec<SettleAnswer>> {
-    let answers = request.settles.iter().map(|settle| settle_one(txn, settle, now)).collect();
+    // What one call decides is bounded; the rest is left to sweeps.
+    let mut left = bounds::CHILDREN_IN_CALL;
+    let settle_one = |settle| {
+        let budget = bounds::CHILDREN_IN_SETTLE.min(left);
+        let mut unused = Budget(budget);
+        let answer = settle_one(txn, settle, now, &mut unused);
+        left -= budget - unused.0;
+        answer
+    };
+    let answers = request.settles.iter().map(settle_one).collect();
     txn.pending.flush(txn.db)?;
     // Once for all: many may have freed slots of one limit.
     admission::admit_waiters(txn, now)?;
     answers
 }
 
-fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResult<SettleAnswer> {
+fn settle_one(
+    txn: &mut Txn<'_, '_>,
+    settle: &Settle,
+    now: Timestamp,
+    children: &mut Budget,
+) -> SqlResult<SettleAnswer> {
     let lease = &settle.lease;
     let Some(mut job) = leased_to_settle(txn, lease)? else {
         return Ok(SettleAnswer::LeaseLost);
@@ -109,7 +123,7 @@ fn settle_one(txn: &mut Txn<'_, '_>, settle: &Settle, now: Timestamp) -> SqlResu
     }
     lines::append(txn, job.seq, lease.fence, &settle.log, settle.log_dropped)?;
     lines::set_progress(txn, job.seq, &settle.progress)?;
-    decide_finished(txn, now, &mut Budget(bounds::CHILDREN_IN_SETTLE))?;
+    decide_finished(txn, now, children)?;
     Ok(SettleAnswer::Settled(job.state()))
 }
 

@@ -114,6 +114,7 @@ async fn what_exists_already_cannot_be_named_and_a_refusal_spoils_nothing() {
         ("parents", charge(3).after(&parent)),
         ("parents", charge(3).after(&batch)),
         ("batch", charge(3).in_batch(batch.id())),
+        ("unique", charge(3).unique("key").on_conflict(OnConflict::Replace)),
         ("priority", charge(3).priority(99)),
     ] {
         let error = scope.enqueue(job).unwrap_err();
@@ -124,6 +125,23 @@ async fn what_exists_already_cannot_be_named_and_a_refusal_spoils_nothing() {
     assert!(scope.enqueue(many).unwrap_err().to_string().contains("batch: has 1500 jobs"));
     tx.commit().unwrap();
     assert_eq!((app.orders(), app.jobs(StateName::Enqueued).await), (1, 2));
+}
+
+/// Also after a refusal that the storage finds inside, when part of the submission was written.
+#[tokio::test]
+async fn a_transaction_goes_on_after_a_refusal() {
+    let mut app = app().await;
+    app.client.enqueue(charge(0).unique("order-0")).await.unwrap();
+    let tx = app.db.transaction_with_behavior(Immediate).unwrap();
+    tx.execute("INSERT INTO orders (id) VALUES (1)", []).unwrap();
+    let scope = app.client.within(&tx);
+    let rejected = charge(0).unique("order-0").on_conflict(OnConflict::Reject);
+    let flow = vec![charge(1).limit("cards", 2), rejected];
+    assert!(scope.enqueue(flow).unwrap_err().is_conflict());
+    tx.execute("INSERT INTO orders (id) VALUES (2)", []).unwrap();
+    scope.enqueue(charge(2)).unwrap();
+    tx.commit().unwrap();
+    assert_eq!((app.orders(), app.jobs(StateName::Enqueued).await), (2, 2));
 }
 
 #[tokio::test]
