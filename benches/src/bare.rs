@@ -36,7 +36,7 @@ impl Limit {
             Self::SingleInsert => 25_000.0,
             Self::BulkInsert => 570_000.0,
             Self::ClaimAndUpdate => 260_000.0,
-            Self::ClaimAndUpdateTens => 150_000.0,
+            Self::ClaimAndUpdateTens => 180_000.0,
         }
     }
 
