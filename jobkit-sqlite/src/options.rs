@@ -157,7 +157,8 @@ impl SqliteOptions {
     /// How many finished jobs of each state are kept, besides the time that each is kept; any number by
     /// default, one at least. Servers remove what is beyond it, the oldest first, whatever the retention
     /// says. Succeeded, Failed and Deleted are counted apart, so that successes never push out failures;
-    /// what a batch still needs stays. Between two removals the number may be exceeded by a tenth.
+    /// what a batch still needs stays. While jobs run fast, up to a fifth more
+    /// may be there, or some hundreds more where the number is small.
     ///
     /// An id is remembered as long as its record. So a number below what finishes in a minute shortens
     /// how long a repeated submit finds its job, and a caller who waits may find it gone. Give all

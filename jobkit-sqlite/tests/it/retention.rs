@@ -26,6 +26,7 @@ async fn look(storage: &SqliteStorage) -> (u64, u64) {
 }
 
 /// Runs so many jobs; the most that were kept whenever somebody looked.
+#[allow(clippy::print_stderr, reason = "figures for whoever measures")]
 async fn drain(number: u64, jobs: usize) -> u64 {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let options = SqliteOptions::new(dir.path().join("jobs.db")).max_finished(number);
@@ -53,7 +54,7 @@ async fn drain(number: u64, jobs: usize) -> u64 {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    println!("{jobs} jobs in {:?}, at most {most} kept at {looks} looks", began.elapsed());
+    eprintln!("{jobs} jobs in {:?}, at most {most} kept at {looks} looks", began.elapsed());
     assert_eq!(ran.load(Ordering::Relaxed), jobs as u64);
     server.shutdown().await.expect("stops");
     most
