@@ -68,7 +68,7 @@ pub trait TestBackend: Send + Sync + 'static {
         std::future::ready(None)
     }
 
-    /// An empty storage as `setup` makes it, but one that keeps so many finished jobs of each state
+    /// An empty storage as `setup` makes it, but one that keeps `max_finished` finished jobs of each state
     /// ([`max_finished`](Capabilities::max_finished)); `None` where that is not offered.
     fn setup_bounded(
         max_finished: u64,

@@ -97,7 +97,7 @@ impl Env {
         Self { storage, namespace, groups: self.groups, clock: self.clock.clone() }
     }
 
-    /// A namespace beside this one, at the same instant, that keeps so many finished jobs of each state;
+    /// A namespace beside this one, at the same instant, that keeps `max_finished` finished jobs of each state;
     /// `None` where that is not offered.
     pub(crate) async fn bounded(&self, max_finished: u64) -> Option<Self> {
         let (storage, namespace) = self.namespace.another_bounded(max_finished).await?;

@@ -373,7 +373,7 @@ pub async fn with_a_job_goes_all_that_belongs_to_it(env: Env) {
     assert_eq!(answers, [JobSubmitted::Existing(second)]);
 }
 
-/// One step of purge after the other, each of at most so many jobs; how many went.
+/// One step of purge after the other, each of at most `max` jobs; how many went.
 async fn purge_in_steps(env: &Env, max: usize) -> usize {
     let mut done = 0;
     for _ in 0..1000 {

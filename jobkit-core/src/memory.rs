@@ -89,7 +89,7 @@ impl MemoryStorage {
         Self { shared: Arc::new(shared), capabilities: Arc::new(capabilities) }
     }
 
-    /// Keeps at most so many finished jobs of each state; any number by default, one at least. Servers
+    /// Keeps at most this many finished jobs of each state; any number by default, one at least. Servers
     /// remove what is beyond that, the oldest first, whatever the retention says: Succeeded, Failed and
     /// Deleted are counted apart, and what a batch still needs stays.
     ///

@@ -20,7 +20,7 @@ use crate::model::record::NewRecord;
 use crate::model::refusal::Refusal;
 use crate::storage::{Call, Submission, SubmitRequest, Submitted, caught};
 
-/// Calls beside each other: so many that the way to the storage does not count, and so few that connections
+/// Calls beside each other: enough that the way to the storage does not count, and few enough that connections
 /// are left for others.
 const BESIDE: usize = 6;
 /// How long one call may take.
@@ -139,7 +139,7 @@ impl Independent {
         Ok(())
     }
 
-    /// Waits until no more calls than so many are on their way.
+    /// Waits until at most this many calls are on their way.
     async fn wait_for(&mut self, most: usize) -> Result<()> {
         while self.out.len() > most {
             let Some(out) = self.out.pop_front() else { break };

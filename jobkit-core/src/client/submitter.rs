@@ -17,7 +17,7 @@ use crate::storage::{Call, JobSubmitted, Storage, Submission, SubmitRequest, Sub
 /// How long a caller that wants no repetition waits for its one answer.
 const ONE_TRY: Duration = Duration::from_secs(15);
 
-/// Each so many attempts a submission goes alone: what fails the whole call again and again may be one of
+/// One attempt in this many goes alone: what fails the whole call again and again may be one of
 /// those it shares it with.
 const ALONE_EACH: u32 = 3;
 

@@ -12,7 +12,7 @@ const ENOUGH: std::ops::RangeInclusive<usize> = 100..=10_000;
 /// Tells when as many jobs were finished as make a look at those beyond the number worth its while.
 #[derive(Debug)]
 pub(crate) struct FinishedCount {
-    /// So many; `None` where no number bounds them.
+    /// How many those are; `None` where no number bounds them.
     enough: Option<usize>,
     count: AtomicUsize,
     reached: Notify,
@@ -41,7 +41,7 @@ impl FinishedCount {
         self.count.swap(0, Ordering::Relaxed)
     }
 
-    /// Waits until enough were finished; for ever where no number bounds them.
+    /// Waits until enough were finished; forever where no number bounds them.
     pub(crate) async fn enough(&self) {
         self.reached.notified().await;
     }

@@ -59,7 +59,7 @@ impl Capabilities {
         self.step_items.clamp(1, most)
     }
 
-    /// Whether so many bytes of arguments of one job are few enough for it.
+    /// Whether it keeps arguments of this many bytes.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) with field `args`.

@@ -120,8 +120,8 @@ use crate::storage::call::Call;
 ///   (G8, G9).
 /// - **PUR-5** It removes keys whose period has passed, in bounded steps, and says if there are more; a
 ///   job's record does not take the key with it (G11, G19).
-/// - **PUR-6** Where [`max_finished`](crate::storage::Capabilities::max_finished) is a number, the newest
-///   so many jobs of each finished state stay: Succeeded, Failed and Deleted are counted apart, so that
+/// - **PUR-6** Where [`max_finished`](crate::storage::Capabilities::max_finished) is a number, that
+///   many jobs of each finished state stay, the newest: Succeeded, Failed and Deleted are counted apart, so that
 ///   successes never push out failures. Those that finished before them are removed, the oldest first,
 ///   as if they had expired, whatever their retention says: PUR-1 to PUR-4 hold for them. What a batch
 ///   still needs stays, pushes out nobody else, and is looked at again within a minute (G2, G19).

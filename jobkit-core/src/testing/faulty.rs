@@ -277,7 +277,7 @@ impl FaultyStorage {
         self.take(items).await;
     }
 
-    /// Takes the time for so many items.
+    /// Takes the time of this many items.
     pub(super) async fn take(&self, items: usize) {
         let item = self.state().pace.item;
         self.pass(item * u32::try_from(items).unwrap_or(u32::MAX)).await;

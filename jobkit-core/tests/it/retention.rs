@@ -36,7 +36,7 @@ fn looks(storage: &MemoryStorage, most: &Arc<AtomicU64>) -> Jobs {
     })
 }
 
-/// Runs so many jobs on so many servers; the most that were kept at any time.
+/// Runs jobs on servers; the most that were kept at any time.
 async fn drain(count: usize, servers: usize) -> u64 {
     let storage = MemoryStorage::new().with_max_finished(NUMBER);
     let client = Client::new(storage.clone());

@@ -25,7 +25,7 @@ async fn look(storage: &SqliteStorage) -> (u64, u64) {
     (snapshot.count(StateName::Succeeded), waiting)
 }
 
-/// Runs so many jobs; the most that were kept whenever somebody looked.
+/// Runs `jobs` jobs; the most that were kept whenever somebody looked.
 #[allow(clippy::print_stderr, reason = "figures for whoever measures")]
 async fn drain(number: u64, jobs: usize) -> u64 {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -15,7 +15,7 @@ impl Ahead {
         self.most.map_or(jobs, |most| most.min(jobs))
     }
 
-    /// Some of so many jobs lay for too long.
+    /// Some of this many jobs lay for too long.
     pub(super) fn too_far(&mut self, jobs: usize) {
         self.most = Some((self.bounded(jobs) / 2).max(1));
     }
